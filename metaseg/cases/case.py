@@ -1,0 +1,155 @@
+"""The case: one patient's images, label and geometry, read only when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from metaseg.cases.geometry import Geometry
+from metaseg.cases.labels import LabelScheme
+from metaseg.errors import DataError
+
+MODALITIES = ("flair", "t1", "t1ce", "t2")
+"""The four sequences of BraTS, in the order in which networks take them (Han et al. 2018)."""
+
+
+class Volume(Protocol):
+    """One image or label of a case: a NIfTI file, a channel of one, or a stack of 2-D slice files."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold it."""
+        ...
+
+    def geometry(self) -> Geometry:
+        """The grid, from the header alone."""
+        ...
+
+    def read(self) -> np.ndarray:
+        """The values in the canonical frame, ``(slices, height, width)``, in the file's own number type.
+
+        Raises:
+            DataError: A file is missing, truncated or not of its kind.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient's scan.
+
+    Attributes:
+        id: Unique in its data set; names folders and table rows.
+        patient: The patient. Several cases may share one; splits keep a patient's cases together.
+        cohort: Where it comes from, such as ``"HGG"``, ``"MET"`` or ``"meningioma"``.
+        images: Modality name to its volume, in the order of the files' convention.
+        label: The outline, or None.
+        scheme: What the label's numbers mean.
+        grade: Grade or class where known, such as ``"HGG"`` or ``"glioma"``.
+        site: Centre or scanner where the name tells it, such as ``"CBICA"``.
+        synthetic: True for phantoms; everything made from them says so.
+        format: Name of the reader that found it.
+    """
+
+    id: str
+    patient: str
+    cohort: str
+    images: Mapping[str, Volume]
+    label: Volume | None
+    scheme: LabelScheme
+    grade: str | None = None
+    site: str | None = None
+    synthetic: bool = False
+    format: str = ""
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities present."""
+        return tuple(self.images)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The grid of the first image."""
+        return next(iter(self.images.values())).geometry()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files of the case: images, then label."""
+        volumes = [*self.images.values(), *([self.label] if self.label else [])]
+        return tuple(dict.fromkeys(path for volume in volumes for path in volume.files))
+
+    def read_images(self, modalities: Sequence[str]) -> np.ndarray:
+        """Read modalities in the canonical frame.
+
+        Args:
+            modalities: Names, in the order wanted.
+
+        Returns:
+            Array ``(modality, slices, height, width)``, ``float32``, intensities as in the files.
+
+        Raises:
+            DataError: A modality is missing, a file is unreadable, shapes disagree or a value is not finite.
+        """
+        self.require(modalities)
+        shape = self.geometry.canonical_shape
+        images = np.empty((len(modalities), *shape), dtype=np.float32)
+        for position, name in enumerate(modalities):
+            volume = self.images[name]
+            array = volume.read()
+            if array.shape != shape:
+                raise DataError(
+                    f"case {self.id}: {name} has shape {array.shape} (slices, height, width)",
+                    where=volume.files[0],
+                    expected=f"{shape}, as {self.modalities[0]} has",
+                    remedy="register and resample the case's images to one grid",
+                )
+            if not np.all(np.isfinite(array)):
+                raise DataError(
+                    f"case {self.id}: {name} holds non-finite values",
+                    where=volume.files[0],
+                    expected="finite intensities",
+                    remedy="run 'metaseg data check' on the folder and repair or leave out the case",
+                )
+            images[position] = array
+        return images
+
+    def read_label(self) -> np.ndarray:
+        """Read the label in the canonical frame as classes of ``scheme.space``.
+
+        Returns:
+            Array ``(slices, height, width)``, ``uint8``.
+
+        Raises:
+            DataError: There is no label, it is unreadable, of another shape, or holds unexpected values.
+        """
+        if self.label is None:
+            raise DataError(f"case {self.id} has no label", where=self.files[0].parent, remedy="leave the case out")
+        array = self.label.read()
+        if array.shape != self.geometry.canonical_shape:
+            raise DataError(
+                f"case {self.id}: the label has shape {array.shape} (slices, height, width)",
+                where=self.label.files[0],
+                expected=f"{self.geometry.canonical_shape}, as the images have",
+                remedy="draw or resample the label on the images' grid",
+            )
+        return self.scheme.decode(array, self.label.files[0])
+
+    def require(self, modalities: Sequence[str]) -> None:
+        """Check that all ``modalities`` are present.
+
+        Raises:
+            DataError: One is missing; the message names case and modality.
+        """
+        missing = [name for name in modalities if name not in self.images]
+        if missing:
+            raise DataError(
+                f"case {self.id} lacks modality {', '.join(missing)} (it has {', '.join(self.modalities)})",
+                where=self.files[0].parent if self.files else None,
+                expected=", ".join(modalities),
+                remedy="add the file, or use a network built for fewer with --modalities",
+            )
