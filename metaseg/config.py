@@ -1,0 +1,261 @@
+"""The settings of every verb: one dataclass each, read alike by the command line, YAML files and the Python API.
+
+Only the standard library is imported here, so that ``--help`` answers at once. A field's name is the option's name
+(``inner_steps`` is ``--inner-steps``) and the key in a YAML file; its help text and limits stand beside its type.
+``metaseg.config_io`` validates values with pydantic and reads and writes YAML.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Interval, MinLen
+
+
+@dataclass(frozen=True)
+class Help:
+    """Help text of a field, shown by ``metaseg VERB --help`` and in the reference.
+
+    Attributes:
+        text: One or two sentences.
+        option: The command line's option where it differs from the field's name.
+        panel: Heading under which ``--help`` lists it.
+        argument: True for a positional argument.
+    """
+
+    text: str
+    option: str | None = None
+    panel: str = "Options"
+    argument: bool = False
+
+
+DATA, MODEL, TRAIN, ADAPT, RUN, OUT = "Data", "Network", "Training", "Adaptation", "Run", "Output"
+
+Formats = Literal["auto", "brats", "brats2023", "nnunet", "slices", "cheng-mat", "image-folder"]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+Paths = tuple[Path, ...]
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every long verb shares."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    out: Annotated[Path | None, Help("Run folder to write; a new name under runs/ if not given.", panel=RUN)] = None
+    seed: Annotated[int, Ge(0), Help("Seed of everything that is drawn.", panel=RUN)] = 0
+    device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
+    precision: Annotated[Precision, Help("Number format; mixed precision pays on a GPU only.", panel=RUN)] = "32-true"
+    resume: Annotated[
+        bool, Help("Continue the run in --out from its last checkpoint, to the same bits on a CPU.", panel=RUN)
+    ] = False
+    overwrite: Annotated[bool, Help("Replace an existing run in --out.", panel=RUN)] = False
+    jobs: Annotated[int, Ge(0), Help("Processes that prepare cases; 0 takes one a core.", panel=RUN)] = 0
+    cache: Annotated[
+        Path | None,
+        Help("Folder of prepared cases and phantoms; METASEG_CACHE or the user's cache by default.", panel=RUN),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How cases are read and prepared."""
+
+    data: Annotated[
+        Paths,
+        Help("Folder of cases, or a prepared store; several are pooled. Default: synthetic phantoms.", panel=DATA),
+    ] = ()
+    format: Annotated[Formats, Help("Naming convention of the files.", panel=DATA)] = "auto"
+    label_scheme: Annotated[
+        str | None,
+        Help("What label values mean: brats (4 is ET), brats2023 (3 is ET), msd-brats, whole-lesion.", panel=DATA),
+    ] = None
+    labels: Annotated[
+        Literal["subregions", "whole-lesion"] | None,
+        Help("Classes to learn; by default those of the data. whole-lesion unites all tumour classes.", panel=DATA),
+    ] = None
+    modalities: Annotated[
+        Names, Help("Input modalities in order, comma-separated; by default all that every case has.", panel=DATA)
+    ] = ()
+    classes: Annotated[Names, Help("Keep only cases of these cohorts or classes, comma-separated.", panel=DATA)] = ()
+    split: Annotated[Path | None, Help("Split file of 'metaseg data split'.", panel=DATA)] = None
+    image_size: Annotated[
+        int | None,
+        Ge(16),
+        Help(
+            "Shrink slices so that the longer side has at most this many pixels; figures stay on the full grid.",
+            panel=DATA,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(RunOptions, DataOptions):
+    """``metaseg pretrain``: train a segmentation network on a source disease."""
+
+    train_part: Annotated[str, Help("Part of --split to train on.", panel=DATA)] = "train"
+    val_part: Annotated[str, Help("Part of --split to validate on.", panel=DATA)] = "val"
+    fold: Annotated[int | None, Ge(0), Help("With a --split of folds: the fold to validate on.", panel=DATA)] = None
+    val_share: Annotated[
+        float,
+        Interval(ge=0.0, lt=1.0),
+        Help(
+            "Without --split: share of the patients kept for validation (0: none, the last weights are the best).",
+            panel=DATA,
+        ),
+    ] = 0.2
+    model: Annotated[str, Help("unet, basic-unet, dynunet, segresnet, monai-fcn or fcn-vgg16.", panel=MODEL)] = "unet"
+    model_options: Annotated[
+        dict[str, Any], Help("Options of the network as JSON, such as '{\"channels\": [16, 32, 64]}'.", panel=MODEL)
+    ] = field(default_factory=dict)
+    weights: Annotated[str, Help("none, imagenet (where the backbone has it) or a weights file.", panel=MODEL)] = "none"
+    epochs: Annotated[int, Ge(1), Help("Epochs; all rates follow from this length.", panel=TRAIN)] = 100
+    slices_per_epoch: Annotated[int, Ge(1), Help("Slices drawn for one epoch.", panel=TRAIN)] = 300
+    batch_size: Annotated[int, Ge(1), Help("Slices of one step.", panel=TRAIN)] = 8
+    foreground_share: Annotated[
+        float, Interval(ge=0.0, le=1.0), Help("Share of slices drawn for their tumour classes.", panel=TRAIN)
+    ] = 0.67
+    optimizer: Annotated[Literal["adamw", "sgd"], Help("SGD has Nesterov momentum 0.99.", panel=TRAIN)] = "adamw"
+    learning_rate: Annotated[float, Gt(0), Help("First learning rate.", panel=TRAIN)] = 1e-3
+    weight_decay: Annotated[float, Ge(0), Help("Decoupled for AdamW, L2 for SGD.", panel=TRAIN)] = 1e-2
+    schedule: Annotated[Literal["poly", "cosine", "constant"], Help("Decay of the learning rate.", panel=TRAIN)] = (
+        "poly"
+    )
+    warmup_steps: Annotated[int, Ge(0), Help("Steps over which the learning rate rises.", panel=TRAIN)] = 50
+    clip_norm: Annotated[float, Ge(0), Help("Largest gradient norm; 0 switches clipping off.", panel=TRAIN)] = 12.0
+    ema: Annotated[
+        float,
+        Interval(ge=0.0, lt=1.0),
+        Help("Decay of the averaged weights that are kept; 0 switches it off.", panel=TRAIN),
+    ] = 0.995
+    augment: Annotated[Literal["full", "light", "none"], Help("Strength of augmentation.", panel=TRAIN)] = "full"
+    window: Annotated[
+        tuple[int, int] | None,
+        Help("Height,width to which training slices are cropped or padded; by default the data's median.", panel=TRAIN),
+    ] = None
+    validate_every: Annotated[int, Ge(1), Help("Epochs between validations on whole patients.", panel=TRAIN)] = 5
+    patience: Annotated[
+        int, Ge(0), Help("Validations without a better figure before stopping; 0 never stops early.", panel=TRAIN)
+    ] = 0
+    phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms.", panel=DATA)] = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptOptions(RunOptions, DataOptions):
+    """What all adaptation methods share: which patients, which slices, how much work."""
+
+    from_run: Annotated[
+        str | None,
+        Help(
+            "Pretrained run or checkpoint; by default the newest pretraining under runs/, or one made on phantoms.",
+            option="--from",
+            panel=ADAPT,
+        ),
+    ] = None
+    source: Annotated[
+        Paths, Help("Cases of the source disease to watch; its training patients are left out.", panel=DATA)
+    ] = ()
+    source_classes: Annotated[Names, Help("As --classes, for --source.", panel=DATA)] = ()
+    train_part: Annotated[str, Help("Part of --split from which the shots are drawn.", panel=DATA)] = "train"
+    test_part: Annotated[str, Help("Part of --split that is watched.", panel=DATA)] = "test"
+    shots: Annotated[int, Ge(1), Help("Target patients whose labels are used.", panel=ADAPT)] = 5
+    slices: Annotated[int, Ge(2), Help("Tumour-bearing slices used of each of them.", panel=ADAPT)] = 25
+    budget: Annotated[int, Ge(1), Help("Work to spend, in slice gradient evaluations.", panel=ADAPT)] = 600
+    watch_cases: Annotated[
+        int, Ge(0), Help("Cases of each domain that are evaluated while tuning; 0 takes all.", panel=ADAPT)
+    ] = 8
+    marks: Annotated[int, Ge(1), Help("Evaluations while tuning, evenly over the budget.", panel=ADAPT)] = 4
+    clip_norm: Annotated[float, Ge(0), Help("Largest gradient norm; 0 switches clipping off.", panel=ADAPT)] = 12.0
+    phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms.", panel=DATA)] = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetatuneConfig(AdaptOptions):
+    """``metaseg metatune``: MAML adaptation to a new disease (Han et al. 2018)."""
+
+    order: Annotated[
+        str,
+        Help("active, passive (= random), hardest, easiest, sequential, entropy or foreground-random.", panel=ADAPT),
+    ] = "active"
+    threshold: Annotated[
+        str, Help("Dice that parts learned from unlearned slices: median, otsu or a number.", panel=ADAPT)
+    ] = "median"
+    inner_steps: Annotated[int, Ge(1), Help("Steps of the inner loop.", panel=ADAPT)] = 1
+    inner_learning_rate: Annotated[float, Gt(0), Help("Alpha of the inner loop.", panel=ADAPT)] = 0.01
+    outer_learning_rate: Annotated[float, Gt(0), Help("Beta of the outer loop.", panel=ADAPT)] = 1e-3
+    outer_optimizer: Annotated[Literal["adam", "sgd"], Help("Optimiser of the outer loop.", panel=ADAPT)] = "adam"
+    first_order: Annotated[bool, Help("Drop the second derivative (first-order MAML).", panel=ADAPT)] = False
+    tasks_per_step: Annotated[
+        int, Ge(1), Help("Learned tasks, and unlearned tasks, of one meta-step.", panel=ADAPT)
+    ] = 1
+    rescore_every: Annotated[
+        int, Ge(0), Help("Meta-steps between new scores inside a case; 0: once a visit to the case.", panel=ADAPT)
+    ] = 0
+    engine: Annotated[Literal["learn2learn"], Help("Who computes the meta-gradient.", panel=ADAPT)] = "learn2learn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaivetuneConfig(AdaptOptions):
+    """``metaseg naivetune``: plain fine-tuning on class-balanced slices, the paper's baseline."""
+
+    batch_size: Annotated[int, Ge(1), Help("Slices of one step.", panel=ADAPT)] = 4
+    optimizer: Annotated[Literal["adam", "sgd"], Help("Optimiser.", panel=ADAPT)] = "adam"
+    learning_rate: Annotated[float, Gt(0), Help("Learning rate.", panel=ADAPT)] = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(DataOptions):
+    """``metaseg evaluate``: whole-patient figures of a network on one or more cohorts."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    run: Annotated[str, Help("Run folder or checkpoint.", argument=True)] = ""
+    checkpoint: Annotated[Literal["best", "last"], Help("Which weights of the run.")] = "best"
+    parent: Annotated[
+        str | None, Help("Network before tuning, for the forgetting; by default the one the run was tuned from.")
+    ] = None
+    part: Annotated[str | None, Help("With --split: evaluate this part only.", panel=DATA)] = None
+    include_training: Annotated[
+        bool, Help("Evaluate the patients the network was trained on as well; they are marked.", panel=DATA)
+    ] = False
+    tta: Annotated[bool, Help("Average over flips.")] = True
+    surface: Annotated[bool, Help("Compute HD95 and lesion-wise figures too.")] = True
+    out: Annotated[
+        Path | None, Help("Folder for figures.csv and figures.json; evaluation/ in the run if not given.", panel=OUT)
+    ] = None
+    pictures: Annotated[int, Ge(0), Help("Overlay pictures to write, worst cases first.", panel=OUT)] = 4
+    device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
+    precision: Annotated[Precision, Help("Number format.", panel=RUN)] = "32-true"
+    seed: Annotated[int, Ge(0), Help("Seed of the bootstrap.", panel=RUN)] = 0
+    jobs: Annotated[int, Ge(0), Help("Processes that prepare cases; 0 takes one a core.", panel=RUN)] = 0
+    cache: Annotated[Path | None, Help("Folder of prepared cases and phantoms.", panel=RUN)] = None
+    phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms of each cohort.", panel=DATA)] = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """``metaseg predict``: segment cases and write NIfTI files on their own grid."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    run: Annotated[str, Help("Run folder or checkpoint.", argument=True)] = ""
+    cases: Annotated[Paths, MinLen(1), Help("Case folders or folders of cases.", argument=True)] = ()
+    out: Annotated[Path, Help("Folder to write.", panel=OUT)] = Path("predictions")
+    checkpoint: Annotated[Literal["best", "last"], Help("Which weights of the run.")] = "best"
+    format: Annotated[Formats, Help("Naming convention of the files.", panel=DATA)] = "auto"
+    label_scheme: Annotated[
+        str | None,
+        Help(
+            "Values to write: brats (ET is 4), brats2023 (ET is 3), msd-brats; by default the input's own.",
+            panel=OUT,
+        ),
+    ] = None
+    probabilities: Annotated[bool, Help("Write class probabilities too (4-D float NIfTI).", panel=OUT)] = False
+    pictures: Annotated[bool, Help("Write an overlay and a heat map of each case.", panel=OUT)] = True
+    tta: Annotated[bool, Help("Average over flips.")] = True
+    overwrite: Annotated[bool, Help("Replace existing files.", panel=OUT)] = False
+    device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
+    precision: Annotated[Precision, Help("Number format.", panel=RUN)] = "32-true"
