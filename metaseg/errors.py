@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class MetasegError(Exception):
@@ -28,6 +29,10 @@ class MetasegError(Exception):
         self.found, self.where, self.expected, self.remedy = found, where, expected, remedy
         super().__init__(found, where, expected, remedy)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keyword-only arguments do not survive the default pickling, and worker processes hand errors back.
+        return _rebuild, (type(self), self.found, self.where, self.expected, self.remedy)
+
     def __str__(self) -> str:
         lines = [self.found]
         if self.where is not None:
@@ -37,6 +42,12 @@ class MetasegError(Exception):
         if self.remedy is not None:
             lines.append(f"  to do:    {self.remedy}")
         return "\n".join(lines)
+
+
+def _rebuild(
+    kind: type[MetasegError], found: str, where: str | Path | None, expected: str | None, remedy: str | None
+) -> MetasegError:
+    return kind(found, where=where, expected=expected, remedy=remedy)
 
 
 class UsageError(MetasegError):

@@ -1,0 +1,101 @@
+"""Build a slice store from cases, in parallel, continuing where an earlier build was cut off."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from metaseg.cases.case import Case
+from metaseg.errors import DataError
+from metaseg.store.prepare_case import PrepareOptions, case_key, prepare_case
+from metaseg.store.store import SliceStore, write_store_file
+from metaseg.store.stored_case import StoredCase
+
+Progress = Callable[[int, int, str], None]
+"""Called with (cases done, cases in all, what was just done)."""
+
+
+def cache_root(cache: Path | None = None) -> Path:
+    """Folder of prepared cases and phantoms: ``cache``, METASEG_CACHE, or ``metaseg`` in the user's cache folder."""
+    if cache is not None:
+        return cache
+    if "METASEG_CACHE" in os.environ:
+        return Path(os.environ["METASEG_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "metaseg"
+
+
+def common_modalities(cases: Sequence[Case]) -> tuple[str, ...]:
+    """Modalities that every case has, in the order of the first.
+
+    Raises:
+        DataError: There are no cases, or they share no modality.
+    """
+    if not cases:
+        raise DataError("no cases", remedy="check the path and --format")
+    shared = tuple(name for name in cases[0].modalities if all(name in case.images for case in cases))
+    if not shared:
+        raise DataError("the cases share no modality", expected="at least one modality in every case")
+    order = ("flair", "t1", "t1ce", "t2")
+    return tuple(sorted(shared, key=lambda name: order.index(name) if name in order else len(order)))
+
+
+def build_store(
+    cases: Sequence[Case],
+    path: Path,
+    options: PrepareOptions,
+    jobs: int = 0,
+    progress: Progress | None = None,
+    publish: bool = True,
+) -> SliceStore:
+    """Prepare cases in a store folder; those that stand there already are kept.
+
+    Args:
+        cases: The cases.
+        path: The store's folder.
+        options: How to prepare them.
+        jobs: Worker processes; 0 takes one a core.
+        progress: Called after each case.
+        publish: Write ``store.json`` and ``slices.csv`` at the end; a cache shared by many data sets has none.
+
+    Raises:
+        DataError: A case cannot be prepared; finished cases stay, unfinished ones are not visible.
+    """
+    ids = [case.id for case in cases]
+    doubled = sorted({name for name in ids if ids.count(name) > 1})
+    if doubled:
+        raise DataError(f"case ids stand twice: {', '.join(doubled[:5])}", remedy="give every case its own name")
+    folder = path / "cases"
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = [case_key(case, options) for case in cases]
+    todo = [(case, folder / key) for case, key in zip(cases, keys, strict=True) if not (folder / key).exists()]
+    done = len(cases) - len(todo)
+    for name in _prepare_all(todo, options, jobs or os.cpu_count() or 1):
+        done += 1
+        if progress is not None:
+            progress(done, len(cases), name)
+    store = SliceStore(tuple(StoredCase(folder / key) for key in keys))
+    if publish:
+        write_store_file(path, keys, store)
+    return store
+
+
+def _prepare_all(todo: Sequence[tuple[Case, Path]], options: PrepareOptions, jobs: int) -> Iterator[str]:
+    if jobs == 1 or len(todo) < 4:
+        for case, folder in todo:
+            prepare_case(case, options, folder)
+            yield case.id
+        return
+    # Spawned, not forked: a process that has run torch must not be forked.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context) as pool:
+        futures = {pool.submit(prepare_case, case, options, folder): case.id for case, folder in todo}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise

@@ -1,0 +1,217 @@
+"""Prepare one case for the store: crop to the brain, measure intensities, lay out slice by slice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from skimage.transform import resize
+
+from metaseg.cases.case import Case
+from metaseg.errors import DataError
+from metaseg.store.stored_case import FORMAT_VERSION, StoredCaseInfo, foreground
+
+PLANAR_BACKGROUND = 0.04
+"""Share of a 2-D image's largest value up to which it is background: JPEG writes noise around the head."""
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What decides how a case is laid out.
+
+    Attributes:
+        modalities: Modalities to store, in order.
+        image_size: Longest side in pixels to which slices of the full grid are shrunk; None keeps them.
+    """
+
+    modalities: tuple[str, ...]
+    image_size: int | None = None
+
+
+def case_key(case: Case, options: PrepareOptions) -> str:
+    """Name of the case's folder in a store: its id and a digest of its files' content and of how it is prepared."""
+    digest = hashlib.blake2b(digest_size=8)
+    identity = [case.id, case.patient, case.cohort, case.grade, case.site, case.synthetic, case.scheme.name]
+    digest.update(json.dumps([FORMAT_VERSION, asdict(options), identity, bool(case.label)]).encode())
+    wanted = [volume for name, volume in case.images.items() if name in options.modalities]
+    for volume in [*wanted, *([case.label] if case.label else [])]:
+        for path in volume.files:
+            try:
+                digest.update(hashlib.blake2b(path.read_bytes()).digest())
+            except OSError as error:
+                raise DataError(f"case {case.id}: cannot read a file ({error.strerror})", where=path) from error
+    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', case.id)}-{digest.hexdigest()}"
+
+
+def prepare_case(case: Case, options: PrepareOptions, folder: Path) -> None:
+    """Write one case to ``folder``, whole or not at all.
+
+    Args:
+        case: The case.
+        options: How to prepare it.
+        folder: Where it shall stand; left alone if it exists.
+
+    Raises:
+        DataError: The case cannot be read, lacks a modality, or holds nothing but zeros.
+    """
+    if folder.exists():
+        return
+    images = case.read_images(options.modalities)
+    label = case.read_label() if case.label else None
+    planar = case.geometry.planar
+    background = PLANAR_BACKGROUND * float(images.max()) if planar else 0.0
+    crop = brain_box(images, label, background, planar, case)
+    box = tuple(slice(start, stop) for start, stop in crop)
+    images = images[(slice(None), *box)]
+    mean, sd = foreground_statistics(images, background)
+    label_full = None if label is None else label[box]
+    stored_images, stored_label = _shrink(images, label_full, case.geometry.canonical_shape, options.image_size)
+    info = StoredCaseInfo(
+        id=case.id,
+        patient=case.patient,
+        cohort=case.cohort,
+        grade=case.grade,
+        site=case.site,
+        synthetic=case.synthetic,
+        scheme=case.scheme.name,
+        modalities=tuple(options.modalities),
+        space=case.scheme.space.name,
+        labelled=label is not None,
+        geometry=case.geometry,
+        crop=crop,
+        shape=_shape(stored_images),
+        mean=mean,
+        sd=sd,
+        background=background,
+        areas=_areas(stored_label, stored_images.shape[1], case.scheme.space.num_classes),
+        sources=tuple(path.name for path in case.files),
+    )
+    arrays = {"images": lossless(stored_images.transpose(1, 0, 2, 3)), "label": stored_label}
+    if label_full is not None and stored_label is not None and stored_label.shape != label_full.shape:
+        arrays["label_full"] = label_full
+    _write(folder, info, {name: array for name, array in arrays.items() if array is not None})
+
+
+def brain_box(
+    images: np.ndarray, label: np.ndarray | None, background: float, planar: bool, case: Case
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Smallest box around everything that is not background in any modality, and around the label.
+
+    Args:
+        images: ``(modality, slices, height, width)``.
+        label: ``(slices, height, width)`` or None.
+        background: As :func:`~metaseg.store.stored_case.foreground` takes it.
+        planar: Keep all slices: in a stack of separate images each stands for itself.
+        case: For the message.
+
+    Returns:
+        ``(start, stop)`` along slices, height and width.
+
+    Raises:
+        DataError: There is no voxel above the background.
+    """
+    inside = np.any(foreground(images, background), axis=0)
+    if not inside.any():
+        raise DataError(
+            f"case {case.id}: all images are empty",
+            where=case.files[0],
+            expected="intensities above 0",
+            remedy="leave the case out",
+        )
+    if label is not None:
+        inside |= label > 0
+    box = []
+    for axis in range(3):
+        if axis == 0 and planar:
+            box.append((0, inside.shape[0]))
+            continue
+        hits = np.flatnonzero(inside.any(axis=tuple(other for other in range(3) if other != axis)))
+        box.append((int(hits[0]), int(hits[-1]) + 1))
+    return (box[0], box[1], box[2])
+
+
+def foreground_statistics(images: np.ndarray, background: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the foreground voxels of each modality.
+
+    A modality without foreground gives mean 0, and one whose foreground is constant gives deviation 1.
+
+    Args:
+        images: ``(modality, slices, height, width)``.
+        background: As :func:`~metaseg.store.stored_case.foreground` takes it.
+    """
+    means, deviations = [], []
+    for image in images:
+        values = image[foreground(image, background)].astype(np.float64)
+        deviation = float(values.std()) if values.size else 0.0
+        means.append(float(values.mean()) if values.size else 0.0)
+        deviations.append(deviation if deviation > 0 else 1.0)
+    return tuple(means), tuple(deviations)
+
+
+def lossless(images: np.ndarray) -> np.ndarray:
+    """The same values as int16 where they are whole numbers that fit, otherwise float32; contiguous."""
+    if images.min() >= -32768 and images.max() <= 32767 and np.array_equal(images, np.rint(images)):
+        return np.ascontiguousarray(images, dtype=np.int16)
+    return np.ascontiguousarray(images, dtype=np.float32)
+
+
+def _shrink(
+    images: np.ndarray, label: np.ndarray | None, full: tuple[int, int, int], image_size: int | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    scale = 1.0 if image_size is None else image_size / max(full[1:])
+    if scale >= 1.0:
+        return images, label
+    size = tuple(max(1, round(side * scale)) for side in images.shape[2:])
+    small = np.stack(
+        [
+            [resize(plane, size, order=1, mode="edge", anti_aliasing=True, preserve_range=True) for plane in image]
+            for image in images
+        ]
+    ).astype(np.float32)
+    if label is None:
+        return small, None
+    shares = [
+        np.stack(
+            [
+                resize((plane == value).astype(np.float32), size, order=1, mode="edge", anti_aliasing=True)
+                for plane in label
+            ]
+        )
+        for value in range(int(label.max()) + 1)
+    ]
+    return small, np.argmax(np.stack(shares), axis=0).astype(np.uint8)
+
+
+def _shape(images: np.ndarray) -> tuple[int, int, int]:
+    _, slices, height, width = images.shape
+    return (slices, height, width)
+
+
+def _areas(label: np.ndarray | None, slices: int, classes: int) -> tuple[tuple[int, ...], ...]:
+    if label is None:
+        return tuple((0,) * classes for _ in range(slices))
+    return tuple(tuple(int(count) for count in np.bincount(plane.ravel(), minlength=classes)) for plane in label)
+
+
+def _write(folder: Path, info: StoredCaseInfo, arrays: dict[str, np.ndarray]) -> None:
+    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.part"
+    temporary.mkdir(parents=True)
+    try:
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array)
+        (temporary / "case.json").write_text(json.dumps(info.to_json()))
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            # Another process finished the same case first; its content has the same digest.
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

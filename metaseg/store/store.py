@@ -1,0 +1,114 @@
+"""The slice store: prepared cases in one folder, with a table of all their slices."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from metaseg.errors import DataError
+from metaseg.store.stored_case import FORMAT_VERSION, StoredCase
+
+STORE_FILE = "store.json"
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is a slice store."""
+    return (path / STORE_FILE).is_file()
+
+
+@dataclass(frozen=True)
+class SliceStore:
+    """A list of prepared cases; a subset of a store is a store too.
+
+    Attributes:
+        cases: The cases in a stable order.
+    """
+
+    cases: tuple[StoredCase, ...]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __iter__(self) -> Iterator[StoredCase]:
+        return iter(self.cases)
+
+    def select(self, ids: Sequence[str]) -> SliceStore:
+        """The cases with these ids, in the order of ``ids``.
+
+        Raises:
+            DataError: An id is not in the store.
+        """
+        known = {case.id: case for case in self.cases}
+        missing = [name for name in ids if name not in known]
+        if missing:
+            raise DataError(f"unknown cases {', '.join(missing[:5])}", expected="ids of the data set's cases")
+        return SliceStore(tuple(known[name] for name in ids))
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any case is a phantom."""
+        return any(case.info.synthetic for case in self.cases)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest over the cases' content keys."""
+        import hashlib
+
+        return hashlib.blake2b("\n".join(case.folder.name for case in self.cases).encode(), digest_size=8).hexdigest()
+
+    def table(self) -> pd.DataFrame:
+        """One row per slice: case, patient, cohort, slice (stored index), and the pixels of each class."""
+        frames = []
+        for case in self.cases:
+            areas = case.areas()
+            frame = pd.DataFrame(
+                {
+                    "case": case.id,
+                    "patient": case.info.patient,
+                    "cohort": case.info.cohort,
+                    "slice": np.arange(len(areas)),
+                }
+            )
+            for value, name in enumerate(case.space.classes):
+                frame[f"area_{name}"] = areas[:, value]
+            frames.append(frame)
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def open_store(path: Path) -> SliceStore:
+    """Open the store in a folder.
+
+    Raises:
+        DataError: The folder is no store, of another format version, or incomplete.
+    """
+    if not is_store(path):
+        raise DataError(
+            "not a slice store",
+            where=path,
+            expected=f"a folder with {STORE_FILE}",
+            remedy="make one with 'metaseg data prepare'",
+        )
+    try:
+        values = json.loads((path / STORE_FILE).read_text())
+        version, keys = values["version"], values["cases"]
+    except (ValueError, KeyError) as error:
+        raise DataError("unreadable store file", where=path / STORE_FILE, remedy="prepare the store again") from error
+    if version != FORMAT_VERSION:
+        raise DataError(f"store of format version {version}", where=path, expected=f"version {FORMAT_VERSION}")
+    return SliceStore(tuple(StoredCase(path / "cases" / key) for key in keys))
+
+
+def write_store_file(path: Path, keys: Sequence[str], store: SliceStore) -> None:
+    """Write ``store.json`` and ``slices.csv`` of a finished store, each atomically."""
+    part = path / ".slices.csv.part"
+    store.table().to_csv(part, index=False)
+    os.replace(part, path / "slices.csv")
+    part = path / f".{STORE_FILE}.part"
+    part.write_text(json.dumps({"version": FORMAT_VERSION, "cases": list(keys)}, indent=1))
+    os.replace(part, path / STORE_FILE)

@@ -1,0 +1,249 @@
+"""A prepared case: brain-cropped, slice-major, memory-mapped, with what it takes to go back to the file's grid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from skimage.transform import resize
+
+from metaseg.cases.geometry import Geometry
+from metaseg.cases.labels import LABEL_SPACES, WHOLE_LESION, LabelSpace
+from metaseg.errors import DataError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StoredCaseInfo:
+    """What ``case.json`` holds.
+
+    Attributes:
+        id: The case's id.
+        patient: Its patient.
+        cohort: Its cohort.
+        grade: Grade or class where known.
+        site: Centre where known.
+        synthetic: True for phantoms.
+        scheme: Name of the label convention of the files.
+        modalities: Modalities in stored order.
+        space: Name of the label space.
+        labelled: Whether there is a label.
+        geometry: The files' grid.
+        crop: ``(start, stop)`` along (slices, height, width) in the canonical frame.
+        shape: Stored ``(slices, height, width)``.
+        mean: Mean of the foreground voxels per modality, in file intensities.
+        sd: Their standard deviation.
+        background: See :func:`foreground`.
+        areas: Voxels of each class (background included) per stored slice.
+        sources: Names of the files it was made from.
+    """
+
+    id: str
+    patient: str
+    cohort: str
+    grade: str | None
+    site: str | None
+    synthetic: bool
+    scheme: str
+    modalities: tuple[str, ...]
+    space: str
+    labelled: bool
+    geometry: Geometry
+    crop: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+    background: float
+    areas: tuple[tuple[int, ...], ...]
+    sources: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"version": FORMAT_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> StoredCaseInfo:
+        """From what :meth:`to_json` gave."""
+        values = {key: value for key, value in values.items() if key != "version"}
+        geometry = values.pop("geometry")
+        return cls(
+            geometry=Geometry(
+                shape=tuple(geometry["shape"]),
+                affine=tuple(tuple(row) for row in geometry["affine"]),
+                unit=geometry["unit"],
+                planar=geometry["planar"],
+            ),
+            **{key: _tuples(value) for key, value in values.items()},
+        )
+
+
+def foreground(intensities: np.ndarray, background: float) -> np.ndarray:
+    """Which intensities are not background: those above ``background``, or all but 0 where that is 0 (same shape)."""
+    return intensities > background if background > 0 else intensities != 0
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+class StoredCase:
+    """A case of a slice store, read slice by slice through a memory map.
+
+    Args:
+        folder: The case's folder inside the store.
+
+    Raises:
+        DataError: The folder is not a complete stored case.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            values = json.loads((folder / "case.json").read_text())
+        except (OSError, ValueError) as error:
+            raise DataError(
+                "not a complete stored case", where=folder, remedy="delete it and prepare it again"
+            ) from error
+        if values.get("version") != FORMAT_VERSION:
+            raise DataError(
+                f"stored case of format version {values.get('version')}",
+                where=folder,
+                expected=f"version {FORMAT_VERSION}",
+                remedy="delete the store and prepare it again",
+            )
+        self.info = StoredCaseInfo.from_json(values)
+
+    def __repr__(self) -> str:
+        return f"StoredCase({self.info.id!r}, shape={self.info.shape})"
+
+    @property
+    def id(self) -> str:
+        """The case's id."""
+        return self.info.id
+
+    @property
+    def space(self) -> LabelSpace:
+        """Label space of the stored label."""
+        return LABEL_SPACES[self.info.space]
+
+    @property
+    def num_slices(self) -> int:
+        """Number of stored slices."""
+        return self.info.shape[0]
+
+    @cached_property
+    def raw_images(self) -> np.ndarray:
+        """Memory map ``(slices, modality, height, width)`` of file intensities (int16 or float32)."""
+        return np.load(self.folder / "images.npy", mmap_mode="r")
+
+    @cached_property
+    def raw_label(self) -> np.ndarray:
+        """Memory map ``(slices, height, width)`` of classes of :attr:`space`, ``uint8``."""
+        if not self.info.labelled:
+            raise DataError(f"case {self.id} has no label", where=self.folder, remedy="leave the case out")
+        return np.load(self.folder / "label.npy", mmap_mode="r")
+
+    def channels(self, modalities: Sequence[str]) -> list[int]:
+        """Positions of modalities in the stored images.
+
+        Raises:
+            DataError: One was not stored; the message names case and modality.
+        """
+        missing = [name for name in modalities if name not in self.info.modalities]
+        if missing:
+            raise DataError(
+                f"case {self.id} lacks modality {', '.join(missing)} (it has {', '.join(self.info.modalities)})",
+                where=self.folder,
+                expected=", ".join(modalities),
+                remedy="prepare the case with these modalities, or use a network built for fewer",
+            )
+        return [self.info.modalities.index(name) for name in modalities]
+
+    def images(self, slices: Sequence[int] | np.ndarray | slice, modalities: Sequence[str] | None = None) -> np.ndarray:
+        """Normalised slices: z-scores of the foreground, 0 in the background.
+
+        Args:
+            slices: Which stored slices.
+            modalities: Which modalities, in order; by default all as stored.
+
+        Returns:
+            Array ``(slices, modality, height, width)``, ``float32``.
+        """
+        raw = np.asarray(self.raw_images[slices])
+        mean, sd = np.asarray(self.info.mean, np.float32), np.asarray(self.info.sd, np.float32)
+        if modalities is not None and tuple(modalities) != self.info.modalities:
+            chosen = self.channels(modalities)
+            raw, mean, sd = raw[:, chosen], mean[chosen], sd[chosen]
+        scores = raw.astype(np.float32)
+        scores -= mean[:, None, None]
+        scores /= sd[:, None, None]
+        scores[~foreground(raw, self.info.background)] = 0.0
+        return scores
+
+    def labels(self, slices: Sequence[int] | np.ndarray | slice, space: LabelSpace | None = None) -> np.ndarray:
+        """Class maps ``(slices, height, width)``, ``uint8``, in ``space`` (by default the stored one).
+
+        Raises:
+            DataError: The case has no label, or only the whole lesion is known where subregions are asked for.
+        """
+        classes = np.asarray(self.raw_label[slices])
+        return to_space(classes, self.space, space or self.space, self.id)
+
+    def areas(self, space: LabelSpace | None = None) -> np.ndarray:
+        """Pixels of each class per stored slice, ``(slices, classes)`` with the background first."""
+        areas = np.asarray(self.info.areas, dtype=np.int64)
+        if space is not None and space != self.space and space == WHOLE_LESION:
+            areas = np.stack([areas[:, 0], areas[:, 1:].sum(axis=1)], axis=1)
+        return areas
+
+    def native_label(self) -> np.ndarray:
+        """The label on the full canonical grid ``(slices, height, width)``, never resized."""
+        full = self.folder / "label_full.npy"
+        return self._uncrop(np.load(full) if full.exists() else np.asarray(self.raw_label), 0)
+
+    def restore(self, maps: np.ndarray) -> np.ndarray:
+        """Bring maps of stored slices back to the full canonical grid.
+
+        Args:
+            maps: ``(class, slices, height, width)`` class probabilities on the stored grid.
+
+        Returns:
+            ``(class, slices, height, width)`` on the full grid, ``float32``; outside the crop all is background.
+        """
+        (_, _), (y0, y1), (x0, x1) = self.info.crop
+        size = (y1 - y0, x1 - x0)
+        if maps.shape[2:] != size:
+            maps = resize(maps, (*maps.shape[:2], *size), order=1, mode="edge", anti_aliasing=False)
+        out = np.empty((maps.shape[0], *self.info.geometry.canonical_shape), dtype=np.float32)
+        for channel, values in enumerate(maps):
+            out[channel] = self._uncrop(np.asarray(values, np.float32), 1.0 if channel == 0 else 0.0)
+        return out
+
+    def _uncrop(self, values: np.ndarray, fill: float) -> np.ndarray:
+        out = np.full(self.info.geometry.canonical_shape, fill, dtype=values.dtype)
+        (z0, z1), (y0, y1), (x0, x1) = self.info.crop
+        out[z0:z1, y0:y1, x0:x1] = values
+        return out
+
+
+def to_space(classes: np.ndarray, known: LabelSpace, wanted: LabelSpace, where: str) -> np.ndarray:
+    """Bring a class map from one label space to another (subregions unite to the whole lesion).
+
+    Raises:
+        DataError: Subregions are wanted where only the whole lesion is known.
+    """
+    if known == wanted:
+        return classes
+    if wanted == WHOLE_LESION:
+        return (classes > 0).astype(np.uint8)
+    raise DataError(
+        f"case {where} has labels of the {known.name} only",
+        expected=f"{wanted.name}: {', '.join(wanted.classes)}",
+        remedy="use --labels whole-lesion",
+    )
