@@ -1,0 +1,92 @@
+"""Decomposition of a case into learned and unlearned tasks (Han et al. 2018, Algorithm 1, line 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from metaseg.errors import UsageError
+from metaseg.sampling.scores import FloatArray, IntArray
+
+Side = Literal["learned", "unlearned"]
+THRESHOLD_RULES = ("median", "otsu")
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    """The two sides of a case.
+
+    Attributes:
+        learned: Positions of the slices at or above the threshold (T_g), ascending.
+        unlearned: Positions of the slices below it (T_b), ascending.
+        threshold: The threshold τ that was used.
+        filled: The side that was empty and was filled from the other, or None. Worth a line in the log.
+    """
+
+    learned: IntArray
+    unlearned: IntArray
+    threshold: float
+    filled: Side | None
+
+
+def decompose(scores: np.ndarray, threshold: float | str = "median", *, fill: int = 1) -> Decomposition:
+    """Split slices at a threshold τ of their score: learned where ``score >= τ``, unlearned where ``score < τ``.
+
+    With the median as τ (for an even count the mean of the middle two), tied slices fall on the learned side together:
+    in a case whose Dice is 0 on more than half of its slices τ is 0 and no slice lies below. An empty side is then
+    filled with the ``fill`` slices of the other side that lie nearest to τ (of equal ones, the first).
+
+    Args:
+        scores: One score a slice, ``(slices,)``, finite; usually the Dice under the current network.
+        threshold: ``"median"``, ``"otsu"`` (Otsu 1979, over 256 bins) or τ itself.
+        fill: How many slices an empty side receives; the other side keeps one at least.
+
+    Returns:
+        The two sides; neither is empty and together they hold every position once.
+
+    Raises:
+        UsageError: There are fewer than two slices, a score is not finite, or the threshold is not understood.
+        ValueError: ``scores`` is not one-dimensional or ``fill`` is below 1.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or fill < 1:
+        raise ValueError(f"need scores of shape (slices,) and fill >= 1, got {values.shape} and {fill}")
+    if values.size < 2:
+        raise UsageError(
+            f"{values.size} slice(s) cannot be split into learned and unlearned tasks",
+            expected="2 slices or more in a case",
+            remedy="leave the case out, or draw more slices from it",
+        )
+    if not np.all(np.isfinite(values)):
+        raise UsageError(
+            f"{np.count_nonzero(~np.isfinite(values))} of {values.size} slice scores are not finite",
+            remedy="check that the network's weights and its input are finite",
+        )
+    tau = _threshold(values, threshold)
+    learned, unlearned = np.flatnonzero(values >= tau), np.flatnonzero(values < tau)
+    if learned.size and unlearned.size:
+        return Decomposition(learned, unlearned, tau, None)
+    nearest = np.sort(np.argsort(np.abs(values - tau), kind="stable")[: min(fill, values.size - 1)])
+    rest = np.setdiff1d(np.arange(values.size), nearest)
+    if learned.size:
+        return Decomposition(rest, nearest, tau, "unlearned")
+    return Decomposition(nearest, rest, tau, "learned")
+
+
+def _threshold(values: FloatArray, threshold: float | str) -> float:
+    if threshold == "median":
+        return float(np.median(values))
+    if threshold == "otsu":
+        low, high = float(values.min()), float(values.max())
+        if high - low <= 1e-9:  # no histogram can be laid over scores that are all alike
+            return low
+        from skimage.filters import threshold_otsu  # slow to import, and wanted here only
+
+        return float(threshold_otsu(values))
+    if isinstance(threshold, str) or not np.isfinite(threshold):
+        raise UsageError(
+            f"unknown threshold '{threshold}'", expected="a finite number, or one of " + ", ".join(THRESHOLD_RULES)
+        )
+    return float(threshold)

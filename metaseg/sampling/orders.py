@@ -1,0 +1,188 @@
+"""The registry of orders: in what sequence the slices of a pool are drawn.
+
+An order is a function of a :class:`~metaseg.sampling.pool.Pool` and a random generator that gives a permutation of the
+pool's positions. Segmentation and classification draw from the same registry.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from metaseg.errors import UsageError
+from metaseg.sampling.pool import Pool
+from metaseg.sampling.scores import IntArray
+
+Ranking = Callable[[Pool, np.random.Generator], IntArray]
+
+
+@dataclass(frozen=True)
+class Order:
+    """An entry of the registry.
+
+    Attributes:
+        name: As in ``--order``.
+        rank: The function that orders.
+        needs: Scores that it reads from the pool.
+        needs_label: Whether a slice must be labelled before it can be ranked.
+        aliases: Other names for it.
+        help: One line for the user.
+    """
+
+    name: str
+    rank: Ranking
+    needs: tuple[str, ...]
+    needs_label: bool
+    aliases: tuple[str, ...]
+    help: str
+
+
+ORDERS: dict[str, Order] = {}
+"""Orders by name, aliases left out."""
+
+
+def register_order(
+    name: str, *, aliases: tuple[str, ...] = (), needs: tuple[str, ...] = (), needs_label: bool = False, help: str = ""
+) -> Callable[[Ranking], Ranking]:
+    """Enter a function into :data:`ORDERS` under ``name``.
+
+    Args:
+        name: As in ``--order``.
+        aliases: Other names for it.
+        needs: Scores that it reads from the pool; asked for before it is called.
+        needs_label: Whether a slice must be labelled before it can be ranked.
+        help: One line for the user.
+
+    Returns:
+        The decorator; it leaves the function as it is.
+
+    Raises:
+        ValueError: A name is taken.
+    """
+
+    def enter(rank: Ranking) -> Ranking:
+        for taken in (name, *aliases):
+            if taken in order_names(aliases=True):
+                raise ValueError(f"there is an order '{taken}' already")
+        ORDERS[name] = Order(name, rank, needs, needs_label, aliases, help)
+        return rank
+
+    return enter
+
+
+def order_names(*, aliases: bool = False) -> tuple[str, ...]:
+    """Names of the orders, as registered; with ``aliases`` each is followed by its aliases."""
+    return tuple(
+        name for order in ORDERS.values() for name in ((order.name, *order.aliases) if aliases else (order.name,))
+    )
+
+
+def find_order(name: str) -> Order:
+    """Look an order up by its name or an alias.
+
+    Raises:
+        UsageError: There is none; the message names the known ones and the nearest.
+    """
+    for order in ORDERS.values():
+        if name == order.name or name in order.aliases:
+            return order
+    known = order_names(aliases=True)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    raise UsageError(
+        f"unknown order '{name}'",
+        expected="one of " + ", ".join(known),
+        remedy=f"did you mean '{near[0]}'?" if near else None,
+    )
+
+
+def order_slices(name: str, pool: Pool, rng: np.random.Generator) -> IntArray:
+    """Put the slices of a pool in order.
+
+    Args:
+        name: An order of the registry, or an alias.
+        pool: The slices.
+        rng: The source of randomness; deterministic orders leave it untouched.
+
+    Returns:
+        Positions in the pool, first to be drawn first: a permutation, ``(n,)``. Equal slices follow their index, so
+        the same slices come in the same order however the pool lists them.
+
+    Raises:
+        UsageError: There is no such order, or the pool lacks a score or side that it needs.
+        ValueError: A registered order gave no permutation.
+    """
+    order = find_order(name)
+    for needed in order.needs:
+        pool.score(needed)
+    ranked = np.asarray(order.rank(pool, rng), dtype=np.int64)
+    if not np.array_equal(np.sort(ranked), np.arange(len(pool))):
+        raise ValueError(f"order '{order.name}' gave no permutation of {len(pool)} positions")
+    return ranked
+
+
+def _ascending(pool: Pool, score: np.ndarray) -> IntArray:
+    return np.lexsort((pool.index, score))
+
+
+@register_order(
+    "active",
+    needs=("dice",),
+    needs_label=True,
+    help="farthest first: learned slices from the best Dice down, unlearned from the worst up (Han 2018)",
+)
+def _active(pool: Pool, rng: np.random.Generator) -> IntArray:
+    if pool.side is None:
+        raise UsageError(
+            "order 'active' needs slices that were split into learned and unlearned",
+            remedy="decompose the pool first, or use 'hardest' or 'easiest' on the whole of it",
+        )
+    dice = pool.score("dice")
+    return _ascending(pool, -dice if pool.side == "learned" else dice)
+
+
+@register_order("passive", aliases=("random",), help="a seeded shuffle (Han 2018)")
+def _passive(pool: Pool, rng: np.random.Generator) -> IntArray:
+    return pool.by_index()[rng.permutation(len(pool))]
+
+
+@register_order("hardest", needs=("dice",), needs_label=True, help="from the worst Dice up")
+def _hardest(pool: Pool, rng: np.random.Generator) -> IntArray:
+    return _ascending(pool, pool.score("dice"))
+
+
+@register_order("easiest", needs=("dice",), needs_label=True, help="from the best Dice down")
+def _easiest(pool: Pool, rng: np.random.Generator) -> IntArray:
+    return _ascending(pool, -pool.score("dice"))
+
+
+@register_order("sequential", help="as the slices lie in the case")
+def _sequential(pool: Pool, rng: np.random.Generator) -> IntArray:
+    return pool.by_index()
+
+
+@register_order("entropy", needs=("entropy",), help="the most unsure first, by predictive entropy")
+def _entropy(pool: Pool, rng: np.random.Generator) -> IntArray:
+    return _ascending(pool, -pool.score("entropy"))
+
+
+@register_order(
+    "foreground-random",
+    needs=("foreground",),
+    needs_label=True,
+    help="random without replacement, in proportion to the tumour area; slices without tumour last",
+)
+def _foreground_random(pool: Pool, rng: np.random.Generator) -> IntArray:
+    area = pool.score("foreground")
+    if np.any(area < 0):
+        raise ValueError("a tumour area is negative")
+    by_index = pool.by_index()
+    # Efraimidis and Spirakis 2006: descending u ** (1 / w) draws without replacement with weights w. Its logarithm,
+    # negated, is an exponential variate over w, which small weights do not bring to 0.
+    keys = np.full(len(pool), np.inf)
+    draws = rng.exponential(size=len(pool))
+    weighted = area[by_index] > 0
+    keys[by_index[weighted]] = draws[weighted] / area[by_index[weighted]]
+    return _ascending(pool, keys)

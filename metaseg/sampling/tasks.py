@@ -1,0 +1,116 @@
+"""The plan of a case: which tasks every meta-step takes (Han et al. 2018, Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+
+from metaseg.sampling.decompose import Decomposition, Side, decompose
+from metaseg.sampling.orders import order_slices
+from metaseg.sampling.pairing import group_support_query
+from metaseg.sampling.pool import Pool
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a meta-step; slices are named by their index in the case.
+
+    Attributes:
+        kind: The side that it comes from.
+        support: Slices of the inner loop.
+        query: Slices of the outer loop; none of them is support.
+    """
+
+    kind: Side
+    support: tuple[int, ...]
+    query: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The tasks of one meta-step: the learned ones first."""
+
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class CasePlan(Sequence[Step]):
+    """The meta-steps of one case, in sequence; a sequence of :class:`Step`.
+
+    Attributes:
+        steps: The steps. None where neither side has slices for a whole task.
+        decomposition: The split that was used, in positions of the pool.
+        leftover: Index of the slices that no step takes, ascending.
+    """
+
+    steps: tuple[Step, ...]
+    decomposition: Decomposition
+    leftover: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @overload
+    def __getitem__(self, position: int) -> Step: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> tuple[Step, ...]: ...
+
+    def __getitem__(self, position: int | slice) -> Step | tuple[Step, ...]:
+        return self.steps[position]
+
+
+def plan_case(
+    pool: Pool,
+    order: str,
+    threshold: float | str = "median",
+    tasks_per_step: int = 1,
+    *,
+    rng: np.random.Generator,
+    support_size: int = 1,
+    query_size: int = 1,
+    fill: int = 1,
+) -> CasePlan:
+    """Plan the meta-steps of one case: decompose by Dice, order both sides, pair, and deal the pairs out.
+
+    Step k takes the k-th ``tasks_per_step`` tasks of either side. When one side is used up the other goes on alone,
+    until every whole task of the case was taken once.
+
+    Args:
+        pool: All slices of the case, with their Dice under the current network.
+        order: An order of the registry; it is applied to the learned side first, then to the unlearned.
+        threshold: As in :func:`~metaseg.sampling.decompose.decompose`.
+        tasks_per_step: Tasks of each side in one step.
+        rng: The source of randomness.
+        support_size: Slices of one task's inner loop; one in the paper.
+        query_size: Slices of one task's outer loop; one in the paper.
+        fill: Slices that an empty side receives. One slice makes no task: give ``support_size + query_size`` if
+            such a side is to take part.
+
+    Returns:
+        The plan. It may hold no step where slices are few, as with two slices, one on each side.
+
+    Raises:
+        UsageError: The case has fewer than two slices, or order or threshold are not understood.
+        ValueError: A size or ``tasks_per_step`` is below 1.
+    """
+    if tasks_per_step < 1:
+        raise ValueError(f"a step needs a task of each side at least, got {tasks_per_step}")
+    split = decompose(pool.score("dice"), threshold, fill=fill)
+    sides: list[list[Task]] = []
+    for kind, positions in _sides(split):
+        side = pool.take(positions, side=kind)
+        drawn = np.asarray(side.index)[order_slices(order, side, rng)]
+        groups = group_support_query(drawn, support_size, query_size)
+        sides.append([Task(kind, support, query) for support, query in groups])
+    rounds = range(0, max(len(tasks) for tasks in sides), tasks_per_step)
+    steps = tuple(Step(tuple(task for side in sides for task in side[k : k + tasks_per_step])) for k in rounds)
+    used = {place for side in sides for task in side for place in (*task.support, *task.query)}
+    return CasePlan(steps, split, tuple(sorted(set(np.asarray(pool.index).tolist()) - used)))
+
+
+def _sides(split: Decomposition) -> tuple[tuple[Side, np.ndarray], tuple[Side, np.ndarray]]:
+    return ("learned", split.learned), ("unlearned", split.unlearned)

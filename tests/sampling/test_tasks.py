@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from metaseg.errors import UsageError
+from metaseg.sampling import Pool, Step, Task, order_names, plan_case
+
+
+def case(dice: list[float] | np.ndarray, first: int = 0) -> Pool:
+    dice = np.asarray(dice, dtype=np.float64)
+    index = np.arange(first, first + dice.size)
+    return Pool(index=index, dice=dice, entropy=dice[::-1], foreground=100 + index)
+
+
+def test_algorithm_1_on_eight_slices_by_hand():
+    # Slices 60 .. 67; the median is (0.4 + 0.6) / 2 = 0.5.
+    # learned, descending:  62 (0.95), 66 (0.9), 60 (0.8), 64 (0.6);
+    # unlearned, ascending: 63 (0), 61 (0.1), 67 (0.2), 65 (0.4).
+    plan = plan_case(case([0.8, 0.1, 0.95, 0.0, 0.6, 0.4, 0.9, 0.2], first=60), "active", rng=np.random.default_rng(0))
+    assert plan.decomposition.threshold == 0.5
+    assert list(plan) == [
+        Step((Task("learned", (62,), (66,)), Task("unlearned", (63,), (61,)))),
+        Step((Task("learned", (60,), (64,)), Task("unlearned", (67,), (65,)))),
+    ]
+    assert plan.leftover == ()
+    assert plan[-1] is plan.steps[1]
+
+
+def test_two_tasks_of_each_side_in_a_step():
+    plan = plan_case(
+        case([0.8, 0.1, 0.95, 0.0, 0.6, 0.4, 0.9, 0.2]), "active", tasks_per_step=2, rng=np.random.default_rng(0)
+    )
+    assert list(plan) == [
+        Step(
+            (
+                Task("learned", (2,), (6,)),
+                Task("learned", (0,), (4,)),
+                Task("unlearned", (3,), (1,)),
+                Task("unlearned", (7,), (5,)),
+            )
+        )
+    ]
+
+
+def test_when_one_side_is_used_up_the_other_goes_on_alone():
+    plan = plan_case(case([0.9, 0.8, 0.1, 0.2, 0.3, 0.4, 0.45]), "active", 0.5, rng=np.random.default_rng(0))
+    assert [[task.kind for task in step.tasks] for step in plan] == [["learned", "unlearned"], ["unlearned"]]
+    assert plan.leftover == (6,)
+
+
+def test_a_filled_side_has_a_task_only_if_it_is_filled_with_enough():
+    dice, rng = [0.0] * 6, np.random.default_rng(0)
+    alone = plan_case(case(dice), "active", rng=rng)
+    assert alone.decomposition.filled == "unlearned"
+    assert {task.kind for step in alone for task in step.tasks} == {"learned"}
+    assert alone.leftover == (0, 5)
+    both = plan_case(case(dice), "active", rng=rng, fill=2)
+    assert [task.kind for task in both[0].tasks] == ["learned", "unlearned"]
+
+
+def test_a_case_too_small_for_a_task_has_no_step():
+    plan = plan_case(case([0.1, 0.9]), "active", rng=np.random.default_rng(0))
+    assert len(plan) == 0
+    assert plan.leftover == (0, 1)
+    with pytest.raises(UsageError, match="1 slice"):
+        plan_case(case([0.1]), "active", rng=np.random.default_rng(0))
+
+
+def test_passive_differs_from_active_in_order_alone():
+    pool = case(np.linspace(0, 1, 24))
+    active, passive = (plan_case(pool, name, rng=np.random.default_rng(1)) for name in ("active", "passive"))
+    for kind in ("learned", "unlearned"):
+        drawn = [
+            {place for step in plan for task in step.tasks if task.kind == kind for place in task.support + task.query}
+            for plan in (active, passive)
+        ]
+        assert drawn[0] == drawn[1]
+    assert list(active) != list(passive)
+    assert list(passive) != list(plan_case(pool, "passive", rng=np.random.default_rng(2)))
+
+
+@pytest.mark.parametrize("order", order_names())
+@given(
+    dice=arrays(np.float64, st.integers(2, 30), elements=st.integers(0, 5).map(lambda x: x / 5)),
+    rule=st.one_of(st.sampled_from(["median", "otsu"]), st.floats(0, 1)),
+    tasks=st.integers(1, 3),
+    support_size=st.integers(1, 3),
+    query_size=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_every_slice_is_taken_once_or_left_over(order, dice, rule, tasks, support_size, query_size, seed):
+    def plan():
+        rng = np.random.default_rng(seed)
+        pool = case(dice, first=40)
+        return plan_case(pool, order, rule, tasks, rng=rng, support_size=support_size, query_size=query_size)
+
+    steps = list(plan())
+    assert steps == list(plan())
+    drawn = [place for step in steps for task in step.tasks for place in (*task.support, *task.query)]
+    assert sorted([*drawn, *plan().leftover]) == list(range(40, 40 + dice.size))
+    sides = {"learned": 40 + plan().decomposition.learned, "unlearned": 40 + plan().decomposition.unlearned}
+    for step in steps:
+        kinds = [task.kind for task in step.tasks]
+        assert kinds
+        assert max(kinds.count("learned"), kinds.count("unlearned")) <= tasks
+        for task in step.tasks:
+            assert (len(task.support), len(task.query)) == (support_size, query_size)
+            assert np.isin([*task.support, *task.query], sides[task.kind]).all()
+    whole = [side.size // (support_size + query_size) for side in sides.values()]
+    assert sum(len(step.tasks) for step in steps) == sum(whole)
+    assert len(steps) == -(-max(whole) // tasks)
+
+
+def test_a_step_without_tasks_is_refused():
+    with pytest.raises(ValueError, match="at least"):
+        plan_case(case([0.1, 0.9]), "active", tasks_per_step=0, rng=np.random.default_rng(0))
