@@ -1,0 +1,56 @@
+"""Cases: patients' scans on disk, their labels and geometry, readers for each file convention, and splits.
+
+Names are imported when first used, so that ``import metaseg.cases`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metaseg.cases.case import MODALITIES, Case, Volume
+    from metaseg.cases.geometry import Geometry
+    from metaseg.cases.labels import LABEL_SCHEMES, LabelScheme, LabelSpace, label_scheme
+    from metaseg.cases.readers import READERS, read_case_files, read_cases
+    from metaseg.cases.splits import Split, make_split, read_split
+    from metaseg.cases.summary import Summary, summarise
+
+__all__ = [
+    "LABEL_SCHEMES",
+    "MODALITIES",
+    "READERS",
+    "Case",
+    "Geometry",
+    "LabelScheme",
+    "LabelSpace",
+    "Split",
+    "Summary",
+    "Volume",
+    "label_scheme",
+    "make_split",
+    "read_case_files",
+    "read_cases",
+    "read_split",
+    "summarise",
+]
+
+_HOMES = {
+    "case": ("MODALITIES", "Case", "Volume"),
+    "geometry": ("Geometry",),
+    "labels": ("LABEL_SCHEMES", "LabelScheme", "LabelSpace", "label_scheme"),
+    "readers": ("READERS", "read_case_files", "read_cases"),
+    "splits": ("Split", "make_split", "read_split"),
+    "summary": ("Summary", "summarise"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *__all__))

@@ -1,0 +1,76 @@
+"""BraTS 2018 to 2021: ``<case>/<case>_{flair,t1,t1ce,t2,seg}.nii.gz``, in folders HGG and LGG up to 2019."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+from metaseg.cases.case import Case
+from metaseg.cases.readers.case_folders import (
+    Convention,
+    Identity,
+    cohort_folder,
+    grade_of,
+    has_images,
+    read_case_folders,
+)
+from metaseg.cases.readers.common import Reader, ReadOptions
+from metaseg.errors import DataError
+
+CONVENTION = Convention(
+    "brats",
+    images={"_flair": "flair", "_t1": "t1", "_t1ce": "t1ce", "_t2": "t2"},
+    labels={"_seg": "brats", "_segm": "brats"},
+)
+# Such as Brats18_CBICA_ALU_1 or Brats18_2013_11_1: year, site, patient, time point.
+_SITED = re.compile(
+    r"brats\d\d_(?P<site>(?!training|validation|testing)[a-z0-9]+)_(?P<number>[a-z0-9]+)_\d+", re.IGNORECASE
+)
+
+
+def matches(path: Path) -> bool:
+    """Whether files of this convention lie below ``path``."""
+    return has_images(path, CONVENTION)
+
+
+def read(path: Path, options: ReadOptions) -> list[Case]:
+    """Make the cases below ``path``; cohort and grade are the folder's, or those of BraTS's ``name_mapping.csv``."""
+    grades = _grades_from_mapping(path)
+
+    def identify(case_id: str, folder: Path) -> Identity:
+        cohort = cohort_folder(folder) or grades.get(case_id)
+        if cohort is None:
+            cohort = "GLI" if case_id.lower().startswith("brats") else "unknown"
+        sited = _SITED.fullmatch(case_id)
+        # Without the year: the challenge of the next year has the same patients under the same number.
+        patient = f"{sited['site']}_{sited['number']}" if sited else case_id
+        return Identity(patient, cohort, grade_of(cohort), sited["site"] if sited else None)
+
+    return read_case_folders(path, CONVENTION, identify, options)
+
+
+def _grades_from_mapping(root: Path) -> dict[str, str]:
+    """Case id to grade, from the table that BraTS 2019 and 2020 come with, if it is there."""
+    grades: dict[str, str] = {}
+    for table in (root / "name_mapping.csv", root.parent / "name_mapping.csv"):
+        if not table.is_file():
+            continue
+        try:
+            with table.open(newline="", encoding="utf-8-sig") as stream:
+                rows = list(csv.DictReader(stream))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(
+                f"the table cannot be read: {error}", where=table, remedy="get it again or remove it"
+            ) from error
+        for row in rows:
+            grade = (row.get("Grade") or "").strip().upper()
+            if grade_of(grade):
+                grades.update(
+                    {value: grade for value in row.values() if isinstance(value, str) and value != row["Grade"]}
+                )
+        break
+    return grades
+
+
+READER = Reader("brats", "BraTS 2018-2021 names: <case>_flair/_t1/_t1ce/_t2/_seg.nii.gz", matches, read)

@@ -1,0 +1,151 @@
+"""The machinery behind both BraTS conventions: files named ``<case><suffix>.nii.gz``, usually a folder per case."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from metaseg.cases.case import Case
+from metaseg.cases.labels import LABEL_SCHEMES
+from metaseg.cases.readers.common import ReadOptions, doubled_files, no_images, walk_files
+from metaseg.cases.volumes import NiftiVolume
+
+COHORT_FOLDERS = ("HGG", "LGG", "GLI", "MET", "MEN", "PED", "SSA")
+"""Folder names that tell the cohort of the cases in them."""
+
+_GRADES = ("HGG", "LGG")
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How files are named.
+
+    Attributes:
+        name: The reader's name.
+        images: Suffix of the file name (before ``.nii``) to modality.
+        labels: Suffix of the file name to label scheme; the first scheme is the convention's own.
+    """
+
+    name: str
+    images: Mapping[str, str]
+    labels: Mapping[str, str]
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Splits a file name into ``case`` and ``suffix``."""
+        # Longest first, so that "_t1ce" is not read as a case that ends in "ce".
+        suffixes = sorted((*self.images, *self.labels), key=len, reverse=True)
+        joined = "|".join(re.escape(suffix) for suffix in suffixes)
+        return re.compile(rf"(?P<case>.+)(?P<suffix>{joined})\.nii(\.gz|\.bz2)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a case's name and place tell about it; see :class:`~metaseg.cases.case.Case`."""
+
+    patient: str
+    cohort: str
+    grade: str | None = None
+    site: str | None = None
+
+
+Identify = Callable[[str, Path], Identity]
+"""From case id and folder to identity."""
+
+
+def has_images(root: Path, convention: Convention) -> bool:
+    """Whether an image file of the convention lies below ``root``."""
+    pattern = convention.pattern
+    for path in walk_files(root):
+        match = pattern.fullmatch(path.name)
+        if match and match["suffix"].lower() in convention.images:
+            return True
+    return False
+
+
+def cohort_folder(folder: Path) -> str | None:
+    """The cohort that the nearest of the case's folders names, or None."""
+    folder = folder.absolute()
+    for name in (folder.name, *(parent.name for parent in folder.parents[:3])):
+        if name.upper() in COHORT_FOLDERS:
+            return name.upper()
+    return None
+
+
+def grade_of(cohort: str | None) -> str | None:
+    """The glioma grade, where the cohort is one."""
+    return cohort if cohort in _GRADES else None
+
+
+def read_case_folders(root: Path, convention: Convention, identify: Identify, options: ReadOptions) -> list[Case]:
+    """Make the cases below ``root``.
+
+    Raises:
+        DataError: In strict mode, an image or label is there twice, or a case has no image.
+    """
+    groups = _group_files(root, convention)
+    _adopt_stray_labels(groups, convention)
+    return [
+        _make_case(case_id, folder, files, convention, identify, options) for (folder, case_id), files in groups.items()
+    ]
+
+
+_Files = dict[str, list[Path]]
+
+
+def _group_files(root: Path, convention: Convention) -> dict[tuple[Path, str], _Files]:
+    """Files by folder and case, then by modality or ``"label"``."""
+    groups: dict[tuple[Path, str], _Files] = {}
+    pattern = convention.pattern
+    for path in walk_files(root):
+        match = pattern.fullmatch(path.name)
+        if match:
+            what = convention.images.get(match["suffix"].lower(), "label")
+            groups.setdefault((path.parent, match["case"]), {}).setdefault(what, []).append(path)
+    return groups
+
+
+def _adopt_stray_labels(groups: dict[tuple[Path, str], _Files], convention: Convention) -> None:
+    """Give a label of another name to the one case of its folder (BraTS 2020's case 355 comes so)."""
+    for key in [key for key, files in groups.items() if set(files) == {"label"}]:
+        owners = [other for other in groups if other[0] == key[0] and set(groups[other]) != {"label"}]
+        if len(owners) == 1:
+            groups[owners[0]].setdefault("label", []).extend(groups.pop(key)["label"])
+
+
+def _make_case(
+    case_id: str, folder: Path, files: _Files, convention: Convention, identify: Identify, options: ReadOptions
+) -> Case:
+    extra: dict[str, str] = {}
+    doubled = [path for paths in files.values() for path in paths[1:]]
+    if options.strict:
+        for what, paths in files.items():
+            if len(paths) > 1:
+                raise doubled_files(case_id, what, paths)
+        if set(files) == {"label"}:
+            raise no_images(case_id, folder)
+    elif doubled:
+        extra["doubled"] = ", ".join(str(path) for path in doubled)
+    order = dict.fromkeys(convention.images.values())
+    images = {modality: NiftiVolume(files[modality][0]) for modality in order if modality in files}
+    label = NiftiVolume(files["label"][0]) if "label" in files else None
+    identity = identify(case_id, folder)
+    return Case(
+        id=case_id,
+        patient=identity.patient,
+        cohort=identity.cohort,
+        images=images,
+        label=label,
+        scheme=options.scheme or LABEL_SCHEMES[_scheme_name(label, convention)],
+        grade=identity.grade,
+        site=identity.site,
+        format=convention.name,
+        extra=extra,
+    )
+
+
+def _scheme_name(label: NiftiVolume | None, convention: Convention) -> str:
+    match = convention.pattern.fullmatch(label.path.name) if label else None
+    return convention.labels[match["suffix"].lower()] if match else next(iter(convention.labels.values()))

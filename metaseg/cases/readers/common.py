@@ -1,0 +1,127 @@
+"""What all readers share: their interface, modality names and the walk through folders."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from metaseg.cases.case import Case
+from metaseg.cases.labels import LabelScheme
+from metaseg.errors import DataError
+
+_SAME_MODALITY = {
+    "flair": ("flair", "fla", "t2f", "t2flair", "t2wflair"),
+    "t1": ("t1", "t1w", "t1n", "t1native", "t1pre", "t1wpre"),
+    "t1ce": (
+        "t1ce",
+        "t1c",
+        "t1gd",
+        "t1wgd",
+        "t1wce",
+        "t1cw",
+        "t1post",
+        "t1wpost",
+        "t1contrast",
+        "cet1",
+        "cet1w",
+        "gdt1",
+    ),
+    "t2": ("t2", "t2w"),
+}
+_CANONICAL = {alias: name for name, aliases in _SAME_MODALITY.items() for alias in aliases}
+_MAX_DEPTH = 5
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the caller of a reader asks for.
+
+    Attributes:
+        scheme: Label scheme that replaces the convention's own, or None.
+        modality: Name of the modality where the files do not tell it, or None for the convention's default.
+        strict: Raise on doubled files and on cases without an image, instead of noting them in ``Case.extra``.
+    """
+
+    scheme: LabelScheme | None = None
+    modality: str | None = None
+    strict: bool = True
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One file convention.
+
+    Attributes:
+        name: As in ``--format``.
+        looks_for: What it looks for, for messages.
+        matches: Whether a folder seems to follow the convention; looks at names only.
+        read: Makes the cases of a folder, in a stable order.
+    """
+
+    name: str
+    looks_for: str
+    matches: Callable[[Path], bool]
+    read: Callable[[Path, ReadOptions], list[Case]]
+
+
+def canonical_modality(name: str) -> str:
+    """The name used inside metaseg for a modality named otherwise, such as ``"T1Gd"`` or ``"t2w"``.
+
+    Unknown names come back in lower case.
+    """
+    return _CANONICAL.get(re.sub(r"[^a-z0-9]", "", name.lower()), name.strip().lower())
+
+
+def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
+    """Sort key that puts ``"slice 9"`` before ``"slice 10"``."""
+    parts = re.split(r"(\d+)", text)
+    return tuple((0, int(part)) if part.isdecimal() else (1, part.lower()) for part in parts if part)
+
+
+def walk_files(root: Path, max_depth: int = _MAX_DEPTH) -> Iterator[Path]:
+    """All visible files below ``root``, sorted within each folder, down to ``max_depth`` folders deep."""
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        here = Path(folder)
+        depth = len(here.relative_to(root).parts)
+        # Hidden names are the file system's own, such as the "._" twins that macOS leaves in archives.
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".")) if depth < max_depth else []
+        yield from (here / name for name in sorted(names) if not name.startswith("."))
+
+
+def subfolders(root: Path) -> list[Path]:
+    """Visible folders directly below ``root``, sorted."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def find_doubled(names: Iterable[str]) -> str | None:
+    """The first name that comes twice, or None."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def doubled_files(case_id: str, what: str, files: Iterable[Path]) -> DataError:
+    """The error for several files that claim to be one image or label of a case."""
+    files = list(files)
+    return DataError(
+        f"case {case_id}: {what} is there {len(files)} times: {', '.join(path.name for path in files)}",
+        where=", ".join(str(path) for path in files),
+        expected=f"one file for {what}",
+        remedy="keep one and move the others out of the data set",
+    )
+
+
+def no_images(case_id: str, where: Path) -> DataError:
+    """The error for a case of which no image was found."""
+    return DataError(
+        f"case {case_id} has no image",
+        where=where,
+        expected="at least one image file",
+        remedy="add the images, or move the case out of the data set",
+    )

@@ -1,0 +1,74 @@
+"""Classified 2-D images: a folder per class, an image file per case, no outlines and no patients.
+
+Such sets do not tell whose image it is. Byte-identical files count as one patient, so that no split puts copies of one
+image into two parts; near-copies cannot be told this way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from metaseg.cases.case import Case
+from metaseg.cases.labels import label_scheme
+from metaseg.cases.readers.common import Reader, ReadOptions, natural_key, walk_files
+from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack
+
+DEFAULT_MODALITY = "image"
+# Such as Training/glioma_tumor/image.jpg.
+_MAX_DEPTH = 2
+
+
+def matches(path: Path) -> bool:
+    """Whether there are image files in folders below ``path``."""
+    return bool(_image_files(path))
+
+
+def read(path: Path, options: ReadOptions) -> list[Case]:
+    """Make one case per image file; its class is the name of its folder."""
+    files = sorted(_image_files(path), key=lambda file: natural_key(file.relative_to(path).as_posix()))
+    stems = Counter((file.parent, file.stem) for file in files)
+    ids = {}
+    for file in files:
+        # Two files may differ in suffix only.
+        name = file.stem if stems[file.parent, file.stem] == 1 else f"{file.stem}-{file.suffix[1:]}"
+        ids[file] = "-".join((*file.relative_to(path).parts[:-1], name))
+    first_copies = _first_copies(files)
+    return [
+        Case(
+            id=ids[file],
+            patient=ids[first_copies[file]],
+            cohort=file.parent.name,
+            images={options.modality or DEFAULT_MODALITY: ImageStack((file,))},
+            label=None,
+            scheme=options.scheme or label_scheme("whole-lesion"),
+            grade=file.parent.name,
+            format="image-folder",
+        )
+        for file in files
+    ]
+
+
+def _image_files(path: Path) -> list[Path]:
+    return [
+        file
+        for file in walk_files(path, max_depth=_MAX_DEPTH)
+        if file.suffix.lower() in IMAGE_SUFFIXES and file.parent != path and file.is_file()
+    ]
+
+
+def _first_copies(files: Sequence[Path]) -> dict[Path, Path]:
+    """Every file to the first byte-identical one. Only files of equal size are read."""
+    by_size: defaultdict[int, list[Path]] = defaultdict(list)
+    for file in files:
+        by_size[file.stat().st_size].append(file)
+    firsts: dict[bytes, Path] = {}
+    result = {file: file for file in files}
+    for file in (file for alike in by_size.values() if len(alike) > 1 for file in alike):
+        result[file] = firsts.setdefault(hashlib.sha256(file.read_bytes()).digest(), file)
+    return result
+
+
+READER = Reader("image-folder", "classified images: <class>/<image>.jpg or .png", matches, read)

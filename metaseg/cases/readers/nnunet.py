@@ -1,0 +1,209 @@
+"""Folders with a ``dataset.json``: nnU-Net's raw format and the Medical Segmentation Decathlon.
+
+The Decathlon (Antonelli et al. 2022) lists 4-D files with all modalities; nnU-Net (Isensee et al. 2021) keeps one file
+per channel, ``imagesTr/<case>_0000.nii.gz``, in version 1 with the Decathlon's list, in version 2 without one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metaseg.cases.case import Case, Volume
+from metaseg.cases.labels import LabelScheme, label_scheme
+from metaseg.cases.readers.brats2023 import patient_of
+from metaseg.cases.readers.common import (
+    Reader,
+    ReadOptions,
+    canonical_modality,
+    doubled_files,
+    find_doubled,
+    natural_key,
+    no_images,
+)
+from metaseg.cases.readers.label_names import scheme_from_names
+from metaseg.cases.volumes import NIFTI_SUFFIXES, volume_from_file
+from metaseg.errors import DataError
+
+DESCRIPTION = "dataset.json"
+_PARTS = ("imagesTr", "imagesTs")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Files of one case, before it is known whether they exist."""
+
+    case_id: str
+    images: tuple[Path, ...]
+    label: Path | None
+
+
+def matches(path: Path) -> bool:
+    """Whether ``path`` holds a ``dataset.json``, or is one of the image folders beside one."""
+    return (_root(path) / DESCRIPTION).is_file()
+
+
+def read(path: Path, options: ReadOptions) -> list[Case]:
+    """Make the labelled cases; ``imagesTs`` is read when it is given as ``path`` or when nothing else is there.
+
+    Raises:
+        DataError: ``dataset.json`` cannot be understood, or in strict mode a case has no image.
+    """
+    root = _root(path)
+    description = _Description.load(root / DESCRIPTION)
+    parts = (path.name,) if path.name in _PARTS else _PARTS
+    for part in parts:
+        entries = description.entries(part)
+        if entries:
+            break
+    scheme = options.scheme or description.scheme(required=any(entry.label for entry in entries))
+    cases = [_make_case(entry, description, scheme, options) for entry in entries]
+    return sorted(cases, key=lambda case: natural_key(case.id))
+
+
+def _root(path: Path) -> Path:
+    return path.absolute().parent if path.name in _PARTS else path
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What ``dataset.json`` says."""
+
+    file: Path
+    content: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, file: Path) -> _Description:
+        try:
+            content = json.loads(file.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"the description cannot be read: {error}", where=file, expected="JSON") from error
+        description = cls(file, content if isinstance(content, dict) else {})
+        if not description.channels or not isinstance(description.content.get("labels"), dict):
+            raise DataError(
+                "the description lacks its modalities or labels",
+                where=file,
+                expected="'modality' or 'channel_names', and 'labels', as nnU-Net and the Decathlon write them",
+                remedy="add the entries",
+            )
+        doubled = find_doubled(description.channels)
+        if doubled:
+            raise DataError(
+                f"two channels are {doubled}", where=file, expected="one channel per modality", remedy="rename one"
+            )
+        return description
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Modality names in channel order."""
+        names = self.content.get("channel_names", self.content.get("modality"))
+        if isinstance(names, list):
+            names = dict(enumerate(names))
+        if not isinstance(names, dict):
+            return ()
+        ordered = sorted(names.items(), key=lambda item: natural_key(str(item[0])))
+        return tuple(canonical_modality(str(name)) for _, name in ordered)
+
+    @property
+    def cohort(self) -> str:
+        """The data set's name, such as ``"BRATS"``."""
+        name = self.content.get("name") or re.sub(r"^(Task|Dataset)\d+_", "", self.file.absolute().parent.name)
+        return str(name)
+
+    def scheme(self, required: bool) -> LabelScheme:
+        """The label scheme that the label names tell; without labels to read, any will do."""
+        try:
+            return scheme_from_names(self.content["labels"], self.file)
+        except DataError:
+            if required:
+                raise
+            return label_scheme("brats2023")
+
+    def entries(self, part: str) -> list[_Entry]:
+        """The cases of ``imagesTr`` or ``imagesTs``, in whichever way the description lists them."""
+        listed = self.content.get("training" if part == "imagesTr" else "test")
+        named = self.content.get("dataset")
+        if part == "imagesTr" and isinstance(named, dict):
+            return [self._named_entry(case_id, entry) for case_id, entry in named.items()]
+        if isinstance(listed, list) and listed:
+            return [self._listed_entry(entry) for entry in listed]
+        return self._found_entries(part)
+
+    def _named_entry(self, case_id: str, entry: object) -> _Entry:
+        if not isinstance(entry, dict) or not isinstance(entry.get("images"), list):
+            raise self._malformed(entry)
+        images = tuple(self.file.parent / str(image) for image in entry["images"])
+        return _Entry(case_id, images, self.file.parent / str(entry["label"]) if entry.get("label") else None)
+
+    def _listed_entry(self, entry: object) -> _Entry:
+        record = {"image": entry} if isinstance(entry, str) else entry
+        if not isinstance(record, dict) or not isinstance(record.get("image"), str):
+            raise self._malformed(entry)
+        image = self.file.parent / record["image"]
+        stem, suffix = _split_name(image.name)
+        images: tuple[Path, ...] = (image,)
+        # nnU-Net's version 1 lists <case>.nii.gz, but keeps <case>_0000.nii.gz and so on.
+        if not image.exists():
+            split = tuple(image.with_name(f"{stem}_{index:04}{suffix}") for index in range(len(self.channels)))
+            images = split if any(file.exists() for file in split) else images
+        return _Entry(stem, images, self.file.parent / record["label"] if record.get("label") else None)
+
+    def _found_entries(self, part: str) -> list[_Entry]:
+        suffix = str(self.content.get("file_ending", ".nii.gz"))
+        pattern = re.compile(rf"(?P<case>.+)_\d{{4}}{re.escape(suffix)}")
+        folder = self.file.parent / part
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        matched = (pattern.fullmatch(name) for name in names if not name.startswith("."))
+        labels = self.file.parent / part.replace("images", "labels")
+        return [
+            _Entry(
+                case_id,
+                tuple(folder / f"{case_id}_{index:04}{suffix}" for index in range(len(self.channels))),
+                labels / f"{case_id}{suffix}",
+            )
+            for case_id in dict.fromkeys(match["case"] for match in matched if match)
+        ]
+
+    def _malformed(self, entry: object) -> DataError:
+        return DataError(
+            f"the description lists a case as {entry!r}", where=self.file, expected='{"image": ..., "label": ...}'
+        )
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    for suffix in sorted(NIFTI_SUFFIXES, key=len, reverse=True):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)], name[-len(suffix) :]
+    path = Path(name)
+    return path.stem, path.suffix
+
+
+def _make_case(entry: _Entry, description: _Description, scheme: LabelScheme, options: ReadOptions) -> Case:
+    channels = description.channels
+    if len(entry.images) == len(channels):
+        images: dict[str, Volume] = {
+            name: volume_from_file(file) for name, file in zip(channels, entry.images, strict=True) if file.exists()
+        }
+    elif len(entry.images) == 1:
+        (file,) = entry.images
+        images = {name: volume_from_file(file, index) for index, name in enumerate(channels)} if file.exists() else {}
+    else:
+        raise doubled_files(entry.case_id, f"one of {len(channels)} channels", entry.images)
+    if not images and options.strict:
+        raise no_images(entry.case_id, entry.images[0])
+    return Case(
+        id=entry.case_id,
+        patient=patient_of(entry.case_id),
+        cohort=description.cohort,
+        images=images,
+        label=volume_from_file(entry.label) if entry.label and entry.label.exists() else None,
+        scheme=scheme,
+        format="nnunet",
+    )
+
+
+READER = Reader("nnunet", "nnU-Net raw or Medical Segmentation Decathlon: a dataset.json with imagesTr", matches, read)

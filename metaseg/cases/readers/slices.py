@@ -1,0 +1,188 @@
+"""2-D slices listed in an ``index.csv``.
+
+Columns: ``patient_id`` (or ``patient``), ``image``, ``mask``, ``class``; optional ``slice_id`` (or ``slice``),
+``modality``, ``pixel_mm``. Paths are relative to the table. Without an ``image`` column, the files are
+``images/<slice_id>.*`` and ``masks/<slice_id>.*``. A slice in several modalities is one row for each, with one
+``slice_id``.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from metaseg.cases.case import Case, Volume
+from metaseg.cases.labels import WHOLE_LESION, LabelScheme, label_scheme
+from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, doubled_files
+from metaseg.cases.readers.slice_groups import SliceRecord, group_slices
+from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack, image_size
+from metaseg.errors import DataError
+
+INDEX = "index.csv"
+DEFAULT_MODALITY = "t1ce"
+_ALIASES = {"patient": "patient_id", "slice": "slice_id"}
+
+
+def matches(path: Path) -> bool:
+    """Whether ``path`` holds an ``index.csv``."""
+    return (path / INDEX).is_file()
+
+
+def read(path: Path, options: ReadOptions) -> list[Case]:
+    """Make one case per patient from the table.
+
+    Raises:
+        DataError: The table is unreadable or lacks columns, or a listed image is missing (in strict mode).
+    """
+    table = path / INDEX
+    records: list[SliceRecord] = []
+    unreadable: dict[str, list[str]] = {}
+    for number, row in enumerate(_read_rows(table), start=2):
+        try:
+            records.append(_record(row, number, table, options))
+        except DataError as error:
+            if options.strict:
+                raise
+            unreadable.setdefault(row.get("patient_id", ""), []).append(str(error.where))
+    scheme = options.scheme or label_scheme("whole-lesion")
+    cases = []
+    for case_id, members in group_slices(records).items():
+        extra = {"unreadable": ", ".join(unreadable[members[0].patient])} if members[0].patient in unreadable else {}
+        cases.append(_make_case(case_id, members, scheme, table, extra))
+    return cases
+
+
+def _read_rows(table: Path) -> list[dict[str, str]]:
+    """Rows of the table with canonical column names and no spaces around values."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            columns = {_ALIASES.get(name.strip().lower(), name.strip().lower()) for name in reader.fieldnames or ()}
+            rows = [_tidy(row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"the table cannot be read: {error}", where=table, expected="a CSV file in UTF-8") from error
+    if "patient_id" not in columns or not columns & {"image", "slice_id"}:
+        raise DataError(
+            f"the table has the columns {', '.join(sorted(columns)) or '(none)'}",
+            where=table,
+            expected="patient_id, image, mask, class (optional: slice_id, modality, pixel_mm)",
+            remedy="name the patient of every slice: splits must keep a patient's slices together",
+        )
+    if not rows:
+        raise DataError("the table has no rows", where=table, expected="one row per slice")
+    return rows
+
+
+def _tidy(row: Mapping[str | None, str | list[str] | None]) -> dict[str, str]:
+    tidy = {}
+    for name, value in row.items():
+        if name is not None and not isinstance(value, list):
+            key = name.strip().lower()
+            tidy[_ALIASES.get(key, key)] = (value or "").strip()
+    return tidy
+
+
+def _record(row: Mapping[str, str], number: int, table: Path, options: ReadOptions) -> SliceRecord:
+    if not row["patient_id"]:
+        raise DataError(f"row {number} names no patient", where=table, remedy="fill in patient_id")
+    image = _listed_file(row, "image", "images", table.parent)
+    if image is None:
+        raise DataError(f"row {number} names no image that is there", where=table, remedy="fill in the column image")
+    width, height = image_size(image)
+    return SliceRecord(
+        patient=row["patient_id"],
+        kind=row.get("class", ""),
+        shape=(height, width),
+        image=image,
+        mask=_listed_file(row, "mask", "masks", table.parent),
+        modality=canonical_modality(row.get("modality") or options.modality or DEFAULT_MODALITY),
+        slice_id=row.get("slice_id") or image.stem,
+        pixel_mm=_pixel_size(row.get("pixel_mm", ""), number, table),
+    )
+
+
+def _listed_file(row: Mapping[str, str], column: str, folder: str, base: Path) -> Path | None:
+    """The file of a row: as listed, or by the slice's name in the folder of its kind."""
+    if column in row:
+        return base / row[column] if row[column] else None
+    candidates = (base / folder / f"{row.get('slice_id', '')}{suffix}" for suffix in IMAGE_SUFFIXES)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _pixel_size(text: str, number: int, table: Path) -> float | None:
+    if not text:
+        return None
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < 100:
+        raise DataError(f"row {number}: pixel_mm is '{text}'", where=table, expected="the edge of a pixel in mm")
+    return size
+
+
+def _make_case(
+    case_id: str, records: Sequence[SliceRecord], scheme: LabelScheme, table: Path, extra: Mapping[str, str]
+) -> Case:
+    by_modality: dict[str, dict[str, SliceRecord]] = {}
+    for record in records:
+        slices = by_modality.setdefault(record.modality, {})
+        if record.slice_id in slices:
+            files = (slices[record.slice_id].image, record.image)
+            raise doubled_files(case_id, f"slice {record.slice_id} in {record.modality}", files)
+        slices[record.slice_id] = record
+    first = next(iter(by_modality.values()))
+    for modality, slices in by_modality.items():
+        lacking = first.keys() ^ slices.keys()
+        if lacking:
+            raise DataError(
+                f"case {case_id}: slice {min(lacking)} is not there in every modality ({', '.join(by_modality)})",
+                where=table,
+                expected="one row per slice and modality",
+                remedy="add the rows, or leave the slice out",
+            )
+        by_modality[modality] = {name: slices[name] for name in first}
+    pixel_mm = records[0].pixel_mm
+    images: dict[str, Volume] = {
+        modality: ImageStack(tuple(record.image for record in slices.values()), pixel_mm)
+        for modality, slices in by_modality.items()
+    }
+    kind = records[0].kind
+    return Case(
+        id=case_id,
+        patient=records[0].patient,
+        cohort=kind or "unknown",
+        images=images,
+        label=_label(case_id, list(by_modality.values()), scheme, table),
+        scheme=scheme,
+        grade=kind or None,
+        format="slices",
+        extra=extra,
+    )
+
+
+def _label(
+    case_id: str, by_modality: Sequence[Mapping[str, SliceRecord]], scheme: LabelScheme, table: Path
+) -> ImageStack | None:
+    """The stack of masks; a slice's mask may stand in the row of any of its modalities."""
+    masks: list[Path] = []
+    without: list[str] = []
+    for name in by_modality[0]:
+        mask = next((slices[name].mask for slices in by_modality if slices[name].mask), None)
+        if mask is None:
+            without.append(name)
+        else:
+            masks.append(mask)
+    if masks and without:
+        raise DataError(
+            f"case {case_id}: slice {without[0]} has no mask, though others of the patient have one",
+            where=table,
+            expected="a mask for all slices of a patient, or for none",
+            remedy="give slices without tumour an empty mask, and slices that nobody outlined another patient_id",
+        )
+    pixel_mm = next(iter(by_modality[0].values())).pixel_mm
+    return ImageStack(tuple(masks), pixel_mm, binary=scheme.space is WHOLE_LESION) if masks else None
+
+
+READER = Reader("slices", "2-D slices: a table index.csv with columns patient_id, image, mask, class", matches, read)

@@ -1,0 +1,305 @@
+"""Patient-level splits: every case of a patient falls into the same part.
+
+A split that puts two slices or two time points of one patient on both sides makes figures look better than they are.
+Here that cannot be built, loaded or used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from metaseg.cases.case import Case
+from metaseg.errors import DataError, UsageError
+
+DEFAULT_PARTS: Mapping[str, float] = {"train": 0.7, "val": 0.15, "test": 0.15}
+Stratify = Literal["cohort", "grade", "site"]
+
+_FORMAT, _VERSION = "metaseg-split", 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which case is in which part.
+
+    Attributes:
+        seed: Seed it was drawn with.
+        stratify: Property of the cases whose shares are alike in all parts, or None.
+        parts: Part name to case ids. The parts of a cross-validation are ``"fold-0"``, ``"fold-1"`` and so on.
+        patients: Case id to patient, for every case of the parts.
+
+    Raises:
+        DataError: A case is in two parts, a patient is in two parts, or a case has no patient.
+    """
+
+    seed: int
+    stratify: str | None
+    parts: Mapping[str, tuple[str, ...]]
+    patients: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        _check_parts(self.parts, self.patients, None)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Split:
+        """Read a split that :meth:`save` wrote.
+
+        Raises:
+            DataError: The file is missing, not of this kind, of a newer version, or holds an invalid split.
+        """
+        content = _read_json(Path(path))
+        try:
+            seed, stratify = int(content["seed"]), content["stratify"]
+            parts = {str(name): tuple(str(case) for case in cases) for name, cases in content["parts"].items()}
+            patients = {str(case): str(patient) for case, patient in content["patients"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _malformed(Path(path), f"the split lacks or garbles {error}") from error
+        _check_parts(parts, patients, Path(path))
+        return cls(seed, stratify, parts, patients)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the split as JSON; an existing file is replaced whole or not at all."""
+        path = Path(path)
+        content = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "seed": self.seed,
+            "stratify": self.stratify,
+            "parts": {name: list(cases) for name, cases in self.parts.items()},
+            "patients": dict(self.patients),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def select(self, cases: Sequence[Case], part: str) -> list[Case]:
+        """The cases of a part, in the split's order.
+
+        Raises:
+            UsageError: There is no such part.
+            DataError: A case of the split is not among ``cases``, two of them have one id, or one is another patient's
+                than the split says.
+        """
+        if part not in self.parts:
+            raise UsageError(f"the split has no part '{part}'", expected="one of " + ", ".join(self.parts))
+        by_id = {case.id: case for case in cases}
+        if len(by_id) < len(cases):
+            raise DataError("two cases of the data have one id", expected="unique ids", remedy="read the data again")
+        absent = [case_id for case_id in self.parts[part] if case_id not in by_id]
+        if absent:
+            raise DataError(
+                f"{len(absent)} of {len(self.parts[part])} cases of part '{part}' are not in the data: {_some(absent)}",
+                expected="the data set that the split was made for",
+                remedy="make a new split, or give the right data",
+            )
+        # All parts are compared, since a patient's other cases may stand in another part.
+        for case_id, patient in self.patients.items():
+            if case_id in by_id and by_id[case_id].patient != patient:
+                raise DataError(
+                    f"case {case_id} is of patient {by_id[case_id].patient}, but of {patient} in the split",
+                    where=by_id[case_id].files[0].parent if by_id[case_id].files else None,
+                    expected="the data set that the split was made for",
+                    remedy="make a new split: with these patients the parts may overlap",
+                )
+        return [by_id[case_id] for case_id in self.parts[part]]
+
+    def fold(self, index: int) -> Split:
+        """One turn of a cross-validation: part ``"test"`` is the fold, ``"train"`` all others.
+
+        Raises:
+            UsageError: The split has no such fold.
+        """
+        held_out = f"fold-{index}"
+        if held_out not in self.parts:
+            raise UsageError(f"the split has no part '{held_out}'", expected="one of " + ", ".join(self.parts))
+        train = sorted(case for name, cases in self.parts.items() if name != held_out for case in cases)
+        return Split(self.seed, self.stratify, {"train": tuple(train), "test": self.parts[held_out]}, self.patients)
+
+
+def read_split(path: str | os.PathLike[str]) -> Split:
+    """Read a split file; see :meth:`Split.load`."""
+    return Split.load(path)
+
+
+def make_split(
+    cases: Sequence[Case],
+    parts: Mapping[str, float] | None = None,
+    folds: int | None = None,
+    seed: int = 0,
+    stratify: Stratify | None = "cohort",
+) -> Split:
+    """Draw a split by patients.
+
+    The same cases and seed give the same split, whatever the order of ``cases``.
+
+    Args:
+        cases: The cases.
+        parts: Part name to share of the patients (shares sum to 1), or to number of patients (whole numbers that sum to
+            the number of patients). Default: train 0.7, val 0.15, test 0.15.
+        folds: Number of folds of a cross-validation, instead of ``parts``.
+        seed: Seed of the draw.
+        stratify: Property whose shares are kept alike in all parts as far as whole patients allow.
+
+    Returns:
+        A split in which every case is in one part, and no part is empty.
+
+    Raises:
+        UsageError: ``parts`` or ``folds`` makes no sense.
+        DataError: There are fewer patients than parts, or two cases have one id.
+    """
+    patients = _cases_by_patient(cases)
+    wanted = _patients_per_part(parts, folds, len(patients))
+    rng = np.random.default_rng(seed)
+    in_parts: dict[str, list[str]] = {name: [] for name in wanted}
+    taken = dict.fromkeys(wanted, 0)
+    for position, patient in enumerate(_shuffled_by_stratum(patients, stratify, rng), start=1):
+        # The part that is furthest behind its share takes the next patient, within each stratum as over all.
+        behind = {
+            name: position * count / len(patients) - taken[name]
+            for name, count in wanted.items()
+            if taken[name] < count
+        }
+        name = max(behind, key=lambda part: behind[part])
+        taken[name] += 1
+        in_parts[name].extend(case.id for case in patients[patient])
+    return Split(
+        seed=seed,
+        stratify=stratify,
+        parts={name: tuple(sorted(ids)) for name, ids in in_parts.items()},
+        patients={case.id: case.patient for case in sorted(cases, key=lambda case: case.id)},
+    )
+
+
+def _check_parts(parts: Mapping[str, Sequence[str]], patients: Mapping[str, str], where: Path | None) -> None:
+    """Check that every case and every patient is in one part only."""
+    part_of_case: dict[str, str] = {}
+    part_of_patient: dict[str, str] = {}
+    for part, cases in parts.items():
+        for case_id in cases:
+            if case_id in part_of_case:
+                raise DataError(
+                    f"case {case_id} is there twice: in '{part_of_case[case_id]}' and '{part}'",
+                    where=where,
+                    expected="every case once",
+                    remedy="make a new split",
+                )
+            part_of_case[case_id] = part
+            if case_id not in patients:
+                raise DataError(f"case {case_id} has no patient", where=where, remedy="make a new split")
+            other = part_of_patient.setdefault(patients[case_id], part)
+            if other != part:
+                raise DataError(
+                    f"patient {patients[case_id]} is in two parts, '{other}' and '{part}'",
+                    where=where,
+                    expected="all cases of a patient in one part",
+                    remedy="make a new split: figures on this one would look better than they are",
+                )
+
+
+def _cases_by_patient(cases: Sequence[Case]) -> dict[str, list[Case]]:
+    if len({case.id for case in cases}) < len(cases):
+        raise DataError("two cases have one id", expected="unique ids", remedy="split one data set at a time")
+    patients: defaultdict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        patients[case.patient].append(case)
+    return dict(sorted(patients.items()))
+
+
+def _shuffled_by_stratum(
+    patients: Mapping[str, Sequence[Case]], stratify: Stratify | None, rng: np.random.Generator
+) -> list[str]:
+    """The patients in random order within each stratum, stratum after stratum."""
+    strata: defaultdict[str, list[str]] = defaultdict(list)
+    for patient, cases in patients.items():
+        # A patient with cases of two kinds belongs to a stratum of its own kind.
+        kinds = {str(getattr(case, stratify)) for case in cases} if stratify else {""}
+        strata["+".join(sorted(kinds))].append(patient)
+    return [str(patient) for _, members in sorted(strata.items()) for patient in rng.permutation(np.array(members))]
+
+
+def _patients_per_part(parts: Mapping[str, float] | None, folds: int | None, patients: int) -> dict[str, int]:
+    """Number of patients per part: the shares by largest remainder, at least one each."""
+    shares = _shares(parts, folds)
+    if patients < len(shares):
+        raise DataError(
+            f"{patients} patients cannot fill {len(shares)} parts ({', '.join(shares)})",
+            expected="at least one patient per part",
+            remedy="use fewer parts or more patients",
+        )
+    if all(isinstance(share, int) for share in shares.values()):
+        if sum(shares.values()) != patients:
+            raise UsageError(
+                f"the parts ask for {sum(shares.values())} patients, the data has {patients}",
+                remedy="give numbers that sum to the number of patients, or shares that sum to 1",
+            )
+        return {name: int(share) for name, share in shares.items()}
+    exact = {name: share * patients for name, share in shares.items()}
+    # The small tolerance keeps 0.6 * 335 = 200.99999999999997 at 201.
+    counts = {name: max(1, int(value + 1e-9)) for name, value in exact.items()}
+    while sum(counts.values()) != patients:
+        step = 1 if sum(counts.values()) < patients else -1
+        movable = [name for name in counts if step > 0 or counts[name] > 1]
+        counts[max(movable, key=lambda name: step * (exact[name] - counts[name]))] += step
+    return counts
+
+
+def _shares(parts: Mapping[str, float] | None, folds: int | None) -> Mapping[str, float]:
+    if folds is not None:
+        if parts is not None:
+            raise UsageError("both parts and folds are given", expected="one of them")
+        if folds < 2:
+            raise UsageError(f"{folds} folds are asked for", expected="at least 2")
+        return {f"fold-{index}": 1 / folds for index in range(folds)}
+    shares = DEFAULT_PARTS if parts is None else parts
+    whole = all(isinstance(share, int) for share in shares.values())
+    if (
+        not shares
+        or not all(share > 0 for share in shares.values())
+        or not (whole or abs(sum(shares.values()) - 1) < 1e-6)
+    ):
+        raise UsageError(
+            f"the parts are {dict(shares)}", expected="shares above 0 that sum to 1, or whole numbers of patients"
+        )
+    return shares
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(
+            "the split file does not exist", where=path, remedy="make one with 'metaseg data split'"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise _malformed(path, f"the split file cannot be read: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise _malformed(path, "this is no split file")
+    if content.get("version") != _VERSION:
+        raise DataError(
+            f"the split file is of version {content.get('version')}",
+            where=path,
+            expected=f"version {_VERSION}",
+            remedy="make it again with this version of metaseg",
+        )
+    return content
+
+
+def _malformed(path: Path, found: str) -> DataError:
+    return DataError(
+        found, where=path, expected="a file that make_split and Split.save wrote", remedy="make a new split"
+    )
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

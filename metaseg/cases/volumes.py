@@ -1,0 +1,360 @@
+"""Volumes on disk: NIfTI files, stacks of 2-D image files, and Cheng's MATLAB files.
+
+Each class implements :class:`metaseg.cases.case.Volume`. All are immutable, hashable and picklable; they hold paths,
+never voxels, and turn whatever a file library raises into a :class:`~metaseg.errors.DataError` that names the file.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+import h5py
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError
+from nibabel.wrapstruct import WrapStructError
+from PIL import Image
+
+from metaseg.cases.case import Volume
+from metaseg.cases.geometry import Geometry
+from metaseg.errors import DataError
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii", ".nii.bz2")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_LOSSY_FORMATS = {"JPEG", "MPO"}
+_GZIP_MAGIC, _BZIP2_MAGIC = b"\x1f\x8b", b"BZh"
+# Everything that the file libraries raise for files that are damaged or of another kind.
+_FILE_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    SyntaxError,
+    KeyError,
+    zlib.error,
+    struct.error,
+    Image.DecompressionBombError,
+    ImageFileError,
+    HeaderDataError,
+    HeaderTypeError,
+    WrapStructError,
+)
+# The larger of the two NIfTI headers; enough to tell shape, number type and orientation.
+_HEADER_BYTES = 540
+
+
+@dataclass(frozen=True)
+class NiftiVolume:
+    """A NIfTI-1 or NIfTI-2 file, plain or compressed with gzip or bzip2 (told by its content, not its name).
+
+    Attributes:
+        path: The file.
+        channel: Which volume of a 4-D file, counted from 0; None for a 3-D file.
+    """
+
+    path: Path
+    channel: int | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
+
+    def geometry(self) -> Geometry:
+        """The grid, from the first bytes of the file.
+
+        Raises:
+            DataError: The file is missing, no NIfTI file, without a usable orientation, or of the wrong dimensions.
+        """
+        with _reading(self.path, "NIfTI file"), _open_plain(self.path) as stream:
+            start = stream.read(_HEADER_BYTES)
+            header = _nifti_class(start).header_class(start[: _header_size(start)])
+            shape, affine = header.get_data_shape(), header.get_best_affine()
+        self._check_dimensions(shape)
+        directions = affine[:3, :3]
+        if not np.all(np.isfinite(affine)) or abs(np.linalg.det(directions)) < 1e-12:
+            raise DataError(
+                "the NIfTI header holds no usable orientation",
+                where=self.path,
+                expected="a finite, invertible voxel-to-world matrix",
+                remedy="write the file again with a valid sform or qform",
+            )
+        return Geometry.from_affine((*shape, 1)[:3], affine)
+
+    def read(self) -> np.ndarray:
+        """The voxels ``(slices, height, width)`` in the file's number type (``float64`` if the header scales them).
+
+        Raises:
+            DataError: The file is missing, truncated, damaged or holds colours or complex numbers.
+        """
+        geometry = self.geometry()
+        with _reading(self.path, "NIfTI file"):
+            if self.channel is None:
+                content = _read_plain(self.path)
+            else:
+                state = self.path.stat()
+                content = _read_plain_cached(self.path, state.st_mtime_ns, state.st_size)
+            image = _nifti_class(content).from_bytes(content)
+            self._check_content(image.header, len(content))
+            array = np.asanyarray(image.dataobj if self.channel is None else image.dataobj[..., self.channel])
+        array = array.reshape(geometry.shape)
+        return geometry.to_canonical(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+    def _check_dimensions(self, shape: tuple[int, ...]) -> None:
+        channels = shape[3] if len(shape) == 4 else 1
+        expected = None
+        if len(shape) not in (2, 3, 4) or 0 in shape:
+            expected = "a 3-D image, or a 4-D image with one volume per modality"
+        elif self.channel is None and channels > 1:
+            expected = "a 3-D image"
+        elif self.channel is not None and not 0 <= self.channel < channels:
+            expected = f"at least {self.channel + 1} volumes"
+        if expected:
+            raise DataError(
+                f"the image has shape {tuple(shape)}",
+                where=self.path,
+                expected=expected,
+                remedy="write one 3-D file per modality, or describe a 4-D file in a dataset.json",
+            )
+
+    def _check_content(self, header: nib.Nifti1Header, size: int) -> None:
+        dtype = header.get_data_dtype()
+        if dtype.names is not None or dtype.kind not in "biuf":
+            raise DataError(
+                f"the voxels are of type {dtype}",
+                where=self.path,
+                expected="one real number per voxel",
+                remedy="write a grey-value image",
+            )
+        needed = header.get_data_offset() + int(np.prod(header.get_data_shape(), dtype=np.int64)) * dtype.itemsize
+        if size < needed:
+            raise EOFError(f"it holds {size} of {needed} bytes")
+
+
+@dataclass(frozen=True)
+class ImageStack:
+    """2-D image files of one shape, each a slice.
+
+    Colour and palette images become grey (luminance); transparency is ignored.
+
+    Attributes:
+        paths: The files, in slice order.
+        pixel_mm: Edge of a pixel in mm, or None if unknown.
+        binary: True for masks: the result is 0 or 1 whatever the files use for "inside".
+    """
+
+    paths: tuple[Path, ...]
+    pixel_mm: float | None = None
+    binary: bool = False
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files, in slice order."""
+        return self.paths
+
+    def geometry(self) -> Geometry:
+        """The grid, from the first file's header.
+
+        Raises:
+            DataError: The file is missing or no image.
+        """
+        width, height = image_size(self.paths[0])
+        return Geometry.from_stack(len(self.paths), height, width, self.pixel_mm)
+
+    def read(self) -> np.ndarray:
+        """The pixels ``(slices, height, width)``; masks as ``uint8`` 0 and 1.
+
+        Raises:
+            DataError: A file is missing, damaged, of another shape, or a mask of more than two values.
+        """
+        return _stack(self.paths, self._read_slice, self.pixel_mm)
+
+    def _read_slice(self, path: Path) -> np.ndarray:
+        with _reading(path, "image"), Image.open(path) as image:
+            lossy = image.format in _LOSSY_FORMATS
+            is_grey = image.mode in ("1", "L", "F") or image.mode.startswith("I")
+            array = np.asarray(image if is_grey else image.convert("L"))
+        if self.binary:
+            return _as_mask(array, path, lossy)
+        return array.astype(np.uint8 if array.dtype == bool else array.dtype.newbyteorder("="), copy=False)
+
+
+@dataclass(frozen=True)
+class MatStack:
+    """One field of Cheng's MATLAB v7.3 files (figshare 1512427), each a slice.
+
+    Attributes:
+        paths: The ``.mat`` files, in slice order.
+        field: Name inside the structure ``cjdata``: ``"image"`` or ``"tumorMask"``.
+    """
+
+    paths: tuple[Path, ...]
+    field: str
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files, in slice order."""
+        return self.paths
+
+    def geometry(self) -> Geometry:
+        """The grid, from the first file. The files hold no pixel size.
+
+        Raises:
+            DataError: The file is missing or not of this kind.
+        """
+        with open_cheng_mat(self.paths[0]) as record:
+            width, height = record[self.field].shape
+        return Geometry.from_stack(len(self.paths), height, width)
+
+    def read(self) -> np.ndarray:
+        """The pixels ``(slices, height, width)`` in the files' number type.
+
+        Raises:
+            DataError: A file is missing, damaged, not of this kind or of another shape.
+        """
+        return _stack(self.paths, self._read_slice, None)
+
+    def _read_slice(self, path: Path) -> np.ndarray:
+        with open_cheng_mat(path) as record:
+            # MATLAB stores columns first, so that HDF5 shows the transpose.
+            array: np.ndarray = record[self.field][()].T
+        return array
+
+
+def volume_from_file(path: Path, channel: int | None = None) -> Volume:
+    """The volume of one file by its suffix: NIfTI, or a 2-D image as a single slice.
+
+    Raises:
+        DataError: The suffix is of neither kind.
+    """
+    if path.name.lower().endswith(NIFTI_SUFFIXES):
+        return NiftiVolume(path, channel)
+    if path.suffix.lower() in IMAGE_SUFFIXES and channel is None:
+        return ImageStack((path,))
+    raise DataError(
+        f"cannot read files named {path.suffix or path.name}",
+        where=path,
+        expected=", ".join(NIFTI_SUFFIXES + IMAGE_SUFFIXES),
+        remedy="convert the file to .nii.gz",
+    )
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of a 2-D image file in pixels, from its header.
+
+    Raises:
+        DataError: The file is missing or no image.
+    """
+    with _reading(path, "image"), Image.open(path) as image:
+        return image.size
+
+
+@contextmanager
+def open_cheng_mat(path: Path) -> Iterator[h5py.Group]:
+    """Open the structure ``cjdata`` of one of Cheng's MATLAB files.
+
+    Raises:
+        DataError: The file is missing, damaged or not of this kind, also while it is being read in the ``with`` body.
+    """
+    with _reading(path, "MATLAB v7.3 file"), h5py.File(path, "r") as file:
+        if "cjdata" not in file:
+            raise KeyError("it has no structure 'cjdata'")
+        yield file["cjdata"]
+
+
+@contextmanager
+def _reading(path: Path, kind: str) -> Iterator[None]:
+    """Turn what file libraries raise for missing or damaged files into a DataError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"the {kind} does not exist", where=path, remedy="check the path, or get it again") from error
+    except _FILE_ERRORS as error:
+        reason = str(error).strip("\"'") or type(error).__name__
+        raise DataError(
+            f"the {kind} cannot be read: {reason}",
+            where=path,
+            expected=f"an intact {kind}",
+            remedy="copy or download it again, or leave the case out",
+        ) from error
+
+
+def _stack(paths: Sequence[Path], read_slice: Callable[[Path], np.ndarray], pixel_mm: float | None) -> np.ndarray:
+    """Read slices ``(height, width)`` of one shape and bring their stack to the canonical frame."""
+    slices: list[np.ndarray] = []
+    for path in paths:
+        array = read_slice(path)
+        if slices and array.shape != slices[0].shape:
+            raise DataError(
+                f"the slice has shape {array.shape} (height, width)",
+                where=path,
+                expected=f"{slices[0].shape}, as the slices before it",
+                remedy="put slices of another shape into a case of their own",
+            )
+        slices.append(array)
+    geometry = Geometry.from_stack(len(slices), *slices[0].shape, pixel_mm)
+    return geometry.to_canonical(np.stack(slices).transpose(2, 1, 0))
+
+
+def _as_mask(array: np.ndarray, path: Path, lossy: bool) -> np.ndarray:
+    """Bring a mask image to 0 and 1 (``uint8``)."""
+    if lossy:
+        # JPEG smears the two values of a mask; half way between them is the outline.
+        return (array > 127).astype(np.uint8)
+    inside = np.unique(array[array != 0])
+    if inside.size > 1:
+        raise DataError(
+            f"the mask holds {inside.size + 1} different values",
+            where=path,
+            expected="two: 0 outside, and one other value inside",
+            remedy="write the mask as a 1-bit or 0/255 image",
+        )
+    return (array != 0).astype(np.uint8)
+
+
+def _nifti_class(start: bytes) -> type[nib.Nifti1Image]:
+    """NIfTI-1 or NIfTI-2 by the header's own size field, in either byte order."""
+    return nib.Nifti2Image if _header_size(start) == 540 else nib.Nifti1Image
+
+
+def _header_size(start: bytes) -> int:
+    if len(start) < 352:
+        raise EOFError(f"it holds only {len(start)} bytes")
+    for order in "<>":
+        (size,) = struct.unpack(order + "i", start[:4])
+        if size in (348, 540):
+            return int(size)
+    raise ValueError("it does not begin with a NIfTI header")
+
+
+def _open_plain(path: Path) -> IO[bytes]:
+    """Open a file for reading, decompressed if its first bytes say so."""
+    with path.open("rb") as stream:
+        magic = stream.read(3)
+    if magic.startswith(_GZIP_MAGIC):
+        return gzip.open(path)  # type: ignore[return-value]
+    return bz2.open(path) if magic == _BZIP2_MAGIC else path.open("rb")
+
+
+def _read_plain(path: Path) -> bytes:
+    """The whole file, decompressed; reading it at once is several times faster than in pieces."""
+    content = path.read_bytes()
+    if content.startswith(_GZIP_MAGIC):
+        return gzip.decompress(content)
+    return bz2.decompress(content) if content.startswith(_BZIP2_MAGIC) else content
+
+
+@lru_cache(maxsize=1)
+def _read_plain_cached(path: Path, modified: int, size: int) -> bytes:
+    """The last 4-D file read: its modalities are read one after the other."""
+    return _read_plain(path)
