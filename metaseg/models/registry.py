@@ -1,0 +1,231 @@
+"""The segmentation networks by name, built ready for any image size."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from torch import nn
+from torchvision.models import WeightsEnum
+
+from metaseg.errors import MetasegError, UsageError
+from metaseg.models.padding import PadToStride
+from metaseg.models.weights import WeightReport, load_weights, read_tensors
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageNetWeights:
+    """Where a network's encoder finds torchvision's ImageNet weights.
+
+    Attributes:
+        title: The encoder's name, for messages.
+        weights: torchvision's entry, with address and checksum.
+        marker: A key of torchvision's file starts with this, one of ours never does.
+        translate: Brings torchvision's state dict to the keys of the bare network, its second argument.
+    """
+
+    title: str
+    weights: WeightsEnum
+    marker: str
+    translate: Callable[[Mapping[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]]
+
+    def fetch(self) -> Mapping[str, torch.Tensor]:
+        """Download the weights, or take them from torch's cache.
+
+        Raises:
+            MetasegError: The download failed or its checksum is wrong.
+        """
+        try:
+            return self.weights.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
+        except (OSError, RuntimeError) as error:
+            raise MetasegError(
+                f"could not get the ImageNet weights of {self.title} ({error})",
+                where=self.weights.url,
+                expected="a connection to that address, or the file in torch's cache",
+                remedy="download it where there is a connection and give the file's path as the weights "
+                "(--weights FILE), or start without (--weights none)",
+            ) from error
+
+
+@dataclass(frozen=True)
+class SegmenterEntry:
+    """One registered network.
+
+    Attributes:
+        name: As in ``--model``.
+        help: One line for the user.
+        citation: The papers to cite.
+        build: Takes the numbers of modalities and classes and the options.
+        options: Names, types and defaults of the options.
+        imagenet: ImageNet weights of its encoder, where there are any.
+    """
+
+    name: str
+    help: str
+    citation: str
+    build: Callable[..., PadToStride]
+    options: type[BaseModel]
+    imagenet: ImageNetWeights | None
+
+    def validated(self, options: Mapping[str, object]) -> BaseModel:
+        """All options with defaults filled in.
+
+        Raises:
+            UsageError: An option is unknown or has a wrong value.
+        """
+        try:
+            return self.options(**options)
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+            fields = self.options.model_fields
+            raise UsageError(
+                f"wrong option of network '{self.name}': " + "; ".join(problems),
+                expected=", ".join(f"{name} (default {field.default})" for name, field in fields.items()),
+            ) from error
+
+
+_ENTRIES: dict[str, SegmenterEntry] = {}
+
+
+def segmenter(
+    name: str, *, help: str, citation: str, imagenet: ImageNetWeights | None = None
+) -> Callable[[Callable[..., PadToStride]], Callable[..., PadToStride]]:
+    """Register the decorated builder as a network.
+
+    The builder takes ``in_channels``, ``num_classes`` and options with a default that JSON can hold; their annotations
+    are enforced. It gives a :class:`PadToStride`.
+    """
+
+    def register(build: Callable[..., PadToStride]) -> Callable[..., PadToStride]:
+        hints = get_type_hints(build, include_extras=True)
+        parameters = list(inspect.signature(build).parameters.values())[2:]
+        fields: dict[str, Any] = {
+            parameter.name: (hints[parameter.name], parameter.default) for parameter in parameters
+        }
+        options = create_model(f"{build.__name__}_options", __config__=ConfigDict(extra="forbid"), **fields)
+        _ENTRIES[name] = SegmenterEntry(name, help, citation, build, options, imagenet)
+        return build
+
+    return register
+
+
+def segmenter_names() -> tuple[str, ...]:
+    """Names of all networks, the default first."""
+    return tuple(sorted(_ENTRIES, key=lambda name: (name != "unet", name)))
+
+
+def segmenter_entry(name: str) -> SegmenterEntry:
+    """Look a network up by name.
+
+    Raises:
+        UsageError: There is no such network.
+    """
+    if name not in _ENTRIES:
+        raise UsageError(f"unknown network '{name}'", expected="one of " + ", ".join(segmenter_names()))
+    return _ENTRIES[name]
+
+
+def resolve_options(name: str, options: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """All options of a network, defaults filled in, as JSON holds them: what a model card records.
+
+    Raises:
+        UsageError: There is no such network, or an option is unknown or has a wrong value.
+    """
+    return segmenter_entry(name).validated(options or {}).model_dump(mode="json")
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Draw from a generator of this seed inside, and leave torch's global generator as it was."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would seed the accelerators' generators as well.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def build_segmenter(
+    name: str,
+    in_channels: int,
+    num_classes: int,
+    weights: str | Path = "none",
+    *,
+    seed: int | None = None,
+    adapt_input: bool = False,
+    on_weights: Callable[[WeightReport], object] | None = None,
+    **options: object,
+) -> PadToStride:
+    """Build a segmentation network on the CPU, in training mode.
+
+    Args:
+        name: One of :func:`segmenter_names`.
+        in_channels: Number of modalities.
+        num_classes: Number of classes with the background.
+        weights: ``"none"``; ``"imagenet"`` for torchvision's weights of the encoder; or a file: a metaseg checkpoint,
+            any ``.safetensors``, or a ``.pth`` such as torchvision's own, which is read without unpickling objects.
+        seed: Makes the initialisation reproducible and leaves torch's global generator untouched; None draws from it.
+        adapt_input: Spread a file's first convolution over another number of modalities instead of skipping it. For
+            torchvision's files this is always done.
+        on_weights: Is given the report of what was loaded; without it, the report is logged.
+        **options: The network's own, see :func:`resolve_options` and ``docs/models.md``.
+
+    Returns:
+        A module from ``(batch, modality, height, width)`` of any size to logits ``(batch, class, height, width)``.
+
+    Raises:
+        UsageError: The network or an option is unknown, or the network has no ImageNet weights.
+        DataError: The weights cannot be read or fit less than half of the network.
+        MetasegError: The download of the ImageNet weights failed.
+    """
+    entry = segmenter_entry(name)
+    if in_channels < 1 or num_classes < 1:
+        raise UsageError(
+            f"a network of {in_channels} modalities and {num_classes} classes", expected="at least one of each"
+        )
+    if weights == "imagenet" and entry.imagenet is None:
+        raise UsageError(
+            f"there are no ImageNet weights for network '{name}'",
+            expected="one of " + ", ".join(other for other in segmenter_names() if _ENTRIES[other].imagenet),
+            remedy="choose such a network, or start without (--weights none)",
+        )
+    chosen = entry.validated(options)
+    with _seeded(seed), torch.device("cpu"):
+        # The fields themselves, not model_dump, which would bring nested values to plain dictionaries.
+        model = entry.build(
+            in_channels, num_classes, **{key: getattr(chosen, key) for key in entry.options.model_fields}
+        )
+    if weights != "none":
+        report = _load(model, entry, weights, adapt_input)
+        if on_weights is not None:
+            on_weights(report)
+        else:
+            logger.info("%s", "\n".join(report.lines()))
+    return model
+
+
+def _load(model: PadToStride, entry: SegmenterEntry, weights: str | Path, adapt_input: bool) -> WeightReport:
+    """Load ImageNet weights or a file into a fresh network."""
+    imagenet = entry.imagenet
+    if weights == "imagenet" and imagenet is not None:
+        state, origin = imagenet.fetch(), f"ImageNet weights of {imagenet.title}"
+    else:
+        state, origin = read_tensors(Path(weights)), str(weights)
+    if imagenet is not None and any(key.startswith(imagenet.marker) for key in state):
+        state, adapt_input = imagenet.translate(state, model.net), True
+    return load_weights(model, state, adapt_input=adapt_input, origin=origin)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters, shared ones counted once; buffers such as running statistics are not parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
