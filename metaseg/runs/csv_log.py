@@ -1,0 +1,92 @@
+"""Tables that grow by a row at a time and can be cut back to the step from which a run goes on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from metaseg.errors import RunError
+from metaseg.runs.files import write_text
+
+
+class CsvLog:
+    """A CSV file with a ``step`` column, written a row at a time.
+
+    Rows reach the file at once, so that a killed run keeps them. A run that goes on from an earlier step drops the
+    rows beyond it, and a row cut off by the kill; the file then grows as if the run had never stopped.
+
+    Args:
+        path: The file.
+        columns: Names of the columns; the first is ``"step"``.
+        resume_step: The last step whose rows are kept; None begins the file anew.
+
+    Raises:
+        RunError: The file to go on with has other columns.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], resume_step: int | None = None) -> None:
+        self.columns = tuple(columns)
+        kept = [] if resume_step is None else _rows_up_to(path, self.columns, resume_step)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.columns, *kept])
+        write_text(path, text.getvalue())
+        self._stream: IO[str] = path.open("a", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._stream, lineterminator="\n")
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows; a missing column and NaN become an empty cell, floats keep all their digits.
+
+        Raises:
+            ValueError: A row has a column that the table lacks.
+        """
+        for row in rows:
+            unknown = set(row) - set(self.columns)
+            if unknown:
+                raise ValueError(f"no such column: {', '.join(sorted(unknown))}")
+            self._writer.writerow([cell(row.get(column)) for column in self.columns])
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+def cell(value: Any) -> str:
+    """A value as a cell: the shortest text that gives the same number back; empty for None and NaN."""
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
+        # numpy's numbers as well: a float32 is written as the float that it is.
+        return "" if math.isnan(value) else repr(float(value))
+    return "" if value is None else str(value)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a table as texts; empty if there is no such file."""
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream))
+    except FileNotFoundError:
+        return []
+
+
+def _rows_up_to(path: Path, columns: tuple[str, ...], step: int) -> list[list[str]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"cannot read the table: {error}", where=path, remedy="start again with --overwrite") from error
+    # A last line without its end was cut off by a kill.
+    rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
+    if rows and tuple(rows[0]) != columns:
+        raise RunError(
+            "the table has other columns than this version of metaseg writes",
+            where=path,
+            expected=", ".join(columns),
+            remedy="continue the run with the version that began it, or start again with --overwrite",
+        )
+    return [row for row in rows[1:] if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= step]

@@ -1,0 +1,150 @@
+"""What happens in a run: scalars, pictures and choices, for TensorBoard, for tables and for an audit.
+
+The rule of all logs here: write what belongs to step *n* before the training state of step *n* is saved. A run that
+goes on from that state then drops only what it will write again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from metaseg.runs.csv_log import CsvLog
+from metaseg.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+METRICS_NAME = "metrics.csv"
+METRICS_COLUMNS = ("step", "epoch", "name", "value")
+SELECTION_NAME = "selection.csv"
+
+
+class EventLog:
+    """Scalars in ``metrics.csv`` and TensorBoard, pictures and texts in TensorBoard.
+
+    ``metrics.csv`` has one row a figure: step, epoch, name, value. It holds no times, so that a run which was
+    interrupted and continued has the same file as one which was not.
+
+    Args:
+        run: The run folder.
+        resume_step: The step of the training state from which the run goes on; None for a run that begins.
+    """
+
+    def __init__(self, run: RunFolder, resume_step: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._table = CsvLog(run.path / METRICS_NAME, METRICS_COLUMNS, resume_step)
+        # Without purge_step TensorBoard would draw the steps between the saved state and the interruption twice.
+        purge_step = None if resume_step is None else resume_step + 1
+        self._writer = SummaryWriter(str(run.path), purge_step=purge_step)
+
+    def scalars(self, values: Mapping[str, float], step: int, epoch: int | None = None) -> None:
+        """Record figures of one step, under names such as ``"train/loss"`` or ``"val/dice/ET"``.
+
+        Args:
+            values: Name to figure; NaN leaves the cell empty and TensorBoard out.
+            step: Counted from 0 and never falling.
+            epoch: The epoch, where there is one.
+        """
+        rows = [{"step": step, "epoch": epoch, "name": name, "value": float(value)} for name, value in values.items()]
+        self._table.append(rows)
+        for row in rows:
+            if row["value"] == row["value"]:
+                self._writer.add_scalar(row["name"], row["value"], step)
+
+    def image(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Record a picture.
+
+        Args:
+            name: Its name.
+            picture: ``(height, width, 3)``, ``uint8``.
+            step: The step that it belongs to.
+        """
+        self._writer.add_image(name, picture, step, dataformats="HWC")
+
+    def text(self, name: str, text: str, step: int = 0) -> None:
+        """Record a text, in Markdown."""
+        self._writer.add_text(name, text, step)
+
+    def hyperparameters(self, values: Mapping[str, Any]) -> None:
+        """Record settings as a table."""
+        rows = "\n".join(f"| {name} | `{value}` |" for name, value in values.items())
+        self.text("settings", f"| setting | value |\n|---|---|\n{rows}")
+
+    def flush(self) -> None:
+        """Bring everything to the disk."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Bring everything to the disk and close the files."""
+        self._table.close()
+        self._writer.close()
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One slice that was chosen.
+
+    Attributes:
+        step: The meta-step, or the step of the optimiser.
+        case: Id of the case.
+        patient: Its patient.
+        slice: Index of the slice in the case.
+        task: ``learned`` or ``unlearned``; ``plain`` where slices are not parted.
+        role: ``support`` (inner loop), ``query`` (outer loop), or ``batch``.
+        position: Place of the slice in the order it was drawn from, from 0.
+        dice: Its Dice under the network that chose it; NaN where none was computed.
+        threshold: The Dice that parted learned from unlearned; NaN where none did.
+    """
+
+    step: int
+    case: str
+    patient: str
+    slice: int
+    task: Literal["learned", "unlearned", "plain"]
+    role: Literal["support", "query", "batch"]
+    position: int
+    dice: float = float("nan")
+    threshold: float = float("nan")
+
+
+SELECTION_COLUMNS = tuple(Selection.__dataclass_fields__)
+
+
+class SelectionLog:
+    """``selection.csv``: which slice was chosen when, for what and why, so that an order can be audited and replayed.
+
+    Args:
+        run: The run folder.
+        resume_step: As for :class:`EventLog`.
+    """
+
+    def __init__(self, run: RunFolder, resume_step: int | None = None) -> None:
+        self._table = CsvLog(run.path / SELECTION_NAME, SELECTION_COLUMNS, resume_step)
+
+    def add(self, selections: Sequence[Selection]) -> None:
+        """Record the slices of a step."""
+        self._table.append([asdict(selection) for selection in selections])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._table.close()
+
+    def __enter__(self) -> SelectionLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

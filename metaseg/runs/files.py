@@ -1,0 +1,59 @@
+"""Files that are never seen half-written: each is written under a temporary name and then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from metaseg.errors import RunError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file that takes the place of ``path`` when the block ends without an error.
+
+    The content is on the disk before the name changes, so that a power cut leaves the old or the new file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file (UTF-8)."""
+    with replacing(path) as stream:
+        stream.write(text.encode("utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a JSON file; numbers that are not finite are refused, since JSON has none."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, expected: str) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+        expected: What it should be, for the message.
+
+    Raises:
+        RunError: It is missing, unreadable or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot read the file: {error.strerror or error}", where=path, expected=expected) from error
+    except ValueError as error:
+        raise RunError(f"the file is no JSON: {error}", where=path, expected=expected) from error

@@ -1,0 +1,296 @@
+"""The run folder: everything that one run of a verb writes (``docs/run-folder.md`` describes the files)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from metaseg.config_io import Config, describe_fields, dump_config, load_config, plain_value
+from metaseg.errors import RunError, UsageError
+from metaseg.runs.files import read_json, write_json
+from metaseg.runs.lock import LOCK_NAME, RunLock, is_locked
+from metaseg.runs.state import STATE_NAME, RunState
+
+CONFIG_NAME = "config.yaml"
+FREE_TO_CHANGE = frozenset({"out", "jobs", "cache", "resume", "overwrite"})
+"""Settings that may differ when a run is continued, since no figure depends on them."""
+
+PATHS_AS_TEXT = frozenset({"run", "from_run", "parent", "weights"})
+"""Settings that are texts because they may name something else, but may be paths."""
+
+C = TypeVar("C", bound=Config)
+
+
+class RunFolder:
+    """A run on disk; made by :meth:`create` to be written, or by :meth:`open` to be read.
+
+    As a context manager it keeps the run's status true: ``finished`` when the block ends, ``stopped`` after Ctrl-C,
+    ``failed`` with the reason after an error.
+
+    Attributes:
+        path: The folder.
+        state: Done steps, status and best figures.
+    """
+
+    def __init__(self, path: Path, state: RunState, lock: RunLock | None) -> None:
+        self.path = path
+        self.state = state
+        self._lock = lock
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | None,
+        verb: str,
+        config: Config,
+        *,
+        runs_root: Path = Path("runs"),
+        overwrite: bool = False,
+        resume: bool = False,
+    ) -> RunFolder:
+        """Make a run folder and lock it, or take one up again.
+
+        Args:
+            path: The folder; None for a new ``runs_root/VERB-YYYYmmdd-HHMMSS``.
+            verb: What makes the run.
+            config: Its settings, written as ``config.yaml``.
+            runs_root: Where runs without a name go.
+            overwrite: Delete the run that ``path`` holds.
+            resume: Continue the run that ``path`` holds. A finished run is taken as well; see :attr:`finished`.
+
+        Returns:
+            The folder, locked until :meth:`close`.
+
+        Raises:
+            RunError: ``path`` holds a run and neither flag is given, or holds something else, or there is nothing to
+                resume, or another process writes the run.
+            UsageError: The flags contradict each other, or the settings differ from those of the run to resume.
+        """
+        if overwrite and resume:
+            raise UsageError("--overwrite and --resume contradict each other", remedy="give one of the two")
+        if path is None:
+            if resume:
+                raise UsageError("--resume needs the run to continue", remedy="name its folder with --out")
+            return cls._start(_new_folder(runs_root, verb), verb, config)
+        if resume:
+            return cls._continue(path, verb, config)
+        if path.exists() and not path.is_dir():
+            raise RunError("the run folder's name belongs to a file", where=path, remedy="choose another --out")
+        if is_run(path):
+            if not overwrite:
+                raise RunError(
+                    "the folder holds a run already",
+                    where=path,
+                    remedy="continue it with --resume, replace it with --overwrite, or choose another --out",
+                )
+            _refuse_to_delete_inputs(path, config)
+        elif path.exists() and not _is_vacant(path):
+            raise RunError(
+                "the folder is not empty and holds no metaseg run",
+                where=path,
+                expected="a new or empty folder, or a run to replace",
+                remedy="choose another --out",
+            )
+        _make(path)
+        return cls._start(path, verb, config)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open a run to read it.
+
+        Raises:
+            RunError: There is no run in ``path``, or its state is damaged.
+        """
+        if not is_run(path):
+            raise RunError(
+                "this is no metaseg run" if path.exists() else "there is no such run",
+                where=path,
+                expected=f"a run folder with {STATE_NAME} and {CONFIG_NAME}",
+                remedy="'metaseg runs' lists the runs there are",
+            )
+        return cls(path, RunState.open(path / STATE_NAME), lock=None)
+
+    @classmethod
+    def _start(cls, path: Path, verb: str, config: Config) -> RunFolder:
+        lock = RunLock(path)
+        # The state goes last: it marks a run, and without it a broken deletion could not be taken up again.
+        for entry in sorted(path.iterdir(), key=lambda entry: entry.name == STATE_NAME):
+            if entry.name != LOCK_NAME:
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        state = RunState.create(path / STATE_NAME, verb)
+        dump_config(config, path / CONFIG_NAME)
+        return cls(path, state, lock)
+
+    @classmethod
+    def _continue(cls, path: Path, verb: str, config: Config) -> RunFolder:
+        if not is_run(path):
+            raise RunError(
+                "there is no run to resume",
+                where=path,
+                expected=f"a folder that an earlier 'metaseg {verb}' wrote",
+                remedy="check the path, or leave --resume away to start a run",
+            )
+        lock = RunLock(path)
+        try:
+            state = RunState.open(path / STATE_NAME)
+            if state.verb != verb:
+                raise RunError(
+                    f"the run to resume is one of 'metaseg {state.verb}'", where=path, expected=f"one of '{verb}'"
+                )
+            changed = config_changes(load_config(type(config), path / CONFIG_NAME), config)
+            if changed:
+                raise UsageError(
+                    "settings differ from those of the run to resume: " + "; ".join(changed),
+                    where=path / CONFIG_NAME,
+                    expected="the same settings, except " + ", ".join(f"--{name}" for name in sorted(FREE_TO_CHANGE)),
+                    remedy="leave the changed settings away, or start another run with another --out",
+                )
+            if state.status != "finished":
+                state.set_status("running")
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, state, lock)
+
+    @property
+    def verb(self) -> str:
+        """What made the run."""
+        return self.state.verb
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end; resuming it then has nothing to do."""
+        return self.state.status == "finished"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints; made when first asked for."""
+        folder = self.path / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def config(self, cls: type[C]) -> C:
+        """The settings of the run.
+
+        Raises:
+            UsageError: They are not settings of ``cls``, or the file is damaged.
+        """
+        return load_config(cls, self.path / CONFIG_NAME)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write ``name`` in the folder as JSON, replacing it at once."""
+        write_json(self.path / name, content)
+
+    def read_json(self, name: str) -> Any:
+        """Read the JSON file ``name`` of the folder.
+
+        Raises:
+            RunError: It is missing or damaged.
+        """
+        return read_json(self.path / name, f"a file of a 'metaseg {self.verb}' run")
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                if self.state.status == "running":
+                    self.state.set_status("finished")
+            elif isinstance(error, KeyboardInterrupt):
+                self.state.set_status("stopped", str(error) or "interrupted")
+                error.add_note(f"To continue: metaseg {self.verb} --out {self.path} --resume")
+            else:
+                self.state.set_status("failed", f"{type(error).__name__}: {error}".splitlines()[0])
+        finally:
+            self.close()
+
+
+def is_run(path: Path) -> bool:
+    """Whether ``path`` is a run folder."""
+    return (path / STATE_NAME).is_file()
+
+
+def run_status(run: RunFolder) -> str:
+    """The status as a reader should see it: a run that nobody writes any more is not ``running`` but ``killed``."""
+    return "killed" if run.state.status == "running" and not is_locked(run.path) else run.state.status
+
+
+def config_changes(before: Config, after: Config) -> list[str]:
+    """Settings that differ between two configs of one class and may change a result, each as ``name: old -> new``."""
+    changes = []
+    for field in describe_fields(type(after)):
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        if field.name not in FREE_TO_CHANGE and old != new:
+            changes.append(f"{field.option}: {_shown(old)} -> {_shown(new)}")
+    return changes
+
+
+def _shown(value: Any) -> str:
+    value = plain_value(value)
+    return "none" if value is None else ",".join(map(str, value)) or "empty" if isinstance(value, list) else str(value)
+
+
+def _new_folder(root: Path, verb: str) -> Path:
+    name = f"{verb}-{datetime.now():%Y%m%d-%H%M%S}"
+    number = 1
+    while True:
+        path = root / (name if number == 1 else f"{name}-{number}")
+        if not path.exists():
+            try:
+                return _make(path, exist_ok=False)
+            except FileExistsError:
+                pass
+        number += 1
+
+
+def _make(path: Path, *, exist_ok: bool = True) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=exist_ok)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise RunError(
+            f"the run folder cannot be made: {error.strerror or error}",
+            where=path,
+            remedy="choose a folder you may write with --out",
+        ) from error
+    return path
+
+
+def _is_vacant(path: Path) -> bool:
+    """Whether a folder holds nothing but what a run killed at its very start leaves behind."""
+    return all(entry.name == LOCK_NAME or entry.name.endswith(".tmp") for entry in path.iterdir())
+
+
+def _refuse_to_delete_inputs(path: Path, config: Config) -> None:
+    """``--overwrite`` deletes the folder: nothing that the new run reads may lie in it."""
+    folder = path.resolve()
+    for name, value in _paths(config):
+        inside = Path(value).expanduser().resolve()
+        if name != "out" and (inside == folder or folder in inside.parents):
+            raise UsageError(
+                f"--overwrite would delete what the run reads: {name} is '{value}'",
+                where=path,
+                remedy="choose another --out",
+            )
+
+
+def _paths(config: Config) -> Iterator[tuple[str, str]]:
+    for field in fields(config):
+        value = getattr(config, field.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Path) or (item and field.name in PATHS_AS_TEXT):
+                yield field.name, str(item)

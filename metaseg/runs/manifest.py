@@ -1,0 +1,160 @@
+"""``manifest.json``: with what, from what and at what cost a run was made.
+
+Nothing in it names the machine or its user, so that a run folder can be handed on.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from metaseg.runs.files import read_json, write_json
+
+MANIFEST_NAME = "manifest.json"
+PACKAGES = ("metaseg", "torch", "monai", "learn2learn", "numpy", "nibabel")
+
+
+class Manifest:
+    """The record of a run, with one entry in ``sessions`` for each time that it was started or resumed.
+
+    Attributes:
+        record: The content of ``manifest.json``.
+    """
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.record = record
+        self._wall, self._cpu = time.monotonic(), _cpu_seconds()
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest into a run folder; sessions that the folder's manifest holds already are kept."""
+        path = folder / MANIFEST_NAME
+        if path.exists():
+            earlier = read_json(path, "the manifest of a metaseg run").get("sessions", [])
+            mine = self.record["sessions"][-1]
+            self.record["sessions"] = [session for session in earlier if session["started"] != mine["started"]] + [mine]
+        write_json(path, self.record)
+
+    def finish(self, folder: Path, **extra: Any) -> None:
+        """Add end, seconds and memory to the session, and ``extra`` to the record, and save it.
+
+        Args:
+            folder: The run folder.
+            extra: What is known only at the end, as JSON values.
+        """
+        self.record["sessions"][-1].update(
+            ended=_now(),
+            wall_seconds=round(time.monotonic() - self._wall, 3),
+            cpu_seconds=round(_cpu_seconds() - self._cpu, 3),
+            peak_memory_mib=peak_memory_mib(),
+        )
+        self.record.update(extra)
+        self.save(folder)
+
+
+def make_manifest(
+    *,
+    verb: str,
+    seed: int,
+    device: str,
+    command: Sequence[str] | None = None,
+    data_fingerprint: str | None = None,
+    synthetic: bool = False,
+    parent: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Begin the record of a run.
+
+    Args:
+        verb: What makes the run.
+        seed: Its seed.
+        device: The device that was chosen, such as ``"cpu"`` or ``"cuda:0"``.
+        command: The command line; that of this process if None.
+        data_fingerprint: Hash of the data that the run reads.
+        synthetic: Whether those are phantoms.
+        parent: The run or checkpoint that this one starts from.
+        extra: Anything else worth keeping, as JSON values.
+
+    Returns:
+        The manifest; its clock runs from here on.
+    """
+    command = sys.argv if command is None else command
+    return Manifest(
+        {
+            "verb": verb,
+            "command": [Path(command[0]).name, *map(portable, command[1:])] if command else [],
+            "seed": seed,
+            "device": device,
+            "synthetic": synthetic,
+            "data_fingerprint": data_fingerprint,
+            "parent": None if parent is None else portable(parent),
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            **(extra or {}),
+            "sessions": [{"started": _now()}],
+        }
+    )
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python, the system and the packages that figures depend on, without importing them."""
+    found: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def git_commit(folder: Path | None = None) -> str | None:
+    """The git commit of the working directory, with ``+changes`` if files differ from it; None outside of git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def portable(text: str) -> str:
+    """A path or argument without this machine's folders: relative to the working directory, or from ``~``."""
+    for folder, short in ((Path.cwd(), "."), (Path.home(), "~")):
+        if text == str(folder):
+            return short
+        text = text.replace(f"{folder}{os.sep}", "" if short == "." else f"{short}{os.sep}")
+    return text
+
+
+def peak_memory_mib() -> float | None:
+    """The most memory that this process has held so far, in MiB; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
+
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")

@@ -1,0 +1,104 @@
+"""``state.json``: how far a run has come, so that it can be continued and listed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from metaseg.errors import RunError
+from metaseg.runs.files import read_json, write_json
+
+Status = Literal["running", "finished", "stopped", "failed"]
+STATE_NAME = "state.json"
+FORMAT = 1
+
+
+class RunState:
+    """What stages and steps of a run are done, its status and its best figures.
+
+    Every change is on the disk when the call returns. Marking a step that is marked changes nothing, so that a stage
+    may be gone through again after an interruption.
+
+    Attributes:
+        path: The file.
+        verb: What made the run, such as ``"pretrain"``.
+        status: ``running``, ``finished``, ``stopped`` (by the user or a signal) or ``failed``.
+        reason: Why it stopped or failed, or None.
+        figures: Best figures by name, such as ``{"val/dice/ET": 0.71}``.
+    """
+
+    def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
+        self.path = path
+        self.verb: str = content["verb"]
+        self.status: Status = content["status"]
+        self.reason: str | None = content["reason"]
+        self.figures: dict[str, float | None] = dict(content["figures"])
+        self._stages: dict[str, list[str]] = {stage: list(steps) for stage, steps in content["stages"].items()}
+
+    @classmethod
+    def create(cls, path: Path, verb: str) -> RunState:
+        """Write the state of a run that begins."""
+        state = cls(path, {"verb": verb, "status": "running", "reason": None, "figures": {}, "stages": {}})
+        state._save()
+        return state
+
+    @classmethod
+    def open(cls, path: Path) -> RunState:
+        """Read a state.
+
+        Raises:
+            RunError: The file is missing, damaged or of a later version.
+        """
+        content = read_json(path, "the state.json of a metaseg run")
+        try:
+            if content["format"] > FORMAT:
+                raise RunError(
+                    f"the run was made by a later metaseg (format {content['format']})",
+                    where=path,
+                    expected=f"format {FORMAT} or earlier",
+                    remedy="upgrade metaseg",
+                )
+            if content["status"] not in get_args(Status):
+                raise KeyError("status")
+            return cls(path, content)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise RunError(
+                "the state of the run is damaged", where=path, remedy="start the run again with --overwrite"
+            ) from error
+
+    def is_done(self, stage: str, step: str | int) -> bool:
+        """Whether a step of a stage was marked as done."""
+        return str(step) in self._stages.get(stage, ())
+
+    def done(self, stage: str) -> tuple[str, ...]:
+        """The done steps of a stage, in the order in which they were marked."""
+        return tuple(self._stages.get(stage, ()))
+
+    def mark(self, stage: str, step: str | int) -> None:
+        """Mark a step of a stage as done."""
+        steps = self._stages.setdefault(stage, [])
+        if str(step) not in steps:
+            steps.append(str(step))
+            self._save()
+
+    def set_status(self, status: Status, reason: str | None = None) -> None:
+        """Set the status and, for a run that stopped or failed, why."""
+        self.status, self.reason = status, reason
+        self._save()
+
+    def set_figures(self, figures: Mapping[str, float]) -> None:
+        """Record the best figures, replacing those of the same name; NaN becomes None."""
+        self.figures.update({name: float(value) if value == value else None for name, value in figures.items()})
+        self._save()
+
+    def _save(self) -> None:
+        content = {
+            "format": FORMAT,
+            "verb": self.verb,
+            "status": self.status,
+            "reason": self.reason,
+            "figures": self.figures,
+            "stages": self._stages,
+        }
+        write_json(self.path, content)

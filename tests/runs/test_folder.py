@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from metaseg.config import MetatuneConfig, PretrainConfig
+from metaseg.config_io import dump_config
+from metaseg.errors import RunError, UsageError
+from metaseg.runs.folder import RunFolder, config_changes, run_status
+from metaseg.runs.lock import RunLock, is_locked
+
+CONFIG = PretrainConfig(epochs=3)
+
+
+def make(path: Path, config: PretrainConfig = CONFIG, **flags: bool) -> RunFolder:
+    return RunFolder.create(path, "pretrain", config, **flags)
+
+
+def test_created_run_can_be_opened(tmp_path: Path) -> None:
+    with make(tmp_path / "deep" / "run") as run:
+        run.write_json("figures.json", {"dice": 0.5})
+        assert run.checkpoints.is_dir()
+    again = RunFolder.open(run.path)
+    assert again.verb == "pretrain"
+    assert again.finished
+    assert again.config(PretrainConfig) == CONFIG
+    assert again.read_json("figures.json") == {"dice": 0.5}
+
+
+def test_runs_without_a_name_get_new_ones(tmp_path: Path) -> None:
+    runs = [RunFolder.create(None, "pretrain", CONFIG, runs_root=tmp_path / "runs") for _ in range(3)]
+    names = {run.path.name for run in runs}
+    assert len(names) == 3
+    assert all(re.fullmatch(r"pretrain-\d{8}-\d{6}(-\d)?", name) for name in names)
+    for run in runs:
+        run.close()
+
+
+def test_existing_run_is_not_touched_without_a_flag(tmp_path: Path) -> None:
+    make(tmp_path / "run").close()
+    with pytest.raises(RunError, match="holds a run already") as caught:
+        make(tmp_path / "run")
+    assert "--resume" in str(caught.value.remedy)
+    assert "--overwrite" in str(caught.value.remedy)
+
+
+def test_overwrite_replaces_all_of_a_run(tmp_path: Path) -> None:
+    with make(tmp_path / "run") as run:
+        (run.checkpoints / "last").write_text("old")
+        run.write_json("old.json", 1)
+        run.state.mark("train", 1)
+    with make(tmp_path / "run", replace(CONFIG, epochs=9), overwrite=True) as run:
+        assert sorted(path.name for path in run.path.iterdir()) == [".lock", "config.yaml", "state.json"]
+        assert run.config(PretrainConfig).epochs == 9
+        assert not run.state.is_done("train", 1)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_folder_that_is_no_run_is_never_touched(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "precious.txt").write_text("keep")
+    (tmp_path / "config.yaml").write_text("epochs: 1\n")
+    with pytest.raises(RunError, match="holds no metaseg run"):
+        make(tmp_path, overwrite=overwrite)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "precious.txt"]
+
+
+def test_name_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError, match="belongs to a file"):
+        make(tmp_path / "file")
+    with pytest.raises(RunError, match="cannot be made"):
+        make(tmp_path / "file" / "run")
+
+
+def test_empty_folder_and_that_of_a_run_killed_at_birth_are_taken(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("1\n")
+    (tmp_path / ".state.json.1.tmp").write_text("{")
+    with make(tmp_path) as run:
+        assert sorted(path.name for path in run.path.iterdir()) == [".lock", "config.yaml", "state.json"]
+
+
+def test_overwrite_refuses_to_delete_what_the_run_reads(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    make(out).close()
+    inside = MetatuneConfig(out=out, from_run=str(out / "checkpoints" / "best"))
+    with pytest.raises(UsageError, match="from_run"):
+        RunFolder.create(out, "metatune", inside, overwrite=True)
+    with pytest.raises(UsageError, match="data"):
+        RunFolder.create(out, "pretrain", PretrainConfig(data=(out / "store",)), overwrite=True)
+    assert (out / "state.json").exists()
+
+
+def test_resume_takes_the_state_up(tmp_path: Path) -> None:
+    run = make(tmp_path / "run")
+    run.state.mark("train", 4)
+    with pytest.raises(KeyboardInterrupt) as caught, run:
+        raise KeyboardInterrupt
+    assert caught.value.__notes__ == [f"To continue: metaseg pretrain --out {tmp_path / 'run'} --resume"]
+    assert RunFolder.open(tmp_path / "run").state.status == "stopped"
+    other = replace(CONFIG, jobs=7, cache=tmp_path, resume=True, out=tmp_path / "run")
+    with make(tmp_path / "run", other, resume=True) as run:
+        assert run.state.status == "running"
+        assert run.state.is_done("train", 4)
+        assert run.config(PretrainConfig) == CONFIG
+
+
+def test_finished_run_stays_finished_when_resumed(tmp_path: Path) -> None:
+    with make(tmp_path / "run"):
+        pass
+    with make(tmp_path / "run", resume=True) as run:
+        assert run.finished
+
+
+def test_resume_without_a_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run to resume"):
+        make(tmp_path / "missing", resume=True)
+    assert not (tmp_path / "missing").exists()
+    with pytest.raises(UsageError, match="needs the run"):
+        RunFolder.create(None, "pretrain", CONFIG, resume=True)
+    with pytest.raises(UsageError, match="contradict"):
+        make(tmp_path / "run", resume=True, overwrite=True)
+
+
+def test_resume_of_another_verb_is_an_error(tmp_path: Path) -> None:
+    make(tmp_path / "run").close()
+    with pytest.raises(RunError, match="one of 'metaseg pretrain'"):
+        RunFolder.create(tmp_path / "run", "metatune", MetatuneConfig(), resume=True)
+    make(tmp_path / "run", resume=True).close()
+
+
+def test_resume_with_other_settings_names_them(tmp_path: Path) -> None:
+    make(tmp_path / "run").close()
+    with pytest.raises(UsageError) as caught:
+        make(tmp_path / "run", replace(CONFIG, epochs=4, device="cuda", data=(Path("a"), Path("b"))), resume=True)
+    assert caught.value.found.endswith("data: empty -> a,b; device: auto -> cuda; epochs: 3 -> 4")
+    make(tmp_path / "run", resume=True).close()
+
+
+def test_changes_leave_out_what_changes_no_figure() -> None:
+    assert config_changes(CONFIG, replace(CONFIG, out=Path("x"), jobs=3, resume=True, overwrite=True)) == []
+    assert config_changes(CONFIG, replace(CONFIG, image_size=64)) == ["image_size: none -> 64"]
+
+
+def test_error_in_the_block_is_recorded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="loss"), make(tmp_path / "run"):
+        raise ValueError("the loss is NaN\nand more")
+    state = RunFolder.open(tmp_path / "run").state
+    assert (state.status, state.reason) == ("failed", "ValueError: the loss is NaN")
+
+
+@pytest.mark.parametrize("name", ["missing", "empty", "file"])
+def test_opening_what_is_no_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError) as caught:
+        RunFolder.open(tmp_path / name)
+    assert "state.json" in str(caught.value.expected)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', '{"format": 99}', "\x00"])
+def test_damaged_state_is_a_run_error(tmp_path: Path, content: str) -> None:
+    make(tmp_path).close()
+    (tmp_path / "state.json").write_text(content)
+    with pytest.raises(RunError):
+        RunFolder.open(tmp_path)
+    make(tmp_path, overwrite=True).close()
+
+
+def test_missing_json_is_a_run_error(tmp_path: Path) -> None:
+    with make(tmp_path) as run, pytest.raises(RunError, match="cannot read"):
+        run.read_json("nothing.json")
+
+
+def test_not_finite_numbers_are_no_json(tmp_path: Path) -> None:
+    with make(tmp_path) as run:
+        run.write_json("a.json", {"x": 1})
+        with pytest.raises(ValueError, match="JSON compliant"):
+            run.write_json("a.json", {"x": float("nan")})
+        assert run.read_json("a.json") == {"x": 1}
+
+
+def test_second_writer_is_refused(tmp_path: Path) -> None:
+    first = make(tmp_path)
+    for flags in ({"resume": True}, {"overwrite": True}):
+        with pytest.raises(RunError, match="being written by process"):
+            make(tmp_path, **flags)
+    assert is_locked(tmp_path)
+    first.close()
+    assert not is_locked(tmp_path)
+    make(tmp_path, resume=True).close()
+
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from metaseg.config import PretrainConfig
+from metaseg.runs.folder import RunFolder
+run = RunFolder.create(Path(sys.argv[1]), "pretrain", PretrainConfig(epochs=3))
+if os.fork() == 0:
+    print("held", flush=True)
+    time.sleep(30)  # a worker that outlives its killed parent
+    os._exit(0)
+time.sleep(30)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_lock_of_a_killed_process_does_not_block(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=f"by process {process.pid}"):
+            make(tmp_path, resume=True)
+        process.kill()
+        process.wait()
+        assert run_status(RunFolder.open(tmp_path)) == "killed"
+        make(tmp_path, resume=True).close()
+    finally:
+        _end_group(process.pid)
+        process.stdout.close()
+
+
+def _end_group(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def test_lock_object_releases_once(tmp_path: Path) -> None:
+    lock = RunLock(tmp_path)
+    lock.release()
+    lock.release()
+    RunLock(tmp_path).release()
+
+
+def test_config_of_an_older_version_lacks_keys(tmp_path: Path) -> None:
+    make(tmp_path).close()
+    path = tmp_path / "config.yaml"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if not line.startswith("patience")))
+    assert RunFolder.open(tmp_path).config(PretrainConfig) == CONFIG
+    dump_config(CONFIG, path)

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from metaseg.config import PretrainConfig
+from metaseg.runs import progress as progress_module
+from metaseg.runs.csv_log import CsvLog
+from metaseg.runs.events import METRICS_COLUMNS
+from metaseg.runs.folder import RunFolder
+from metaseg.runs.listing import list_runs
+from metaseg.runs.manifest import make_manifest
+from metaseg.runs.progress import progress
+from metaseg.runs.progress_plot import read_curves, write_progress_plot
+
+
+def test_log_files_get_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("Slices", 1000) as bar:
+        for _ in range(1000):
+            bar.advance(dice=0.5)
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1
+    assert error[0].startswith("Slices 1000/1000  ")
+    assert error[0].endswith("dice 0.500")
+
+
+def test_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "SECONDS_BETWEEN_LINES", 0.0)
+    with progress("Slices", None) as bar:
+        bar.advance()
+        bar.advance(2)
+    assert [line.split("  ")[0] for line in capsys.readouterr().err.splitlines()] == ["Slices 1", "Slices 3"]
+
+
+def test_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress("Slices [of] 3", 3) as bar:
+        bar.advance(3, dice=0.25)
+        bar.note("a [bracket] stays")
+    assert "Slices [of] 3" in terminal.getvalue()
+    assert "dice 0.250" in terminal.getvalue()
+    assert "a [bracket] stays" in terminal.getvalue()
+
+
+def write_metrics(folder: Path, names: list[str]) -> None:
+    log = CsvLog(folder / "metrics.csv", METRICS_COLUMNS)
+    log.append([{"step": step, "name": name, "value": step / 10} for step in range(9) for name in names])
+    log.append([{"step": 9, "name": names[0], "value": float("nan")}])
+    log.close()
+
+
+def test_plot_is_a_picture_of_loss_and_dice(tmp_path: Path) -> None:
+    from PIL import Image
+
+    write_metrics(tmp_path, ["train/loss", "val/dice/ET", "train/learning_rate"])
+    assert read_curves(tmp_path)["train/loss"][0] == list(range(9))
+    path = write_progress_plot(tmp_path, synthetic=True)
+    assert path is not None
+    with Image.open(path) as both:
+        height = both.height
+    write_metrics(tmp_path, ["train/loss"])
+    write_progress_plot(tmp_path)
+    with Image.open(path) as one:
+        assert one.height < height
+
+
+def test_plot_says_synthetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    titles: list[str] = []
+    monkeypatch.setattr(Figure, "suptitle", lambda self, text: titles.append(text))
+    write_metrics(tmp_path, ["train/loss"])
+    write_progress_plot(tmp_path, title="A run", synthetic=True)
+    write_progress_plot(tmp_path, title="A run")
+    assert titles == ["A run (synthetic data)", "A run"]
+
+
+def test_plot_leaves_no_global_state(tmp_path: Path) -> None:
+    write_metrics(tmp_path, ["val/dice"])
+    write_progress_plot(tmp_path)
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or pyplot.get_fignums() == []
+
+
+def test_nothing_to_draw(tmp_path: Path) -> None:
+    assert write_progress_plot(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list_of_runs(tmp_path: Path) -> None:
+    for name, synthetic in (("b", True), ("a/c", False)):
+        with RunFolder.create(tmp_path / name, "pretrain", PretrainConfig(data=(Path("cases"),))) as run:
+            make_manifest(verb="pretrain", seed=0, device="cpu", command=["metaseg"], synthetic=synthetic).save(
+                run.path
+            )
+            run.state.set_figures({"val/dice": 0.75})
+    with pytest.raises(ValueError, match="no"), RunFolder.create(tmp_path / "failed", "pretrain", PretrainConfig()):
+        raise ValueError("no")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "state.json").write_text("{")
+    (tmp_path / "other").mkdir()
+    rows = {row.path.relative_to(tmp_path).as_posix(): row for row in list_runs(tmp_path)}
+    assert {name: row.status for name, row in rows.items()} == {
+        "b": "finished",
+        "a/c": "finished",
+        "failed": "failed",
+        "damaged": "damaged",
+    }
+    assert [name for name in rows if rows[name].started] == ["b", "a/c"]
+    assert rows["b"].synthetic is True
+    assert rows["b"].figures == {"val/dice": 0.75}
+    assert rows["b"].data == ("cases",)
+    assert rows["failed"].reason == "ValueError: no"
+
+
+def test_list_of_nothing(tmp_path: Path) -> None:
+    assert list_runs(tmp_path / "missing") == []
