@@ -1,0 +1,28 @@
+"""Meta-step engines: interchangeable ways to compute the outer gradient of MAML."""
+
+from metaseg.adapt.engines import learn2learn_engine as learn2learn_engine  # enters its engine into the registry
+from metaseg.adapt.engines.base import (
+    ENGINES,
+    Loss,
+    MetaStepEngine,
+    StepResult,
+    TaskBatch,
+    build_engine,
+    engine_names,
+    register_engine,
+    slice_gradient_evaluations,
+)
+from metaseg.adapt.engines.isolation import NormStatistics
+
+__all__ = [
+    "ENGINES",
+    "Loss",
+    "MetaStepEngine",
+    "NormStatistics",
+    "StepResult",
+    "TaskBatch",
+    "build_engine",
+    "engine_names",
+    "register_engine",
+    "slice_gradient_evaluations",
+]

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from metaseg.adapt.engines import ENGINES, build_engine, engine_names, register_engine, slice_gradient_evaluations
+from metaseg.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        # The paper's step over one learned and one unlearned task, one slice each.
+        ({"tasks": 2}, 6),
+        ({"tasks": 2, "first_order": True}, 4),
+        ({"tasks": 1, "inner_steps": 3}, 7),
+        ({"tasks": 1, "inner_steps": 3, "first_order": True}, 4),
+        ({"tasks": 4, "inner_steps": 2, "support_size": 3, "query_size": 5}, 68),
+        ({"tasks": 0}, 0),
+    ],
+)
+def test_cost_of_a_meta_step(arguments: dict, expected: int):
+    assert slice_gradient_evaluations(**arguments) == expected
+
+
+def test_an_unknown_engine_names_the_known_and_the_nearest():
+    with pytest.raises(UsageError, match=r"(?s)unknown meta-step engine 'learn2lern'.*did you mean 'learn2learn'"):
+        build_engine("learn2lern")
+    assert "learn2learn" in engine_names()
+
+
+def test_a_taken_name_is_refused():
+    with pytest.raises(ValueError, match="already"):
+        register_engine("learn2learn")(ENGINES["learn2learn"])
+
+
+def test_learn2learn_is_imported_late_and_without_a_word():
+    script = (
+        "import sys, warnings\n"
+        "from metaseg.adapt.engines import build_engine\n"
+        "assert 'learn2learn' not in sys.modules\n"
+        "filters = list(warnings.filters)\n"
+        "build_engine('learn2learn')\n"
+        "assert 'learn2learn' in sys.modules and warnings.filters == filters\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
