@@ -53,7 +53,7 @@ class RunOptions:
         bool, Help("Continue the run in --out from its last checkpoint, to the same bits on a CPU.", panel=RUN)
     ] = False
     overwrite: Annotated[bool, Help("Replace an existing run in --out.", panel=RUN)] = False
-    jobs: Annotated[int, Ge(0), Help("Processes that prepare cases; 0 takes one a core.", panel=RUN)] = 0
+    jobs: Annotated[int, Ge(0), Help("Threads that prepare cases; 0 takes one a core.", panel=RUN)] = 0
     cache: Annotated[
         Path | None,
         Help("Folder of prepared cases and phantoms; METASEG_CACHE or the user's cache by default.", panel=RUN),
@@ -230,7 +230,7 @@ class EvaluateConfig(DataOptions):
     device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
     precision: Annotated[Precision, Help("Number format.", panel=RUN)] = "32-true"
     seed: Annotated[int, Ge(0), Help("Seed of the bootstrap.", panel=RUN)] = 0
-    jobs: Annotated[int, Ge(0), Help("Processes that prepare cases; 0 takes one a core.", panel=RUN)] = 0
+    jobs: Annotated[int, Ge(0), Help("Threads that prepare cases; 0 takes one a core.", panel=RUN)] = 0
     cache: Annotated[Path | None, Help("Folder of prepared cases and phantoms.", panel=RUN)] = None
     phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms of each cohort.", panel=DATA)] = 12
 

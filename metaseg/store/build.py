@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from metaseg.cases.case import Case
@@ -56,7 +55,7 @@ def build_store(
         cases: The cases.
         path: The store's folder.
         options: How to prepare them.
-        jobs: Worker processes; 0 takes one a core.
+        jobs: Worker threads; 0 takes one a core.
         progress: Called after each case.
         publish: Write ``store.json`` and ``slices.csv`` at the end; a cache shared by many data sets has none.
 
@@ -83,14 +82,14 @@ def build_store(
 
 
 def _prepare_all(todo: Sequence[tuple[Case, Path]], options: PrepareOptions, jobs: int) -> Iterator[str]:
-    if jobs == 1 or len(todo) < 4:
+    if jobs == 1 or len(todo) <= 1:
         for case, folder in todo:
             prepare_case(case, options, folder)
             yield case.id
         return
-    # Spawned, not forked: a process that has run torch must not be forked.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context) as pool:
+    # Threads suffice: decompression and array work release the interpreter lock, and a script that calls
+    # metaseg needs no main guard.
+    with ThreadPoolExecutor(min(jobs, len(todo))) as pool:
         futures = {pool.submit(prepare_case, case, options, folder): case.id for case, folder in todo}
         try:
             for future in as_completed(futures):

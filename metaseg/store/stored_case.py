@@ -128,6 +128,26 @@ class StoredCase:
         return self.info.id
 
     @property
+    def patient(self) -> str:
+        """The case's patient."""
+        return self.info.patient
+
+    @property
+    def cohort(self) -> str:
+        """The case's cohort."""
+        return self.info.cohort
+
+    @property
+    def grade(self) -> str | None:
+        """Its grade or class where known."""
+        return self.info.grade
+
+    @property
+    def site(self) -> str | None:
+        """Its centre where known."""
+        return self.info.site
+
+    @property
     def space(self) -> LabelSpace:
         """Label space of the stored label."""
         return LABEL_SPACES[self.info.space]
@@ -136,6 +156,15 @@ class StoredCase:
     def num_slices(self) -> int:
         """Number of stored slices."""
         return self.info.shape[0]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where it is stored, for messages."""
+        return (self.folder / "case.json",)
+
+    def native_slice(self, stored: int) -> int:
+        """Index of a stored slice in the canonical volume, before the crop."""
+        return self.info.crop[0][0] + int(stored)
 
     @cached_property
     def raw_images(self) -> np.ndarray:

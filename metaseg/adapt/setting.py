@@ -1,0 +1,205 @@
+"""What every adaptation method starts from: a pretrained network, the target's shots, and what is watched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from metaseg.cases.labels import LABEL_SPACES, WHOLE_LESION, LabelSpace
+from metaseg.cases.splits import Split
+from metaseg.config import AdaptOptions, PretrainConfig
+from metaseg.errors import DataError, UsageError
+from metaseg.runs.folder import RunFolder
+from metaseg.runs.networks import LoadedNetwork, load_network, newest_run
+from metaseg.runs.progress import progress
+from metaseg.sampling import tumour_slices
+from metaseg.store.prepare import open_data, phantom_folder
+from metaseg.store.store import SliceStore
+from metaseg.store.stored_case import StoredCase
+from metaseg.training.pretrain import open_pretraining_data, run_pretrain
+from metaseg.training.source import labelled, part_of
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A target patient's case whose labels are used.
+
+    Attributes:
+        case: The case.
+        slices: The stored slices that are used, ascending.
+    """
+
+    case: StoredCase
+    slices: np.ndarray
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One adaptation, the same for every method with the same seed.
+
+    Attributes:
+        network: The network to adapt.
+        space: Its label space.
+        shots: The labelled target cases.
+        target: Target cases that are watched; none of a shot's patient.
+        source: Source cases that are watched; none that the network was trained on.
+    """
+
+    network: LoadedNetwork
+    space: LabelSpace
+    shots: tuple[Shot, ...]
+    target: SliceStore
+    source: SliceStore
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The network's input modalities."""
+        return self.network.card.modalities
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether phantoms are among the data."""
+        return (
+            self.network.card.synthetic or self.target.synthetic or any(shot.case.info.synthetic for shot in self.shots)
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all data that is read."""
+        return SliceStore((*(shot.case for shot in self.shots), *self.target.cases, *self.source.cases)).fingerprint
+
+
+def prepare_setting(config: AdaptOptions) -> Setting:
+    """Load the network, draw the shots and choose what is watched.
+
+    Raises:
+        DataError: The data cannot be used, or have other labels or modalities than the network.
+        UsageError: There are fewer patients than shots.
+        RunError: There is no such run.
+    """
+    network = load_network(find_parent(config))
+    space = LABEL_SPACES[network.card.label_space]
+    store = labelled(_open_target(config, network))
+    _check_labels(store, space)
+    pool, rest = store, store
+    if config.split is not None:
+        split = Split.load(config.split)
+        pool, rest = part_of(split, store, config.train_part), part_of(split, store, config.test_part)
+    shots = draw_shots(pool, config.shots, config.slices, config.seed)
+    used = {shot.case.patient for shot in shots}
+    target = SliceStore(tuple(case for case in rest if case.patient not in used))
+    source = _open_source(config, network)
+    return Setting(
+        network,
+        space,
+        shots,
+        _watched(target, config.watch_cases, config.seed),
+        _watched(source, config.watch_cases, config.seed),
+    )
+
+
+def find_parent(config: AdaptOptions) -> str:
+    """The run to tune: the one named, the newest finished pretraining under runs/, or one made on phantoms now."""
+    if config.from_run is not None:
+        return config.from_run
+    newest = newest_run(Path("runs"), "pretrain")
+    if newest is not None:
+        print(f"No --from given: tuning the newest pretraining, {newest}")
+        return str(newest)
+    print("No --from given and no pretraining under runs/: pretraining on SYNTHETIC phantoms first.")
+    return str(run_pretrain(PretrainConfig(seed=config.seed, device=config.device, cache=config.cache)).run)
+
+
+def draw_shots(store: SliceStore, shots: int, slices: int, seed: int) -> tuple[Shot, ...]:
+    """Draw patients and choose their tumour-bearing slices.
+
+    Args:
+        store: Labelled target cases.
+        shots: Patients wanted. A patient with several cases counts once, with the first that bears tumour.
+        slices: Slices of each; fewer where a case has fewer with tumour.
+        seed: Decides the draw, alike for all methods.
+
+    Raises:
+        UsageError: There are fewer patients with tumour than shots.
+    """
+    first: dict[str, StoredCase] = {}
+    for case in sorted(store, key=lambda case: case.id):
+        if (case.areas()[:, 1:].sum(axis=1) > 0).sum() >= 2:
+            first.setdefault(case.patient, case)
+    patients = sorted(first)
+    if len(patients) < shots:
+        raise UsageError(
+            f"{shots} shots asked for, but the target has {len(patients)} patients with tumour in two slices or more",
+            remedy="lower --shots or add patients",
+        )
+    rng = np.random.default_rng([seed, 11])
+    chosen = [first[patients[number]] for number in rng.permutation(len(patients))[:shots]]
+    return tuple(Shot(case, tumour_slices(case.areas()[:, 1:], slices)) for case in chosen)
+
+
+def _open_target(config: AdaptOptions, network: LoadedNetwork) -> SliceStore:
+    folders = config.data
+    if not folders:
+        print("No --data given: adapting to SYNTHETIC metastasis phantoms, not to patients.")
+        folders = (phantom_folder("met", config.phantom_cases, config.seed, config.cache),)
+    return _open(config, network, folders, config.classes)
+
+
+def _open(
+    config: AdaptOptions, network: LoadedNetwork, folders: tuple[Path, ...], classes: tuple[str, ...]
+) -> SliceStore:
+    if config.modalities and config.modalities != network.card.modalities:
+        raise UsageError(
+            f"--modalities {','.join(config.modalities)} differ from the network's",
+            expected=",".join(network.card.modalities),
+            remedy="leave --modalities away",
+        )
+    with progress("preparing cases", None) as bar:
+        return open_data(
+            folders,
+            format=config.format,
+            label_scheme=config.label_scheme,
+            modalities=network.card.modalities,
+            classes=classes,
+            image_size=config.image_size or network.card.normalisation.get("image_size"),
+            cache=config.cache,
+            jobs=config.jobs,
+            progress=lambda done, total, name: bar.advance(),
+        )
+
+
+def _open_source(config: AdaptOptions, network: LoadedNetwork) -> SliceStore:
+    if config.source:
+        store = labelled(_open(config, network, config.source, config.source_classes))
+        trained = network.trained_patients
+        kept = SliceStore(tuple(case for case in store if case.patient not in trained))
+        if not len(kept):
+            print("All --source patients were trained on: the source domain is not watched.")
+        return kept
+    if network.run is None or not network.validation_cases or RunFolder.open(network.run).verb != "pretrain":
+        print("No --source given and the network has no validation patients: the source domain is not watched.")
+        return SliceStore(())
+    store = open_pretraining_data(RunFolder.open(network.run).config(PretrainConfig))
+    return store.select(network.validation_cases)
+
+
+def _check_labels(store: SliceStore, space: LabelSpace) -> None:
+    if space == WHOLE_LESION:
+        return
+    coarse = [case.id for case in store if case.space == WHOLE_LESION]
+    if coarse:
+        raise DataError(
+            f"case {coarse[0]} has the whole lesion outlined, but the network learns {', '.join(space.classes[1:])}",
+            expected="labels of the tumour's subregions",
+            remedy="pretrain a network with --labels whole-lesion and tune that one",
+        )
+
+
+def _watched(store: SliceStore, count: int, seed: int) -> SliceStore:
+    cases = sorted(store, key=lambda case: case.id)
+    if count and len(cases) > count:
+        chosen = np.sort(np.random.default_rng([seed, 12]).permutation(len(cases))[:count])
+        cases = [cases[number] for number in chosen]
+    return SliceStore(tuple(cases))

@@ -1,0 +1,159 @@
+"""Watching an adaptation: Dice on target and source at marks of the budget, its logs and its checkpoints."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from lightning_fabric import Fabric
+from torch import nn
+
+from metaseg.adapt.setting import Setting
+from metaseg.config import AdaptOptions
+from metaseg.evaluation.inference import mean_dice, stored_dice
+from metaseg.models.checkpoint import save_checkpoint
+from metaseg.runs.events import EventLog, SelectionLog
+from metaseg.runs.folder import RunFolder
+from metaseg.runs.manifest import make_manifest
+from metaseg.runs.networks import patient_rows
+from metaseg.runs.progress import progress
+from metaseg.runs.progress_plot import write_progress_plot
+from metaseg.training.pictures import log_overlay
+
+
+class Watch:
+    """Logs, figures and checkpoints of one adaptation; a context manager.
+
+    The horizontal axis of everything is the work spent, in slice gradient evaluations, so that curves of methods
+    whose steps cost differently can be laid over each other.
+
+    Args:
+        run: The run folder.
+        config: The verb's settings.
+        setting: What is adapted.
+        fabric: Device and precision.
+        spent: Work done by the training state that the run continues from; None for a run that begins.
+    """
+
+    def __init__(
+        self, run: RunFolder, config: AdaptOptions, setting: Setting, fabric: Fabric, spent: int | None = None
+    ) -> None:
+        self.run, self.config, self.setting, self.fabric = run, config, setting, fabric
+        self.log, self.selection = EventLog(run, spent), SelectionLog(run, spent)
+        self.shown: dict[str, float] = {}
+        self._bar_context = progress(f"{run.verb} (slice gradients)", config.budget - (spent or 0))
+        self._manifest = make_manifest(
+            verb=run.verb,
+            seed=config.seed,
+            device=str(fabric.device),
+            data_fingerprint=setting.fingerprint,
+            synthetic=setting.synthetic,
+            parent=str(setting.network.run or setting.network.checkpoint),
+        )
+
+    def __enter__(self) -> Watch:
+        self._manifest.save(self.run.path)
+        inherited = [
+            {"case": "", "patient": name, "cohort": ""} for name in sorted(self.setting.network.trained_patients)
+        ]
+        self.run.write_json(
+            "patients.json",
+            {
+                "train": patient_rows(shot.case for shot in self.setting.shots),
+                "target": patient_rows(self.setting.target),
+                "source": patient_rows(self.setting.source),
+                "inherited": inherited,
+            },
+        )
+        self.bar = self._bar_context.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar_context.__exit__(kind, error, traceback)
+        self.log.close()
+        self.selection.close()
+
+    def advance(self, cost: int, **values: float) -> None:
+        """Count work as done and show figures."""
+        self.bar.advance(cost, **(self.shown | values))
+
+    def note(self, text: str) -> None:
+        """Print a line beside the bar."""
+        self.bar.note(text)
+
+    def mark(self, model: nn.Module, spent: int) -> dict[str, float]:
+        """Evaluate the watched cases and log the figures.
+
+        Args:
+            model: The network as it stands.
+            spent: Work done, in slice gradient evaluations.
+
+        Returns:
+            ``dice/target/ET`` and the like.
+        """
+        figures: dict[str, float] = {}
+        for domain, store in (("target", self.setting.target), ("source", self.setting.source)):
+            rows = [
+                stored_dice(model, case, self.setting.modalities, self.setting.space, autocast=self.fabric.autocast)
+                for case in store
+            ]
+            figures |= {f"dice/{domain}/{region}": value for region, value in mean_dice(rows).items()}
+            if rows:
+                log_overlay(self.log, domain, model, store.cases[0], self.setting.modalities, self.setting.space, spent)
+        self.log.scalars(figures, step=spent)
+        self.shown = {name.replace("dice/", "").replace("/", " "): value for name, value in figures.items()}
+        write_progress_plot(self.run.path, synthetic=self.setting.synthetic)
+        return figures
+
+    def save(self, model: nn.Module, spent: int) -> None:
+        """Write the network as the run's last checkpoint."""
+        card = self.setting.network.card
+        cohorts = sorted({shot.case.cohort for shot in self.setting.shots} - set(card.trained_on))
+        card = replace(
+            card,
+            trained_on=(*card.trained_on, *cohorts),
+            synthetic=self.setting.synthetic,
+            step=spent,
+            figures={},
+            parent=str(self.setting.network.run or self.setting.network.checkpoint),
+        )
+        save_checkpoint(self.run.checkpoints / "last", model, card)
+
+    def finish(self, model: nn.Module, spent: int, before: dict[str, float], after: dict[str, float]) -> None:
+        """Write the last checkpoint, the result and the manifest, and print what came out."""
+        self.save(model, spent)
+        forgotten = {
+            name.replace("dice/source/", "forgetting/"): before[name] - after[name]
+            for name in before
+            if name.startswith("dice/source/") and name in after
+        }
+        result: dict[str, Any] = {
+            "spent": spent,
+            "before": _finite(before),
+            "after": _finite(after),
+            "forgetting": _finite(forgotten),
+            "synthetic": self.setting.synthetic,
+        }
+        self.run.write_json("result.json", result)
+        self.run.state.set_figures(after | forgotten)
+        self._manifest.finish(self.run.path)
+
+
+def _finite(figures: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+def due_marks(before: int, after: int, budget: int, marks: int) -> bool:
+    """Whether the work done passes a mark, the last of which is the whole budget.
+
+    Args:
+        before: Work done before the step.
+        after: Work done after it.
+        budget: All work.
+        marks: Number of marks.
+    """
+    return before * marks // budget < min(after, budget) * marks // budget

@@ -1,0 +1,148 @@
+"""Run a network over the slices of a prepared case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metaseg.cases.labels import LabelSpace, region_mask
+from metaseg.store.stored_case import StoredCase, to_space
+
+Autocast = Callable[[], AbstractContextManager]
+
+FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
+"""Axes of ``(batch, class, height, width)`` that each view of test-time augmentation flips."""
+
+
+@torch.inference_mode()
+def predict_logits(model: nn.Module, images: Tensor, tta: bool = False) -> Tensor:
+    """Logits ``(batch, class, height, width)`` of images ``(batch, modality, height, width)``.
+
+    With ``tta`` the result is the logarithm of the class probabilities' mean over flips.
+    """
+    if not tta:
+        return model(images).float()
+    probabilities = torch.stack(
+        [torch.flip(torch.softmax(model(torch.flip(images, axes)).float(), dim=1), axes) for axes in FLIPS]
+    ).mean(dim=0)
+    return probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def predict_probabilities(
+    model: nn.Module,
+    case: StoredCase,
+    modalities: Sequence[str],
+    slices: Sequence[int] | np.ndarray | None = None,
+    *,
+    tta: bool = False,
+    batch_size: int = 8,
+    autocast: Autocast = nullcontext,
+) -> np.ndarray:
+    """Class probabilities of a case's slices on the stored grid.
+
+    The network is put in evaluation mode for the call and back afterwards.
+
+    Args:
+        model: Network giving logits ``(batch, class, height, width)``.
+        case: The prepared case.
+        modalities: The network's input modalities, in order.
+        slices: Stored slices; by default all.
+        tta: Average over flips.
+        batch_size: Slices of one forward pass.
+        autocast: Makes the context of mixed precision.
+
+    Returns:
+        ``(class, slices, height, width)``, ``float32``, summing to 1 over classes.
+    """
+    indices = np.arange(case.num_slices) if slices is None else np.asarray(slices)
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    try:
+        parts = []
+        for start in range(0, len(indices), batch_size):
+            images = torch.from_numpy(case.images(indices[start : start + batch_size], modalities)).to(device)
+            with autocast():
+                logits = predict_logits(model, images, tta)
+            parts.append(torch.softmax(logits, dim=1).cpu().numpy())
+    finally:
+        model.train(training)
+    return np.concatenate(parts).transpose(1, 0, 2, 3)
+
+
+def predict_classes(
+    model: nn.Module,
+    case: StoredCase,
+    modalities: Sequence[str],
+    slices: Sequence[int] | np.ndarray | None = None,
+    *,
+    batch_size: int = 8,
+    autocast: Autocast = nullcontext,
+) -> np.ndarray:
+    """Most probable class of each pixel on the stored grid, ``(slices, height, width)``, ``uint8``; without flips."""
+    indices = np.arange(case.num_slices) if slices is None else np.asarray(slices)
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    try:
+        parts = []
+        for start in range(0, len(indices), batch_size):
+            images = torch.from_numpy(case.images(indices[start : start + batch_size], modalities)).to(device)
+            with autocast():
+                logits = predict_logits(model, images)
+            # max is several times faster than argmax over a strided axis on a CPU.
+            parts.append(logits.max(dim=1).indices.to(torch.uint8).cpu().numpy())
+    finally:
+        model.train(training)
+    return np.concatenate(parts)
+
+
+def stored_dice(
+    model: nn.Module,
+    case: StoredCase,
+    modalities: Sequence[str],
+    space: LabelSpace,
+    *,
+    batch_size: int = 8,
+    autocast: Autocast = nullcontext,
+) -> dict[str, float]:
+    """Whole-case Dice of each region on the stored grid, the quick figure that training watches.
+
+    Args:
+        model: The network.
+        case: A labelled case.
+        modalities: The network's input modalities.
+        space: The network's label space. Where the case's label knows the whole lesion only, WT alone is compared.
+        batch_size: Slices of one forward pass.
+        autocast: Makes the context of mixed precision.
+
+    Returns:
+        Region name to Dice in [0, 1]; NaN where label and prediction are both empty.
+    """
+    predicted = predict_classes(model, case, modalities, batch_size=batch_size, autocast=autocast)
+    label, known = case.labels(slice(None)), case.space
+    if known != space and space.num_classes < known.num_classes:
+        label, known = to_space(label, known, space, case.id), space
+    figures = {}
+    for region in space.regions:
+        if region not in known.regions:
+            continue
+        truth, found = region_mask(label, known, region), region_mask(predicted, space, region)
+        total = int(truth.sum()) + int(found.sum())
+        figures[region] = 2 * int((truth & found).sum()) / total if total else float("nan")
+    return figures
+
+
+def mean_dice(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean over cases of each region's Dice, leaving out the cases that are empty in both (NaN if all are)."""
+    regions = dict.fromkeys(region for row in figures for region in row)
+    means = {}
+    for region in regions:
+        values = np.array([row[region] for row in figures if region in row])
+        values = values[~np.isnan(values)]
+        means[region] = float(values.mean()) if values.size else float("nan")
+    return means

@@ -1,0 +1,102 @@
+"""From what a user names (a run, a checkpoint, nothing) to a network, its card and its history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from metaseg.errors import RunError
+from metaseg.models.checkpoint import ModelCard, checkpoint_files, load_checkpoint
+from metaseg.runs.files import read_json
+from metaseg.runs.folder import RunFolder, is_run
+
+PATIENTS_NAME = "patients.json"
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network ready to use.
+
+    Attributes:
+        model: In evaluation mode, on the CPU.
+        card: What it is.
+        checkpoint: The weights' file.
+        run: Its run folder; None for a checkpoint outside of one.
+    """
+
+    model: nn.Module
+    card: ModelCard
+    checkpoint: Path
+    run: Path | None
+
+    @property
+    def trained_patients(self) -> frozenset[str]:
+        """Patients whose labels any of its trainings saw, its parents' included."""
+        if self.run is None or not (self.run / PATIENTS_NAME).exists():
+            return frozenset()
+        parts = read_json(self.run / PATIENTS_NAME, "the patients of a metaseg run")
+        return frozenset(row["patient"] for part in ("train", "inherited") for row in parts.get(part, []))
+
+    @property
+    def validation_cases(self) -> tuple[str, ...]:
+        """Ids of the cases that its training kept for validation."""
+        if self.run is None or not (self.run / PATIENTS_NAME).exists():
+            return ()
+        parts = read_json(self.run / PATIENTS_NAME, "the patients of a metaseg run")
+        return tuple(row["case"] for row in parts.get("val", []))
+
+    @property
+    def parent(self) -> str | None:
+        """The run or checkpoint that it was tuned from."""
+        return self.card.parent
+
+
+def load_network(name: str | Path, checkpoint: str = "best") -> LoadedNetwork:
+    """Load the network of a run folder or a checkpoint file.
+
+    Args:
+        name: A run folder, or a checkpoint ``X.safetensors`` (or ``X``) with ``X.json`` beside it.
+        checkpoint: ``best`` or ``last`` of a run. A tuned run has ``last`` alone, since it has no patients to choose
+            by; ``best`` means that one then.
+
+    Raises:
+        RunError: There is no such run or checkpoint, or it is damaged.
+    """
+    path = Path(name).expanduser()
+    run: Path | None = None
+    file = path
+    if path.is_dir():
+        run = RunFolder.open(path).path
+        file = path / "checkpoints" / checkpoint
+        if checkpoint == "best" and not checkpoint_files(file)[0].exists():
+            file = path / "checkpoints" / "last"
+        if not checkpoint_files(file)[0].exists():
+            raise RunError(
+                "the run has no checkpoint yet", where=path / "checkpoints", remedy="let it run on with --resume"
+            )
+    elif not checkpoint_files(path)[0].exists():
+        raise RunError(
+            "there is no such run or checkpoint",
+            where=path,
+            expected="a run folder, or a .safetensors file with its .json",
+            remedy="'metaseg runs' lists the runs there are",
+        )
+    elif path.parent.name == "checkpoints" and is_run(path.parent.parent):
+        run = path.parent.parent
+    model, card = load_checkpoint(file)
+    return LoadedNetwork(model.eval(), card, checkpoint_files(file)[0], run)
+
+
+def newest_run(root: Path, verb: str) -> Path | None:
+    """The newest finished run of a verb under ``root``, by name and time; None if there is none."""
+    runs = [path for path in root.glob("*") if path.is_dir() and is_run(path)]
+    finished = [path for path in runs if (run := RunFolder.open(path)).verb == verb and run.finished]
+    return max(finished, key=lambda path: (path / "state.json").stat().st_mtime, default=None)
+
+
+def patient_rows(cases: Any) -> list[dict[str, str]]:
+    """Case, patient and cohort of each case, for ``patients.json``."""
+    return [{"case": case.id, "patient": case.patient, "cohort": case.cohort} for case in cases]

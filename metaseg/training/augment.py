@@ -1,0 +1,112 @@
+"""Augmentation of training slices by MONAI's transforms, seeded by the caller."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from monai.data.meta_obj import set_track_meta
+from monai.transforms import (
+    Compose,
+    MapTransform,
+    RandAdjustContrastd,
+    RandAffined,
+    RandFlipd,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+)
+from monai.transforms.spatial.dictionary import RandSimulateLowResolutiond
+from monai.transforms.transform import Randomizable, Transform
+from torch import Tensor
+
+
+class ScaleModalitiesd(MapTransform, Randomizable):
+    """Scale and shift each modality on its own: scanners weight sequences differently.
+
+    Args:
+        keys: Key of images ``(modality, height, width)``.
+        factor: Largest relative change of the contrast.
+        offset: Largest shift, in standard deviations.
+        prob: Probability of changing an image at all.
+    """
+
+    def __init__(self, keys: str, factor: float, offset: float, prob: float) -> None:
+        MapTransform.__init__(self, keys)
+        self.factor, self.offset, self.prob = factor, offset, prob
+
+    def __call__(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Change the images of one sample."""
+        if self.R.random() >= self.prob:
+            return data
+        out = dict(data)
+        for key in map(str, self.keys):
+            channels = out[key].shape[0]
+            factor = torch.as_tensor(1 + self.R.uniform(-self.factor, self.factor, channels), dtype=out[key].dtype)
+            offset = torch.as_tensor(self.R.uniform(-self.offset, self.offset, channels), dtype=out[key].dtype)
+            out[key] = out[key] * factor[:, None, None] + offset[:, None, None]
+        return out
+
+
+def _spatial(strength: str) -> list[Transform]:
+    both = ("image", "label")
+    if strength == "none":
+        return []
+    flips: list[Transform] = [RandFlipd(both, prob=0.5, spatial_axis=0), RandFlipd(both, prob=0.5, spatial_axis=1)]
+    if strength == "light":
+        return flips
+    affine = RandAffined(
+        both,
+        prob=0.8,
+        rotate_range=0.5,
+        scale_range=0.25,
+        shear_range=0.1,
+        translate_range=8,
+        mode=("bilinear", "nearest"),
+        padding_mode="zeros",
+    )
+    return [*flips, affine]
+
+
+def _intensity(strength: str) -> list[Transform]:
+    if strength != "full":
+        return []
+    return [
+        ScaleModalitiesd("image", factor=0.3, offset=0.3, prob=0.8),
+        RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
+        RandGaussianSmoothd("image", prob=0.15, sigma_x=(0.4, 1.0), sigma_y=(0.4, 1.0)),
+        RandSimulateLowResolutiond(
+            "image", prob=0.15, zoom_range=(0.5, 1.0), downsample_mode="nearest", upsample_mode="bilinear"
+        ),
+        RandGaussianNoised("image", prob=0.2, std=0.1),
+    ]
+
+
+class Augmentation:
+    """Spatial, then intensity changes of one slice; the background stays 0, as the network will always see it.
+
+    Args:
+        strength: ``full``, ``light`` (flips only) or ``none``.
+    """
+
+    def __init__(self, strength: str) -> None:
+        # Slices are plain tensors here: MONAI's metadata would only be carried along.
+        set_track_meta(False)
+        self.spatial, self.intensity = Compose(_spatial(strength)), Compose(_intensity(strength))
+
+    def __call__(self, image: np.ndarray, label: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
+        """Change one slice.
+
+        Args:
+            image: ``(modality, height, width)`` normalised intensities.
+            label: ``(height, width)`` classes.
+            seed: Decides every draw.
+
+        Returns:
+            Image ``(modality, height, width)`` ``float32`` and classes ``(height, width)`` ``uint8``.
+        """
+        sample = {"image": torch.from_numpy(image), "label": torch.from_numpy(label.astype(np.float32))[None]}
+        self.spatial.set_random_state(seed=seed)
+        self.intensity.set_random_state(seed=seed ^ 0x5EED)
+        sample = self.spatial(sample)
+        background = sample["image"] == 0
+        sample = self.intensity(sample)
+        return sample["image"].masked_fill(background, 0.0).float(), sample["label"][0].to(torch.uint8)

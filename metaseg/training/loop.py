@@ -1,0 +1,190 @@
+"""The one ordinary training loop: pretraining and naive tuning both run in it.
+
+Everything that is drawn is a function of the seed and the step, so that the loop's state is the step, the weights, the
+optimiser's moments and the best figure so far. A run that was killed continues from the last mark to the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from metaseg.errors import TrainingError
+from metaseg.runs.training_state import load_training_state, save_training_state
+from metaseg.training.averaging import AveragedModel
+
+Batch = tuple[Tensor, Tensor]
+"""Images ``(batch, modality, height, width)`` and classes ``(batch, height, width)``."""
+
+
+class LoopListener(Protocol):
+    """What a verb does around the loop."""
+
+    def on_step(self, step: int, values: dict[str, float]) -> None:
+        """After every step; ``step`` counts the steps done, ``values`` holds loss and learning rate."""
+        ...
+
+    def on_mark(self, step: int, model: nn.Module) -> bool:
+        """At every mark, before the state is saved; returns False to stop early."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoopPlan:
+    """Length and pace of a training.
+
+    Attributes:
+        total_steps: Steps in all.
+        mark_every: Steps between marks, at which the listener validates and the state is saved.
+        rate: Learning rate of a step.
+        clip_norm: Largest gradient norm; 0 switches clipping off.
+        average: Decay of the averaged weights; 0 switches them off.
+        seed: Seed of what the network itself draws (dropout).
+    """
+
+    total_steps: int
+    mark_every: int
+    rate: Callable[[int], float]
+    clip_norm: float = 0.0
+    average: float = 0.0
+    seed: int = 0
+
+
+@dataclass
+class LoopState:
+    """Where the loop stands; ``extra`` is the listener's."""
+
+    step: int = 0
+    stopped: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def fit(
+    model: nn.Module,
+    optimizer: Optimizer,
+    fabric: Fabric,
+    plan: LoopPlan,
+    draw: Callable[[int], Batch],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    listener: LoopListener,
+    state: LoopState,
+    state_file: Path,
+    resume: bool = False,
+) -> nn.Module:
+    """Train a network.
+
+    Args:
+        model: The network, on the CPU or already on the device.
+        optimizer: Its optimiser.
+        fabric: Device and precision.
+        plan: Length and pace.
+        draw: Batch of a step; a pure function of the step.
+        loss: Loss of logits ``(batch, class, height, width)`` and classes ``(batch, height, width)``.
+        listener: What to do after steps and at marks.
+        state: Filled while training; shared with the listener.
+        state_file: Where the state is saved at every mark.
+        resume: Continue from ``state_file``.
+
+    Returns:
+        The network to use: the averaged one if ``plan.average`` is set, else ``model``.
+
+    Raises:
+        TrainingError: The loss or the gradient became non-finite; the state of the last mark stays on disk.
+    """
+    module = model
+    model, optimizer = fabric.setup(module, optimizer)
+    averaged = AveragedModel(module, plan.average) if plan.average else None
+    if resume:
+        _restore(state_file, module, optimizer, averaged, state, fabric)
+    final = averaged.model if averaged else module
+    while state.step < plan.total_steps and not state.stopped:
+        values = _step(model, optimizer, fabric, plan, draw, loss, state.step)
+        if averaged:
+            averaged.update(module)
+        state.step += 1
+        listener.on_step(state.step, values)
+        if state.step % plan.mark_every == 0 or state.step == plan.total_steps:
+            state.stopped = not listener.on_mark(state.step, final)
+            _save(state_file, module, optimizer, averaged, state)
+    return final
+
+
+def _step(
+    model: nn.Module,
+    optimizer: Optimizer,
+    fabric: Fabric,
+    plan: LoopPlan,
+    draw: Callable[[int], Batch],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    step: int,
+) -> dict[str, float]:
+    rate = plan.rate(step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("rate_factor", 1.0)
+    # Dropout draws from torch's global generator: pinned to the step, a resumed run draws the same.
+    torch.manual_seed(plan.seed * 1_000_003 + step)
+    images, classes = draw(step)
+    model.train()
+    optimizer.zero_grad(set_to_none=True)
+    value = loss(model(fabric.to_device(images)), fabric.to_device(classes))
+    number = float(value.detach())
+    if number != number or number in (float("inf"), float("-inf")):
+        raise _non_finite("loss", step)
+    fabric.backward(value)
+    values = {"loss": number, "learning_rate": rate}
+    if plan.clip_norm:
+        norm = fabric.clip_gradients(model, optimizer, max_norm=plan.clip_norm, error_if_nonfinite=False)
+        values["gradient_norm"] = float(norm) if norm is not None else float("nan")
+        # A gradient scaler skips such a step and lowers its scale by itself.
+        scaled = getattr(fabric._precision, "scaler", None) is not None
+        if not scaled and not torch.isfinite(torch.tensor(values["gradient_norm"])):
+            raise _non_finite("gradient", step)
+    optimizer.step()
+    return values
+
+
+def _non_finite(what: str, step: int) -> TrainingError:
+    return TrainingError(
+        f"the {what} became non-finite at step {step + 1}",
+        expected="finite numbers",
+        remedy="lower --learning-rate and start again; the last good weights are in checkpoints",
+    )
+
+
+def _save(path: Path, model: nn.Module, optimizer: Optimizer, averaged: AveragedModel | None, state: LoopState) -> None:
+    values: dict[str, Any] = {
+        "step": state.step,
+        "stopped": state.stopped,
+        "extra": state.extra,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    if averaged:
+        values |= {"average": averaged.model.state_dict(), "average_updates": averaged.updates}
+    save_training_state(path, values)
+
+
+def _restore(
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    averaged: AveragedModel | None,
+    state: LoopState,
+    fabric: Fabric,
+) -> None:
+    values = load_training_state(path)
+    model.load_state_dict(values["model"])
+    optimizer.load_state_dict(values["optimizer"])
+    if averaged:
+        averaged.model.load_state_dict(values["average"])
+        averaged.updates = values["average_updates"]
+    state.step, state.stopped = values["step"], values["stopped"]
+    state.extra.clear()
+    state.extra.update(values["extra"])
