@@ -1,0 +1,130 @@
+"""The dataset check: one pass over all cases, then what can be told only by comparing them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+
+from metaseg.cases.case import Case
+from metaseg.cases.check.copies import find_copies
+from metaseg.cases.check.inspect import Inspection, inspect_case, relative_name
+from metaseg.cases.check.parts import check_patients, check_presence, parts_of_split
+from metaseg.cases.check.report import CheckReport, Finding
+from metaseg.cases.readers import canonical_modality, read_cases
+from metaseg.errors import DataError
+
+Progress = Callable[[int, int], None]
+"""Called after each case with the number of cases done and in all."""
+
+
+def check_dataset(
+    path: str | Path,
+    *,
+    format: str = "auto",
+    label_scheme: str | None = None,
+    modalities: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    split: str | Path | None = None,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Look for what would stop a run or spoil its figures: see :data:`~metaseg.cases.check.report.KINDS`.
+
+    Args:
+        path: Folder of cases.
+        format: Naming convention, or ``"auto"``.
+        label_scheme: What label values mean; by default as the convention has it.
+        modalities: Modalities that every case must have; by default those that any case has.
+        classes: Check cases of these cohorts or classes only.
+        split: A split file, to be checked against the cases.
+        jobs: Processes that read files; 0 takes one a core.
+        progress: Told after each case.
+
+    Returns:
+        The report; one bad case never stops the pass.
+
+    Raises:
+        UsageError: An argument is wrong.
+        DataError: There are no cases, or the split file cannot be read.
+    """
+    root = Path(path)
+    cases = read_cases(root, format=format, label_scheme=label_scheme, classes=classes, strict=False)
+    parts = parts_of_split(split) if split else None
+    inspections = list(_inspect_all(cases, root, jobs, progress))
+    findings = [finding for inspection in inspections for finding in inspection.findings]
+    findings += _check_completeness(cases, modalities, root)
+    findings += check_patients(cases, parts, root)
+    if parts is not None and classes is None:
+        findings += check_presence(cases, parts)
+    findings += find_copies(cases, inspections, parts, root)
+    ordered = sorted(dict.fromkeys(findings), key=_order)
+    formats = ", ".join(sorted({case.format for case in cases}))
+    return CheckReport(root.as_posix(), formats, len(cases), tuple(ordered))
+
+
+def _order(finding: Finding) -> tuple[bool, str, str, str, str]:
+    return (finding.severity != "error", finding.case, finding.file, finding.kind, finding.found)
+
+
+def _inspect_all(cases: Sequence[Case], root: Path, jobs: int, progress: Progress | None) -> Iterator[Inspection]:
+    """Inspections in the order of the cases, whatever the number of processes."""
+    workers = min(jobs or os.cpu_count() or 1, len(cases))
+    inspect = partial(inspect_case, root=root)
+    if workers <= 1:
+        yield from _reported(map(inspect, cases), len(cases), progress)
+        return
+    # A fresh interpreter for each worker: forking a process that runs threads can hang.
+    context = multiprocessing.get_context("spawn")
+    chunk = max(1, min(16, len(cases) // (4 * workers)))
+    try:
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            yield from _reported(pool.map(inspect, cases, chunksize=chunk), len(cases), progress)
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a process that reads files was killed, probably for want of memory",
+            where=root,
+            remedy="use fewer with --jobs 1",
+        ) from error
+
+
+def _reported(inspections: Iterator[Inspection], total: int, progress: Progress | None) -> Iterator[Inspection]:
+    for done, inspection in enumerate(inspections, start=1):
+        if progress:
+            progress(done, total)
+        yield inspection
+
+
+def _check_completeness(cases: Sequence[Case], modalities: Sequence[str] | None, root: Path) -> Iterator[Finding]:
+    """Modalities missing or doubled, labels missing, slices that the reader had to leave out."""
+    present = dict.fromkeys(name for case in cases for name in case.images)
+    expected = [canonical_modality(name) for name in modalities] if modalities else list(present)
+    labelled = any(case.label is not None for case in cases)
+    for case in cases:
+        missing = [name for name in expected if name not in case.images]
+        if missing:
+            has = ", ".join(case.images) or "no image"
+            yield Finding.of("modality-missing", case.id, f"{', '.join(missing)} missing; the case has {has}")
+        if labelled and case.label is None:
+            yield Finding.of("label-missing", case.id, "the case has no label")
+        folders = {file.parent for file in case.files}
+        for file in _noted(case, "doubled"):
+            name = relative_name(file, root)
+            if file.parent in folders:
+                found = "another file stands for the same image or label of this case"
+                yield Finding.of("modality-doubled", case.id, found, file=name)
+            else:
+                yield Finding.of("id-doubled", case.id, "another case has this id; it was not checked", file=name)
+        for file in _noted(case, "unreadable"):
+            # A damaged file may not tell its case: every case then carries the note, which is given once.
+            owner = "" if case.format == "cheng-mat" else case.id
+            name = relative_name(file, root)
+            yield Finding.of("unreadable", owner, "the slice cannot be read and was left out", file=name)
+
+
+def _noted(case: Case, key: str) -> list[Path]:
+    return [Path(name) for name in case.extra.get(key, "").split(", ") if name]

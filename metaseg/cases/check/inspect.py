@@ -1,0 +1,220 @@
+"""Checks inside one case, in one pass over its files: every volume is decoded once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from metaseg.cases.case import Case, Volume
+from metaseg.cases.check.grids import (
+    POSITION_TOLERANCE_MM,
+    TILT_TOLERANCE_DEGREES,
+    corner_distance,
+    implausible_spacing,
+    tilt_degrees,
+)
+from metaseg.cases.check.report import Finding
+from metaseg.cases.geometry import Geometry
+from metaseg.cases.labels import LABEL_SCHEMES, LabelScheme
+from metaseg.errors import MetasegError
+
+OUTSIDE_TOLERANCE = 0.01
+"""Share of a label that may lie where all images are zero: published outlines touch the skull-stripped rim."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Digest of an image's values.
+
+    Attributes:
+        digest: Equal for images of equal shape, number type and values, whatever their compression or orientation.
+        case: Id of the case.
+        modality: The image's modality.
+        file: The image's file.
+    """
+
+    digest: str
+    case: str
+    modality: str
+    file: Path
+
+
+@dataclass
+class Inspection:
+    """What was seen in one case.
+
+    Attributes:
+        case: Id of the case.
+        root: The checked folder; findings name files relative to it.
+        findings: What is wrong within the case.
+        fingerprints: One for each 3-D image, or for each picture of a stack.
+    """
+
+    case: str
+    root: Path
+    findings: list[Finding] = field(default_factory=list)
+    fingerprints: list[Fingerprint] = field(default_factory=list)
+
+    def add(self, kind: str, found: str, file: Path | None = None, remedy: str | None = None) -> None:
+        """Note a finding."""
+        name = relative_name(file, self.root) if file else ""
+        self.findings.append(Finding.of(kind, self.case, found, file=name, remedy=remedy))
+
+
+def relative_name(file: Path, root: Path) -> str:
+    """A file's name inside the checked folder, with forward slashes."""
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
+
+
+def inspect_case(case: Case, root: Path) -> Inspection:
+    """Read all files of a case and note what is wrong with them.
+
+    Nothing is raised for bad data: whatever a file does becomes a finding, so that the pass goes on to the next case.
+    """
+    seen = Inspection(case.id, root)
+    reference: tuple[str, Geometry] | None = None
+    background: np.ndarray | None = None
+    for modality, volume in case.images.items():
+        loaded = _load(seen, modality, volume)
+        if loaded is None:
+            continue
+        geometry, array = loaded
+        if reference is None:
+            reference = modality, geometry
+            _check_grid(seen, modality, volume.files[0], geometry)
+        elif not _same_grid(seen, modality, volume.files[0], geometry, *reference):
+            continue
+        _check_values(seen, modality, volume, geometry, array)
+        zero = array == 0
+        background = zero if background is None else np.logical_and(background, zero, out=background)
+    if case.label is not None:
+        _check_label(seen, case.label, case.scheme, reference, background)
+    return seen
+
+
+def _load(seen: Inspection, name: str, volume: Volume) -> tuple[Geometry, np.ndarray] | None:
+    """Grid and values of a volume, or None after noting why there are none."""
+    for kind in ("header", "unreadable"):
+        try:
+            if kind == "header":
+                geometry = volume.geometry()
+            else:
+                return geometry, volume.read()
+        except MetasegError as error:
+            where = error.where if isinstance(error.where, Path) else volume.files[0]
+            expected = f" (expected: {error.expected})" if error.expected else ""
+            seen.add(kind, f"{name}: {error.found}{expected}", where, error.remedy)
+            return None
+        except (Exception, MemoryError) as error:
+            # A file may break its library in ways nobody foresaw; the check reports that rather than stopping.
+            seen.add(kind, f"{name}: {type(error).__name__}: {error}", volume.files[0])
+            return None
+    return None
+
+
+def _check_grid(seen: Inspection, name: str, file: Path, geometry: Geometry) -> None:
+    if geometry.planar:
+        return
+    if min(geometry.shape) == 1:
+        seen.add("dimensions", f"{name} has {_times(geometry.shape)} voxels: a single slice", file)
+    if implausible_spacing(geometry):
+        sizes = _times(geometry.spacing)
+        seen.add("spacing", f"{name} has voxels of {sizes} mm (slices, height, width)", file)
+    tilt = tilt_degrees(geometry)
+    if tilt > TILT_TOLERANCE_DEGREES:
+        seen.add("oblique", f"{name}'s voxel axes are tilted by {tilt:.1f} degrees", file)
+
+
+def _same_grid(seen: Inspection, name: str, file: Path, geometry: Geometry, first_name: str, first: Geometry) -> bool:
+    """Note where a volume's grid differs from the first image's; True if arrays of both can be laid over each other."""
+    if geometry.canonical_shape != first.canonical_shape:
+        found = f"{name} has {_times(geometry.shape)} voxels, {first_name} has {_times(first.shape)}"
+        seen.add("shape", found, file)
+        return False
+    if geometry.planar or first.planar:
+        return True
+    distance = corner_distance(first, geometry)
+    if distance > POSITION_TOLERANCE_MM:
+        seen.add("affine", f"{name} lies up to {distance:.3g} mm from {first_name}", file)
+    return True
+
+
+def _check_values(seen: Inspection, name: str, volume: Volume, geometry: Geometry, array: np.ndarray) -> None:
+    """Finite, not constant; take fingerprints. Every picture of a stack is judged by itself."""
+    pictures = geometry.planar and len(volume.files) == len(array)
+    for part, file in zip(array, volume.files, strict=True) if pictures else [(array, volume.files[0])]:
+        if part.dtype.kind == "f" and not np.all(np.isfinite(part)):
+            count = int(np.count_nonzero(~np.isfinite(part)))
+            seen.add("non-finite", f"{name} holds NaN or infinity in {count} of {part.size} voxels", file)
+        elif part.size and part.min() == part.max():
+            seen.add("constant", f"{name} is {part.flat[0]:g} everywhere", file)
+        else:
+            seen.fingerprints.append(Fingerprint(_digest(part), seen.case, name, file))
+
+
+def _check_label(
+    seen: Inspection,
+    label: Volume,
+    scheme: LabelScheme,
+    reference: tuple[str, Geometry] | None,
+    background: np.ndarray | None,
+) -> None:
+    loaded = _load(seen, "the label", label)
+    if loaded is None:
+        return
+    geometry, array = loaded
+    file = label.files[0]
+    comparable = reference is not None and _same_grid(seen, "the label", file, geometry, *reference)
+    if not _check_label_values(seen, file, array, scheme):
+        return
+    inside = array != 0
+    voxels = int(np.count_nonzero(inside))
+    if voxels == 0:
+        seen.add("label-empty", "the label outlines nothing", file)
+    elif comparable and background is not None:
+        share = int(np.count_nonzero(inside & background)) / voxels
+        if share > OUTSIDE_TOLERANCE:
+            found = f"{share:.1%} of the label lies where all images are zero (up to {OUTSIDE_TOLERANCE:.0%} is usual)"
+            seen.add("label-outside", found, file)
+
+
+def _check_label_values(seen: Inspection, file: Path, array: np.ndarray, scheme: LabelScheme) -> bool:
+    """Note values the scheme does not know, and the schemes that know them; True if values are finite."""
+    values = distinct_values(array)
+    if not np.all(np.isfinite(values)):
+        seen.add("non-finite", "the label holds NaN or infinity", file)
+        return False
+    unknown = [value for value in values.tolist() if value not in scheme.values]
+    if unknown:
+        shown = ", ".join(f"{value:g}" for value in unknown[:8]) + (" ..." if len(unknown) > 8 else "")
+        found = f"the label holds {shown}; label scheme '{scheme.name}' knows {sorted(scheme.values)}"
+        fitting = [other.name for other in LABEL_SCHEMES.values() if set(values.tolist()) <= set(other.values)]
+        remedy = (
+            f"the values would fit --label-scheme {' or '.join(fitting)}: see what the data's documentation says"
+            if fitting
+            else "no label scheme has these values: convert the label, or leave the case out"
+        )
+        seen.add("label-values", found, file, remedy)
+    return True
+
+
+def distinct_values(array: np.ndarray) -> np.ndarray:
+    """The values that occur, ascending; as ``np.unique``, but without sorting whole-number images."""
+    if array.dtype.kind in "iu" and array.size:
+        low, high = int(array.min()), int(array.max())
+        if high - low < 1 << 16:
+            return np.flatnonzero(np.bincount(array.ravel().astype(np.int64) - low)) + low
+    return np.unique(array)
+
+
+def _digest(array: np.ndarray) -> str:
+    digest = hashlib.blake2b(f"{array.shape}{array.dtype.str}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _times(sizes: tuple[float, ...]) -> str:
+    return " x ".join(f"{size:g}" for size in sizes)

@@ -1,0 +1,89 @@
+"""Checks of splits: the parts that a split file or the files' names tell, and patients in two of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from metaseg.cases.case import Case
+from metaseg.cases.check.inspect import relative_name
+from metaseg.cases.check.report import Finding
+from metaseg.cases.splits import read_split
+
+Parts = Mapping[str, frozenset[str]]
+"""Case id to the parts of a split file in which it stands."""
+
+_PART_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_PART_PREFIX = re.compile(r"(train|val|test)[-_ ]", re.IGNORECASE)
+
+
+def parts_of_split(path: str | Path) -> Parts:
+    """The parts of a split file, also of one that overlaps: the check tells where, instead of refusing it.
+
+    Raises:
+        DataError: It is no split file.
+    """
+    try:
+        listed = json.loads(Path(path).read_text(encoding="utf-8"))["parts"]
+        pairs = [(str(case), str(part)) for part, cases in listed.items() for case in cases]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        # The reader of split files says what is wrong with this one.
+        pairs = [(case, part) for part, cases in read_split(path).parts.items() for case in cases]
+    parts: defaultdict[str, set[str]] = defaultdict(set)
+    for case, part in pairs:
+        parts[case].add(part)
+    return {case: frozenset(names) for case, names in parts.items()}
+
+
+def part_by_name(file: Path, root: Path) -> str | None:
+    """The part that a folder or the start of a file's name tells: ``"train"``, ``"val"``, ``"test"`` or None."""
+    relative = Path(relative_name(file, root))
+    for folder in relative.parts[:-1]:
+        if folder.lower() in _PART_FOLDERS:
+            return _PART_FOLDERS[folder.lower()]
+    match = _PART_PREFIX.match(relative.name)
+    return match[1].lower() if match else None
+
+
+def parts_of_file(case: Case, file: Path, parts: Parts | None, root: Path) -> frozenset[str]:
+    """Parts in which a file of a case stands: by the split file if there is one, else by the file's name."""
+    if parts is not None:
+        return parts.get(case.id, frozenset())
+    named = part_by_name(file, root)
+    return frozenset({named}) if named else frozenset()
+
+
+def check_patients(cases: Sequence[Case], parts: Parts | None, root: Path) -> Iterator[Finding]:
+    """Patients with cases in two parts."""
+    seen: defaultdict[str, defaultdict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
+    for case in cases:
+        # Folders of pictures do not tell patients; copies in two of them are found by their values.
+        if case.format == "image-folder" and parts is None:
+            continue
+        for file in case.files:
+            for part in parts_of_file(case, file, parts, root):
+                seen[case.patient][part][case.id] = None
+    for patient, where in seen.items():
+        if len(where) > 1:
+            places = "; ".join(f"{part}: {', '.join(ids)}" for part, ids in sorted(where.items()))
+            first = next(iter(where[min(where)]))
+            yield Finding.of("patient-split", first, f"patient {patient} stands in {places}")
+
+
+def check_presence(cases: Sequence[Case], parts: Parts) -> Iterator[Finding]:
+    """Cases that the split file names and the data lacks: a run would refuse the split."""
+    absent = sorted(parts.keys() - {case.id for case in cases})
+    if absent:
+        shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        yield Finding.of("split-absent", "", f"{len(absent)} of the split's {len(parts)} cases are not there: {shown}")

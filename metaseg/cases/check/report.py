@@ -1,0 +1,177 @@
+"""What a dataset check says: findings of known kinds, each with a remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of finding.
+
+    Attributes:
+        severity: Whether it makes figures wrong or stops a run (``"error"``), or deserves a look (``"warning"``).
+        meaning: What is wrong.
+        remedy: What to do about it.
+    """
+
+    severity: Severity
+    meaning: str
+    remedy: str
+
+
+KINDS: Mapping[str, Kind] = {
+    "header": Kind(
+        "error",
+        "a file is missing or not of its kind, or its header tells no usable grid or orientation",
+        "get the file again, or write it anew with a valid header",
+    ),
+    "unreadable": Kind(
+        "error",
+        "a file is truncated, damaged (wrong checksum) or not an image of real numbers",
+        "copy or download the file again, or leave the case out",
+    ),
+    "dimensions": Kind(
+        "error", "a volume has a single slice where 3-D is expected", "convert the whole series, not one slice of it"
+    ),
+    "shape": Kind(
+        "error",
+        "an image or label of a case has another number of voxels than the first image",
+        "register and resample the case's files to one grid",
+    ),
+    "affine": Kind(
+        "error",
+        "an image or label of a case lies elsewhere in space than the first image",
+        "resample to one grid; if only the header is wrong, copy the first image's header",
+    ),
+    "spacing": Kind("error", "a voxel size is not plausible for a brain scan", "correct the voxel size in the header"),
+    "oblique": Kind(
+        "warning",
+        "the voxel axes are tilted or sheared against the scanner's axes",
+        "nothing, if all cases are alike; else resample to the scanner's axes",
+    ),
+    "non-finite": Kind("error", "an image or label holds NaN or infinity", "write the volume again with finite values"),
+    "constant": Kind("error", "an image has the same value everywhere", "get the file again, or leave the case out"),
+    "label-values": Kind(
+        "error", "a label holds values that its convention does not know", "name the convention with --label-scheme"
+    ),
+    "label-outside": Kind(
+        "error",
+        "part of the label lies where all images are zero",
+        "check that label and images belong to one patient and one grid",
+    ),
+    "label-empty": Kind("warning", "a label outlines nothing", "confirm that the patient has no lesion"),
+    "label-missing": Kind(
+        "warning", "a case has no label although others have one", "add the label, or use the case for prediction only"
+    ),
+    "modality-missing": Kind(
+        "error", "a case lacks a modality", "add the file, leave the case out, or train with fewer --modalities"
+    ),
+    "modality-doubled": Kind("error", "a case has two files for one modality", "keep one of the files"),
+    "id-doubled": Kind("error", "two cases have the same id", "rename one of them, or check one folder at a time"),
+    "same-modality": Kind(
+        "error", "two modalities of a case are the same image", "find the file that was copied under a wrong name"
+    ),
+    "same-case": Kind("error", "two cases hold the same image", "remove one of the cases"),
+    "same-class": Kind(
+        "error", "the same picture stands in two classes", "find out which class is right and remove the other copy"
+    ),
+    "same-picture": Kind(
+        "warning",
+        "the same picture stands in one class more than once",
+        "remove the copies: a random split would put one into training and one into the test",
+    ),
+    "leak": Kind(
+        "error",
+        "the same image stands in two parts, such as train and test",
+        "remove it from the training part: figures on its copy mean nothing",
+    ),
+    "patient-split": Kind(
+        "error", "a patient's cases stand in two parts of the split", "split by patient with 'metaseg data split'"
+    ),
+    "split-absent": Kind(
+        "error", "the split file names cases that the data lacks", "give the data the split was made for, or split anew"
+    ),
+}
+"""Every kind of finding, by the name that reports use."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the check found.
+
+    Attributes:
+        severity: ``"error"`` or ``"warning"``.
+        kind: One of :data:`KINDS`.
+        case: Id of the case.
+        file: The file, relative to the checked folder; empty where the finding is about no single file.
+        found: What was found, as one sentence.
+        remedy: What to do about it.
+    """
+
+    severity: Severity
+    kind: str
+    case: str
+    file: str
+    found: str
+    remedy: str
+
+    @classmethod
+    def of(cls, kind: str, case: str, found: str, *, file: str = "", remedy: str | None = None) -> Finding:
+        """A finding with the severity and, unless given, the remedy of its kind."""
+        known = KINDS[kind]
+        return cls(known.severity, kind, case, file, found, remedy or known.remedy)
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Result of :func:`~metaseg.cases.check.check_dataset`.
+
+    Attributes:
+        path: The folder that was checked.
+        format: Naming convention of its files.
+        cases: Number of cases.
+        findings: Errors first, then by case, file and kind: the same data gives the same order.
+    """
+
+    path: str
+    format: str
+    cases: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Findings that make figures wrong or stop a run."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """Findings that deserve a look."""
+        return tuple(finding for finding in self.findings if finding.severity == "warning")
+
+    @property
+    def ok(self) -> bool:
+        """True if there is no error; warnings may remain."""
+        return not self.errors
+
+    def to_rows(self) -> list[dict[str, str]]:
+        """One row a finding, for a table or a CSV file."""
+        return [asdict(finding) for finding in self.findings]
+
+    def to_json(self) -> str:
+        """The whole report as JSON text."""
+        content: dict[str, Any] = {
+            "path": self.path,
+            "format": self.format,
+            "cases": self.cases,
+            "ok": self.ok,
+            "errors": len(self.errors),
+            "warnings": len(self.warnings),
+            "findings": self.to_rows(),
+        }
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
