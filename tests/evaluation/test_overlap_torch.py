@@ -1,0 +1,26 @@
+import numpy as np
+
+from metaseg.evaluation.overlap import joint_histogram
+
+
+def test_histogram_stays_on_its_device_and_equals_numpy():
+    import torch
+
+    from metaseg.evaluation.overlap_torch import batch_histogram
+
+    generator = np.random.default_rng(0)
+    label, prediction = generator.integers(0, 4, (2, 5, 12, 10))
+    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
+        found = batch_histogram(torch.tensor(label, device=device), torch.tensor(prediction, device=device), 4)
+        assert found.device.type == device
+        np.testing.assert_array_equal(found.cpu().numpy(), joint_histogram(label, prediction, 4, per_slice=True))
+
+
+def test_small_whole_number_types_do_not_overflow():
+    import torch
+
+    from metaseg.evaluation.overlap_torch import batch_histogram
+
+    # 40 slices of 16 cells: codes exceed the range of uint8.
+    full = torch.full((40, 3, 3), 3, dtype=torch.uint8)
+    assert batch_histogram(full, full, 4)[:, 3, 3].tolist() == [9] * 40
