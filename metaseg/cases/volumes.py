@@ -183,7 +183,9 @@ class ImageStack:
         with _reading(path, "image"), Image.open(path) as image:
             lossy = image.format in _LOSSY_FORMATS
             is_grey = image.mode in ("1", "L", "F") or image.mode.startswith("I")
-            array = np.asarray(image if is_grey else image.convert("L"))
+            # Only by way of RGBA does Pillow accept a palette with transparency without a warning.
+            opaque = image.convert("RGBA") if "transparency" in image.info and not is_grey else image
+            array = np.asarray(image if is_grey else opaque.convert("L"))
         if self.binary:
             return _as_mask(array, path, lossy)
         return array.astype(np.uint8 if array.dtype == bool else array.dtype.newbyteorder("="), copy=False)
@@ -302,7 +304,8 @@ def _stack(paths: Sequence[Path], read_slice: Callable[[Path], np.ndarray], pixe
                 remedy="put slices of another shape into a case of their own",
             )
         slices.append(array)
-    geometry = Geometry.from_stack(len(slices), *slices[0].shape, pixel_mm)
+    height, width = slices[0].shape
+    geometry = Geometry.from_stack(len(slices), height, width, pixel_mm)
     return geometry.to_canonical(np.stack(slices).transpose(2, 1, 0))
 
 

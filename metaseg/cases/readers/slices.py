@@ -45,12 +45,10 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
             if options.strict:
                 raise
             unreadable.setdefault(row.get("patient_id", ""), []).append(str(error.where))
-    scheme = options.scheme or label_scheme("whole-lesion")
-    cases = []
-    for case_id, members in group_slices(records).items():
-        extra = {"unreadable": ", ".join(unreadable[members[0].patient])} if members[0].patient in unreadable else {}
-        cases.append(_make_case(case_id, members, scheme, table, extra))
-    return cases
+    return [
+        _make_case(case_id, members, unreadable.get(members[0].patient, []), table, options)
+        for case_id, members in group_slices(records).items()
+    ]
 
 
 def _read_rows(table: Path) -> list[dict[str, str]]:
@@ -97,7 +95,7 @@ def _record(row: Mapping[str, str], number: int, table: Path, options: ReadOptio
         image=image,
         mask=_listed_file(row, "mask", "masks", table.parent),
         modality=canonical_modality(row.get("modality") or options.modality or DEFAULT_MODALITY),
-        slice_id=row.get("slice_id") or image.stem,
+        slice_id=row.get("slice_id") or row["image"],
         pixel_mm=_pixel_size(row.get("pixel_mm", ""), number, table),
     )
 
@@ -123,31 +121,19 @@ def _pixel_size(text: str, number: int, table: Path) -> float | None:
 
 
 def _make_case(
-    case_id: str, records: Sequence[SliceRecord], scheme: LabelScheme, table: Path, extra: Mapping[str, str]
+    case_id: str, records: Sequence[SliceRecord], unreadable: Sequence[str], table: Path, options: ReadOptions
 ) -> Case:
-    by_modality: dict[str, dict[str, SliceRecord]] = {}
-    for record in records:
-        slices = by_modality.setdefault(record.modality, {})
-        if record.slice_id in slices:
-            files = (slices[record.slice_id].image, record.image)
-            raise doubled_files(case_id, f"slice {record.slice_id} in {record.modality}", files)
-        slices[record.slice_id] = record
-    first = next(iter(by_modality.values()))
-    for modality, slices in by_modality.items():
-        lacking = first.keys() ^ slices.keys()
-        if lacking:
-            raise DataError(
-                f"case {case_id}: slice {min(lacking)} is not there in every modality ({', '.join(by_modality)})",
-                where=table,
-                expected="one row per slice and modality",
-                remedy="add the rows, or leave the slice out",
-            )
-        by_modality[modality] = {name: slices[name] for name in first}
-    pixel_mm = records[0].pixel_mm
+    by_modality, doubled = _by_modality(case_id, records, table)
+    if doubled and options.strict:
+        twin = doubled[0]
+        first = by_modality[twin.modality][twin.slice_id]
+        raise doubled_files(case_id, f"slice {twin.slice_id} in {twin.modality}", (first.image, twin.image))
+    notes = {"doubled": [str(record.image) for record in doubled], "unreadable": unreadable}
     images: dict[str, Volume] = {
-        modality: ImageStack(tuple(record.image for record in slices.values()), pixel_mm)
+        modality: ImageStack(tuple(record.image for record in slices.values()), records[0].pixel_mm)
         for modality, slices in by_modality.items()
     }
+    scheme = options.scheme or label_scheme("whole-lesion")
     kind = records[0].kind
     return Case(
         id=case_id,
@@ -158,8 +144,34 @@ def _make_case(
         scheme=scheme,
         grade=kind or None,
         format="slices",
-        extra=extra,
+        extra={name: ", ".join(files) for name, files in notes.items() if files},
     )
+
+
+_Slices = dict[str, SliceRecord]
+
+
+def _by_modality(
+    case_id: str, records: Sequence[SliceRecord], table: Path
+) -> tuple[dict[str, _Slices], list[SliceRecord]]:
+    """Records by modality and slice, in one slice order for all; and those of a slice that was there already."""
+    by_modality: dict[str, _Slices] = {}
+    doubled = []
+    for record in records:
+        if by_modality.setdefault(record.modality, {}).setdefault(record.slice_id, record) is not record:
+            doubled.append(record)
+    first = next(iter(by_modality.values()))
+    for modality, slices in by_modality.items():
+        lacking = first.keys() ^ slices.keys()
+        if lacking:
+            raise DataError(
+                f"case {case_id}: slice {min(lacking)} is not there in every modality ({', '.join(by_modality)})",
+                where=table,
+                expected="a row for each slice and modality, with the same slice_id in all modalities",
+                remedy="add the rows, or leave the slice out",
+            )
+        by_modality[modality] = {name: slices[name] for name in first}
+    return by_modality, doubled
 
 
 def _label(
@@ -179,7 +191,7 @@ def _label(
             f"case {case_id}: slice {without[0]} has no mask, though others of the patient have one",
             where=table,
             expected="a mask for all slices of a patient, or for none",
-            remedy="give slices without tumour an empty mask, and slices that nobody outlined another patient_id",
+            remedy="give slices without tumour an empty mask, and leave out slices that nobody outlined",
         )
     pixel_mm = next(iter(by_modality[0].values())).pixel_mm
     return ImageStack(tuple(masks), pixel_mm, binary=scheme.space is WHOLE_LESION) if masks else None
