@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +48,9 @@ class WeightReport:
     def lines(self, limit: int = 6) -> list[str]:
         """The report for people; of each list at most ``limit`` entries are shown."""
         total = len(self.loaded) + len(self.skipped) + len(self.missing)
-        lines = [
-            f"loaded {len(self.loaded)} of {total} tensors ({self.share:.1%} of the parameters) from {self.origin}"
-        ]
+        # Rounded down, so that 100 % means all of them.
+        percent = math.floor(self.share * 1000) / 10
+        lines = [f"loaded {len(self.loaded)} of {total} tensors ({percent} % of the parameters) from {self.origin}"]
         lines += [f"  spread over the modalities: {name}" for name in self.adapted]
         misfits = [f"{name}: {there} in the file, {here} in the network" for name, there, here in self.skipped]
         lines += _listed("does not fit, starts fresh", misfits, limit)
@@ -148,10 +149,10 @@ def _torch_load(file: Path) -> Mapping[str, object]:
         raise
     except Exception as error:  # torch.load answers a damaged or refused file with nearly any type of error
         raise DataError(
-            f"cannot read the weights ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
+            "cannot read the weights: the file is damaged or holds more than tensors",
             where=file,
             expected="a file of tensors alone, as torch.save(model.state_dict(), file) writes it",
-            remedy="copy the file again; if it holds more than tensors and you trust it, save its state dict alone",
+            remedy="copy the file again; if it holds other objects and you trust it, save its state dict alone",
         ) from error
     if not isinstance(content, Mapping):
         raise DataError(f"the file holds a {type(content).__name__}", where=file, expected="a state dict")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from metaseg.models import (
 )
 from metaseg.models.checkpoint import upgrade_card
 
-SMALL: dict[str, dict[str, object]] = {
+SMALL: dict[str, dict[str, Any]] = {
     "unet": {"channels": (4, 8, 8), "strides": (2, 2)},
     "basic-unet": {"features": (4, 4, 4, 4, 8, 4)},
     "dynunet": {"filters": (4, 4, 8)},

@@ -20,7 +20,7 @@ VGG16_FEATURES = 14_714_688
 def vgg16_state(seed: int = 0) -> dict[str, torch.Tensor]:
     """State dict like that of torchvision's VGG-16, its classifier small but for the names."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         features = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"])
     state = {f"features.{key}": value for key, value in features.state_dict().items()}
     return {**state, "classifier.6.weight": torch.zeros(1000, 4), "classifier.6.bias": torch.zeros(1000)}
@@ -47,7 +47,7 @@ def test_fully_connected_layers_hold_what_vggs_classifier_holds() -> None:
 
 def test_fully_connected_layers_as_convolutions_compute_the_same() -> None:
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         linear = nn.Linear(512 * 7 * 7, 8)
         net = FCN8s(3, 2, fc_channels=8)
         values = torch.randn(1, 512, 7, 7)
