@@ -167,7 +167,8 @@ def lesionwise(
         raise ValueError(f"label {label.shape} and prediction {prediction.shape} differ in shape")
     label, prediction = label.astype(bool, copy=False), prediction.astype(bool, copy=False)
     diagonal = image_diagonal(label.shape, spacing, planar)
-    box = bounding_box(label | prediction, margin=max(rules.dilation, rules.merge_dilation) + 1)
+    # No margin for the dilations: two that touch beyond the box around everything touch inside it too.
+    box = bounding_box(label | prediction)
     if box is None:
         return _summarise((), 0, diagonal, rules, with_surface)
     components, n_components = ndimage.label(prediction[box], _neighbours(rules.connectivity, planar))

@@ -111,6 +111,9 @@ def test_planar_stack_has_pixels_and_no_volume(tumour):
     # One lesion in each of the eight slices that hold tumour.
     assert row["n_lesions"] == 8
     assert row["hd95"] == hd95(tumour[0] > 0, tumour[1] > 0, (1.0, 1.0, 1.0), planar=True)
+    # A pixel size makes areas, but slices without thickness have no volume.
+    row = case_figures(*tumour, SUBREGIONS, SUBREGIONS, (0.5, 0.5, 0.5), "mm", planar=True)[0]
+    assert math.isnan(row["predicted_ml"])
 
 
 def test_wrong_input_is_refused(tumour):
