@@ -21,6 +21,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import io_orientation
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 from nibabel.wrapstruct import WrapStructError
 from PIL import Image
@@ -40,6 +41,9 @@ _FILE_ERRORS = (
     ValueError,
     TypeError,
     SyntaxError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
     KeyError,
     zlib.error,
     struct.error,
@@ -81,8 +85,7 @@ class NiftiVolume:
             header = _nifti_class(start).header_class(start[: _header_size(start)])
             shape, affine = header.get_data_shape(), header.get_best_affine()
         self._check_dimensions(shape)
-        directions = affine[:3, :3]
-        if not np.all(np.isfinite(affine)) or abs(np.linalg.det(directions)) < 1e-12:
+        if not _is_usable(affine):
             raise DataError(
                 "the NIfTI header holds no usable orientation",
                 where=self.path,
@@ -323,6 +326,15 @@ def _as_mask(array: np.ndarray, path: Path, lossy: bool) -> np.ndarray:
             remedy="write the mask as a 1-bit or 0/255 image",
         )
     return (array != 0).astype(np.uint8)
+
+
+def _is_usable(affine: np.ndarray) -> bool:
+    """Whether a voxel-to-world matrix gives each axis a direction of its own."""
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.all(np.isfinite(affine)) or not np.all(np.isfinite(sizes)) or not np.all(sizes > 0):
+        return False
+    flat = abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3
+    return not flat and not np.any(np.isnan(io_orientation(affine)))
 
 
 def _nifti_class(start: bytes) -> type[nib.Nifti1Image]:

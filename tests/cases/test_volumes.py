@@ -194,15 +194,14 @@ def test_colours_and_complex_numbers_are_refused(tmp_path: Path, dtype: np.dtype
         NiftiVolume(tmp_path / "x.nii").read()
 
 
-@pytest.mark.parametrize("bad", [np.nan, 0.0])
-def test_unusable_orientation(tmp_path: Path, bad: float) -> None:
-    image = nib.Nifti1Image(ramp(), np.eye(4))
-    image.header["sform_code"] = 1
-    for row in ("srow_x", "srow_y", "srow_z"):
-        image.header[row] = bad
+@pytest.mark.parametrize("rows", [np.full((3, 4), np.nan), np.zeros((3, 4)), np.ones((3, 4))])
+def test_unusable_orientation(tmp_path: Path, rows: np.ndarray) -> None:
+    header = nib.Nifti1Image(ramp(), np.eye(4)).header
+    header["sform_code"], header["vox_offset"], header["magic"] = 1, 352, b"n+1"
+    for name, row in zip(("srow_x", "srow_y", "srow_z"), rows, strict=True):
+        header[name] = row
     # Written by hand: the library would put the matrix right.
-    content = image.header.binaryblock + bytes(4) + ramp().tobytes()
-    (tmp_path / "x.nii").write_bytes(content)
+    (tmp_path / "x.nii").write_bytes(header.binaryblock + bytes(4) + ramp().tobytes())
     with pytest.raises(DataError, match="no usable orientation"):
         NiftiVolume(tmp_path / "x.nii").geometry()
 
@@ -341,3 +340,32 @@ def test_volume_from_file_goes_by_suffix() -> None:
     assert volume_from_file(Path("a.PNG")) == ImageStack((Path("a.PNG"),))
     with pytest.raises(DataError, match=r"cannot read files named \.nrrd"):
         volume_from_file(Path("a.nrrd"))
+
+
+@pytest.mark.parametrize("kind", ["nii", "nii.gz", "png", "jpg", "mat"])
+def test_damaged_bytes_give_data_errors_only(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(7)
+    image = rng.integers(0, 255, (24, 24)).astype(np.uint8)
+    whole = tmp_path / f"whole.{kind}"
+    if kind.startswith("nii"):
+        write_nifti(whole, ramp())
+    elif kind == "mat":
+        write_mat(whole, image)
+    else:
+        Image.fromarray(image).save(whole)
+    content = whole.read_bytes()
+    damaged = tmp_path / f"damaged.{kind}"
+    refused = 0
+    for attempt in range(60):
+        changed = bytearray(content)
+        # Every other time in the header, where numbers steer the reading.
+        end = min(400, len(changed)) if attempt % 2 else len(changed)
+        for position in rng.integers(0, end, 3):
+            changed[position] = rng.integers(0, 256)
+        damaged.write_bytes(changed)
+        volume = MatStack((damaged,), "image") if kind == "mat" else volume_from_file(damaged)
+        try:
+            assert volume.read().shape == volume.geometry().canonical_shape
+        except DataError:
+            refused += 1
+    assert refused > 0
