@@ -211,8 +211,8 @@ def _refuse_status(response: requests.Response, url: str) -> None:
             f"the server answered {status} {response.reason}",
             where=url,
             expected="the archive",
-            remedy="the file may have moved: name its new folder with --base-url, or download it by hand into the "
-            "output folder and run the command again",
+            remedy="the file may have moved: look for it on the data set's page, download it by hand into the output "
+            "folder and run the command again",
         )
     response.raise_for_status()
 

@@ -287,6 +287,13 @@ def test_image_copied_to_another_modality(data):
     assert finding.found == "t1 and t2 are the same image"
 
 
+def test_copy_in_another_number_type_and_orientation(data):
+    image = nib.load(file(data, "t1"))
+    turned = nib.as_closest_canonical(nib.Nifti1Image(load(file(data, "t1")).astype(np.float64), image.affine))
+    turned.to_filename(file(data, "t2"))
+    assert only(data).kind == "same-modality"
+
+
 def test_case_copied_under_another_name(data):
     for what in (*MODALITIES, "seg"):
         shutil.copy(file(data, what, 2), file(data, what, 1))
@@ -294,6 +301,49 @@ def test_case_copied_under_another_name(data):
     assert finding.kind == "same-case"
     assert f"{name(1)} and {name(2)}" in finding.found
     assert "3 more images" in finding.found
+
+
+@pytest.fixture
+def decathlon(tmp_path):
+    """Two cases in 4-D files, described as the Medical Segmentation Decathlon does."""
+    entries = []
+    for number in range(2):
+        rng = np.random.default_rng(number)
+        label = np.zeros(SHAPE, dtype=np.uint8)
+        label[3:6, 3:6, 3:6], label[4, 4, 4] = 1, 3
+        name = f"BRATS_{number:03}.nii.gz"
+        write(tmp_path / "imagesTr" / name, rng.integers(0, 900, (*SHAPE, 4)).astype(np.float32))
+        write(tmp_path / "labelsTr" / name, label)
+        entries.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
+    description = {
+        "name": "BRATS",
+        "modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"},
+        "labels": {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"},
+        "training": entries,
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    return tmp_path
+
+
+def test_intact_4d_data_yields_nothing(decathlon):
+    report = check_dataset(decathlon)
+    assert (report.findings, report.cases, report.format) == ((), 2, "nnunet")
+
+
+def test_damaged_4d_file_is_reported_once(decathlon):
+    path = decathlon / "imagesTr" / "BRATS_001.nii.gz"
+    path.write_bytes(path.read_bytes()[:-100])
+    (finding,) = check_dataset(decathlon).findings
+    assert (finding.kind, finding.case, finding.file) == ("unreadable", "BRATS_001", "imagesTr/BRATS_001.nii.gz")
+
+
+def test_channel_copied_within_a_4d_file(decathlon):
+    path = decathlon / "imagesTr" / "BRATS_001.nii.gz"
+    array = load(path)
+    array[..., 2] = array[..., 1]
+    write(path, array)
+    (finding,) = check_dataset(decathlon).findings
+    assert (finding.kind, finding.found) == ("same-modality", "t1 and t1ce are the same image")
 
 
 def test_one_bad_case_never_stops_the_pass(data, monkeypatch):

@@ -30,7 +30,7 @@ class Fingerprint:
     """Digest of an image's values.
 
     Attributes:
-        digest: Equal for images of equal shape, number type and values, whatever their compression or orientation.
+        digest: Equal for images of equal shape and values, whatever their compression, orientation or number type.
         case: Id of the case.
         modality: The image's modality.
         file: The image's file.
@@ -62,6 +62,11 @@ class Inspection:
         """Note a finding."""
         name = relative_name(file, self.root) if file else ""
         self.findings.append(Finding.of(kind, self.case, found, file=name, remedy=remedy))
+
+    def is_broken(self, files: tuple[Path, ...]) -> bool:
+        """True if one of the files was found to be unusable."""
+        names = {relative_name(file, self.root) for file in files}
+        return any(finding.kind in ("header", "unreadable") and finding.file in names for finding in self.findings)
 
 
 def relative_name(file: Path, root: Path) -> str:
@@ -97,6 +102,9 @@ def inspect_case(case: Case, root: Path) -> Inspection:
 
 def _load(seen: Inspection, name: str, volume: Volume) -> tuple[Geometry, np.ndarray] | None:
     """Grid and values of a volume, or None after noting why there are none."""
+    # A 4-D file holds several modalities: what is wrong with the file is said once.
+    if seen.is_broken(volume.files):
+        return None
     for kind in ("header", "unreadable"):
         try:
             if kind == "header":
@@ -211,6 +219,10 @@ def distinct_values(array: np.ndarray) -> np.ndarray:
 
 
 def _digest(array: np.ndarray) -> str:
+    with np.errstate(invalid="ignore"):
+        small = array.astype(np.int16, copy=False)
+    if small is not array and np.array_equal(small, array):
+        array = small
     digest = hashlib.blake2b(f"{array.shape}{array.dtype.str}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
