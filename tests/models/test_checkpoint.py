@@ -204,14 +204,17 @@ def test_an_older_card_is_filled_in(tmp_path: Path) -> None:
     assert upgrade_card({"format_version": 0})["format_version"] == 1
 
 
-def test_an_interrupted_saving_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_an_interrupted_saving_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
     model, card = made()
     save_checkpoint(tmp_path / "best", model, card)
 
-    def full(descriptor: int) -> None:
+    def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("metaseg.models.checkpoint.os.fsync", full)
+    monkeypatch.setattr(f"metaseg.models.checkpoint.os.{moment}", full)
     with pytest.raises(RunError, match="No space left"):
         save_checkpoint(tmp_path / "best", made(seed=2)[0], card)
     monkeypatch.undo()

@@ -76,11 +76,12 @@ def test_another_number_of_modalities_is_skipped_unless_adapted() -> None:
 
 
 def test_only_input_kernels_are_adapted() -> None:
-    small = build_segmenter("unet", 2, 3, seed=0, channels=(4, 8, 8), strides=(2, 2))
-    wide = build_segmenter("unet", 4, 3, seed=0, channels=(4, 8, 16), strides=(2, 2))
-    report = load_weights(small, wide.state_dict(), min_loaded=0.0, adapt_input=True)
-    assert all("model.0." in name for name in report.adapted)
-    assert report.skipped
+    narrow = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 3, 1))
+    wide = nn.Sequential(nn.Conv2d(2, 6, 3), nn.Conv2d(6, 3, 1))
+    report = load_weights(narrow, wide.state_dict(), min_loaded=0.0, adapt_input=True)
+    # The second kernel differs in its input channels alone, but they are features and no modalities.
+    assert report.adapted == ()
+    assert ("1.weight", (3, 6, 1, 1), (3, 4, 1, 1)) in report.skipped
 
 
 def test_too_little_leaves_the_model_as_it_was_and_names_the_first_misfits() -> None:
