@@ -1,0 +1,6 @@
+"""Phantoms: synthetic brains with gliomas or metastases in four sequences, to try metaseg without patient data."""
+
+from metaseg.cases.phantoms.phantom import COHORTS, SIZES, Phantom, PhantomSize, build_phantom
+from metaseg.cases.phantoms.write import MARKER, VERSION, make_phantoms
+
+__all__ = ["COHORTS", "MARKER", "SIZES", "VERSION", "Phantom", "PhantomSize", "build_phantom", "make_phantoms"]
