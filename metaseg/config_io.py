@@ -226,6 +226,9 @@ def _prepare(field: FieldDescription, value: Any) -> Any:
             ) from None
     if annotation is Path and isinstance(value, str | Path):
         return _path(field, value)
+    if annotation is str and value == "" and not field.argument:
+        # An unset shell variable; silently taking the default would train on something else.
+        raise _wrong(field, value)
     if annotation is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     if annotation in (int, float) and (isinstance(value, bool) or str(value).lower().lstrip("+-") in _NOT_FINITE):

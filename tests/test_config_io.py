@@ -105,6 +105,7 @@ def test_typo_names_the_nearest_key(tmp_path: Path) -> None:
         ("window: [1, 2, 3]", "'window' is [1, 2, 3]", "2 values such as 240,240, each a whole number, or none"),
         ("data: [1]", "'data' is [1]", "a path or several"),
         ("out: ''", "'out' is empty", "a path, or none"),
+        ("device: ''", "'device' is empty", "a text"),
         ("model_options: '{'", "which is no JSON", "a JSON object"),
         ("model_options: [1]", "'model_options' is [1]", "a mapping, or its JSON text"),
         ("image_size: 8", "'image_size' is 8", "a whole number of at least 16, or none"),

@@ -223,6 +223,16 @@ def is_run(path: Path) -> bool:
     return (path / STATE_NAME).is_file()
 
 
+def saved_settings(path: Path, verb: str) -> Path | None:
+    """Settings file of the run of ``verb`` in ``path``; None if there is no such run.
+
+    ``--resume`` starts from it, so that the options of the first start need not be typed again.
+    """
+    if not is_run(path) or RunState.open(path / STATE_NAME).verb != verb:
+        return None
+    return path / CONFIG_NAME
+
+
 def run_status(run: RunFolder) -> str:
     """The status as a reader should see it: a run that nobody writes any more is not ``running`` but ``killed``."""
     return "killed" if run.state.status == "running" and not is_locked(run.path) else run.state.status

@@ -1,0 +1,147 @@
+"""``metaseg``: the entry point of the command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.main import get_command
+
+from metaseg import __version__
+from metaseg.cli.arguments import expand_lists
+from metaseg.cli.data import data_app
+from metaseg.cli.doctor import doctor
+from metaseg.cli.help import HELP_FLAGS, PlainCommand, PlainGroup, asked_help
+from metaseg.cli.messages import Terminated, debugging, explain, say
+from metaseg.cli.runs import runs
+from metaseg.cli.verbs import VERBS, add_verbs
+
+PREPARE, LOOK = "Prepare data", "Look around"
+HELP = """Adapt a brain-tumour segmentation network to a new disease from a few patients, without forgetting the first.
+
+Start here (both run on built-in synthetic phantoms):
+
+  metaseg pretrain --epochs 5 --out runs/first
+  metaseg metatune --from runs/first --out runs/second
+
+Research only, not for clinical use."""
+
+
+def build_app() -> typer.Typer:
+    """The command line with all verbs."""
+    app = typer.Typer(
+        help=HELP,
+        cls=PlainGroup,
+        rich_markup_mode=None,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": list(HELP_FLAGS)},
+    )
+    app.callback()(_options)
+    app.add_typer(data_app, name="data", rich_help_panel=PREPARE)
+    add_verbs(app)
+    app.command(rich_help_panel=LOOK, cls=PlainCommand)(runs)
+    app.command(rich_help_panel=LOOK, cls=PlainCommand)(doctor)
+    return app
+
+
+def run(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and end the process.
+
+    Args:
+        arguments: The words after ``metaseg``; those of the process if None.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    _treat_termination_as_interruption()
+    try:
+        code = _call(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has gone; Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+def _call(words: Sequence[str]) -> int:
+    """Run a command line and return the exit code."""
+    try:
+        command: Any = get_command(build_app())
+        text = asked_help(command, words)
+        if text is not None:
+            print(text)
+            return 0
+        result = command.main(_expanded(words), prog_name="metaseg", standalone_mode=False)
+    except typer.Abort:
+        say("interrupted")
+        return 130
+    except BrokenPipeError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        if _is_usage_error(error):
+            _say_usage(error, words)
+            return 2
+        if debugging():
+            raise
+        text, code = explain(error)
+        say(text)
+        return code
+    return result if isinstance(result, int) else 0
+
+
+def _expanded(words: Sequence[str]) -> list[str]:
+    """The command line with ``--data A B`` spelled out for the verb that it names."""
+    flags = {verb.name: verb.list_flags for verb in VERBS}
+    for position, word in enumerate(words):
+        if word in flags:
+            return [*words[: position + 1], *expand_lists(words[position + 1 :], flags[word])]
+        if not word.startswith("-"):
+            break
+    return list(words)
+
+
+def _is_usage_error(error: BaseException) -> bool:
+    # typer carries its own copy of click since 0.26: told by shape, not by class.
+    return hasattr(error, "format_message") and hasattr(error, "exit_code")
+
+
+def _say_usage(error: Any, words: Sequence[str]) -> None:
+    verb = next((f" {verb.name}" for verb in VERBS if verb.name in words), "")
+    context = getattr(error, "ctx", None)
+    command = f"metaseg{verb}" if context is None else context.command_path
+    say(f"{' '.join(error.format_message().split())}\n  to do:    see '{command} --help'")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"metaseg {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", show_default=False, is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def _treat_termination_as_interruption() -> None:
+    """A scheduler's SIGTERM ends a run as Ctrl-C does: its status is kept and the way to continue is told."""
+    process = os.getpid()
+
+    def end(number: int, frame: object) -> None:
+        if os.getpid() != process:
+            os._exit(143)
+        raise Terminated("SIGTERM")
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)

@@ -1,0 +1,214 @@
+"""The verbs whose options are the fields of a config class."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from glob import glob
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from metaseg.cli.help import PlainCommand
+from metaseg.cli.messages import messages
+from metaseg.config import (
+    ADAPT,
+    DATA,
+    MODEL,
+    OUT,
+    RUN,
+    TRAIN,
+    EvaluateConfig,
+    MetatuneConfig,
+    NaivetuneConfig,
+    PredictConfig,
+    PretrainConfig,
+)
+from metaseg.config_fields import Config, FieldDescription, describe_fields
+
+TRAINING, USING = "Train and adapt", "Use and judge"
+PANEL_ORDER = ("Options", DATA, MODEL, ADAPT, TRAIN, OUT, RUN)
+_METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line.
+
+    Attributes:
+        name: What is typed.
+        config: Its settings.
+        function: Where it is done, as ``module:function``; imported only when the verb runs.
+        panel: Group of verbs in ``metaseg --help``.
+        help: What it does; the first sentence stands in ``metaseg --help``.
+        examples: Command lines to learn from.
+    """
+
+    name: str
+    config: type[Config]
+    function: str
+    panel: str
+    help: str
+    examples: tuple[str, ...]
+
+    @property
+    def fields(self) -> tuple[FieldDescription, ...]:
+        """Its settings."""
+        return describe_fields(self.config)
+
+    @property
+    def list_flags(self) -> frozenset[str]:
+        """Options that take several values in a row: ``--data A B C``."""
+        return frozenset(field.flag for field in self.fields if field.element is Path and not field.argument)
+
+
+VERBS: tuple[Verb, ...] = (
+    Verb(
+        "pretrain",
+        PretrainConfig,
+        "metaseg.training.pretrain:run_pretrain",
+        TRAINING,
+        "Train a network on the source disease, validated on whole patients. Without --data it trains on synthetic "
+        "phantoms.",
+        (
+            "metaseg pretrain --data data/HGG --out runs/hgg",
+            "metaseg pretrain --config configs/pretrain.yaml --epochs 50",
+            "metaseg pretrain --out runs/hgg --resume",
+        ),
+    ),
+    Verb(
+        "metatune",
+        MetatuneConfig,
+        "metaseg.adapt.metatune:run_metatune",
+        TRAINING,
+        "Adapt a pretrained network to a new disease by MAML, from few patients and with little forgetting (Han et "
+        "al. 2018). Without --data it adapts to synthetic phantoms.",
+        (
+            "metaseg metatune --from runs/hgg --data data/MET --source data/HGG --shots 5",
+            "metaseg metatune --from runs/hgg --data data/MET --order passive --first-order",
+        ),
+    ),
+    Verb(
+        "naivetune",
+        NaivetuneConfig,
+        "metaseg.adapt.naivetune:run_naivetune",
+        TRAINING,
+        "Adapt by plain fine-tuning, the baseline of metatune at the same budget.",
+        ("metaseg naivetune --from runs/hgg --data data/MET --source data/HGG --shots 5",),
+    ),
+    Verb(
+        "evaluate",
+        EvaluateConfig,
+        "metaseg.evaluation.evaluate:run_evaluate",
+        USING,
+        "Compute Dice, HD95 and lesion-wise figures of a network per patient, and what it forgot.",
+        (
+            "metaseg evaluate runs/met --data data/MET data/HGG",
+            "metaseg evaluate runs/met --data data/MET --split split.json --part test",
+        ),
+    ),
+    Verb(
+        "predict",
+        PredictConfig,
+        "metaseg.evaluation.predict:run_predict",
+        USING,
+        "Segment cases and write NIfTI files on the cases' own grid.",
+        ("metaseg predict runs/met data/new-case --out predictions",),
+    ),
+)
+
+
+def add_verbs(app: typer.Typer) -> None:
+    """Enter all generated verbs into the command line."""
+    for verb in VERBS:
+        examples = "\n".join(f"  {line}" for line in verb.examples)
+        text = f"{verb.help}\n\nExamples:\n\n{examples}"
+        app.command(verb.name, help=text, rich_help_panel=verb.panel, cls=PlainCommand)(make_command(verb))
+
+
+def make_command(verb: Verb) -> Callable[..., None]:
+    """A function with one parameter for each setting of a verb, as typer wants it."""
+
+    def command(**given: Any) -> None:
+        file = given.pop("config_file")
+        run_verb(verb, file, {name: value for name, value in given.items() if value not in (None, [], ())})
+
+    fields = sorted(verb.fields, key=lambda field: (not field.argument, _panel_rank(field.panel)))
+    parameters = [_config_parameter(), *map(_parameter, fields)]
+    # typer reads the signature for order and defaults and the annotations for types.
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__name__ = verb.name
+    return command
+
+
+def run_verb(verb: Verb, file: Path | None, overrides: dict[str, Any]) -> None:
+    """Gather the settings and do the verb; every error becomes one message."""
+    with messages(flag.flag for flag in verb.fields):
+        from metaseg.config_io import load_config
+
+        if file is None and overrides.get("resume") and overrides.get("out"):
+            from metaseg.runs.folder import saved_settings
+
+            file = saved_settings(Path(overrides["out"]).expanduser(), verb.name)
+        config = load_config(verb.config, file, overrides)
+        module, _, function = verb.function.partition(":")
+        getattr(import_module(module), function)(config)
+
+
+def _panel_rank(panel: str) -> int:
+    return PANEL_ORDER.index(panel) if panel in PANEL_ORDER else len(PANEL_ORDER) - 2
+
+
+def _config_parameter() -> inspect.Parameter:
+    text = "YAML file of settings; options on the command line win over it."
+    option = typer.Option("--config", metavar="FILE", help=text)
+    return _keyword("config_file", Path | None, option)
+
+
+def _parameter(field: FieldDescription) -> inspect.Parameter:
+    """The parameter of one setting. None stands for "not given", so that a config file's value holds."""
+    metavar = f"[{'|'.join(field.choices)}]" if field.choices else _METAVARS.get(field.annotation, "TEXT")
+    several = field.element is Path
+    # Paths are taken as texts: "" from an unset shell variable would become the working directory.
+    annotation: Any = list[str] if several else bool if field.annotation is bool else str
+    if field.argument:
+        # Shown as needed, although a config file may hold it.
+        argument = typer.Argument(
+            metavar=field.flag + ("..." if several else ""), help=_help(field), show_default=False
+        )
+        return _keyword(field.name, annotation | None, argument)
+    option = partial(typer.Option, help=_help(field), rich_help_panel=field.panel, show_default=False)
+    if annotation is bool:
+        return _keyword(field.name, bool | None, option(f"{field.flag}/--no-{field.flag[2:]}"))
+    if field.is_mapping or field.element is not None:
+        metavar = "JSON" if field.is_mapping else "PATH..." if several else "A,B"
+    completion = (
+        _choices(field.choices) if field.choices else _paths if Path in (field.annotation, field.element) else None
+    )
+    return _keyword(field.name, annotation | None, option(field.flag, metavar=metavar, autocompletion=completion))
+
+
+def _keyword(name: str, annotation: Any, info: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=None, annotation=Annotated[annotation, info])
+
+
+def _choices(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
+    def matching(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return matching
+
+
+def _paths(incomplete: str) -> list[str]:
+    return sorted(f"{path}/" if Path(path).is_dir() else path for path in glob(incomplete + "*"))
+
+
+def _help(field: FieldDescription) -> str:
+    default = f" [default: {field.default_text}]" if field.default_text and not field.argument else ""
+    return field.help + default

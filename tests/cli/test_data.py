@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from metaseg.cases import read_split
+from metaseg.cli import main
+
+
+def write_case(root: Path, number: int, damaged: bool = False) -> None:
+    name = f"Brats18_TCIA01_{number:03}_1"
+    folder = root / "HGG" / name
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(number)
+    for modality in ("flair", "t1", "t1ce", "t2"):
+        values = rng.integers(1, 900, (12, 10, 4)).astype(np.int16)
+        nib.save(nib.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0])), folder / f"{name}_{modality}.nii.gz")
+    label = np.zeros((12, 10, 4), np.uint8)
+    label[3:6, 3:6, 1:3] = 3 if damaged else 4
+    nib.save(nib.Nifti1Image(label, np.diag([-1.0, -1.0, 1.0, 1.0])), folder / f"{name}_seg.nii.gz")
+
+
+@pytest.fixture
+def cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "140")
+    for number in range(1, 5):
+        write_case(tmp_path / "cases", number)
+    return tmp_path / "cases"
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        main.run([str(word) for word in words])
+    captured = capsys.readouterr()
+    return int(caught.value.code or 0), captured.out, captured.err
+
+
+def test_check_ends_with_0_or_1(cases: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, progress = call(capsys, "data", "check", cases)
+    assert code == 0, text
+    assert "4 cases (brats)" in text
+    assert "checking cases 4/4" in progress
+    write_case(cases, 9, damaged=True)
+    code, text, _ = call(capsys, "data", "check", cases, "--json")
+    report = json.loads(text)
+    assert (code, report["ok"], report["cases"]) == (1, False, 5)
+    assert {finding["case"] for finding in report["findings"] if finding["severity"] == "error"} == {
+        "Brats18_TCIA01_009_1"
+    }
+    code, text, _ = call(capsys, "data", "check", cases)
+    assert code == 1
+    assert "Brats18_TCIA01_009_1" in text
+
+
+def test_summary(cases: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, _ = call(capsys, "data", "summary", cases, "--csv", "out/table.csv")
+    assert code == 0
+    assert "4 cases of 4 patients" in text
+    assert "4 x 10 x 12" in text
+    assert len(Path("out/table.csv").read_text().splitlines()) == 5
+    content = json.loads(call(capsys, "data", "summary", cases, "--json")[1])
+    # 3 x 3 x 2 voxels of 1 mm.
+    assert content["totals"]["volumes"]["ml"]["WT"]["median"] == pytest.approx(0.018)
+
+
+def test_split_is_written_once(cases: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("data", "split", cases, "--parts", "train=3,test=1", "--stratify", "none", "--out", "s.json")
+    code, text, _ = call(capsys, *words)
+    assert code == 0
+    assert "train" in text
+    split = read_split("s.json")
+    assert [len(split.parts[name]) for name in ("train", "test")] == [3, 1]
+    before = Path("s.json").read_bytes()
+    code, _, error = call(capsys, *words, "--seed", "1")
+    assert (code, Path("s.json").read_bytes()) == (2, before)
+    assert "--overwrite" in error
+    assert call(capsys, *words, "--overwrite")[0] == 0
+    assert Path("s.json").read_bytes() == before
+
+
+def test_folds(cases: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "data", "split", cases, "--folds", "2")[0] == 0
+    assert sorted(read_split("split.json").parts) == ["fold-0", "fold-1"]
+
+
+def test_prepare(cases: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, progress = call(capsys, "data", "prepare", cases, "store", "--modalities", "t1,t1ce", "--jobs", "1")
+    assert (code, text) == (0, "4 cases prepared in store\n"), progress
+    assert call(capsys, "data", "prepare", cases, cases)[0] == 2
+
+
+def test_phantoms_get_their_arguments(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import metaseg.cases.phantoms as phantoms
+
+    seen = {}
+
+    def fake(out: Path, **options: object) -> list[Path]:
+        seen.update(options, out=out)
+        options["progress"](1, 2)  # type: ignore[operator]
+        options["progress"](2, 2)  # type: ignore[operator]
+        return [out, out]
+
+    monkeypatch.setattr(phantoms, "make_phantoms", fake)
+    code, text, progress = call(capsys, "data", "phantoms", tmp_path, "--cohort", "met", "--cases", 2, "--seed", 5)
+    assert (code, text) == (0, f"2 synthetic cases in {tmp_path}\n")
+    assert "making phantoms 2/2" in progress
+    seen.pop("progress")
+    assert seen == {"out": tmp_path, "cohort": "met", "cases": 2, "seed": 5, "size": "small"}
+
+
+def test_fetch_tells_licence_and_citation(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from metaseg.cases import fetch
+
+    monkeypatch.setattr(fetch, "fetch_dataset", lambda name, out: out / name)
+    code, text, _ = call(capsys, "data", "fetch", "--out", tmp_path)
+    assert code == 0
+    for part in (str(tmp_path / "msd-task01-brats"), "licence: CC-BY-SA", "Antonelli"):
+        assert part in text
+
+
+def test_unknown_data_set_is_a_usage_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, error = call(capsys, "data", "fetch", "nonsense", "--out", tmp_path)
+    assert code == 2
+    assert "nonsense" in error

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from metaseg.cli import examination, main
+from metaseg.cli.examination import CheckResult
+from metaseg.config import PretrainConfig
+from metaseg.runs.folder import RunFolder
+from metaseg.runs.manifest import make_manifest
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        main.run(words)
+    captured = capsys.readouterr()
+    return int(caught.value.code or 0), captured.out, captured.err
+
+
+def test_runs_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "140")
+    assert "no runs in runs" in call(capsys, "runs")[1]
+    with RunFolder.create(Path("runs/[a]"), "pretrain", PretrainConfig()) as run:
+        make_manifest(verb="pretrain", seed=0, device="cpu", synthetic=True).save(run.path)
+        run.state.set_figures({"dice/val/ET": 0.7512})
+    code, text, _ = call(capsys, "runs")
+    assert code == 0
+    for part in ("runs/[a]", "pretrain", "finished", "dice/val/ET 0.751", "synthetic"):
+        assert part in text
+    [row] = json.loads(call(capsys, "runs", "runs", "--json")[1])
+    assert row["path"] == "runs/[a]"
+    assert row["figures"] == {"dice/val/ET": 0.7512}
+
+
+def test_doctor_tells_what_works(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("METASEG_CACHE", str(tmp_path / "cache"))
+    code, text, _ = call(capsys, "doctor", "--json")
+    content = json.loads(text)
+    found = {check["name"]: check for check in content["checks"]}
+    assert content["ok"] is (code == 0)
+    for name in ("torch", "learn2learn", "cpu: training step", "cpu: meta-step", "cache folder"):
+        assert found[name]["ok"], found[name]
+    assert str(tmp_path) in found["cache folder"]["found"]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_doctor_ends_with_1_if_something_is_broken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        examination, "examine", lambda: [CheckResult("a", True, "fine"), CheckResult("bb", False, "broken: mend it")]
+    )
+    code, text, _ = call(capsys, "doctor")
+    assert code == 1
+    assert text == "ok   a   fine\nBAD  bb  broken: mend it\n"
+
+
+def test_one_broken_check_does_not_stop_the_others() -> None:
+    def broken() -> str:
+        raise OSError("no\nway")
+
+    assert examination._attempt("x", broken) == CheckResult("x", False, "no way")
+
+
+def test_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(dir: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(examination.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(OSError, match="cannot be written"):
+        examination._writable(tmp_path / "x")
