@@ -82,7 +82,7 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise RunError("the run folder's name belongs to a file", where=path, remedy="choose another --out")
         if is_run(path):
-            if not overwrite:
+            if not overwrite and not _came_to_nothing(path):
                 raise RunError(
                     "the folder holds a run already",
                     where=path,
@@ -283,6 +283,14 @@ def _make(path: Path, *, exist_ok: bool = True) -> Path:
 def _is_vacant(path: Path) -> bool:
     """Whether a folder holds nothing but what a run killed at its very start leaves behind."""
     return all(entry.name == LOCK_NAME or entry.name.endswith(".tmp") for entry in path.iterdir())
+
+
+def _came_to_nothing(path: Path) -> bool:
+    """Whether a run failed before it made anything: a mended command line may then be given again as it is."""
+    if any(entry.name != LOCK_NAME and entry.suffix not in (".json", ".yaml") for entry in path.iterdir()):
+        return False
+    state = RunState.open(path / STATE_NAME)
+    return state.status == "failed" and state.is_empty
 
 
 def _refuse_to_delete_inputs(path: Path, config: Config) -> None:

@@ -67,6 +67,11 @@ class RunState:
                 "the state of the run is damaged", where=path, remedy="start the run again with --overwrite"
             ) from error
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no step is done and no figure known."""
+        return not self._stages and not self.figures
+
     def is_done(self, stage: str, step: str | int) -> bool:
         """Whether a step of a stage was marked as done."""
         return str(step) in self._stages.get(stage, ())

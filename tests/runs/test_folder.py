@@ -156,6 +156,29 @@ def test_error_in_the_block_is_recorded(tmp_path: Path) -> None:
     assert (state.status, state.reason) == ("failed", "ValueError: the loss is NaN")
 
 
+def fail(path: Path, *, mark: bool = False, checkpoint: bool = False) -> None:
+    run = make(path)
+    if mark:
+        run.state.mark("train", 1)
+    if checkpoint:
+        (run.checkpoints / "last").write_text("weights")
+    with pytest.raises(ValueError, match="no data"), run:
+        raise ValueError("no data")
+
+
+def test_run_that_failed_before_it_made_anything_is_replaced(tmp_path: Path) -> None:
+    fail(tmp_path)
+    make(tmp_path, replace(CONFIG, epochs=5)).close()
+    assert RunFolder.open(tmp_path).config(PretrainConfig).epochs == 5
+
+
+@pytest.mark.parametrize("made", ["mark", "checkpoint"])
+def test_failed_run_that_made_something_is_kept(tmp_path: Path, made: str) -> None:
+    fail(tmp_path, **{made: True})
+    with pytest.raises(RunError, match="holds a run already"):
+        make(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["missing", "empty", "file"])
 def test_opening_what_is_no_run(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
