@@ -106,13 +106,13 @@ class PretrainConfig(RunOptions, DataOptions):
             "Without --split: share of the patients kept for validation (0: none, the last weights are the best).",
             panel=DATA,
         ),
-    ] = 0.2
+    ] = 0.1
     model: Annotated[str, Help("unet, basic-unet, dynunet, segresnet, monai-fcn or fcn-vgg16.", panel=MODEL)] = "unet"
     model_options: Annotated[
         dict[str, Any], Help("Options of the network as JSON, such as '{\"channels\": [16, 32, 64]}'.", panel=MODEL)
     ] = field(default_factory=dict)
     weights: Annotated[str, Help("none, imagenet (where the backbone has it) or a weights file.", panel=MODEL)] = "none"
-    epochs: Annotated[int, Ge(1), Help("Epochs; all rates follow from this length.", panel=TRAIN)] = 100
+    epochs: Annotated[int, Ge(1), Help("Epochs; all rates follow from this length.", panel=TRAIN)] = 200
     slices_per_epoch: Annotated[int, Ge(1), Help("Slices drawn for one epoch.", panel=TRAIN)] = 300
     batch_size: Annotated[int, Ge(1), Help("Slices of one step.", panel=TRAIN)] = 8
     foreground_share: Annotated[
@@ -130,13 +130,13 @@ class PretrainConfig(RunOptions, DataOptions):
         float,
         Interval(ge=0.0, lt=1.0),
         Help("Decay of the averaged weights that are kept; 0 switches it off.", panel=TRAIN),
-    ] = 0.995
+    ] = 0.998
     augment: Annotated[Literal["full", "light", "none"], Help("Strength of augmentation.", panel=TRAIN)] = "full"
     window: Annotated[
         tuple[int, int] | None,
         Help("Height,width to which training slices are cropped or padded; by default the data's median.", panel=TRAIN),
     ] = None
-    validate_every: Annotated[int, Ge(1), Help("Epochs between validations on whole patients.", panel=TRAIN)] = 5
+    validate_every: Annotated[int, Ge(1), Help("Epochs between validations on whole patients.", panel=TRAIN)] = 10
     patience: Annotated[
         int, Ge(0), Help("Validations without a better figure before stopping; 0 never stops early.", panel=TRAIN)
     ] = 0

@@ -12,15 +12,45 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from metaseg.cases.case import Case
 from metaseg.errors import DataError, UsageError
 
 DEFAULT_PARTS: Mapping[str, float] = {"train": 0.7, "val": 0.15, "test": 0.15}
 Stratify = Literal["cohort", "grade", "site"]
+
+
+class SplitMember(Protocol):
+    """What a split asks of a case: a read one and a stored one both have it."""
+
+    @property
+    def id(self) -> str:
+        """Unique in the data set."""
+
+    @property
+    def patient(self) -> str:
+        """The patient."""
+
+    @property
+    def cohort(self) -> str:
+        """Where it comes from."""
+
+    @property
+    def grade(self) -> str | None:
+        """Grade or class."""
+
+    @property
+    def site(self) -> str | None:
+        """Centre."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files, for messages."""
+
+
+Member = TypeVar("Member", bound=SplitMember)
 
 _FORMAT, _VERSION = "metaseg-split", 1
 
@@ -83,7 +113,7 @@ class Split:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def select(self, cases: Sequence[Case], part: str) -> list[Case]:
+    def select(self, cases: Sequence[Member], part: str) -> list[Member]:
         """The cases of a part, in the split's order.
 
         Raises:
@@ -133,7 +163,7 @@ def read_split(path: str | os.PathLike[str]) -> Split:
 
 
 def make_split(
-    cases: Sequence[Case],
+    cases: Sequence[SplitMember],
     parts: Mapping[str, float] | None = None,
     folds: int | None = None,
     seed: int = 0,
@@ -207,17 +237,17 @@ def _check_parts(parts: Mapping[str, Sequence[str]], patients: Mapping[str, str]
                 )
 
 
-def _cases_by_patient(cases: Sequence[Case]) -> dict[str, list[Case]]:
+def _cases_by_patient(cases: Sequence[SplitMember]) -> dict[str, list[SplitMember]]:
     if len({case.id for case in cases}) < len(cases):
         raise DataError("two cases have one id", expected="unique ids", remedy="split one data set at a time")
-    patients: defaultdict[str, list[Case]] = defaultdict(list)
+    patients: defaultdict[str, list[SplitMember]] = defaultdict(list)
     for case in cases:
         patients[case.patient].append(case)
     return dict(sorted(patients.items()))
 
 
 def _shuffled_by_stratum(
-    patients: Mapping[str, Sequence[Case]], stratify: Stratify | None, rng: np.random.Generator
+    patients: Mapping[str, Sequence[SplitMember]], stratify: Stratify | None, rng: np.random.Generator
 ) -> list[str]:
     """The patients in random order within each stratum, stratum after stratum."""
     strata: defaultdict[str, list[str]] = defaultdict(list)

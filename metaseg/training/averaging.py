@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class AveragedModel:
@@ -31,7 +31,8 @@ class AveragedModel:
         """Move the average toward ``model``; buffers are copied."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        averages, values = list(self.model.parameters()), [p.detach() for p in model.parameters()]
+        averages: list[Tensor] = [average.data for average in self.model.parameters()]
+        values: list[Tensor] = [value.detach() for value in model.parameters()]
         torch._foreach_lerp_(averages, values, 1 - decay)
         for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(value)

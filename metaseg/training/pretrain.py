@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lightning_fabric import Fabric
 from torch import nn
@@ -48,16 +47,6 @@ class PretrainResult:
     run: Path
     figures: dict[str, float]
     steps: int
-
-
-@dataclass
-class _Best:
-    """Best validation so far; lives in the loop's saved state."""
-
-    values: dict[str, Any]
-
-    def improves(self, score: float) -> bool:
-        return not math.isnan(score) and score > self.values.get("score", -1.0)
 
 
 class _Listener:
@@ -103,8 +92,10 @@ class _Listener:
             self.log.scalars({f"dice/val/{name}": value for name, value in figures.items()}, step=step)
             log_overlay(self.log, "val", model, self.val.cases[0], self.card.modalities, self.space, step)
             self.shown |= {f"dice {name}": value for name, value in figures.items()}
-        score = sum(figures.values()) / len(figures) if figures else float(step)
-        if _Best(extra).improves(score):
+        score = smoothed_score(figures, extra.get("smoothed"))
+        extra["smoothed"] = score
+        # Without validation patients the last weights are the best.
+        if not figures or score > extra.get("score", -1.0):
             extra |= {"score": score, "best_step": step, "figures": figures, "stale": 0}
             save_checkpoint(self.run.checkpoints / "best", model, card)
         else:
@@ -113,6 +104,22 @@ class _Listener:
         self.run.state.set_figures({f"dice/val/{name}": value for name, value in extra.get("figures", {}).items()})
         write_progress_plot(self.run.path, synthetic=self.card.synthetic)
         return not (self.config.patience and extra["stale"] >= self.config.patience)
+
+
+def smoothed_score(figures: dict[str, float], before: float | None) -> float:
+    """Score by which the best weights are chosen: mean Dice over regions, smoothed over validations.
+
+    A few validation patients make single figures jump; the running mean (0.7 of the old, 0.3 of the new) does not let
+    one lucky epoch win.
+
+    Args:
+        figures: Dice of each region; NaN counts as 0.
+        before: Score of the validation before, or None at the first.
+    """
+    if not figures:
+        return 0.0
+    score = sum(value if math.isfinite(value) else 0.0 for value in figures.values()) / len(figures)
+    return score if before is None else 0.7 * before + 0.3 * score
 
 
 def run_pretrain(config: PretrainConfig) -> PretrainResult:

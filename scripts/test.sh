@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Set up and pass every check: lint, format, types and tests. Arguments go to pytest, which then runs alone.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/setup.sh
+
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+if [ "$#" -gt 0 ]; then
+  exec .venv/bin/python -m pytest "$@"
+fi
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+.venv/bin/python -m pytest -n "$(.venv/bin/python -c 'import os; print(min(4, os.cpu_count() or 1))')"

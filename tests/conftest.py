@@ -1,0 +1,58 @@
+"""Small data sets that many tests read: NIfTI cases written on the fly, with a lesion that a tiny net can learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+CaseWriter = Callable[..., Path]
+
+
+def write_case(root: Path, name: str, seed: int, shape: tuple[int, int, int], centre: float, dtype: type) -> None:
+    """One BraTS-named case: a bright ball (label 4) in a shell (2) with a core (1), in a box-shaped brain."""
+    rng = np.random.default_rng(seed)
+    grid = np.indices(shape).astype(float)
+    middle = np.array([size * centre for size in shape])[:, None, None, None]
+    distance = np.sqrt((((grid - middle) / np.array([1.0, 1.0, 0.6])[:, None, None, None]) ** 2).sum(axis=0))
+    label = np.zeros(shape, np.uint8)
+    label[distance < 5.5], label[distance < 4], label[distance < 1.8] = 2, 4, 1
+    brain = np.zeros(shape, bool)
+    brain[2:-2, 1:-3, 1:-1] = True
+    folder = root / name
+    folder.mkdir(parents=True)
+    affine = np.diag([-1.0, -1.0, 2.0, 1.0])
+    for number, modality in enumerate(("flair", "t1", "t1ce", "t2")):
+        image = 200.0 + 20 * rng.standard_normal(shape)
+        image += {0: 150.0, 1: -60.0, 2: 0.0, 3: 120.0}[number] * (label == 2)
+        image += {0: 60.0, 1: -80.0, 2: 250.0, 3: 40.0}[number] * (label == 4)
+        image += {0: -50.0, 1: -90.0, 2: -80.0, 3: 200.0}[number] * (label == 1)
+        values = np.where(brain, np.clip(np.rint(image), 1, None), 0).astype(dtype)
+        nib.save(nib.Nifti1Image(values, affine), folder / f"{name}_{modality}.nii.gz")
+    nib.save(nib.Nifti1Image(label * brain, affine), folder / f"{name}_seg.nii.gz")
+
+
+@pytest.fixture(scope="session")
+def write_cases(tmp_path_factory: pytest.TempPathFactory) -> CaseWriter:
+    """Writes ``count`` cases of one cohort and gives their folder; the same arguments give the same folder."""
+    made: dict[tuple[object, ...], Path] = {}
+
+    def write(
+        cohort: str = "HGG",
+        count: int = 4,
+        shape: tuple[int, int, int] = (26, 22, 12),
+        centre: float = 0.5,
+        dtype: type = np.int16,
+    ) -> Path:
+        key = (cohort, count, shape, centre, dtype)
+        if key not in made:
+            root = tmp_path_factory.mktemp("cases")
+            for number in range(count):
+                write_case(root / cohort, f"Brats18_{cohort}{number:02d}_1_1", number, shape, centre, dtype)
+            made[key] = root / cohort
+        return made[key]
+
+    return write

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.transforms import NormalizeIntensity
+from PIL import Image
+
+import metaseg.store.build as build_module
+from metaseg.cases.labels import SUBREGIONS, WHOLE_LESION
+from metaseg.cases.readers import read_cases
+from metaseg.errors import DataError, UsageError
+from metaseg.store.build import build_store, common_modalities
+from metaseg.store.prepare import open_data, prepare_store
+from metaseg.store.prepare_case import PrepareOptions, lossless
+from metaseg.store.store import open_store
+
+FOUR = ("flair", "t1", "t1ce", "t2")
+
+
+@pytest.fixture
+def cases(write_cases):
+    return read_cases(write_cases(count=3))
+
+
+@pytest.fixture
+def store(cases, tmp_path):
+    return build_store(cases, tmp_path / "store", PrepareOptions(FOUR), jobs=2)
+
+
+class TestStoredCase:
+    def test_intensities_come_back_as_they_are_in_the_file(self, cases, store):
+        for case, stored in zip(cases, store, strict=True):
+            (z0, z1), (y0, y1), (x0, x1) = stored.info.crop
+            original = case.read_images(FOUR)[:, z0:z1, y0:y1, x0:x1].transpose(1, 0, 2, 3)
+            assert stored.raw_images.dtype == np.int16
+            np.testing.assert_array_equal(stored.raw_images, original)
+            np.testing.assert_array_equal(stored.labels(slice(None)), case.read_label()[z0:z1, y0:y1, x0:x1])
+
+    def test_crop_is_the_smallest_box_around_the_brain(self, cases, store):
+        inside = np.any(cases[0].read_images(FOUR) != 0, axis=0)
+        stored = store.cases[0]
+        box = tuple(slice(start, stop) for start, stop in stored.info.crop)
+        assert inside[box].sum() == inside.sum()
+        for axis in range(3):
+            edges = inside[box].any(axis=tuple(other for other in range(3) if other != axis))
+            assert edges[0]
+            assert edges[-1]
+
+    def test_normalisation_equals_monai_on_the_whole_volume(self, cases, store):
+        stored = store.cases[1]
+        box = tuple(slice(start, stop) for start, stop in stored.info.crop)
+        expected = NormalizeIntensity(nonzero=True, channel_wise=True)(cases[1].read_images(FOUR))
+        expected = np.asarray(expected)[(slice(None), *box)].transpose(1, 0, 2, 3)
+        np.testing.assert_allclose(stored.images(slice(None)), expected, atol=2e-5)
+
+    def test_chosen_modalities_come_in_the_order_asked_for(self, store):
+        stored = store.cases[0]
+        swapped = stored.images([2, 0], ("t2", "flair"))
+        np.testing.assert_array_equal(swapped, stored.images([2, 0])[:, [3, 0]])
+
+    def test_missing_modality_names_case_and_modality(self, cases, tmp_path):
+        stored = build_store(cases[:1], tmp_path / "one", PrepareOptions(("t1",))).cases[0]
+        with pytest.raises(DataError, match=rf"{cases[0].id} lacks modality t2"):
+            stored.images([0], ("t1", "t2"))
+
+    def test_one_slice_with_all_modalities_is_one_contiguous_stretch(self, store):
+        images = store.cases[0].raw_images
+        assert images.flags.c_contiguous
+        assert images.strides[0] == images[0].nbytes
+
+    def test_areas_count_the_label(self, cases, store):
+        label = store.cases[0].labels(slice(None))
+        expected = np.stack([[(plane == value).sum() for value in range(4)] for plane in label])
+        np.testing.assert_array_equal(store.cases[0].areas(), expected)
+        whole = store.cases[0].areas(WHOLE_LESION)
+        np.testing.assert_array_equal(whole, np.stack([expected[:, 0], expected[:, 1:].sum(axis=1)], axis=1))
+
+    def test_subregions_unite_to_the_whole_lesion(self, store):
+        stored = store.cases[0]
+        np.testing.assert_array_equal(stored.labels([5], WHOLE_LESION), stored.labels([5], SUBREGIONS) > 0)
+
+    def test_restore_is_the_inverse_of_the_crop(self, cases, store):
+        stored = store.cases[0]
+        one_hot = np.eye(4, dtype=np.float32)[stored.labels(slice(None))].transpose(3, 0, 1, 2)
+        np.testing.assert_array_equal(stored.restore(one_hot).argmax(axis=0), cases[0].read_label())
+        np.testing.assert_array_equal(stored.native_label(), cases[0].read_label())
+
+    def test_float_files_stay_float(self, write_cases, tmp_path):
+        case = read_cases(write_cases(count=1, dtype=np.float32))[0]
+        path = case.images["t1"].files[0]
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + np.float32(0.25), image.affine), path)
+        stored = build_store([case], tmp_path / "float", PrepareOptions(("t1",))).cases[0]
+        assert stored.raw_images.dtype == np.float32
+        assert np.all(np.asarray(stored.raw_images) % 1 == 0.25)
+
+
+class TestLossless:
+    def test_values_beyond_int16_stay_float(self):
+        assert lossless(np.array([[[[40000.0]]]], np.float32)).dtype == np.float32
+        assert lossless(np.array([[[[-32768.0, 32767.0]]]], np.float32)).dtype == np.int16
+
+
+class TestBuild:
+    def test_reopened_store_is_the_same(self, store, tmp_path):
+        again = open_store(tmp_path / "store")
+        assert [case.info for case in again] == [case.info for case in store]
+        table = again.table()
+        assert len(table) == sum(case.num_slices for case in store)
+        assert table["area_ET"].sum() == sum(case.areas()[:, 3].sum() for case in store)
+
+    def test_continues_where_it_was_cut_off(self, cases, tmp_path, monkeypatch):
+        real, prepared = build_module.prepare_case, []
+
+        def failing(case, options, folder):
+            if case.id == cases[2].id and not prepared.count("retry"):
+                raise DataError("cut off")
+            prepared.append(case.id)
+            real(case, options, folder)
+
+        monkeypatch.setattr(build_module, "prepare_case", failing)
+        with pytest.raises(DataError, match="cut off"):
+            build_store(cases, tmp_path / "store", PrepareOptions(FOUR), jobs=1)
+        assert sorted(prepared) == sorted(case.id for case in cases[:2])
+        assert not (tmp_path / "store" / "store.json").exists()
+        prepared.append("retry")
+        build_store(cases, tmp_path / "store", PrepareOptions(FOUR), jobs=1)
+        assert prepared[-1] == cases[2].id
+        assert len(prepared) == 4
+
+    def test_failed_write_leaves_nothing_behind(self, cases, tmp_path, monkeypatch):
+        def full(*args, **kwargs):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(np, "save", full)
+        with pytest.raises(OSError, match="No space"):
+            build_store(cases[:1], tmp_path / "store", PrepareOptions(FOUR))
+        assert list((tmp_path / "store" / "cases").iterdir()) == []
+
+    def test_two_builders_of_one_case_agree(self, cases, tmp_path):
+        errors: list[BaseException] = []
+
+        def run():
+            try:
+                build_store(cases, tmp_path / "store", PrepareOptions(FOUR), jobs=1, publish=False)
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=run) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert len(list((tmp_path / "store" / "cases").iterdir())) == len(cases)
+
+    def test_changed_file_is_prepared_anew(self, write_cases, tmp_path):
+        root = write_cases(cohort="LGG", count=1)
+        first = build_store(read_cases(root), tmp_path / "store", PrepareOptions(("t2",))).cases[0]
+        path = read_cases(root)[0].images["t2"].files[0]
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj) * 2, image.affine), path)
+        second = build_store(read_cases(root), tmp_path / "store", PrepareOptions(("t2",))).cases[0]
+        assert first.folder != second.folder
+        assert second.info.mean[0] == pytest.approx(2 * first.info.mean[0])
+
+    def test_progress_counts_every_case(self, cases, tmp_path):
+        seen = []
+        build_store(
+            cases, tmp_path / "s", PrepareOptions(FOUR), jobs=2, progress=lambda done, total, _: seen.append((done, total))
+        )
+        assert sorted(seen) == [(1, 3), (2, 3), (3, 3)]
+
+    def test_ids_standing_twice_are_refused(self, cases, tmp_path):
+        with pytest.raises(DataError, match="stand twice"):
+            build_store([cases[0], cases[0]], tmp_path / "s", PrepareOptions(FOUR))
+
+    def test_empty_images_are_refused(self, write_cases, tmp_path):
+        case = read_cases(write_cases(cohort="MET", count=1))[0]
+        path = case.images["t1"].files[0]
+        nib.save(nib.Nifti1Image(np.zeros((26, 22, 12), np.int16), np.diag([-1.0, -1, 2, 1])), path)
+        with pytest.raises(DataError, match="empty"):
+            build_store([case], tmp_path / "s", PrepareOptions(("t1",)))
+
+    def test_common_modalities_come_in_brats_order(self, cases):
+        assert common_modalities(cases) == FOUR
+        with pytest.raises(DataError, match="no cases"):
+            common_modalities([])
+
+
+class TestOpen:
+    def test_damaged_stores_say_so(self, store, tmp_path):
+        with pytest.raises(DataError, match="not a slice store"):
+            open_store(tmp_path)
+        (tmp_path / "store" / "store.json").write_text("{")
+        with pytest.raises(DataError, match="unreadable"):
+            open_store(tmp_path / "store")
+        (tmp_path / "store" / "store.json").write_text(json.dumps({"version": 99, "cases": []}))
+        with pytest.raises(DataError, match="version 99"):
+            open_store(tmp_path / "store")
+
+    def test_case_without_its_description_is_not_opened(self, store, tmp_path):
+        (store.cases[0].folder / "case.json").unlink()
+        with pytest.raises(DataError, match="not a complete stored case"):
+            open_store(tmp_path / "store")
+
+    def test_open_data_pools_raw_folders_and_stores(self, write_cases, store, tmp_path):
+        pooled = open_data([tmp_path / "store", write_cases("MET", 2, centre=0.4)], cache=tmp_path / "cache")
+        assert sorted({case.cohort for case in pooled}) == ["HGG", "MET"]
+        with pytest.raises(DataError, match="stand twice"):
+            open_data([tmp_path / "store", tmp_path / "store"])
+        with pytest.raises(DataError, match="no cases of class met"):
+            open_data([tmp_path / "store"], classes=("met",))
+
+    def test_prepare_store_refuses_a_folder_with_other_files(self, write_cases, tmp_path):
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "thesis.txt").write_text("mine")
+        with pytest.raises(UsageError, match="holds other files"):
+            prepare_store(write_cases(count=3), tmp_path / "other")
+
+
+class TestPlanar:
+    def test_slices_shrink_and_come_back(self, tmp_path: Path):
+        rng = np.random.default_rng(0)
+        root = tmp_path / "set"
+        root.mkdir()
+        rows = ["patient_id,image,mask,class"]
+        for number in range(3):
+            image = np.zeros((64, 48), np.uint8)
+            image[8:60, 4:44] = rng.integers(60, 90, (52, 40))
+            mask = np.zeros((64, 48), bool)
+            mask[20:36, 12:28] = True
+            image[mask] = 220
+            Image.fromarray(image).save(root / f"{number}.png")
+            Image.fromarray(mask).save(root / f"{number}_mask.png")
+            rows.append(f"p1,{number}.png,{number}_mask.png,glioma")
+        (root / "index.csv").write_text("\n".join(rows) + "\n")
+        stored = open_data([root], image_size=32, cache=tmp_path / "cache").cases[0]
+        assert stored.num_slices == 3
+        assert max(stored.info.shape[1:]) <= 32
+        assert stored.native_label().sum() == 3 * 16 * 16
+        # A quarter of the pixels carry a quarter of the mask.
+        assert stored.areas()[:, 1].sum() == pytest.approx(3 * 16 * 16 / 4, rel=0.05)
+        probabilities = np.eye(2, dtype=np.float32)[stored.labels(slice(None))].transpose(3, 0, 1, 2)
+        back = stored.restore(probabilities).argmax(axis=0)
+        overlap = 2 * (back & stored.native_label()).sum() / (back.sum() + stored.native_label().sum())
+        assert overlap > 0.93
