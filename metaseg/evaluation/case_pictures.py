@@ -1,0 +1,105 @@
+"""Pictures of one predicted case: an overlay of its classes and a heat map of its enhancing tumour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from metaseg.cases.labels import WHOLE_LESION, LabelSpace
+from metaseg.evaluation.contact_sheet import contact_sheet
+from metaseg.evaluation.heatmap import probability_heatmap
+from metaseg.evaluation.volume import full_image
+from metaseg.store.stored_case import StoredCase, to_space
+
+
+def shown_modality(modalities: Sequence[str]) -> str:
+    """The modality under an overlay: contrast-enhanced T1 where there is one."""
+    return "t1ce" if "t1ce" in modalities else modalities[0]
+
+
+def heat_class(space: LabelSpace) -> int:
+    """Class value whose probability is drawn: enhancing tumour, or the lesion where subregions are not known."""
+    return space.classes.index("ET" if "ET" in space.classes else space.classes[-1])
+
+
+def case_overlay(
+    case: StoredCase,
+    prediction: np.ndarray,
+    space: LabelSpace,
+    modalities: Sequence[str],
+    *,
+    label: np.ndarray | None = None,
+    synthetic: bool = False,
+    note: str = "",
+) -> Image.Image:
+    """Overlay of a case's most informative slices, beside the label and the errors where there is a label.
+
+    Args:
+        case: The prepared case.
+        prediction: Class values ``(slices, height, width)`` on the full canonical grid, in ``space``.
+        space: The prediction's label space.
+        modalities: The network's modalities; see :func:`shown_modality`.
+        label: Class values of the same shape in the case's own label space.
+        synthetic: True marks the picture.
+        note: Added to the heading.
+
+    Returns:
+        The page, RGB. Where label and prediction have different spaces, both are shown as the whole lesion.
+    """
+    modality = shown_modality(modalities)
+    shown = space if label is None or case.space == space else WHOLE_LESION
+    return contact_sheet(
+        full_image(case, modality),
+        None if label is None else to_space(label, case.space, shown, case.id),
+        to_space(prediction, space, shown, case.id),
+        shown,
+        title="   ".join(filter(None, (case.id, modality, note))),
+        synthetic=synthetic,
+        rows=3,
+        spacing=case.info.geometry.spacing,
+        planar=case.info.geometry.planar,
+    )
+
+
+def case_heatmap(
+    case: StoredCase,
+    probabilities: np.ndarray,
+    space: LabelSpace,
+    modalities: Sequence[str],
+    *,
+    synthetic: bool = False,
+) -> Image.Image:
+    """Heat map of the slice that holds the most probable enhancing tumour.
+
+    Args:
+        case: The prepared case.
+        probabilities: ``(class, slices, height, width)`` on the stored grid.
+        space: The network's label space.
+        modalities: The network's modalities.
+        synthetic: True marks the picture.
+    """
+    chance = probabilities[heat_class(space)]
+    # Squares, so that a small lesion outweighs faint doubts all over a slice.
+    stored = int(np.argmax(np.square(chance).sum(axis=(1, 2))))
+    modality = shown_modality(modalities)
+    (channel,) = case.channels((modality,))
+    image = np.asarray(case.raw_images[stored, channel], dtype=np.float32)
+    geometry = case.info.geometry
+    (_, _), (y0, y1), (x0, x1) = case.info.crop
+    # A shrunken slice has larger pixels.
+    spacing = (
+        geometry.spacing[1] * (y1 - y0) / image.shape[0],
+        geometry.spacing[2] * (x1 - x0) / image.shape[1],
+    )
+    slices = geometry.canonical_shape[0]
+    return probability_heatmap(
+        image,
+        chance[stored],
+        name=space.classes[heat_class(space)],
+        title=f"{case.id}   {modality}   slice {case.native_slice(stored) + 1}/{slices}",
+        synthetic=synthetic,
+        spacing=spacing,
+        planar=geometry.planar,
+    )

@@ -1,0 +1,233 @@
+"""``metaseg evaluate``: whole-patient figures of a network on one or more cohorts, and what tuning made it forget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from lightning_fabric import Fabric
+
+from metaseg.cases.labels import LABEL_SPACES, LabelSpace
+from metaseg.config import EvaluateConfig
+from metaseg.errors import RunError, UsageError
+from metaseg.evaluation.case_figures import PRESETS, case_figures
+from metaseg.evaluation.change_figures import change_figures, domain_figures
+from metaseg.evaluation.cohort_figures import summarise_cohorts
+from metaseg.evaluation.evaluation_cases import EvaluationCases, choose_cases, compared_space
+from metaseg.evaluation.evaluation_files import EvaluationFiles, evaluation_record
+from metaseg.evaluation.figure_tables import print_changes, print_figures
+from metaseg.evaluation.provenance import NOTICE, SYNTHETIC
+from metaseg.evaluation.volume import predict_class_map
+from metaseg.evaluation.worst_cases import WorstCases
+from metaseg.models.device import make_fabric
+from metaseg.runs.networks import LoadedNetwork, load_network
+from metaseg.runs.progress import progress
+from metaseg.store.stored_case import StoredCase, to_space
+
+BOOTSTRAP = 1000
+"""Resamples of patients for every interval."""
+GROUPS = ("network", "cohort", "trained_on", "target")
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Figures of an evaluation.
+
+    Attributes:
+        out: The folder with ``figures.csv``, ``figures.json`` and ``pictures/``.
+        cases: One row per case, network (``after``; ``before`` is its parent) and target, as in ``figures.csv``.
+        cohorts: One row per network, cohort and target, see
+            :func:`~metaseg.evaluation.cohort_figures.summarise_cohorts`.
+        changes: Dice before and after, forgetting and gain, see
+            :func:`~metaseg.evaluation.change_figures.change_figures`; empty without a parent.
+        pictures: Overlays, worst case first.
+        synthetic: Whether the data or the network's training data are phantoms.
+    """
+
+    out: Path
+    cases: pd.DataFrame
+    cohorts: pd.DataFrame
+    changes: pd.DataFrame
+    pictures: tuple[Path, ...]
+    synthetic: bool
+
+
+def run_evaluate(config: EvaluateConfig) -> EvaluationResult:
+    """Evaluate a network on whole patients.
+
+    Args:
+        config: All settings; see :class:`~metaseg.config.EvaluateConfig`.
+
+    Raises:
+        RunError: There is no such run or checkpoint.
+        DataError: The data cannot be used, or no case is left.
+        UsageError: Settings contradict each other, or the folder holds another evaluation.
+    """
+    network = load_network(config.run, config.checkpoint)
+    return evaluate_network(network, find_parent(config, network), config)
+
+
+def find_parent(config: EvaluateConfig, network: LoadedNetwork) -> LoadedNetwork | None:
+    """The network before tuning: the one named, else the one that the card names; None if there is none.
+
+    Raises:
+        RunError: The one named is not there. Of one that the card names, that is only told.
+        UsageError: It takes other modalities or knows other classes.
+    """
+    name = config.parent or network.parent
+    if name is None:
+        return None
+    try:
+        parent = load_network(name)
+    except RunError as error:
+        if config.parent:
+            raise
+        print(f"Forgetting is not computed, since the parent {name} cannot be read: {error.found} (--parent names it)")
+        return None
+    for what in ("modalities", "label_space"):
+        mine, theirs = getattr(network.card, what), getattr(parent.card, what)
+        if mine != theirs:
+            raise UsageError(
+                f"the parent's {what.replace('_', ' ')} differ: {theirs}",
+                where=parent.checkpoint,
+                expected=str(mine),
+                remedy="name the network that this one was tuned from with --parent",
+            )
+    return parent
+
+
+def evaluate_network(network: LoadedNetwork, parent: LoadedNetwork | None, config: EvaluateConfig) -> EvaluationResult:
+    """As :func:`run_evaluate`, with networks in memory; ``config.run`` and ``config.parent`` are not read."""
+    fabric = make_fabric(config.device, config.precision)
+    networks = {"after": network} if parent is None else {"before": parent, "after": network}
+    files = EvaluationFiles.in_folder(config, network)
+    cases = choose_cases(config, [network, *([parent] if parent else [])])
+    synthetic = cases.store.synthetic or any(other.card.synthetic for other in networks.values())
+    _tell(cases, synthetic, config)
+    record = evaluation_record(config, networks, cases, synthetic, str(fabric.device), BOOTSTRAP)
+    files.refuse_other(record)
+    worst = WorstCases(config.pictures)
+    rows = pd.DataFrame(_case_rows(config, networks, cases, fabric, worst))
+    generator = np.random.default_rng([config.seed, 41])
+    cohorts = summarise_cohorts(rows, GROUPS, bootstrap=BOOTSTRAP, generator=generator)
+    changes, domains = pd.DataFrame(), {}
+    if parent is not None:
+        changes = change_figures(rows, parent.card.trained_on, BOOTSTRAP, generator)
+        domains = domain_figures(rows, parent.card.trained_on)
+    pictures = files.write(record, rows, cohorts, changes, domains, worst, network)
+    _print(cohorts, changes, parent, files.folder, synthetic)
+    return EvaluationResult(files.folder, rows, cohorts, changes, pictures, synthetic)
+
+
+def _tell(cases: EvaluationCases, synthetic: bool, config: EvaluateConfig) -> None:
+    if synthetic:
+        print(f"These figures come from {SYNTHETIC}.")
+    counts: dict[str, int] = {}
+    for case in cases.store:
+        counts[case.cohort] = counts.get(case.cohort, 0) + 1
+    print("Evaluating " + ", ".join(f"{count} cases of {cohort}" for cohort, count in counts.items()))
+    if cases.left_out:
+        print(f"{cases.left_out} cases left out: the network was trained on these patients (--include-training)")
+    trained = sum(case.patient in cases.trained for case in cases.store)
+    if trained:
+        print(f"{trained} cases are of patients that the network was TRAINED ON: their figures say nothing of others")
+    if cases.unlabelled:
+        print(f"{cases.unlabelled} cases without label left out")
+
+
+def _case_rows(
+    config: EvaluateConfig,
+    networks: Mapping[str, LoadedNetwork],
+    cases: EvaluationCases,
+    fabric: Fabric,
+    worst: WorstCases,
+) -> list[dict[str, Any]]:
+    """Predict every case with every network, one case in memory at a time."""
+    rows: list[dict[str, Any]] = []
+    models = {role: fabric.to_device(network.model) for role, network in networks.items()}
+    space = compared_space(config, networks["after"])
+    own = LABEL_SPACES[networks["after"].card.label_space]
+    with progress("evaluating", len(cases.store) * len(networks)) as bar:
+        for case in cases.store:
+            label = case.native_label()
+            for role, network in networks.items():
+                predicted = predict_class_map(
+                    models[role], case, network.card.modalities, tta=config.tta, autocast=fabric.autocast
+                )
+                figures = score_case(case, label, to_space(predicted, own, space, case.id), space, config.surface)
+                head = {
+                    "network": role,
+                    "cohort": case.cohort,
+                    "case": case.id,
+                    "patient": case.patient,
+                    "trained_on": case.patient in cases.trained,
+                    "synthetic": case.info.synthetic or network.card.synthetic,
+                }
+                rows += [head | figure for figure in figures]
+                if role == "after":
+                    worst.offer(case, predicted, mean_region_dice(figures, space))
+                bar.advance(1, **_mean_so_far(rows, role, space))
+    return rows
+
+
+def score_case(
+    case: StoredCase, label: np.ndarray, predicted: np.ndarray, space: LabelSpace, surface: bool
+) -> list[dict[str, Any]]:
+    """Figures of one prediction, in the grid of the case's files.
+
+    Args:
+        case: The case.
+        label: Class values ``(slices, height, width)`` in the case's label space.
+        predicted: Class values of the same shape in ``space``.
+        space: The prediction's label space. Where one of both knows the whole lesion only, WT alone is compared.
+        surface: Compute HD95 and lesion-wise figures.
+    """
+    geometry = case.info.geometry
+    return case_figures(
+        label,
+        predicted,
+        case.space,
+        space,
+        geometry.spacing,
+        geometry.unit,
+        PRESETS if surface else (),
+        surface,
+        planar=geometry.planar,
+    )
+
+
+def mean_region_dice(figures: list[dict[str, Any]], space: LabelSpace) -> float:
+    """Mean Dice over the regions of a case; a case with nothing to find and nothing found counts as 1."""
+    values = [row["dice"] for row in figures if row["target"] in space.regions and not math.isnan(row["dice"])]
+    return sum(values) / len(values) if values else 1.0
+
+
+def _mean_so_far(rows: list[dict[str, Any]], role: str, space: LabelSpace) -> dict[str, float]:
+    means = {}
+    for region in space.regions:
+        values = [
+            row["dice"]
+            for row in rows
+            if row["network"] == role and row["target"] == region and not math.isnan(row["dice"])
+        ]
+        if values:
+            means[f"{role if role == 'before' else 'Dice'} {region}"] = sum(values) / len(values)
+    return means
+
+
+def _print(
+    cohorts: pd.DataFrame, changes: pd.DataFrame, parent: LoadedNetwork | None, out: Path, synthetic: bool
+) -> None:
+    mark = f"   ({SYNTHETIC})" if synthetic else ""
+    print_figures(cohorts[cohorts["network"] == "after"], f"Whole-patient figures, mean ± sd over cases{mark}")
+    if parent is not None:
+        print_changes(changes)
+        if "source" not in set(changes["domain"]):
+            known = ", ".join(parent.card.trained_on) or "not recorded"
+            print(f"No forgetting: none of the cohorts is one that the parent was trained on ({known}).")
+    print(f"figures: {out}{mark}. {NOTICE}")

@@ -1,0 +1,219 @@
+"""Which cases ``metaseg evaluate`` looks at: the data named, or what the run recorded, without training patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from metaseg.cases.labels import LABEL_SPACES, LabelSpace
+from metaseg.cases.splits import Split
+from metaseg.config import AdaptOptions, EvaluateConfig, MetatuneConfig, NaivetuneConfig, PretrainConfig
+from metaseg.errors import DataError, RunError, UsageError
+from metaseg.evaluation.provenance import SYNTHETIC
+from metaseg.runs.folder import RunFolder
+from metaseg.runs.networks import LoadedNetwork, load_network
+from metaseg.runs.progress import progress
+from metaseg.store.prepare import open_data, phantom_folder
+from metaseg.store.store import SliceStore
+from metaseg.store.stored_case import StoredCase
+
+_RECORDING: dict[str, type[PretrainConfig | AdaptOptions]] = {
+    "pretrain": PretrainConfig,
+    "metatune": MetatuneConfig,
+    "naivetune": NaivetuneConfig,
+}
+
+PHANTOM_COHORTS: tuple[Literal["hgg", "met"], ...] = ("hgg", "met")
+
+
+@dataclass(frozen=True)
+class EvaluationCases:
+    """The cases to evaluate.
+
+    Attributes:
+        store: Labelled cases.
+        trained: Patients that one of the networks was trained on.
+        left_out: Cases that are not evaluated because their patients are among those.
+        unlabelled: Cases that are not evaluated because they have no label.
+        data: Folders that were read.
+        found_by: In words, how the data was chosen.
+    """
+
+    store: SliceStore
+    trained: frozenset[str]
+    left_out: int
+    unlabelled: int
+    data: tuple[str, ...]
+    found_by: str
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Folders that are read alike."""
+
+    folders: tuple[Path, ...]
+    format: str = "auto"
+    label_scheme: str | None = None
+    classes: tuple[str, ...] = ()
+
+
+def choose_cases(config: EvaluateConfig, networks: Sequence[LoadedNetwork]) -> EvaluationCases:
+    """Open the data and leave out what would not test the networks.
+
+    Args:
+        config: The verb's settings.
+        networks: The network to evaluate, then its parent if that is evaluated too.
+
+    Raises:
+        DataError: The data cannot be used, or no case is left.
+        UsageError: There is no data, or settings contradict each other or the network.
+    """
+    network = networks[0]
+    _check_settings(config, network)
+    sources, found_by = _sources(config, network)
+    store = _select_part(_open(sources, config, network), config)
+    labelled = [case for case in store if case.info.labelled]
+    if not labelled:
+        raise DataError(
+            "none of the cases has a label to compare with",
+            where=", ".join(str(folder) for source in sources for folder in source.folders),
+            remedy="use 'metaseg predict' for cases without label",
+        )
+    trained = frozenset().union(*(other.trained_patients for other in networks))
+    kept = [case for case in labelled if config.include_training or case.patient not in trained]
+    if not kept:
+        raise DataError(
+            f"all {len(labelled)} labelled cases are of patients that the network was trained on",
+            expected="patients that it has not seen",
+            remedy="name other cases with --data, or evaluate these all the same with --include-training",
+        )
+    return EvaluationCases(
+        SliceStore(tuple(kept)),
+        trained,
+        len(labelled) - len(kept),
+        len(store) - len(labelled),
+        tuple(str(folder) for source in sources for folder in source.folders),
+        found_by,
+    )
+
+
+def compared_space(config: EvaluateConfig, network: LoadedNetwork) -> LabelSpace:
+    """Label space in which the network's prediction is compared: its own, or the whole lesion if that is asked for.
+
+    Raises:
+        UsageError: Subregions are asked for where the network knows the whole lesion alone.
+    """
+    space = LABEL_SPACES[network.card.label_space]
+    wanted = LABEL_SPACES[config.labels] if config.labels else space
+    if wanted.num_classes > space.num_classes:
+        raise UsageError(
+            f"--labels {wanted.name}, but the network knows the {space.name.replace('-', ' ')} alone",
+            remedy="leave --labels away",
+        )
+    return wanted
+
+
+def _check_settings(config: EvaluateConfig, network: LoadedNetwork) -> None:
+    if config.modalities and config.modalities != network.card.modalities:
+        raise UsageError(
+            f"--modalities {','.join(config.modalities)} differ from the network's",
+            expected=",".join(network.card.modalities),
+            remedy="leave --modalities away",
+        )
+    if config.part is not None and config.split is None:
+        raise UsageError(f"--part {config.part} without a split", remedy="name the split's file with --split")
+    compared_space(config, network)
+
+
+def _sources(config: EvaluateConfig, network: LoadedNetwork) -> tuple[list[_Source], str]:
+    if config.data:
+        return [_Source(config.data, config.format, config.label_scheme, config.classes)], "as named by --data"
+    recorded = _recorded(network)
+    if recorded:
+        names = ", ".join(str(folder) for source in recorded for folder in source.folders)
+        print(f"No --data given: evaluating on the data that the run recorded: {names}")
+        return recorded, "as recorded by the run"
+    if network.card.synthetic:
+        print(f"No --data given: evaluating on {SYNTHETIC} (gliomas and metastases).")
+        return [_Source(_phantoms(config, network))], "phantoms"
+    raise UsageError(
+        "no data to evaluate on: none was named, and the checkpoint does not tell what it was trained on",
+        where=network.checkpoint,
+        remedy="name folders of labelled cases with --data",
+    )
+
+
+def _phantoms(config: EvaluateConfig, network: LoadedNetwork) -> tuple[Path, ...]:
+    """Phantoms of both diseases, enough that ``phantom_cases`` of each are left without those of the training."""
+    counts = {
+        cohort: sum(patient.startswith(f"Phantom_{cohort.upper()}_") for patient in network.trained_patients)
+        for cohort in PHANTOM_COHORTS
+    }
+    return tuple(
+        phantom_folder(cohort, config.phantom_cases + seen, config.seed, config.cache)
+        for cohort, seen in counts.items()
+    )
+
+
+def _recorded(network: LoadedNetwork) -> list[_Source]:
+    """Data of the run and, where a tuned run names no source cases, of the run that it was tuned from."""
+    if network.run is None:
+        return []
+    run = RunFolder.open(network.run)
+    if run.verb not in _RECORDING:
+        return []
+    settings = run.config(_RECORDING[run.verb])
+    found = [_Source(settings.data, settings.format, settings.label_scheme, settings.classes)] if settings.data else []
+    if isinstance(settings, AdaptOptions):
+        if settings.source:
+            found.append(_Source(settings.source, settings.format, settings.label_scheme, settings.source_classes))
+        elif network.parent is not None:
+            try:
+                found += _recorded(load_network(network.parent))
+            except RunError as error:
+                print(f"The source's data is not known, since the parent cannot be read: {error.found}")
+    return list(dict.fromkeys(found))
+
+
+def _open(sources: Sequence[_Source], config: EvaluateConfig, network: LoadedNetwork) -> SliceStore:
+    cases: dict[Path, StoredCase] = {}
+    with progress("preparing cases", None) as bar:
+        for source in sources:
+            store = open_data(
+                source.folders,
+                format=source.format,
+                label_scheme=source.label_scheme,
+                modalities=network.card.modalities,
+                classes=source.classes,
+                image_size=config.image_size or network.card.normalisation.get("image_size"),
+                cache=config.cache,
+                jobs=config.jobs,
+                progress=lambda done, total, name: bar.advance(),
+            )
+            cases |= {case.folder: case for case in store}
+    ids = [case.id for case in cases.values()]
+    doubled = sorted({name for name in ids if ids.count(name) > 1})
+    if doubled:
+        raise DataError(f"case ids stand twice: {', '.join(doubled[:5])}", remedy="name the folders with --data")
+    return SliceStore(tuple(cases.values()))
+
+
+def _select_part(store: SliceStore, config: EvaluateConfig) -> SliceStore:
+    """The cases of the split's part, by default ``test``. A split may name cases of other folders too."""
+    if config.split is None:
+        return store
+    split = Split.load(config.split)
+    part = config.part or "test"
+    here = {case.id for case in store}
+    parts = {name: tuple(case for case in ids if case in here) for name, ids in split.parts.items()}
+    chosen = Split(split.seed, split.stratify, parts, split.patients).select(store.cases, part)
+    if not chosen:
+        raise UsageError(
+            f"part '{part}' of the split holds none of the cases",
+            where=config.split,
+            expected="a split that was made for this data",
+            remedy="check --split, --part and --data",
+        )
+    return SliceStore(tuple(chosen))

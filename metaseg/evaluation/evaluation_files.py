@@ -1,0 +1,187 @@
+"""The files of an evaluation: ``figures.csv``, ``figures.json`` and ``pictures/``, and what they came from."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from metaseg.cases.labels import LABEL_SPACES
+from metaseg.config import EvaluateConfig
+from metaseg.errors import UsageError
+from metaseg.evaluation.case_figures import PRESETS
+from metaseg.evaluation.case_pictures import case_overlay
+from metaseg.evaluation.cohort_figures import to_records
+from metaseg.evaluation.evaluation_cases import EvaluationCases, compared_space
+from metaseg.evaluation.provenance import NOTICE, network_record
+from metaseg.evaluation.worst_cases import WorstCases
+from metaseg.runs.files import read_json, replacing, write_json, write_text
+from metaseg.runs.manifest import git_commit, portable, versions
+from metaseg.runs.networks import LoadedNetwork
+
+CSV_NAME, JSON_NAME, PICTURES = "figures.csv", "figures.json", "pictures"
+_COUNT = re.compile(r"(^|_)n_(lesions|tp|fp|fn)$")
+_SAME_QUESTION = ("networks", "data_fingerprint", "cases", "options")
+"""Entries of the record that must agree for an earlier evaluation to be replaced by the same one."""
+
+
+def evaluation_record(
+    config: EvaluateConfig,
+    networks: Mapping[str, LoadedNetwork],
+    cases: EvaluationCases,
+    synthetic: bool,
+    device: str,
+    bootstrap: int,
+) -> dict[str, Any]:
+    """What the figures come from, as JSON values.
+
+    Args:
+        config: The verb's settings.
+        networks: ``after`` and, with a parent, ``before``.
+        cases: The cases.
+        synthetic: Whether phantoms are among data or training data.
+        device: The device that was used.
+        bootstrap: Resamples of the intervals.
+    """
+    return {
+        "synthetic": synthetic,
+        "notice": NOTICE,
+        "networks": {role: network_record(network) for role, network in networks.items()},
+        "data": [portable(folder) for folder in cases.data],
+        "data_found": cases.found_by,
+        "data_fingerprint": cases.store.fingerprint,
+        "cases": {
+            "evaluated": len(cases.store),
+            "left_out_trained_on": cases.left_out,
+            "left_out_unlabelled": cases.unlabelled,
+            "trained_on": sum(case.patient in cases.trained for case in cases.store),
+        },
+        "options": {
+            "tta": config.tta,
+            "surface": config.surface,
+            "label_space": compared_space(config, networks["after"]).name,
+            "image_size": config.image_size or networks["after"].card.normalisation.get("image_size"),
+            "precision": config.precision,
+            "empty_policy": "exclude",
+            "lesionwise": list(PRESETS) if config.surface else [],
+            "bootstrap": bootstrap,
+            "seed": config.seed,
+        },
+        "device": device,
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+
+
+@dataclass(frozen=True)
+class EvaluationFiles:
+    """The folder of an evaluation.
+
+    Attributes:
+        folder: Where its files stand.
+    """
+
+    folder: Path
+
+    @classmethod
+    def in_folder(cls, config: EvaluateConfig, network: LoadedNetwork) -> EvaluationFiles:
+        """The folder named, or ``evaluation/`` in the network's run.
+
+        Raises:
+            UsageError: None is named, and the checkpoint lies in no run.
+        """
+        if config.out is not None:
+            return cls(config.out)
+        if network.run is None:
+            raise UsageError(
+                "the checkpoint lies in no run, where figures could be written",
+                where=network.checkpoint,
+                remedy="name a folder with --out",
+            )
+        return cls(network.run / "evaluation")
+
+    def refuse_other(self, record: Mapping[str, Any]) -> None:
+        """Make sure that nothing but the same evaluation is replaced.
+
+        Raises:
+            UsageError: The folder holds figures of other networks, cases or settings, or a file of the same name.
+        """
+        path = self.folder / JSON_NAME
+        if not path.exists():
+            found = next((name for name in (CSV_NAME, PICTURES) if (self.folder / name).exists()), None)
+            differing = [] if found is None else [f"a {found} of unknown origin"]
+        else:
+            earlier = read_json(path, "the figures of a metaseg evaluation")
+            # Through JSON and back, so that tuples and lists compare alike.
+            mine = json.loads(json.dumps(record))
+            differing = [
+                name.replace("_", " ")
+                for name in _SAME_QUESTION
+                if earlier.get("evaluation", {}).get(name) != mine[name]
+            ]
+        if differing:
+            raise UsageError(
+                f"the folder holds another evaluation (other {', '.join(differing)})",
+                where=self.folder,
+                expected="a new folder, or the same evaluation to do again",
+                remedy="name another folder with --out, or delete this one",
+            )
+
+    def write(
+        self,
+        record: Mapping[str, Any],
+        rows: pd.DataFrame,
+        cohorts: pd.DataFrame,
+        changes: pd.DataFrame,
+        domains: Mapping[str, Mapping[str, float]],
+        worst: WorstCases,
+        network: LoadedNetwork,
+    ) -> tuple[Path, ...]:
+        """Write everything, ``figures.json`` last; returns the pictures."""
+        pictures = self._draw(worst, network)
+        # Classes have no lesions: without this their empty cells would turn the counts of all rows into 3.0.
+        counts = [name for name in rows if _COUNT.search(name)]
+        write_text(self.folder / CSV_NAME, rows.astype(dict.fromkeys(counts, "Int64")).to_csv(index=False))
+        content = {
+            "synthetic": record["synthetic"],
+            "evaluation": dict(record),
+            "cohorts": to_records(cohorts),
+            "changes": to_records(changes),
+            "domains": {
+                target: {name: value if value == value else None for name, value in figures.items()}
+                for target, figures in domains.items()
+            },
+            "cases": to_records(rows),
+            "pictures": [f"{PICTURES}/{picture.name}" for picture in pictures],
+        }
+        write_json(self.folder / JSON_NAME, content)
+        return pictures
+
+    def _draw(self, worst: WorstCases, network: LoadedNetwork) -> tuple[Path, ...]:
+        folder = self.folder / PICTURES
+        written = []
+        for number, kept in enumerate(worst.worst_first(), start=1):
+            case = kept.case
+            sheet = case_overlay(
+                case,
+                kept.class_map(),
+                LABEL_SPACES[network.card.label_space],
+                network.card.modalities,
+                label=case.native_label(),
+                synthetic=network.card.synthetic or case.info.synthetic,
+                note=f"{case.cohort}   mean Dice {kept.score:.2f}",
+            )
+            name = re.sub(r"[^A-Za-z0-9_.-]+", "_", case.id)
+            path = folder / f"{number:02}-{name}.png"
+            with replacing(path) as stream:
+                sheet.save(stream, format="PNG")
+            written.append(path)
+        if folder.is_dir():
+            for stale in set(folder.glob("[0-9]*-*.png")) - set(written):
+                stale.unlink()
+        return tuple(written)

@@ -1,0 +1,104 @@
+"""Write predictions as NIfTI on the grid of their input: same shape, affine, sform, qform and units."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from metaseg import __version__
+from metaseg.cases.geometry import Geometry
+from metaseg.runs.files import replacing
+
+_DESCRIPTION_BYTES = 79
+_LABEL_INTENT = "label"
+_OPENERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
+
+
+def read_header(path: Path) -> nib.Nifti1Header:
+    """Header of a NIfTI-1 or NIfTI-2 file, plain or compressed, told by its content; without header extensions."""
+    with path.open("rb") as stream:
+        opener = _OPENERS.get(stream.read(2), open)
+    with opener(path, "rb") as stream:
+        start = stream.read(nib.Nifti2Header.sizeof_hdr)
+    # NIfTI-2 first: a NIfTI-1 header is shorter, and its class takes the beginning of both.
+    for kind in (nib.Nifti2Header, nib.Nifti1Header):
+        if kind.may_contain_header(start):
+            return kind(start[: kind.sizeof_hdr])
+    raise ValueError(f"{path} does not begin with a NIfTI header")
+
+
+def description(network: str, synthetic: bool) -> str:
+    """Text of the header field ``descrip``, at most 79 ASCII characters; the mark of phantoms is never cut off."""
+    mark = " synthetic" if synthetic else ""
+    text = f"metaseg {__version__} {network}".encode("ascii", "replace").decode()
+    return text[: _DESCRIPTION_BYTES - len(mark)] + mark
+
+
+def write_label(
+    path: Path, values: np.ndarray, geometry: Geometry, header: nib.Nifti1Header, text: str, largest: int
+) -> None:
+    """Write a label map on the grid of the input.
+
+    Args:
+        path: The file, named ``.nii.gz``.
+        values: Label values ``(slices, height, width)``, ``uint8``, in the canonical frame.
+        geometry: Grid of the input.
+        header: Header of the input.
+        text: Content of ``descrip``, see :func:`description`.
+        largest: Largest value that the label convention knows, for viewers.
+    """
+    array = geometry.from_canonical(values.astype(np.uint8, copy=False))
+    # A flat image has no third axis in its header.
+    shape = header.get_data_shape()[:3]
+    own = _own_header(header, np.uint8, text)
+    own["cal_max"] = largest
+    own.set_intent(_LABEL_INTENT)
+    _write(path, array.reshape(shape), own)
+
+
+def write_probabilities(path: Path, maps: np.ndarray, geometry: Geometry, header: nib.Nifti1Header, text: str) -> None:
+    """Write class probabilities as a 4-D image whose last axis is the class.
+
+    Args:
+        path: The file, named ``.nii.gz``.
+        maps: ``(class, slices, height, width)`` in the canonical frame, ``float32``.
+        geometry: Grid of the input.
+        header: Header of the input.
+        text: Content of ``descrip``.
+    """
+    array = np.empty((*geometry.shape, len(maps)), dtype=np.float32)
+    for number, values in enumerate(maps):
+        array[..., number] = geometry.from_canonical(values)
+    own = _own_header(header, np.float32, text)
+    own["cal_max"] = 1.0
+    _write(path, array, own)
+
+
+def _own_header(header: nib.Nifti1Header, dtype: type, text: str) -> nib.Nifti1Header:
+    """Copy of the input's header that keeps where voxels lie and says anew what they hold."""
+    own = header.copy()
+    own.set_data_dtype(dtype)
+    own.set_data_offset(0)
+    own["scl_slope"], own["scl_inter"] = 1.0, 0.0
+    own["cal_min"] = 0.0
+    own["descrip"] = text.encode("ascii")
+    own["aux_file"] = b""
+    own.set_intent("none")
+    return own
+
+
+def _write(path: Path, array: np.ndarray, header: nib.Nifti1Header) -> None:
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    # The header's own affine, so that nibabel leaves sform, qform and their codes untouched.
+    image = kind(array, header.get_best_affine(), header)
+    with (
+        replacing(path) as stream,
+        gzip.GzipFile(filename="", fileobj=stream, mode="wb", compresslevel=5, mtime=0) as packed,
+    ):
+        image.to_stream(packed)

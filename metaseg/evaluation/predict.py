@@ -1,0 +1,228 @@
+"""``metaseg predict``: segment cases and write the result on each case's own grid."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning_fabric import Fabric
+
+from metaseg import __version__
+from metaseg.cases.labels import LABEL_SPACES, LabelSpace, region_mask
+from metaseg.config import PredictConfig
+from metaseg.errors import DataError, MetasegError
+from metaseg.evaluation.case_pictures import case_heatmap, case_overlay
+from metaseg.evaluation.inference import predict_probabilities
+from metaseg.evaluation.nifti_output import description, read_header, write_label, write_probabilities
+from metaseg.evaluation.prediction_jobs import PredictionJob, plan_predictions, remove_earlier
+from metaseg.evaluation.provenance import NOTICE, SYNTHETIC, network_name, network_record
+from metaseg.evaluation.slice_output import mask_values, write_masks
+from metaseg.evaluation.volume import class_map
+from metaseg.models.device import make_fabric
+from metaseg.runs.files import replacing, write_json
+from metaseg.runs.networks import LoadedNetwork, load_network
+from metaseg.runs.progress import progress
+from metaseg.store.prepare_case import PrepareOptions, prepare_case
+from metaseg.store.stored_case import StoredCase
+
+_MM3_PER_ML = 1000.0
+
+
+@dataclass(frozen=True)
+class CasePrediction:
+    """What was written for one case.
+
+    Attributes:
+        case: The case's id.
+        files: Kind of output to file, see :class:`~metaseg.evaluation.prediction_jobs.PredictionJob`.
+        volumes: Region or class to ``{"voxels": ..., "ml": ...}``; ml is None where no volume is known.
+        synthetic: Whether the case or the network's training data are phantoms.
+    """
+
+    case: str
+    files: dict[str, Path]
+    volumes: dict[str, dict[str, float | None]]
+    synthetic: bool
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """What ``metaseg predict`` leaves.
+
+    Attributes:
+        out: The folder.
+        cases: One entry for each case, in order.
+        synthetic: Whether any of them is synthetic.
+    """
+
+    out: Path
+    cases: tuple[CasePrediction, ...]
+    synthetic: bool
+
+
+def run_predict(config: PredictConfig) -> PredictionResult:
+    """Segment cases with a trained network.
+
+    Args:
+        config: All settings; see :class:`~metaseg.config.PredictConfig`.
+
+    Raises:
+        RunError: There is no such run or checkpoint.
+        DataError: A case cannot be read or lacks a modality. Cases that can be predicted are, before this is raised.
+        UsageError: A setting does not fit, or files would be replaced without ``overwrite``.
+    """
+    return predict_cases(load_network(config.run, config.checkpoint), config)
+
+
+def predict_cases(network: LoadedNetwork, config: PredictConfig) -> PredictionResult:
+    """As :func:`run_predict`, with a network in memory; ``config.run`` and ``config.checkpoint`` are not read."""
+    fabric = make_fabric(config.device, config.precision)
+    space = LABEL_SPACES[network.card.label_space]
+    jobs = plan_predictions(config, network.card.modalities, space)
+    if network.card.synthetic:
+        print(f"The network was trained on {SYNTHETIC}.")
+    predictor = _Predictor(network, config, space, fabric)
+    done: list[CasePrediction] = []
+    failed: list[MetasegError] = []
+    with progress("predicting", len(jobs)) as bar:
+        for job in jobs:
+            try:
+                done.append(predictor.predict(job))
+            except DataError as error:
+                if len(jobs) == 1:
+                    raise
+                failed.append(error)
+                bar.note(f"{job.case.id}: not predicted\n{error}")
+            bar.advance()
+    for case in done:
+        print(_line(case))
+    print(f"{len(done)} of {len(jobs)} cases predicted in {config.out}. {NOTICE}")
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(jobs)} cases could not be predicted; the first: {failed[0].found}",
+            where=failed[0].where,
+            expected=failed[0].expected,
+            remedy=failed[0].remedy or "see the messages above",
+        )
+    return PredictionResult(config.out, tuple(done), any(case.synthetic for case in done))
+
+
+class _Predictor:
+    """A network at work on one case after the other."""
+
+    def __init__(self, network: LoadedNetwork, config: PredictConfig, space: LabelSpace, fabric: Fabric) -> None:
+        self.network, self.config, self.space, self.fabric = network, config, space, fabric
+        self.model = fabric.to_device(network.model)
+        self.modalities = network.card.modalities
+
+    def predict(self, job: PredictionJob) -> CasePrediction:
+        """Predict one case and write its files, the summary last."""
+        options = PrepareOptions(self.modalities, self.network.card.normalisation.get("image_size"))
+        with tempfile.TemporaryDirectory(prefix="metaseg-") as scratch:
+            prepare_case(job.case, options, Path(scratch) / "case")
+            stored = StoredCase(Path(scratch) / "case")
+            probabilities = predict_probabilities(
+                self.model, stored, self.modalities, tta=self.config.tta, autocast=self.fabric.autocast
+            )
+            classes = class_map(stored, probabilities)
+            synthetic = self.network.card.synthetic or job.case.synthetic
+            if self.config.overwrite:
+                remove_earlier(job, self.config)
+            self._write_maps(job, stored, classes, probabilities, synthetic)
+            if self.config.pictures:
+                self._write_pictures(job, stored, classes, probabilities, synthetic)
+        volumes = region_volumes(classes, self.space, stored)
+        write_json(job.files["summary"], self._summary(job, stored, volumes, synthetic))
+        return CasePrediction(job.case.id, job.files, volumes, synthetic)
+
+    def _write_maps(
+        self, job: PredictionJob, stored: StoredCase, classes: np.ndarray, probabilities: np.ndarray, synthetic: bool
+    ) -> None:
+        geometry, files = stored.info.geometry, job.files
+        if job.nifti is None:
+            masks = [file for kind, file in files.items() if kind.startswith("masks/")]
+            write_masks(masks, classes, geometry, job.scheme)
+        else:
+            header, text = read_header(job.nifti.path), description(network_name(self.network), synthetic)
+            values = job.scheme.encode(classes)
+            write_label(files["label"], values, geometry, header, text, largest=max(job.scheme.values))
+        if "probabilities" in files:
+            maps = stored.restore(probabilities)
+            if job.nifti is None:
+                with replacing(files["probabilities"]) as stream:
+                    np.save(stream, np.stack([geometry.from_canonical(part).transpose(2, 1, 0) for part in maps]))
+            else:
+                write_probabilities(files["probabilities"], maps, geometry, header, text)
+
+    def _write_pictures(
+        self, job: PredictionJob, stored: StoredCase, classes: np.ndarray, probabilities: np.ndarray, synthetic: bool
+    ) -> None:
+        overlay = case_overlay(stored, classes, self.space, self.modalities, synthetic=synthetic)
+        heatmap = case_heatmap(stored, probabilities, self.space, self.modalities, synthetic=synthetic)
+        for kind, picture in (("overlay", overlay), ("heatmap", heatmap)):
+            with replacing(job.files[kind]) as stream:
+                picture.save(stream, format="PNG")
+
+    def _summary(
+        self,
+        job: PredictionJob,
+        stored: StoredCase,
+        volumes: dict[str, dict[str, float | None]],
+        synthetic: bool,
+    ) -> dict[str, Any]:
+        geometry = stored.info.geometry
+        own = {name: int(job.scheme.encode(np.array([value]))[0]) for value, name in enumerate(self.space.classes)}
+        return {
+            "case": job.case.id,
+            "synthetic": synthetic,
+            "notice": NOTICE,
+            "volumes": volumes,
+            "label_scheme": job.scheme.name,
+            "label_values": own if job.nifti else mask_values(job.scheme),
+            "probability_channels": list(self.space.classes) if self.config.probabilities else None,
+            "shape": list(geometry.shape),
+            "unit": geometry.unit,
+            "tta": self.config.tta,
+            "network": network_record(self.network),
+            "files": [str(file.relative_to(self.config.out)) for file in job.files.values()],
+            "inputs": {name: volume.files[0].name for name, volume in job.case.images.items()},
+            "metaseg_version": __version__,
+        }
+
+
+def region_volumes(classes: np.ndarray, space: LabelSpace, case: StoredCase) -> dict[str, dict[str, float | None]]:
+    """Voxels and volume of every region and of every class that is no region by itself.
+
+    Args:
+        classes: Class values ``(slices, height, width)``.
+        space: What they mean.
+        case: Where they lie; separate 2-D images and images without a voxel size have no volume.
+
+    Returns:
+        Name to ``{"voxels": number, "ml": volume or None}``.
+    """
+    geometry = case.info.geometry
+    ml = math.nan if geometry.planar or geometry.unit != "mm" else geometry.voxel_volume / _MM3_PER_ML
+    sizes = {region: int(region_mask(classes, space, region).sum()) for region in space.regions}
+    alone = {values[0] for values in space.regions.values() if len(values) == 1}
+    sizes |= {
+        name: int((classes == value).sum()) for value, name in enumerate(space.classes) if value and value not in alone
+    }
+    return {
+        name: {"voxels": size, "ml": None if math.isnan(ml) else round(size * ml, 6)} for name, size in sizes.items()
+    }
+
+
+def _line(done: CasePrediction) -> str:
+    """One line about a finished case."""
+    sizes = [
+        f"{name} {size['voxels']:.0f} px" if size["ml"] is None else f"{name} {size['ml']:.2f} ml"
+        for name, size in done.volumes.items()
+        if name in ("WT", "TC", "ET")
+    ]
+    mark = f"   ({SYNTHETIC})" if done.synthetic else ""
+    return f"{done.case}   {'   '.join(sizes)}{mark}"

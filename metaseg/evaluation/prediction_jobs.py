@@ -1,0 +1,171 @@
+"""What ``metaseg predict`` has to do: the cases it was given, how their labels are written, and to which files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from metaseg.cases.case import Case
+from metaseg.cases.labels import LABEL_SCHEMES, LabelScheme, LabelSpace, label_scheme
+from metaseg.cases.readers import read_case_files, read_cases
+from metaseg.cases.volumes import NiftiVolume
+from metaseg.config import PredictConfig
+from metaseg.errors import DataError, UsageError
+from metaseg.evaluation.slice_output import mask_names
+from metaseg.store.store import is_store
+
+_DEFAULT_SCHEMES = {"subregions": "brats2023", "whole-lesion": "whole-lesion"}
+
+
+@dataclass(frozen=True)
+class PredictionJob:
+    """One case to predict.
+
+    Attributes:
+        case: The case with the network's modalities alone, in their order, and without its label.
+        scheme: How class values are written.
+        files: What to write by kind: ``label`` (or ``masks/<n>`` for separate 2-D images), ``probabilities``,
+            ``overlay``, ``heatmap`` and, last, ``summary``.
+    """
+
+    case: Case
+    scheme: LabelScheme
+    files: dict[str, Path]
+
+    @property
+    def nifti(self) -> NiftiVolume | None:
+        """The file whose grid the prediction takes; None for separate 2-D images."""
+        volume = next(iter(self.case.images.values()))
+        return volume if isinstance(volume, NiftiVolume) else None
+
+
+def plan_predictions(config: PredictConfig, modalities: Sequence[str], space: LabelSpace) -> list[PredictionJob]:
+    """Find the cases and decide what is written.
+
+    Args:
+        config: The verb's settings.
+        modalities: The network's input modalities, in order.
+        space: The network's label space.
+
+    Raises:
+        DataError: Nothing was found, a case lacks a modality, or two cases have one name.
+        UsageError: The label convention does not fit the network, or files would be replaced without ``--overwrite``.
+    """
+    jobs = []
+    for case in find_cases(config):
+        case.require(modalities)
+        # Without its label, which must not influence the crop; a case may have more modalities than the network takes.
+        bare = replace(case, images={name: case.images[name] for name in modalities}, label=None)
+        scheme = output_scheme(case, space, config.label_scheme)
+        jobs.append(PredictionJob(bare, scheme, output_files(bare, config)))
+    _require_distinct(jobs)
+    if not config.overwrite:
+        _refuse_existing(jobs)
+    return jobs
+
+
+def find_cases(config: PredictConfig) -> list[Case]:
+    """The cases that the arguments name: case folders, folders of cases, or the files of one case.
+
+    Raises:
+        DataError: Nothing was found.
+        UsageError: A prepared store was named, which no longer knows the headers of its files.
+    """
+    cases: list[Case] = []
+    files = [path for path in config.cases if path.is_file() and path.suffix not in (".json", ".csv")]
+    for path in config.cases:
+        if path in files:
+            continue
+        if is_store(path):
+            raise UsageError(
+                "a prepared store does not hold the headers of its files",
+                where=path,
+                expected="case folders or folders of cases",
+                remedy="name the folder that the store was prepared from",
+            )
+        cases += read_cases(path, format=config.format)
+    if files:
+        cases.append(read_case_files(files))
+    return cases
+
+
+def output_scheme(case: Case, space: LabelSpace, name: str | None) -> LabelScheme:
+    """The label convention of a case's prediction.
+
+    Args:
+        case: The case.
+        space: The network's label space.
+        name: The convention asked for; None takes the case's own, or where that has other classes than the network
+            ``brats2023`` (``whole-lesion`` for a network that knows the whole lesion alone).
+
+    Raises:
+        UsageError: There is no such convention, or it has other classes than the network.
+    """
+    if name is None:
+        return case.scheme if case.scheme.space == space else LABEL_SCHEMES[_DEFAULT_SCHEMES[space.name]]
+    scheme = label_scheme(name)
+    if scheme.space != space:
+        fitting = [other.name for other in LABEL_SCHEMES.values() if other.space == space]
+        raise UsageError(
+            f"--label-scheme {name} has other classes than the network",
+            expected=f"{', '.join(space.classes[1:])}: one of {', '.join(fitting)}",
+            remedy="name one of these, or leave --label-scheme away",
+        )
+    return scheme
+
+
+def output_files(case: Case, config: PredictConfig) -> dict[str, Path]:
+    """The files of a case's prediction, see :class:`PredictionJob`."""
+    out, name = config.out, _file_name(case.id)
+    volume = next(iter(case.images.values()))
+    files: dict[str, Path] = {}
+    if isinstance(volume, NiftiVolume):
+        files["label"] = out / f"{name}_pred.nii.gz"
+    else:
+        names = mask_names(volume.files)
+        files |= {f"masks/{number}": out / f"{name}_pred" / mask for number, mask in enumerate(names)}
+    if config.probabilities:
+        files["probabilities"] = out / f"{name}_prob{'.nii.gz' if 'label' in files else '.npy'}"
+    if config.pictures:
+        files |= {"overlay": out / f"{name}_overlay.png", "heatmap": out / f"{name}_heatmap.png"}
+    return files | {"summary": out / f"{name}.json"}
+
+
+def remove_earlier(job: PredictionJob, config: PredictConfig) -> None:
+    """Delete what would not belong to a case's new prediction: its earlier summary, and outputs no longer asked for."""
+    possible = output_files(job.case, replace(config, probabilities=True, pictures=True))
+    for kind, file in possible.items():
+        if kind == "summary" or kind not in job.files:
+            file.unlink(missing_ok=True)
+
+
+def _file_name(case_id: str) -> str:
+    """The case's id without what no file name may hold on some system."""
+    return re.sub(r'[\\/:*?"<>|\x00-\x1f]+', "_", case_id)
+
+
+def _require_distinct(jobs: Sequence[PredictionJob]) -> None:
+    by_file: dict[Path, PredictionJob] = {}
+    for job in jobs:
+        other = by_file.setdefault(job.files["summary"], job)
+        if other is not job:
+            raise DataError(
+                f"two cases are named {job.case.id}",
+                where=f"{other.case.files[0].parent} and {job.case.files[0].parent}",
+                expected="one case of each name",
+                remedy="name each case once, or predict them into different folders with --out",
+            )
+
+
+def _refuse_existing(jobs: Sequence[PredictionJob]) -> None:
+    existing = [file for job in jobs for file in job.files.values() if file.exists()]
+    if existing:
+        others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
+        raise UsageError(
+            f"the output exists already{others}",
+            where=existing[0],
+            expected="a folder without predictions of these cases",
+            remedy="replace them with --overwrite, or choose another --out",
+        )
