@@ -23,6 +23,9 @@ MAX_METASTASES = 12
 METASTASIS_MM = (3.0, 25.0)
 """Smallest and largest diameter of a metastasis."""
 
+_FAR_MM = 30.0
+"""Stands for a distance that is of no account."""
+
 
 @dataclass(frozen=True)
 class Lesion:
@@ -155,19 +158,19 @@ def draw_lesions(
         ventricle: Distance from the ventricles in mm; edema stays out of them.
     """
     grid = surface.grid
-    coarse, fine, thickness = (smooth_noise(rng, grid, scale) for scale in (15, 7, 11))
+    noise = [smooth_noise(rng, grid, scale) for scale in (15, 7, 11)]
     maps = LesionMaps(np.zeros(grid.shape, np.uint8), *(np.zeros(grid.shape, np.float32) for _ in range(3)))
     cores = np.zeros(grid.shape, bool)
     for lesion in lesions:
         box = grid.box(lesion.centre, lesion.reach)
-        core, inner = _core_distance(lesion, grid, box, (coarse[box], fine[box], thickness[box]))
-        # A thin layer under the surface stays free, and a tumour is one piece.
-        core = np.maximum(core, 1.5 - surface.depth[box])
-        core[(core < 0) & ~_main_piece(core < 0)] = 30.0
-        spread = _edema_distance(lesion, core, surface.ribbon[box], ventricle[box], coarse[box] + 0.5 * fine[box])
-        # Few fibres cross the median plane.
-        across = -np.sign(lesion.centre[2]) * grid.axis(2)[box[2]]
-        spread = np.where(core > 0, spread + np.maximum(across, 0).astype(np.float32), spread)
+        fields = (surface.depth, surface.ribbon, ventricle, *noise)
+        around = _Surroundings(
+            tuple(axis[part] for axis, part in zip(map(grid.axis, range(3)), box, strict=True)),
+            *(field[box] for field in fields),
+        )
+        core = _core_distance(lesion, around)
+        inner = _inner_distance(lesion, around, core)
+        spread = _edema_distance(lesion, around, core)
         opacity = soft_step(-core, grid.softness)
         np.maximum(maps.core[box], opacity, out=maps.core[box])
         np.maximum(maps.necrosis[box], opacity * soft_step(-inner, grid.softness), out=maps.necrosis[box])
@@ -180,29 +183,62 @@ def draw_lesions(
     return maps
 
 
-def _core_distance(
-    lesion: Lesion, grid: Grid, box: tuple[slice, slice, slice], noise: tuple[np.ndarray, np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Distances in mm from the surface of the core and of its non-enhancing inside; negative inside."""
-    offsets = [
-        grid.axis(axis)[part].reshape([-1 if axis == other else 1 for other in range(3)]) - np.float32(centre)
-        for axis, (part, centre) in enumerate(zip(box, lesion.centre, strict=True))
-    ]
+@dataclass(frozen=True)
+class _Surroundings:
+    """What is known of the voxels around one lesion: places along each axis, distances in mm, and noise."""
+
+    axes: tuple[np.ndarray, ...]
+    depth: np.ndarray
+    ribbon: np.ndarray
+    ventricle: np.ndarray
+    coarse: np.ndarray
+    fine: np.ndarray
+    thickness: np.ndarray
+
+    def offsets(self, centre: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Distances z, y, x from a place in mm, of shapes that broadcast."""
+        return np.ix_(*(axis - np.float32(origin) for axis, origin in zip(self.axes, centre, strict=True)))
+
+
+def _core_distance(lesion: Lesion, around: _Surroundings) -> np.ndarray:
+    """Distance in mm from the surface of the tumour core; negative inside, which is one piece of at least a voxel."""
+    z, y, x = around.offsets(lesion.centre)
     matrix = (lesion.rotation / lesion.radii[:, None]).astype(np.float32)
-    level = np.sqrt(sum((row[0] * offsets[0] + row[1] * offsets[1] + row[2] * offsets[2]) ** 2 for row in matrix))
-    coarse, fine, thickness = noise
-    rough = np.float32(lesion.roughness * lesion.radius)
-    core = (level - 1) * np.float32(lesion.radius) + rough * (coarse + np.float32(0.35) * fine)
+    level = np.sqrt(sum((row[0] * z + row[1] * y + row[2] * x) ** 2 for row in matrix))
+    rough = np.float32(lesion.roughness * lesion.radius) * (around.coarse + np.float32(0.35) * around.fine)
+    # A thin layer under the brain's surface stays free.
+    core = np.maximum((level - 1) * np.float32(lesion.radius) + rough, 1.5 - around.depth)
+    if not (core < 0).any():
+        core.flat[np.argmin(level)] = -0.1
+    core[(core < 0) & ~_main_piece(core < 0)] = _FAR_MM
+    return core
+
+
+def _inner_distance(lesion: Lesion, around: _Surroundings, core: np.ndarray) -> np.ndarray:
+    """Distance in mm from what does not enhance; negative inside. Outside the core it has no meaning."""
+    if np.isinf(lesion.rim):
+        return np.full_like(core, _FAR_MM)
     if lesion.rim == 0.0:
-        inner = np.full_like(core, -30.0)
-        if lesion.nodule:
-            inner = lesion.nodule - np.sqrt(sum((offset - np.float32(0.4 * lesion.radius)) ** 2 for offset in offsets))
-    elif np.isinf(lesion.rim):
-        inner = np.full_like(core, 30.0)
-    else:
-        rim = np.float32(lesion.rim) * np.exp(np.float32(lesion.uneven) * (thickness + np.float32(0.5) * fine))
-        inner = core + np.maximum(rim, 1.2)
-    return core, inner
+        place = lesion.centre + 0.4 * lesion.radius
+        squares = sum(offset**2 for offset in around.offsets(place))
+        return np.float32(lesion.nodule) - np.sqrt(squares) - (0 if lesion.nodule else np.float32(_FAR_MM))
+    rim = np.float32(lesion.rim) * np.exp(np.float32(lesion.uneven) * (around.thickness + 0.5 * around.fine))
+    return core + np.maximum(rim, np.float32(1.2))
+
+
+def _edema_distance(lesion: Lesion, around: _Surroundings, core: np.ndarray) -> np.ndarray:
+    """Distance in mm from the border of core and edema; it spreads in white matter and hardly enters grey matter."""
+    if lesion.edema == 0.0:
+        return core
+    free = 0.12 + 0.88 * soft_step(around.ribbon - 4.5, 0.9)
+    uneven = np.clip(1 + np.float32(0.45) * (around.coarse + np.float32(0.5) * around.fine), 0.15, 2)
+    # Few fibres cross the median plane.
+    across = np.maximum(-np.float32(np.sign(lesion.centre[2])) * around.axes[2], 0)
+    spread = core - np.float32(lesion.edema) * free * uneven + across
+    spread = np.maximum(spread, np.maximum(1.0 - around.ribbon, 0.8 - around.ventricle))
+    reached = ndimage.label((spread < 0) | (core < 0))[0]
+    own = reached == reached.flat[np.argmin(core)]
+    return np.where(own, spread, np.maximum(spread, 3.0))
 
 
 def _main_piece(mask: np.ndarray) -> np.ndarray:
@@ -211,17 +247,3 @@ def _main_piece(mask: np.ndarray) -> np.ndarray:
     if count < 2:
         return mask
     return pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-
-
-def _edema_distance(
-    lesion: Lesion, core: np.ndarray, ribbon: np.ndarray, ventricle: np.ndarray, noise: np.ndarray
-) -> np.ndarray:
-    """Distance in mm from the border of core and edema; it spreads in white matter and hardly enters grey matter."""
-    if lesion.edema == 0.0:
-        return core
-    free = 0.12 + 0.88 * soft_step(ribbon - 4.5, 0.9)
-    spread = core - np.float32(lesion.edema) * free * np.clip(1 + np.float32(0.45) * noise, 0.15, 2)
-    spread = np.maximum(spread, np.maximum(1.0 - ribbon, 0.8 - ventricle))
-    reached = ndimage.label((spread < 0) | (core < 0))[0]
-    own = np.unique(reached[core < 0])
-    return np.where(np.isin(reached, own[own > 0]), spread, np.maximum(spread, 3.0))

@@ -15,7 +15,7 @@ from metaseg.cases.phantoms.scanner import acquire, draw_scanner
 
 COHORTS = ("HGG", "LGG", "MET")
 SEQUENCES = ("t1", "t1ce", "t2", "flair")
-SHARE_WITH_SKULL = 0.4
+SHARE_WITH_SKULL = 0.45
 """Share of the metastasis patients whose skull was not removed."""
 
 _PLACEMENT = Grid((48, 60, 46), (3.3, 3.3, 3.3))
@@ -92,7 +92,7 @@ def build_phantom(cohort: str, seed: int, number: int, size: PhantomSize) -> Pha
     grid = Grid(size.head, size.spacing)
     surface = build_surface(np.random.default_rng(streams[0]), grid)
     scanner = draw_scanner(of_scanner, cohort)
-    skull = cohort == "MET" and of_scanner.random() < SHARE_WITH_SKULL
+    skull = cohort == "MET" and _keeps_skull(seed, number)
     mask = surface.depth > (-HEAD_MM if skull else 0.0)
     largest = max(tumours, key=lambda tumour: tumour.radius)
     push = Push(largest.centre, largest.radius, 0.3 * largest.radius)
@@ -101,3 +101,10 @@ def build_phantom(cohort: str, seed: int, number: int, size: PhantomSize) -> Pha
     layers |= maps.layers(mask)
     images = {name: acquire(of_scanner, scanner, name, layers, grid, mask) for name in SEQUENCES}
     return Phantom(images, maps.label, len(tumours), skull)
+
+
+def _keeps_skull(seed: int, number: int) -> bool:
+    """Spread the patients with skull evenly over the numbers, so that small cohorts too have both kinds."""
+    golden = (5**0.5 - 1) / 2
+    start = np.random.default_rng(seed).random()
+    return bool((start + number * golden) % 1 < SHARE_WITH_SKULL)

@@ -25,9 +25,9 @@ _SOURCE: Mapping[str, tuple[float, ...]] = {
 }
 _TARGET: Mapping[str, tuple[float, ...]] = {
     "t1": (0.76, 0.73, 0.69, 0.36, 0.45, 0.64, 0.66, 0.52, 0.72, 0.14, 1.10),
-    "t1ce": (0.72, 0.71, 0.69, 0.36, 1.05, 0.62, 1.14, 0.50, 1.20, 0.14, 1.15),
+    "t1ce": (0.72, 0.71, 0.69, 0.36, 1.10, 0.62, 1.08, 0.50, 1.35, 0.14, 1.15),
     "t2": (0.46, 0.50, 0.58, 1.25, 1.05, 0.84, 0.58, 0.80, 0.40, 0.12, 0.85),
-    "flair": (0.56, 0.60, 0.64, 0.26, 0.55, 0.94, 0.70, 0.52, 0.50, 0.12, 0.75),
+    "flair": (0.56, 0.60, 0.64, 0.26, 0.55, 0.92, 0.76, 0.52, 0.50, 0.12, 0.75),
 }
 _NON_ENHANCING: Mapping[str, float] = {"t1": 0.52, "t1ce": 0.50, "t2": 0.98, "flair": 0.92}
 """Core of a low-grade glioma: solid tumour without contrast agent in the place of necrosis."""
@@ -61,7 +61,9 @@ def draw_scanner(rng: np.random.Generator, cohort: str) -> Scanner:
     # All sequences of an examination share the gain within a factor of about two.
     gain = rng.uniform(np.log(350), np.log(6000))
     for name, signal in (_TARGET if target else _SOURCE).items():
-        contrast[name] = (np.asarray(signal) * np.exp(rng.normal(0, 0.05, len(TISSUES)))).astype(np.float32)
+        contrast[name] = (np.asarray(signal) * np.exp(rng.normal(0, 0.03 if target else 0.05, len(TISSUES)))).astype(
+            np.float32
+        )
         if cohort == "LGG":
             contrast[name][TISSUES.index("necrosis")] = _NON_ENHANCING[name]
         noise[name] = rng.uniform(0.03, 0.05) if target else rng.uniform(0.02, 0.045)
