@@ -17,10 +17,10 @@ Progress = Callable[[int, int, str], None]
 """Called with (cases done, cases in all, what was just done)."""
 
 
-def cache_root(cache: Path | None = None) -> Path:
+def cache_root(cache: str | Path | None = None) -> Path:
     """Folder of prepared cases and phantoms: ``cache``, METASEG_CACHE, or ``metaseg`` in the user's cache folder."""
     if cache is not None:
-        return cache
+        return Path(cache)
     if "METASEG_CACHE" in os.environ:
         return Path(os.environ["METASEG_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "metaseg"

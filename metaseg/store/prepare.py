@@ -16,14 +16,14 @@ from metaseg.store.store import SliceStore, is_store, open_store
 
 
 def open_data(
-    data: Sequence[Path],
+    data: Sequence[str | Path],
     *,
     format: str = "auto",
     label_scheme: str | None = None,
     modalities: Sequence[str] = (),
     classes: Sequence[str] = (),
     image_size: int | None = None,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     jobs: int = 0,
     progress: Progress | None = None,
 ) -> SliceStore:
@@ -45,7 +45,7 @@ def open_data(
     """
     raw: list[Case] = []
     stored: SliceStore = SliceStore(())
-    for path in data:
+    for path in map(Path, data):
         if is_store(path):
             stored = SliceStore((*stored.cases, *_of_classes(open_store(path), classes)))
         else:
@@ -68,7 +68,7 @@ def _of_classes(store: SliceStore, classes: Sequence[str]) -> list:
     ]
 
 
-def _check(store: SliceStore, data: Sequence[Path], modalities: Sequence[str], classes: Sequence[str]) -> None:
+def _check(store: SliceStore, data: Sequence[str | Path], modalities: Sequence[str], classes: Sequence[str]) -> None:
     where = ", ".join(str(path) for path in data)
     if not len(store):
         wanted = f" of class {', '.join(classes)}" if classes else ""

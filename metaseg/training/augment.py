@@ -7,43 +7,16 @@ import torch
 from monai.data.meta_obj import set_track_meta
 from monai.transforms import (
     Compose,
-    MapTransform,
-    RandAdjustContrastd,
     RandAffined,
     RandFlipd,
     RandGaussianNoised,
     RandGaussianSmoothd,
 )
 from monai.transforms.spatial.dictionary import RandSimulateLowResolutiond
-from monai.transforms.transform import Randomizable, Transform
+from monai.transforms.transform import Transform
 from torch import Tensor
 
-
-class ScaleModalitiesd(MapTransform, Randomizable):
-    """Scale and shift each modality on its own: scanners weight sequences differently.
-
-    Args:
-        keys: Key of images ``(modality, height, width)``.
-        factor: Largest relative change of the contrast.
-        offset: Largest shift, in standard deviations.
-        prob: Probability of changing an image at all.
-    """
-
-    def __init__(self, keys: str, factor: float, offset: float, prob: float) -> None:
-        MapTransform.__init__(self, keys)
-        self.factor, self.offset, self.prob = factor, offset, prob
-
-    def __call__(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Change the images of one sample."""
-        if self.R.random() >= self.prob:
-            return data
-        out = dict(data)
-        for key in map(str, self.keys):
-            channels = out[key].shape[0]
-            factor = torch.as_tensor(1 + self.R.uniform(-self.factor, self.factor, channels), dtype=out[key].dtype)
-            offset = torch.as_tensor(self.R.uniform(-self.offset, self.offset, channels), dtype=out[key].dtype)
-            out[key] = out[key] * factor[:, None, None] + offset[:, None, None]
-        return out
+from metaseg.training.scanner_augment import RandScannerd
 
 
 def _spatial(strength: str) -> list[Transform]:
@@ -55,9 +28,9 @@ def _spatial(strength: str) -> list[Transform]:
         return flips
     affine = RandAffined(
         both,
-        prob=0.8,
-        rotate_range=0.5,
-        scale_range=0.25,
+        prob=0.9,
+        rotate_range=0.45,
+        scale_range=(-0.25, 0.3),
         shear_range=0.1,
         translate_range=8,
         mode=("bilinear", "nearest"),
@@ -70,13 +43,12 @@ def _intensity(strength: str) -> list[Transform]:
     if strength != "full":
         return []
     return [
-        ScaleModalitiesd("image", factor=0.3, offset=0.3, prob=0.8),
-        RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
-        RandGaussianSmoothd("image", prob=0.15, sigma_x=(0.4, 1.0), sigma_y=(0.4, 1.0)),
+        RandScannerd("image", gain=(0.7, 1.4), gamma=(0.6, 1.6), offset=0.4, drift=0.3),
+        RandGaussianSmoothd("image", prob=0.25, sigma_x=(0.4, 1.1), sigma_y=(0.4, 1.1)),
         RandSimulateLowResolutiond(
-            "image", prob=0.15, zoom_range=(0.5, 1.0), downsample_mode="nearest", upsample_mode="bilinear"
+            "image", prob=0.25, zoom_range=(0.5, 0.9), downsample_mode="nearest", upsample_mode="bilinear"
         ),
-        RandGaussianNoised("image", prob=0.2, std=0.1),
+        RandGaussianNoised("image", prob=0.25, std=0.2, sample_std=True),
     ]
 
 

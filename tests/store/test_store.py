@@ -172,7 +172,11 @@ class TestBuild:
     def test_progress_counts_every_case(self, cases, tmp_path):
         seen = []
         build_store(
-            cases, tmp_path / "s", PrepareOptions(FOUR), jobs=2, progress=lambda done, total, _: seen.append((done, total))
+            cases,
+            tmp_path / "s",
+            PrepareOptions(FOUR),
+            jobs=2,
+            progress=lambda done, total, _: seen.append((done, total)),
         )
         assert sorted(seen) == [(1, 3), (2, 3), (3, 3)]
 
