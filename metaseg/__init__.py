@@ -1,4 +1,4 @@
-"""metaseg: adapt a brain-tumour segmentation network to a new disease from a few patients, without forgetting the first.
+"""metaseg: adapt a brain-tumour segmentation network to a new disease from few patients, without forgetting the first.
 
 The verbs of the command line are functions here, under the same names and with the same settings::
 

@@ -57,6 +57,7 @@ class _MetaTuning:
         self.threshold = parse_threshold(config.threshold)
         self.state = _State()
         self.figures: dict[str, dict[str, float]] = {}
+        self.plan_figures: dict[str, float] = {}
 
     def visit(self) -> None:
         """Work through the next case, scoring anew as often as asked for."""
@@ -75,16 +76,14 @@ class _MetaTuning:
         rng = np.random.default_rng([self.config.seed, 31, self.state.visit, round_])
         plan = plan_case(pool, self.config.order, self.threshold, self.config.tasks_per_step, rng=rng, fill=2)
         split = plan.decomposition
-        self.watch.log.scalars(
-            {
-                "tasks/learned": float(len(split.learned)),
-                "tasks/unlearned": float(len(split.unlearned)),
-                "tasks/threshold": split.threshold,
-                "tasks/dice": float(np.mean(pool.score("dice"))),
-                "tasks/filled": float(split.filled is not None),
-            },
-            step=self.state.spent,
-        )
+        # Logged with the first step: what stands at a step is written before that step's state is saved, never after.
+        self.plan_figures = {
+            "tasks/learned": float(len(split.learned)),
+            "tasks/unlearned": float(len(split.unlearned)),
+            "tasks/threshold": split.threshold,
+            "tasks/dice": float(np.mean(pool.score("dice"))),
+            "tasks/filled": float(split.filled is not None),
+        }
         if split.filled is not None:
             self.watch.note(f"{shot.case.id}: no {split.filled} slices; filled with the nearest of the other side")
         taken: set[int] = set()
@@ -123,9 +122,14 @@ class _MetaTuning:
         query = float(result.query_losses.mean())
         self.watch.selection.add(self._selections(shot, step, plan, pool))
         self.watch.log.scalars(
-            {"train/query_loss": query, "train/support_loss": float(result.support_losses.mean())},
+            {
+                "train/query_loss": query,
+                "train/support_loss": float(result.support_losses.mean()),
+                **self.plan_figures,
+            },
             step=self.state.spent,
         )
+        self.plan_figures = {}
         self.watch.advance(cost, loss=query)
         if due_marks(before, self.state.spent, self.config.budget, self.config.marks):
             self.figures["after"] = self.watch.mark(self.model, self.state.spent)

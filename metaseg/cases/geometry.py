@@ -85,7 +85,7 @@ class Geometry:
         return np.ascontiguousarray(apply_orientation(array, self._orientation()).transpose(2, 1, 0))
 
     def from_canonical(self, array: np.ndarray) -> np.ndarray:
-        """Bring an array ``(slices, height, width)`` back to the file's own grid; the inverse of :meth:`to_canonical`."""
+        """Bring ``(slices, height, width)`` back to the file's own grid; the inverse of :meth:`to_canonical`."""
         back = ornt_transform(axcodes2ornt("RAS"), self._orientation())
         return np.ascontiguousarray(apply_orientation(array.transpose(2, 1, 0), back))
 

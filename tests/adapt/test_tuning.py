@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import metaseg
+from metaseg.adapt.metatune import case_of_visit, parse_threshold
+from metaseg.adapt.scoring import score_slices
+from metaseg.adapt.watch import due_marks
+from metaseg.errors import TrainingError, UsageError
+from metaseg.evaluation.overlap import class_counts
+from metaseg.runs.networks import load_network
+from metaseg.sampling import slice_dice
+from metaseg.store.prepare import open_data
+
+SMALL = {"shots": 2, "slices": 6, "budget": 48, "marks": 2}
+
+
+ONE_VISIT = {"shots": 1, "slices": 8, "budget": 9, "marks": 1}
+"""One visit to one case: a step of a learned and an unlearned task, then one of the side that is left."""
+
+
+def rows(run, name):
+    return list(csv.DictReader((run / name).open()))
+
+
+def weights(run):
+    return torch.cat([p.flatten() for p in load_network(run).model.parameters()])
+
+
+class TestMetatune:
+    def test_adapts_logs_and_keeps_the_source_in_sight(self, pretrained, tmp_path):
+        result = metaseg.metatune(
+            **pretrained, **(SMALL | {"budget": 240}), out=tmp_path / "r", order="active", outer_learning_rate=0.005
+        )
+        assert result.after["dice/target/WT"] > result.before["dice/target/WT"]
+        assert result.forgetting["forgetting/WT"] == pytest.approx(
+            result.before["dice/source/WT"] - result.after["dice/source/WT"]
+        )
+        assert result.spent >= 240
+        names = {row["name"] for row in rows(result.run, "metrics.csv")}
+        assert {"dice/target/ET", "dice/source/ET", "tasks/learned", "tasks/unlearned", "tasks/threshold"} <= names
+        card = load_network(result.run).card
+        assert card.trained_on == ("HGG", "MET")
+        assert card.parent == str(pretrained["from_run"])
+        assert list((tmp_path / "r").glob("events.out.tfevents*"))
+
+    @pytest.mark.parametrize(
+        "order", ["active", "passive", "hardest", "easiest", "sequential", "entropy", "foreground-random"]
+    )
+    def test_every_order_runs_and_no_slice_is_taken_twice_in_a_visit(self, pretrained, tmp_path, order):
+        run = metaseg.metatune(**pretrained, **(SMALL | {"budget": 12}), out=tmp_path / "r", order=order).run
+        taken = [(row["case"], row["slice"]) for row in rows(run, "selection.csv")]
+        assert len(taken) == len(set(taken)) > 0
+        roles = {row["role"] for row in rows(run, "selection.csv")}
+        assert roles == {"support", "query"}
+
+    def test_active_takes_the_farthest_first(self, pretrained, tmp_path):
+        run = metaseg.metatune(**pretrained, **ONE_VISIT, out=tmp_path / "r", order="active").run
+        visit = rows(run, "selection.csv")
+        steps = sorted({int(row["step"]) for row in visit})
+        dice = {
+            kind: [[float(r["dice"]) for r in visit if int(r["step"]) == step and r["task"] == kind] for step in steps]
+            for kind in ("learned", "unlearned")
+        }
+        threshold = float(visit[0]["threshold"])
+        flat = [value for step in dice["learned"] for value in step]
+        assert flat == sorted(flat, reverse=True)
+        assert min(flat) >= threshold
+        flat = [value for step in dice["unlearned"] for value in step]
+        assert flat == sorted(flat)
+        assert max(flat) < threshold
+
+    def test_budget_is_counted_in_slice_gradients(self, pretrained, tmp_path):
+        second = metaseg.metatune(**pretrained, **SMALL, out=tmp_path / "a")
+        first = metaseg.metatune(**pretrained, **SMALL, out=tmp_path / "b", first_order=True)
+        naive = metaseg.naivetune(**pretrained, **SMALL, out=tmp_path / "c", batch_size=4)
+        assert (second.spent, first.spent, naive.spent) == (48, 48, 48)
+        # Two tasks a step: 3 evaluations each in second order, 2 in first.
+        assert len({row["step"] for row in rows(second.run, "selection.csv")}) == 48 // 6
+        assert len({row["step"] for row in rows(first.run, "selection.csv")}) == 48 // 4
+        assert len({row["step"] for row in rows(naive.run, "selection.csv")}) == 48 // 4
+
+    def test_rescoring_inside_a_case_takes_each_slice_once_still(self, pretrained, tmp_path):
+        run = metaseg.metatune(**pretrained, **ONE_VISIT, out=tmp_path / "r", rescore_every=1).run
+        taken = [(row["case"], row["slice"]) for row in rows(run, "selection.csv")]
+        assert len(taken) == len(set(taken))
+
+    def test_same_seed_same_bits(self, pretrained, tmp_path):
+        runs = [
+            metaseg.metatune(**pretrained, **SMALL, out=tmp_path / name, order="passive", seed=seed).run
+            for name, seed in (("a", 5), ("b", 5), ("c", 6))
+        ]
+        assert torch.equal(weights(runs[0]), weights(runs[1]))
+        assert not torch.equal(weights(runs[0]), weights(runs[2]))
+        assert (runs[0] / "selection.csv").read_text() == (runs[1] / "selection.csv").read_text()
+
+    def test_diverging_run_stops_with_the_last_good_weights(self, pretrained, tmp_path):
+        with pytest.raises(TrainingError, match="non-finite at meta-step"):
+            metaseg.metatune(
+                **pretrained, **(SMALL | {"budget": 400}), out=tmp_path / "r", inner_learning_rate=1e30, clip_norm=0
+            )
+        model, state = load_network(tmp_path / "r").model, json.loads((tmp_path / "r" / "state.json").read_text())
+        assert all(torch.isfinite(p).all() for p in model.parameters())
+        assert state["status"] == "failed"
+
+    def test_unknown_order_and_threshold_are_refused_before_work(self, pretrained, tmp_path):
+        with pytest.raises(UsageError, match="unknown order 'activ'"):
+            metaseg.metatune(**pretrained, order="activ", out=tmp_path / "a")
+        with pytest.raises(UsageError, match="threshold 'mean'"):
+            metaseg.metatune(**pretrained, threshold="mean", out=tmp_path / "b")
+        assert not (tmp_path / "a").exists()
+        assert not (tmp_path / "b").exists()
+
+
+class TestNaivetune:
+    def test_adapts_on_balanced_slices(self, pretrained, tmp_path):
+        result = metaseg.naivetune(**pretrained, **(SMALL | {"budget": 200}), out=tmp_path / "r", learning_rate=0.005)
+        assert result.after["dice/target/WT"] > result.before["dice/target/WT"]
+        chosen = rows(result.run, "selection.csv")
+        assert len(chosen) == 200
+        assert {row["role"] for row in chosen} == {"batch"}
+
+
+class TestScoring:
+    def test_scores_equal_those_of_the_metrics(self, pretrained):
+        network = load_network(pretrained["from_run"])
+        case = open_data([pretrained["data"]], cache=pretrained["cache"]).cases[0]
+        from contextlib import nullcontext
+
+        from metaseg.cases.labels import SUBREGIONS
+        from metaseg.evaluation.inference import predict_classes
+
+        slices = np.arange(case.num_slices)
+        pool = score_slices(network.model, case, slices, network.card.modalities, SUBREGIONS, nullcontext, batch_size=3)
+        predicted = predict_classes(network.model, case, network.card.modalities)
+        counts = class_counts(case.labels(slice(None)), predicted, 4, per_slice=True)
+        expected = slice_dice(counts.intersection[:, 1:], counts.label[:, 1:], counts.predicted[:, 1:])
+        np.testing.assert_allclose(pool.score("dice"), expected)
+        assert (pool.score("entropy") >= 0).all()
+        assert pool.score("entropy").max() <= np.log(4)
+
+
+def test_threshold_words_and_numbers():
+    assert parse_threshold("otsu") == "otsu"
+    assert parse_threshold("0.25") == 0.25
+    for text in ("1.5", "-0.1", "nan", "much"):
+        with pytest.raises(UsageError):
+            parse_threshold(text)
+
+
+def test_visits_go_to_every_case_once_a_pass():
+    passes = [[case_of_visit(round_ * 5 + position, 5, 7) for position in range(5)] for round_ in range(4)]
+    assert all(sorted(cases) == list(range(5)) for cases in passes)
+    assert len({tuple(cases) for cases in passes}) > 1
+
+
+def test_marks_fall_evenly_and_once():
+    due = [spent for spent in range(6, 66, 6) if due_marks(spent - 6, spent, 60, 4)]
+    assert due == [18, 30, 48, 60]
