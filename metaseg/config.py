@@ -131,6 +131,11 @@ class PretrainConfig(RunOptions, DataOptions):
         Interval(ge=0.0, lt=1.0),
         Help("Decay of the averaged weights that are kept; 0 switches it off.", panel=TRAIN),
     ] = 0.998
+    recall_weight: Annotated[
+        float,
+        Interval(ge=0.0, le=1.0),
+        Help("Weight of missed against false pixels in the Dice term; 0.5 is plain Dice.", panel=TRAIN),
+    ] = 0.7
     augment: Annotated[Literal["full", "light", "none"], Help("Strength of augmentation.", panel=TRAIN)] = "full"
     window: Annotated[
         tuple[int, int] | None,
@@ -164,6 +169,11 @@ class AdaptOptions(RunOptions, DataOptions):
     shots: Annotated[int, Ge(1), Help("Target patients whose labels are used.", panel=ADAPT)] = 5
     slices: Annotated[int, Ge(2), Help("Tumour-bearing slices used of each of them.", panel=ADAPT)] = 25
     budget: Annotated[int, Ge(1), Help("Work to spend, in slice gradient evaluations.", panel=ADAPT)] = 600
+    recall_weight: Annotated[
+        float,
+        Interval(ge=0.0, le=1.0),
+        Help("Weight of missed against false pixels in the Dice term; 0.5 is plain Dice.", panel=ADAPT),
+    ] = 0.7
     watch_cases: Annotated[
         int, Ge(0), Help("Cases of each domain that are evaluated while tuning; 0 takes all.", panel=ADAPT)
     ] = 8

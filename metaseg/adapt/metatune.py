@@ -53,7 +53,7 @@ class _MetaTuning:
         self.config, self.setting, self.fabric, self.watch, self.optimizer = config, setting, fabric, watch, optimizer
         self.model: nn.Module = setting.network.model
         self.engine: MetaStepEngine = build_engine(config.engine)
-        self.loss = DiceCrossEntropy(setting.space).to(fabric.device)
+        self.loss = DiceCrossEntropy(setting.space, config.recall_weight).to(fabric.device)
         self.threshold = parse_threshold(config.threshold)
         self.state = _State()
         self.figures: dict[str, dict[str, float]] = {}

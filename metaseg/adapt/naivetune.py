@@ -143,6 +143,6 @@ def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric) -> None:
             fabric.to_device(model)
             state.extra["before"] = watch.mark(model, 0)
         listener = _Listener(watch, slices, config, state, model)
-        loss = DiceCrossEntropy(setting.space).to(fabric.device)
+        loss = DiceCrossEntropy(setting.space, config.recall_weight).to(fabric.device)
         fit(model, optimizer, fabric, plan, slices.draw, loss, listener, state, state_file, resume)
         watch.finish(model, steps * config.batch_size, state.extra["before"], state.extra["after"])

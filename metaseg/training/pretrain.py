@@ -256,7 +256,7 @@ def _run_loop(
             fabric,
             plan,
             slices.draw,
-            DiceCrossEntropy(space).to(fabric.device),
+            DiceCrossEntropy(space, config.recall_weight).to(fabric.device),
             listener,
             state,
             state_file,

@@ -36,6 +36,19 @@ class TestDiceCrossEntropy:
         expected = F.cross_entropy(logits, classes) + dice / 3
         assert DiceCrossEntropy(SUBREGIONS)(logits, classes).item() == pytest.approx(expected.item(), rel=1e-12)
 
+    def test_recall_weight_equals_the_tversky_index_in_closed_form(self):
+        # One pixel found with probability p, one missed with 1 - q, one false with r.
+        p, q, r = 0.8, 0.3, 0.4
+        probabilities = torch.tensor([p, q, r], dtype=torch.float64)
+        logits = torch.stack([(1 - probabilities).log(), probabilities.log()])[None, :, None]
+        classes = torch.tensor([[[1, 1, 0]]])
+        missed, false = (1 - p) + (1 - q), r
+        expected = 1 - (p + q + 5e-6) / (p + q + 0.3 * false + 0.7 * missed + 5e-6)
+        entropy = -(math.log(p) + math.log(q) + math.log(1 - r)) / 3
+        assert DiceCrossEntropy(WHOLE_LESION, 0.7)(logits, classes).item() == pytest.approx(
+            entropy + expected, rel=1e-9
+        )
+
     def test_perfect_prediction_costs_nothing_and_empty_slices_are_finite(self):
         classes = torch.zeros(1, 4, 4, dtype=torch.uint8)
         logits = torch.zeros(1, 4, 4, 4)
