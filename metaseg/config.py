@@ -112,7 +112,11 @@ class PretrainConfig(RunOptions, DataOptions):
         dict[str, Any], Help("Options of the network as JSON, such as '{\"channels\": [16, 32, 64]}'.", panel=MODEL)
     ] = field(default_factory=dict)
     weights: Annotated[str, Help("none, imagenet (where the backbone has it) or a weights file.", panel=MODEL)] = "none"
-    epochs: Annotated[int, Ge(1), Help("Epochs; all rates follow from this length.", panel=TRAIN)] = 200
+    epochs: Annotated[
+        int | None,
+        Ge(1),
+        Help("Epochs; all rates follow from this length. Default: 200, or 30 on phantoms.", panel=TRAIN),
+    ] = None
     slices_per_epoch: Annotated[int, Ge(1), Help("Slices drawn for one epoch.", panel=TRAIN)] = 300
     batch_size: Annotated[int, Ge(1), Help("Slices of one step.", panel=TRAIN)] = 8
     foreground_share: Annotated[
@@ -195,7 +199,7 @@ class MetatuneConfig(AdaptOptions):
     ] = "median"
     inner_steps: Annotated[int, Ge(1), Help("Steps of the inner loop.", panel=ADAPT)] = 1
     inner_learning_rate: Annotated[float, Gt(0), Help("Alpha of the inner loop.", panel=ADAPT)] = 0.01
-    outer_learning_rate: Annotated[float, Gt(0), Help("Beta of the outer loop.", panel=ADAPT)] = 1e-3
+    outer_learning_rate: Annotated[float, Gt(0), Help("Beta of the outer loop.", panel=ADAPT)] = 3e-4
     outer_optimizer: Annotated[Literal["adam", "sgd"], Help("Optimiser of the outer loop.", panel=ADAPT)] = "adam"
     first_order: Annotated[bool, Help("Drop the second derivative (first-order MAML).", panel=ADAPT)] = False
     tasks_per_step: Annotated[
@@ -213,7 +217,7 @@ class NaivetuneConfig(AdaptOptions):
 
     batch_size: Annotated[int, Ge(1), Help("Slices of one step.", panel=ADAPT)] = 4
     optimizer: Annotated[Literal["adam", "sgd"], Help("Optimiser.", panel=ADAPT)] = "adam"
-    learning_rate: Annotated[float, Gt(0), Help("Learning rate.", panel=ADAPT)] = 1e-3
+    learning_rate: Annotated[float, Gt(0), Help("Learning rate.", panel=ADAPT)] = 3e-4
 
 
 @dataclass(frozen=True, kw_only=True)

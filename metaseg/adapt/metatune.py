@@ -232,16 +232,17 @@ def run_metatune(config: MetatuneConfig) -> AdaptationResult:
     if config.precision == "16-mixed":
         raise UsageError("16-mixed cannot scale meta-gradients", remedy="use --precision bf16-mixed or 32-true")
     fabric = make_fabric(config.device, config.precision)
+    RunFolder.check(config.out, "metatune", config, overwrite=config.overwrite, resume=config.resume)
+    if config.resume and config.out is not None and RunFolder.open(config.out).finished:
+        print(f"{config.out} is finished; nothing to resume")
+        return adaptation_result(RunFolder.open(config.out))
+    setting = prepare_setting(config)
     with RunFolder.create(config.out, "metatune", config, overwrite=config.overwrite, resume=config.resume) as run:
-        if run.finished:
-            print(f"{run.path} is finished; nothing to resume")
-        else:
-            _tune(config, run, fabric)
+        _tune(config, run, fabric, setting)
     return adaptation_result(run)
 
 
-def _tune(config: MetatuneConfig, run: RunFolder, fabric: Fabric) -> None:
-    setting = prepare_setting(config)
+def _tune(config: MetatuneConfig, run: RunFolder, fabric: Fabric, setting: Setting) -> None:
     setting = replace(setting, network=replace(setting.network, model=fabric.to_device(setting.network.model)))
     optimizer = build_optimizer(
         config.outer_optimizer, setting.network.model.parameters(), config.outer_learning_rate, momentum=0.0

@@ -114,16 +114,17 @@ def run_naivetune(config: NaivetuneConfig) -> AdaptationResult:
         TrainingError: The loss became non-finite.
     """
     fabric = make_fabric(config.device, config.precision)
+    RunFolder.check(config.out, "naivetune", config, overwrite=config.overwrite, resume=config.resume)
+    if config.resume and config.out is not None and RunFolder.open(config.out).finished:
+        print(f"{config.out} is finished; nothing to resume")
+        return adaptation_result(RunFolder.open(config.out))
+    setting = prepare_setting(config)
     with RunFolder.create(config.out, "naivetune", config, overwrite=config.overwrite, resume=config.resume) as run:
-        if run.finished:
-            print(f"{run.path} is finished; nothing to resume")
-        else:
-            _tune(config, run, fabric)
+        _tune(config, run, fabric, setting)
     return adaptation_result(run)
 
 
-def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric) -> None:
-    setting = prepare_setting(config)
+def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric, setting: Setting) -> None:
     model = setting.network.model
     steps = max(1, config.budget // config.batch_size)
     slices = BalancedSlices.plan(setting, config.batch_size, steps, config.seed)

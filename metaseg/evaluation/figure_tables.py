@@ -32,7 +32,7 @@ def print_figures(summary: pd.DataFrame, title: str) -> None:
     for row in summary.to_dict(orient="records"):
         several = row["n_cases"] > 1
         interval = _interval(row.get("dice_low"), row.get("dice_high")) if several else "-"
-        distance = f"{_spread(row, 'hd95', 1)} {'px' if row['unit'] == 'pixel' else row['unit']}"
+        distance = _spread(row, "hd95", 1, {"pixel": "px"}.get(row["unit"], row["unit"]))
         volumes.add(row, str(row["n_cases"]), _spread(row, "dice", 3), interval, *((distance,) if surface else ()))
         figures = [("lesionwise_dice", 3), ("lesionwise_hd95", 1), ("lesionwise_f1", 3), ("mist_f1", 3)]
         counted.add(
@@ -99,9 +99,11 @@ def _number(value: float | None, digits: int, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}.{digits}f}"
 
 
-def _spread(row: dict[str, Any], figure: str, digits: int) -> str:
+def _spread(row: dict[str, Any], figure: str, digits: int, unit: str = "") -> str:
     mean, spread = (row.get(f"{figure}_{name}", math.nan) for name in ("mean", "sd"))
-    return _number(mean, digits) + (f" ± {spread:.{digits}f}" if not math.isnan(spread) else "")
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.{digits}f}{'' if math.isnan(spread) else f' ± {spread:.{digits}f}'} {unit}".rstrip()
 
 
 def _interval(low: float | None, high: float | None, sign: bool = False) -> str:

@@ -71,33 +71,36 @@ class RunFolder:
                 resume, or another process writes the run.
             UsageError: The flags contradict each other, or the settings differ from those of the run to resume.
         """
+        cls.check(path, verb, config, overwrite=overwrite, resume=resume)
+        if path is None:
+            return cls._start(_new_folder(runs_root, verb), verb, config)
+        if resume:
+            return cls._continue(path, verb, config)
+        _make(path)
+        return cls._start(path, verb, config)
+
+    @classmethod
+    def check(
+        cls, path: Path | None, verb: str, config: Config, *, overwrite: bool = False, resume: bool = False
+    ) -> None:
+        """Find out whether :meth:`create` would take these arguments, without writing anything.
+
+        A verb asks before it prepares its data, and creates the folder after: data that cannot be used then leave no
+        folder behind, and ``--overwrite`` deletes nothing for their sake.
+
+        Raises:
+            RunError: As for :meth:`create`.
+            UsageError: As for :meth:`create`.
+        """
         if overwrite and resume:
             raise UsageError("--overwrite and --resume contradict each other", remedy="give one of the two")
         if path is None:
             if resume:
                 raise UsageError("--resume needs the run to continue", remedy="name its folder with --out")
-            return cls._start(_new_folder(runs_root, verb), verb, config)
-        if resume:
-            return cls._continue(path, verb, config)
-        if path.exists() and not path.is_dir():
-            raise RunError("the run folder's name belongs to a file", where=path, remedy="choose another --out")
-        if is_run(path):
-            if not overwrite and not _came_to_nothing(path):
-                raise RunError(
-                    "the folder holds a run already",
-                    where=path,
-                    remedy="continue it with --resume, replace it with --overwrite, or choose another --out",
-                )
-            _refuse_to_delete_inputs(path, config)
-        elif path.exists() and not _is_vacant(path):
-            raise RunError(
-                "the folder is not empty and holds no metaseg run",
-                where=path,
-                expected="a new or empty folder, or a run to replace",
-                remedy="choose another --out",
-            )
-        _make(path)
-        return cls._start(path, verb, config)
+        elif resume:
+            _check_resumable(path, verb, config)
+        else:
+            _check_fresh(path, config, overwrite)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -128,28 +131,10 @@ class RunFolder:
 
     @classmethod
     def _continue(cls, path: Path, verb: str, config: Config) -> RunFolder:
-        if not is_run(path):
-            raise RunError(
-                "there is no run to resume",
-                where=path,
-                expected=f"a folder that an earlier 'metaseg {verb}' wrote",
-                remedy="check the path, or leave --resume away to start a run",
-            )
+        _check_resumable(path, verb, config)
         lock = RunLock(path)
         try:
             state = RunState.open(path / STATE_NAME)
-            if state.verb != verb:
-                raise RunError(
-                    f"the run to resume is one of 'metaseg {state.verb}'", where=path, expected=f"one of '{verb}'"
-                )
-            changed = config_changes(load_config(type(config), path / CONFIG_NAME), config)
-            if changed:
-                raise UsageError(
-                    "settings differ from those of the run to resume: " + "; ".join(changed),
-                    where=path / CONFIG_NAME,
-                    expected="the same settings, except " + ", ".join(f"--{name}" for name in sorted(FREE_TO_CHANGE)),
-                    remedy="leave the changed settings away, or start another run with another --out",
-                )
             if state.status != "finished":
                 state.set_status("running")
         except BaseException:
@@ -246,6 +231,49 @@ def config_changes(before: Config, after: Config) -> list[str]:
         if field.name not in FREE_TO_CHANGE and old != new:
             changes.append(f"{field.option}: {_shown(old)} -> {_shown(new)}")
     return changes
+
+
+def _check_fresh(path: Path, config: Config, overwrite: bool) -> None:
+    """Raise unless a new run may be written to ``path``."""
+    if path.exists() and not path.is_dir():
+        raise RunError("the run folder's name belongs to a file", where=path, remedy="choose another --out")
+    if is_run(path):
+        if not overwrite and not _came_to_nothing(path):
+            raise RunError(
+                "the folder holds a run already",
+                where=path,
+                remedy="continue it with --resume, replace it with --overwrite, or choose another --out",
+            )
+        _refuse_to_delete_inputs(path, config)
+    elif path.exists() and not _is_vacant(path):
+        raise RunError(
+            "the folder is not empty and holds no metaseg run",
+            where=path,
+            expected="a new or empty folder, or a run to replace",
+            remedy="choose another --out",
+        )
+
+
+def _check_resumable(path: Path, verb: str, config: Config) -> None:
+    """Raise unless ``path`` holds a run of ``verb`` with these settings."""
+    if not is_run(path):
+        raise RunError(
+            "there is no run to resume",
+            where=path,
+            expected=f"a folder that an earlier 'metaseg {verb}' wrote",
+            remedy="check the path, or leave --resume away to start a run",
+        )
+    state = RunState.open(path / STATE_NAME)
+    if state.verb != verb:
+        raise RunError(f"the run to resume is one of 'metaseg {state.verb}'", where=path, expected=f"one of '{verb}'")
+    changed = config_changes(load_config(type(config), path / CONFIG_NAME), config)
+    if changed:
+        raise UsageError(
+            "settings differ from those of the run to resume: " + "; ".join(changed),
+            where=path / CONFIG_NAME,
+            expected="the same settings, except " + ", ".join(f"--{name}" for name in sorted(FREE_TO_CHANGE)),
+            remedy="leave the changed settings away, or start another run with another --out",
+        )
 
 
 def _shown(value: Any) -> str:
