@@ -17,6 +17,10 @@ MODALITIES = ("flair", "t1", "t1ce", "t2")
 """The four sequences of BraTS, in the order in which networks take them (Han et al. 2018)."""
 
 
+PLACE_TOLERANCE_MM = 0.1
+"""How far corners of a case's volumes may lie apart: rounding in headers, not another position."""
+
+
 class Volume(Protocol):
     """One image or label of a case: a NIfTI file, a channel of one, or a stack of 2-D slice files."""
 
@@ -74,7 +78,13 @@ class Case:
 
     @property
     def geometry(self) -> Geometry:
-        """The grid of the first image."""
+        """The grid of the first image.
+
+        Raises:
+            DataError: The case has no image.
+        """
+        if not self.images:
+            raise DataError(f"case {self.id} has no image", remedy="run 'metaseg data check' on the data set")
         return next(iter(self.images.values())).geometry()
 
     @property
@@ -108,6 +118,7 @@ class Case:
                     expected=f"{shape}, as {self.modalities[0]} has",
                     remedy="register and resample the case's images to one grid",
                 )
+            self._check_place(name, volume)
             if not np.all(np.isfinite(array)):
                 raise DataError(
                     f"case {self.id}: {name} holds non-finite values",
@@ -137,7 +148,25 @@ class Case:
                 expected=f"{self.geometry.canonical_shape}, as the images have",
                 remedy="draw or resample the label on the images' grid",
             )
+        self._check_place("the label", self.label)
         return self.scheme.decode(array, self.label.files[0])
+
+    def _check_place(self, name: str, volume: Volume) -> None:
+        """Raise unless a volume lies where the first image does: overlaid voxels must be the same place in the head."""
+        reference = self.geometry
+        corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(reference.canonical_shape[::-1]) - 1)
+        here, there = (
+            corners @ affine[:3, :3].T + affine[:3, 3]
+            for affine in (volume.geometry().canonical_affine, reference.canonical_affine)
+        )
+        distance = float(np.linalg.norm(here - there, axis=1).max())
+        if distance > PLACE_TOLERANCE_MM:
+            raise DataError(
+                f"case {self.id}: {name} lies {distance:.1f} mm away from {self.modalities[0]}",
+                where=volume.files[0],
+                expected="one affine in all files of a case",
+                remedy="register and resample the case's images to one grid",
+            )
 
     def require(self, modalities: Sequence[str]) -> None:
         """Check that all ``modalities`` are present.
