@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from metaseg.cli.messages import messages
+
+NARROW = 110
+"""Columns of a terminal below which the time of the start is left out."""
 
 if TYPE_CHECKING:
     from metaseg.runs.listing import RunRow
@@ -35,19 +39,32 @@ def runs(
             print(f"no runs in {root}; 'metaseg pretrain' makes one")
 
 
+def figure_lines(figures: Mapping[str, float | None]) -> list[str]:
+    """Figures, one line a domain: ``dice/target/WT`` and ``dice/target/ET`` share ``target  WT 0.710  ET 0.640``."""
+    lines: dict[str, list[str]] = {}
+    for name, value in figures.items():
+        if value is not None:
+            domain, _, region = name.removeprefix("dice/").rpartition("/")
+            lines.setdefault(domain, []).append(f"{region} {value:.3f}")
+    return [f"{domain}  {'  '.join(cells)}".strip() for domain, cells in lines.items()]
+
+
 def _print_table(rows: list[RunRow]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
     table = Table()
-    for column in ("Run", "Verb", "Status", "Started (UTC)", "Best figures", "Data"):
-        table.add_column(column, overflow="fold")
+    narrow = console.width < NARROW
+    for column in ("Run", "Verb", "Status", *(() if narrow else ("Started (UTC)",)), "Best figures", "Data"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("Verb", "Best figures"))
     for row in rows:
-        figures = "\n".join(f"{name} {value:.3f}" for name, value in row.figures.items() if value is not None)
+        figures = "\n".join(figure_lines(row.figures))
         data = "synthetic" if row.synthetic else "\n".join(row.data)
         status = row.status + (f"\n{row.reason}" if row.reason else "")
-        cells = (str(row.path), row.verb, status, row.started[:16].replace("T", " "), figures, data)
+        started = () if narrow else (row.started[:16].replace("T", " "),)
+        cells = (str(row.path), row.verb, status, *started, figures, data)
         # Text, not markup: brackets in paths are no styles.
         table.add_row(*map(Text, cells))
-    Console().print(table)
+    console.print(table)

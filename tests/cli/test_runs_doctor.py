@@ -7,6 +7,7 @@ import pytest
 
 from metaseg.cli import examination, main
 from metaseg.cli.examination import CheckResult
+from metaseg.cli.runs import figure_lines
 from metaseg.config import PretrainConfig
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.manifest import make_manifest
@@ -74,3 +75,8 @@ def test_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(examination.tempfile, "TemporaryFile", refuse)
     with pytest.raises(OSError, match="cannot be written"):
         examination._writable(tmp_path / "x")
+
+
+def test_figures_of_a_domain_share_a_line() -> None:
+    figures = {"dice/target/WT": 0.7071, "dice/target/ET": 0.64, "forgetting/ET": -0.01, "dice/source/ET": None}
+    assert figure_lines(figures) == ["target  WT 0.707  ET 0.640", "forgetting  ET -0.010"]
