@@ -58,7 +58,7 @@ def _print_table(rows: list[RunRow]) -> None:
     table = Table()
     narrow = console.width < NARROW
     for column in ("Run", "Verb", "Status", *(() if narrow else ("Started (UTC)",)), "Best figures", "Data"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("Verb", "Best figures"))
+        table.add_column(column, overflow="fold", no_wrap=column in ("Verb", "Best figures"), min_width=8)
     for row in rows:
         figures = "\n".join(figure_lines(row.figures))
         data = "synthetic" if row.synthetic else "\n".join(row.data)

@@ -29,7 +29,7 @@ def test_runs_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
         run.state.set_figures({"dice/val/ET": 0.7512})
     code, text, _ = call(capsys, "runs")
     assert code == 0
-    for part in ("runs/[a]", "pretrain", "finished", "dice/val/ET 0.751", "synthetic"):
+    for part in ("runs/[a]", "pretrain", "finished", "val  ET 0.751", "synthetic"):
         assert part in text
     [row] = json.loads(call(capsys, "runs", "runs", "--json")[1])
     assert row["path"] == "runs/[a]"
