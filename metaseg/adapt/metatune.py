@@ -25,12 +25,12 @@ from metaseg.adapt.setting import Setting, Shot, prepare_setting
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config import MetatuneConfig
 from metaseg.errors import TrainingError, UsageError
+from metaseg.models.device import make_fabric
 from metaseg.runs.events import Selection
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.training_state import load_training_state, save_training_state
 from metaseg.sampling import Pool, find_order, plan_case
 from metaseg.sampling.tasks import CasePlan, Step
-from metaseg.training.device import make_fabric
 from metaseg.training.losses import DiceCrossEntropy
 from metaseg.training.optimizers import build_optimizer
 
@@ -232,10 +232,10 @@ def run_metatune(config: MetatuneConfig) -> AdaptationResult:
     if config.precision == "16-mixed":
         raise UsageError("16-mixed cannot scale meta-gradients", remedy="use --precision bf16-mixed or 32-true")
     fabric = make_fabric(config.device, config.precision)
-    RunFolder.check(config.out, "metatune", config, overwrite=config.overwrite, resume=config.resume)
-    if config.resume and config.out is not None and RunFolder.open(config.out).finished:
-        print(f"{config.out} is finished; nothing to resume")
-        return adaptation_result(RunFolder.open(config.out))
+    finished = RunFolder.check(config.out, "metatune", config, overwrite=config.overwrite, resume=config.resume)
+    if finished is not None:
+        print(f"{finished.path} is finished; nothing to resume")
+        return adaptation_result(finished)
     setting = prepare_setting(config)
     with RunFolder.create(config.out, "metatune", config, overwrite=config.overwrite, resume=config.resume) as run:
         _tune(config, run, fabric, setting)

@@ -13,11 +13,11 @@ from metaseg.adapt.result import AdaptationResult, adaptation_result
 from metaseg.adapt.setting import Setting, prepare_setting
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config import NaivetuneConfig
+from metaseg.models.device import make_fabric
 from metaseg.runs.events import Selection
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.training_state import load_training_state
 from metaseg.sampling import class_balanced_draw
-from metaseg.training.device import make_fabric
 from metaseg.training.loop import Batch, LoopPlan, LoopState, fit
 from metaseg.training.losses import DiceCrossEntropy
 from metaseg.training.optimizers import build_optimizer
@@ -114,10 +114,10 @@ def run_naivetune(config: NaivetuneConfig) -> AdaptationResult:
         TrainingError: The loss became non-finite.
     """
     fabric = make_fabric(config.device, config.precision)
-    RunFolder.check(config.out, "naivetune", config, overwrite=config.overwrite, resume=config.resume)
-    if config.resume and config.out is not None and RunFolder.open(config.out).finished:
-        print(f"{config.out} is finished; nothing to resume")
-        return adaptation_result(RunFolder.open(config.out))
+    finished = RunFolder.check(config.out, "naivetune", config, overwrite=config.overwrite, resume=config.resume)
+    if finished is not None:
+        print(f"{finished.path} is finished; nothing to resume")
+        return adaptation_result(finished)
     setting = prepare_setting(config)
     with RunFolder.create(config.out, "naivetune", config, overwrite=config.overwrite, resume=config.resume) as run:
         _tune(config, run, fabric, setting)

@@ -82,11 +82,14 @@ class RunFolder:
     @classmethod
     def check(
         cls, path: Path | None, verb: str, config: Config, *, overwrite: bool = False, resume: bool = False
-    ) -> None:
+    ) -> RunFolder | None:
         """Find out whether :meth:`create` would take these arguments, without writing anything.
 
         A verb asks before it prepares its data, and creates the folder after: data that cannot be used then leave no
         folder behind, and ``--overwrite`` deletes nothing for their sake.
+
+        Returns:
+            The run to resume if it is finished already, so that nothing is left to do; None otherwise.
 
         Raises:
             RunError: As for :meth:`create`.
@@ -99,8 +102,11 @@ class RunFolder:
                 raise UsageError("--resume needs the run to continue", remedy="name its folder with --out")
         elif resume:
             _check_resumable(path, verb, config)
+            run = cls.open(path)
+            return run if run.finished else None
         else:
             _check_fresh(path, config, overwrite)
+        return None
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

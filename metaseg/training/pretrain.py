@@ -12,6 +12,7 @@ from torch import nn
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.config import PretrainConfig
 from metaseg.models import ModelCard, build_segmenter, resolve_options
+from metaseg.models.device import make_fabric
 from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.manifest import make_manifest
@@ -21,7 +22,6 @@ from metaseg.runs.training_state import load_training_state
 from metaseg.store.prepare import open_data, phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.training.augment import Augmentation
-from metaseg.training.device import make_fabric
 from metaseg.training.loop import LoopPlan, LoopState, fit
 from metaseg.training.losses import DiceCrossEntropy
 from metaseg.training.optimizers import build_optimizer
@@ -76,10 +76,10 @@ def run_pretrain(config: PretrainConfig) -> PretrainResult:
         TrainingError: The loss became non-finite.
     """
     fabric = make_fabric(config.device, config.precision)
-    RunFolder.check(config.out, "pretrain", config, overwrite=config.overwrite, resume=config.resume)
-    if config.resume and config.out is not None and RunFolder.open(config.out).finished:
-        print(f"{config.out} is finished; nothing to resume")
-        return _result(RunFolder.open(config.out))
+    finished = RunFolder.check(config.out, "pretrain", config, overwrite=config.overwrite, resume=config.resume)
+    if finished is not None:
+        print(f"{finished.path} is finished; nothing to resume")
+        return _result(finished)
     job = _prepare(config)
     with RunFolder.create(config.out, "pretrain", config, overwrite=config.overwrite, resume=config.resume) as run:
         _train(config, run, fabric, job)

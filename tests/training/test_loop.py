@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from metaseg.errors import TrainingError, UsageError
+from metaseg.models.device import keep_freed_memory, make_fabric
 from metaseg.runs.training_state import load_training_state
 from metaseg.training.averaging import AveragedModel
-from metaseg.training.device import keep_freed_memory, make_fabric
 from metaseg.training.loop import LoopPlan, LoopState, fit
 from metaseg.training.optimizers import build_optimizer
 
