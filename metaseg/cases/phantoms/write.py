@@ -34,7 +34,8 @@ def make_phantoms(
 ) -> list[Path]:
     """Make synthetic patients with a brain tumour, named and laid out as in BraTS 2018.
 
-    Files are ``OUT/<COHORT>/Phantom_<COHORT>_<nnn>/Phantom_<COHORT>_<nnn>_{t1,t1ce,t2,flair,seg}.nii.gz``; labels are
+    Files are ``OUT/<COHORT>/Phantom_<COHORT>_<nnn>/Phantom_<COHORT>_<nnn>_{t1,t1ce,t2,flair,seg}.nii.gz``, with
+    ``-seed<s>`` behind the number for seeds other than 0; labels are
     0, 1 (necrotic or non-enhancing core), 2 (edema) and 4 (enhancing tumour). A patient depends on cohort, seed and
     number only and its files are the same to the byte each time. Patients that are already there are kept, so a call
     that was cut off continues where it was, and cohorts may share a folder.
@@ -63,7 +64,9 @@ def make_phantoms(
     if cases < 1 or seed < 0:
         raise UsageError(f"{cases} cases of seed {seed}", expected="at least 1 case, and a seed of at least 0")
     marker = _read_marker(out, size)
-    wanted = {f"Phantom_{name}_{number:03d}": number for number in range(1, cases + 1)}
+    # Another seed gives other patients: they must not pass for those that a network was trained on.
+    suffix = f"-seed{seed}" if seed else ""
+    wanted = {f"Phantom_{name}_{number:03d}{suffix}": number for number in range(1, cases + 1)}
     _check_seed(marker["cases"], wanted, seed, out)
     (out / name).mkdir(parents=True, exist_ok=True)
     _write_marker(out, marker)
