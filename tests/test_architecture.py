@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,7 @@ def package_of(path: Path) -> str:
     return ".".join(("metaseg", *path.relative_to(PACKAGE).parent.parts))
 
 
+@cache
 def found_imports(path: Path) -> list[Import]:
     return list(imports(path.read_text(encoding="utf-8"), package_of(path)))
 

@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ class Block:
 
 
 def blocks(text: str) -> Iterator[Block]:
-    language, begin, lines = None, 0, []
+    language: str | None = None
+    begin, lines = 0, list[str]()
     for number, line in enumerate(text.splitlines(), start=1):
         fence = re.match(r"\s*```(\w*)", line)
         if fence and language is None:
@@ -73,15 +75,15 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.replace("`", "")).strip().lower().replace(" ", "-") for heading in headings}
 
 
-def command_lines(text: str, program: str = "metaseg") -> Iterator[list[str]]:
+def command_lines(text: str, name: str = "metaseg") -> Iterator[list[str]]:
     """The words after the program's name, for every call of it in the shell blocks of a page."""
     for block in blocks(text):
         if block.language in SHELLS:
             for line in block.text.replace("\\\n", " ").splitlines():
-                yield from _calls(line.removeprefix("$ "), program)
+                yield from _calls(line.removeprefix("$ "), name)
 
 
-def _calls(line: str, program: str) -> Iterator[list[str]]:
+def _calls(line: str, name: str) -> Iterator[list[str]]:
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
     lexer.whitespace_split, lexer.commenters = True, "#"
     call: list[str] | None = None
@@ -92,8 +94,13 @@ def _calls(line: str, program: str) -> Iterator[list[str]]:
             call = None
         elif call is not None:
             call.append(word)
-        elif Path(word).name == program:
+        elif Path(word).name == name:
             call = []
+
+
+@lru_cache(maxsize=1)
+def program() -> Any:
+    return get_command(build_app())
 
 
 def check_command(words: list[str]) -> None:
@@ -102,7 +109,7 @@ def check_command(words: list[str]) -> None:
     Raises:
         Exception: There is no such verb or option, or a value is not allowed.
     """
-    command: Any = get_command(build_app())
+    command = program()
     context = command.context_class(command, info_name="metaseg")
     while words and not words[0].startswith("-") and hasattr(command, "get_command"):
         below = command.get_command(context, words[0])
@@ -128,9 +135,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             continue
         path, _, anchor = link.partition("#")
         target = (page.parent / path) if path else page
-        if not target.exists():
-            broken.append(link)
-        elif anchor and anchor not in anchors(target.read_text(encoding="utf-8")):
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
             broken.append(link)
     assert broken == []
 
@@ -148,8 +153,8 @@ def test_command_lines_fit_the_program(page: Path) -> None:
 @on_every_page
 def test_scripts_that_are_called_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for program in ("bash", "python"):
-        for words in command_lines(text, program):
+    for name in ("bash", "python"):
+        for words in command_lines(text, name):
             if words and words[0].endswith((".sh", ".py")):
                 assert (ROOT / words[0]).is_file(), words
 
@@ -181,9 +186,9 @@ def _check_verb_call(node: ast.AST) -> None:
         return
     assert hasattr(metaseg, name)
     fields = {field.name for field in CONFIGS[name].fields} | {"config"}
-    given = {keyword.arg: keyword.value for keyword in node.keywords}
+    given = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
     assert set(given) <= fields, f"{name}: {sorted(set(given) - fields)}"
-    literal = {key: ast.literal_eval(value) for key, value in given.items() if key and _is_literal(value)}
+    literal = {key: ast.literal_eval(value) for key, value in given.items() if _is_literal(value)}
     literal.pop("config", None)
     arguments = {field.name: "x" for field in CONFIGS[name].fields if field.argument}
     load_config(CONFIGS[name].config, None, {**arguments, **literal})
@@ -220,7 +225,7 @@ def test_index_names_every_page() -> None:
 
 def test_readme_names_every_verb() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    command: Any = get_command(build_app())
+    command = program()
     data = command.commands["data"].commands
     wanted = [*(set(command.commands) - {"data"}), *(f"data {name}" for name in data)]
     assert [name for name in wanted if f"| `metaseg {name}`" not in text] == []
