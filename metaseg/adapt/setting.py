@@ -86,8 +86,8 @@ def prepare_setting(config: AdaptOptions) -> Setting:
     pool, rest = store, store
     if config.split is not None:
         split = Split.load(config.split)
-        pool = part_of(split, store, config.train_part, config.classes)
-        rest = part_of(split, store, config.test_part, config.classes)
+        pool = part_of(split, store, config.train_part, bool(config.classes))
+        rest = part_of(split, store, config.test_part, bool(config.classes))
     shots = draw_shots(pool, config.shots, config.slices, config.seed)
     used = {shot.case.patient for shot in shots}
     target = SliceStore(tuple(case for case in rest if case.patient not in used))
@@ -175,7 +175,10 @@ def _open_source(config: AdaptOptions, network: LoadedNetwork) -> SliceStore:
     if config.source:
         store = labelled(_open(config, network, config.source, config.source_classes))
         if config.split is not None:
-            store = part_of(Split.load(config.split), store, config.test_part, config.source_classes)
+            split = Split.load(config.split)
+            # The split may be the target's alone: then all of the source is watched.
+            if any(case.id in split.patients for case in store):
+                store = part_of(split, store, config.test_part, partial=True)
         trained = network.trained_patients
         kept = SliceStore(tuple(case for case in store if case.patient not in trained))
         if not len(kept):

@@ -17,7 +17,7 @@ from metaseg.models.checkpoint import save_checkpoint
 from metaseg.runs.events import EventLog, SelectionLog
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.manifest import make_manifest
-from metaseg.runs.networks import patient_rows
+from metaseg.runs.networks import inherited_rows, patient_rows
 from metaseg.runs.progress import progress
 from metaseg.runs.progress_plot import write_progress_plot
 from metaseg.training.pictures import log_overlay
@@ -55,16 +55,13 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._manifest.save(self.run.path)
-        inherited = [
-            {"case": "", "patient": name, "cohort": ""} for name in sorted(self.setting.network.trained_patients)
-        ]
         self.run.write_json(
             "patients.json",
             {
                 "train": patient_rows(shot.case for shot in self.setting.shots),
                 "target": patient_rows(self.setting.target),
                 "source": patient_rows(self.setting.source),
-                "inherited": inherited,
+                "inherited": inherited_rows(self.setting.network.trained_patients),
             },
         )
         self.bar = self._bar_context.__enter__()

@@ -103,7 +103,7 @@ class Selection:
         slice: Index of the slice in the case.
         task: ``learned`` or ``unlearned``; ``plain`` where slices are not parted.
         role: ``support`` (inner loop), ``query`` (outer loop), or ``batch``.
-        position: Place of the slice in the order it was drawn from, from 0.
+        position: Number of the slice's task within the step, or its place in the batch, from 0.
         dice: Its Dice under the network that chose it; NaN where none was computed.
         threshold: The Dice that parted learned from unlearned; NaN where none did.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,7 @@ class LoadedNetwork:
     @property
     def trained_patients(self) -> frozenset[str]:
         """Patients whose labels any of its trainings saw, its parents' included."""
-        if self.run is None or not (self.run / PATIENTS_NAME).exists():
-            return frozenset()
-        parts = read_json(self.run / PATIENTS_NAME, "the patients of a metaseg run")
-        return frozenset(row["patient"] for part in ("train", "inherited") for row in parts.get(part, []))
+        return frozenset() if self.run is None else trained_patients(self.run)
 
     @property
     def validation_cases(self) -> tuple[str, ...]:
@@ -52,6 +50,20 @@ class LoadedNetwork:
     def parent(self) -> str | None:
         """The run or checkpoint that it was tuned from."""
         return self.card.parent
+
+
+def trained_patients(run: Path) -> frozenset[str]:
+    """Patients whose labels a run's training saw, those of the runs it began from included."""
+    if not (run / PATIENTS_NAME).exists():
+        return frozenset()
+    parts = read_json(run / PATIENTS_NAME, "the patients of a metaseg run")
+    return frozenset(row["patient"] for part in ("train", "inherited") for row in parts.get(part, []))
+
+
+def run_of_checkpoint(path: Path) -> Path | None:
+    """The run folder that a checkpoint file lies in; None if it lies elsewhere."""
+    run = path.parent.parent
+    return run if path.parent.name == "checkpoints" and is_run(run) else None
 
 
 def load_network(name: str | Path, checkpoint: str = "best") -> LoadedNetwork:
@@ -84,8 +96,8 @@ def load_network(name: str | Path, checkpoint: str = "best") -> LoadedNetwork:
             expected="a run folder, or a .safetensors file with its .json",
             remedy="'metaseg runs' lists the runs there are",
         )
-    elif path.parent.name == "checkpoints" and is_run(path.parent.parent):
-        run = path.parent.parent
+    else:
+        run = run_of_checkpoint(path)
     model, card = load_checkpoint(file)
     return LoadedNetwork(model.eval(), card, checkpoint_files(file)[0], run)
 
@@ -95,6 +107,11 @@ def newest_run(root: Path, verb: str) -> Path | None:
     runs = [path for path in root.glob("*") if path.is_dir() and is_run(path)]
     finished = [path for path in runs if (run := RunFolder.open(path)).verb == verb and run.finished]
     return max(finished, key=lambda path: (path / "state.json").stat().st_mtime, default=None)
+
+
+def inherited_rows(patients: Iterable[str]) -> list[dict[str, str]]:
+    """Patients of earlier trainings, for ``patients.json``."""
+    return [{"case": "", "patient": patient, "cohort": ""} for patient in sorted(patients)]
 
 
 def patient_rows(cases: Any) -> list[dict[str, str]]:

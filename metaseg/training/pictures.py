@@ -8,15 +8,11 @@ import numpy as np
 from torch import nn
 
 from metaseg.cases.labels import WHOLE_LESION, LabelSpace
+from metaseg.evaluation.case_pictures import shown_modality
 from metaseg.evaluation.contact_sheet import contact_sheet
 from metaseg.evaluation.inference import predict_classes
 from metaseg.runs.events import EventLog
 from metaseg.store.stored_case import StoredCase, to_space
-
-
-def shown_modality(modalities: Sequence[str]) -> str:
-    """The modality under an overlay: contrast-enhanced T1 where there is one."""
-    return "t1ce" if "t1ce" in modalities else modalities[0]
 
 
 def log_overlay(

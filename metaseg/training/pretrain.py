@@ -16,7 +16,7 @@ from metaseg.models.device import make_fabric
 from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.manifest import make_manifest
-from metaseg.runs.networks import patient_rows
+from metaseg.runs.networks import inherited_rows, patient_rows, run_of_checkpoint, trained_patients
 from metaseg.runs.progress import progress
 from metaseg.runs.training_state import load_training_state
 from metaseg.store.prepare import open_data, phantom_folder
@@ -164,7 +164,11 @@ def _train(config: PretrainConfig, run: RunFolder, fabric: Fabric, job: _Pretrai
         f"{job.card.in_channels} modalities and {job.card.num_classes} classes; {job.plan.total_steps} steps of "
         f"{config.batch_size} slices of {job.slices.window[0]}x{job.slices.window[1]} pixels on {fabric.device}"
     )
-    run.write_json("patients.json", {"train": patient_rows(job.train), "val": patient_rows(job.val)})
+    # Weights of an earlier run bring its patients along: they are no test patients of this one either.
+    earlier = run_of_checkpoint(Path(config.weights))
+    inherited = inherited_rows(trained_patients(earlier) if earlier else ())
+    patients = {"train": patient_rows(job.train), "val": patient_rows(job.val), "inherited": inherited}
+    run.write_json("patients.json", patients)
     manifest = make_manifest(
         verb="pretrain",
         seed=config.seed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from metaseg.cases.labels import LABEL_SPACES, SUBREGIONS, WHOLE_LESION, LabelSpace
@@ -82,28 +81,28 @@ def divide(store: SliceStore, config: PretrainConfig) -> tuple[SliceStore, Slice
 def _from_split(path: Path, store: SliceStore, config: PretrainConfig) -> tuple[SliceStore, SliceStore]:
     split = Split.load(path)
     if config.fold is None:
-        train = part_of(split, store, config.train_part, config.classes)
-        return train, part_of(split, store, config.val_part, config.classes)
+        train = part_of(split, store, config.train_part, bool(config.classes))
+        return train, part_of(split, store, config.val_part, bool(config.classes))
     name = f"fold-{config.fold}"
-    val = part_of(split, store, name, config.classes)
+    val = part_of(split, store, name, bool(config.classes))
     others = [part for part in split.parts if part.startswith("fold-") and part != name]
-    return SliceStore(tuple(case for part in others for case in part_of(split, store, part, config.classes))), val
+    return SliceStore(tuple(case for part in others for case in part_of(split, store, part, bool(config.classes)))), val
 
 
-def part_of(split: Split, store: SliceStore, part: str, classes: Sequence[str] = ()) -> SliceStore:
+def part_of(split: Split, store: SliceStore, part: str, partial: bool = False) -> SliceStore:
     """The labelled cases of one part of a split.
 
     Args:
         split: The split.
         store: The cases.
         part: Name of the part.
-        classes: Classes that the store was narrowed to; a split of all classes may then name cases that are not here.
+        partial: The store was narrowed, so the split may name cases that are not here.
 
     Raises:
         UsageError: There is no such part, or it holds none of these cases.
         DataError: The split names cases that are not in the data.
     """
-    if classes:
+    if partial:
         here = {case.id for case in store}
         parts = {name: tuple(case for case in ids if case in here) for name, ids in split.parts.items()}
         split = Split(split.seed, split.stratify, parts, split.patients)

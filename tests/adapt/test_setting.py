@@ -53,6 +53,13 @@ class TestSetting:
         assert {shot.case.id for shot in setting.shots} == set(split.parts["train"])
         assert {case.id for case in setting.target} == set(split.parts["test"])
 
+    def test_split_of_the_target_alone_leaves_the_source_whole(self, pretrained, write_cases, tmp_path):
+        store = open_data([pretrained["data"]], cache=pretrained["cache"])
+        make_split(store.cases, parts={"train": 2, "test": 3}, stratify=None).save(tmp_path / "s.json")
+        source = {"source": (write_cases("HGG", 5),), "split": tmp_path / "s.json"}
+        for classes in ((), ("HGG",)):
+            assert len(prepare_setting(config(pretrained, **source, source_classes=classes)).source) == 2
+
     def test_shots_differ_with_the_seed_and_bear_tumour(self, pretrained):
         store = open_data([pretrained["data"]], cache=pretrained["cache"])
         drawn = {tuple(shot.case.id for shot in draw_shots(store, 2, 4, seed)) for seed in range(8)}

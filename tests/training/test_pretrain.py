@@ -85,6 +85,14 @@ class TestPretrain:
         assert {row["case"] for row in patients["val"]} == set(split.parts["fold-1"])
         assert {row["case"] for row in patients["train"]} == {*split.parts["fold-0"], *split.parts["fold-2"]}
 
+    def test_weights_of_an_earlier_run_bring_its_patients_along(self, folder, cache, write_cases, tmp_path):
+        first = metaseg.pretrain(data=folder, cache=cache, out=tmp_path / "a", epochs=1, **TINY)
+        second = metaseg.pretrain(
+            data=write_cases("MET", 2, centre=0.4), cache=cache, out=tmp_path / "b", epochs=1,
+            weights=first.run / "checkpoints" / "best", val_share=0, **TINY,
+        )  # fmt: skip
+        assert load_network(first.run).trained_patients < load_network(second.run).trained_patients
+
     def test_patience_stops_early(self, folder, cache, tmp_path):
         run = metaseg.pretrain(
             data=folder, cache=cache, out=tmp_path / "r", epochs=40, validate_every=1, patience=2, learning_rate=1e-12,
