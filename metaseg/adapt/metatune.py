@@ -24,7 +24,7 @@ from metaseg.adapt.scoring import score_slices
 from metaseg.adapt.setting import Setting, Shot, prepare_setting
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config import MetatuneConfig
-from metaseg.errors import TrainingError, UsageError
+from metaseg.errors import DataError, TrainingError, UsageError
 from metaseg.models.device import make_fabric
 from metaseg.runs.events import Selection
 from metaseg.runs.folder import RunFolder
@@ -86,6 +86,8 @@ class _MetaTuning:
         }
         if split.filled is not None:
             self.watch.note(f"{shot.case.id}: no {split.filled} slices; filled with the nearest of the other side")
+        if not len(plan):
+            self.watch.note(f"{shot.case.id}: {len(slices)} slices are too few for a task; passed over")
         taken: set[int] = set()
         for number, step in enumerate(plan):
             if self.state.spent >= self.config.budget:
@@ -256,7 +258,16 @@ def _tune(config: MetatuneConfig, run: RunFolder, fabric: Fabric, setting: Setti
             tuning.restore(values)
         else:
             tuning.figures["before"] = watch.mark(tuning.model, 0)
+        idle = 0
         while tuning.state.spent < config.budget:
+            spent = tuning.state.spent
             tuning.visit()
+            idle = idle + 1 if tuning.state.spent == spent else 0
+            if idle == len(setting.shots):
+                raise DataError(
+                    "no shot has slices enough for a task",
+                    expected="at least two learned or two unlearned slices in a case",
+                    remedy="raise --slices, or take patients with more tumour-bearing slices",
+                )
             save_training_state(state_file, tuning.saved())
         watch.finish(tuning.model, tuning.state.spent, tuning.figures["before"], tuning.figures["after"])

@@ -11,7 +11,7 @@ import metaseg
 from metaseg.adapt.metatune import case_of_visit, parse_threshold
 from metaseg.adapt.scoring import score_slices
 from metaseg.adapt.watch import due_marks
-from metaseg.errors import TrainingError, UsageError
+from metaseg.errors import DataError, TrainingError, UsageError
 from metaseg.evaluation.overlap import class_counts
 from metaseg.runs.networks import load_network
 from metaseg.sampling import slice_dice
@@ -107,6 +107,10 @@ class TestMetatune:
         model, state = load_network(tmp_path / "r").model, json.loads((tmp_path / "r" / "state.json").read_text())
         assert all(torch.isfinite(p).all() for p in model.parameters())
         assert state["status"] == "failed"
+
+    def test_too_few_slices_for_a_task_end_the_run_instead_of_looping(self, pretrained, tmp_path):
+        with pytest.raises(DataError, match="no shot has slices enough"):
+            metaseg.metatune(**pretrained, **(SMALL | {"slices": 2}), out=tmp_path / "r", threshold="median")
 
     def test_unknown_order_and_threshold_are_refused_before_work(self, pretrained, tmp_path):
         with pytest.raises(UsageError, match="unknown order 'activ'"):
