@@ -97,7 +97,7 @@ def test_typo_names_the_nearest_key(tmp_path: Path) -> None:
         ("epochs: 0", "'epochs' is 0", "a whole number of at least 1"),
         ("epochs: many", "'epochs' is 'many'", "a whole number of at least 1"),
         ("epochs: true", "'epochs' is True", "a whole number of at least 1"),
-        ("epochs:", "'epochs' is empty", "a whole number of at least 1"),
+        ("batch_size:", "'batch_size' is empty", "a whole number of at least 1"),
         ("val_share: 1.0", "'val_share' is 1.0", "a number of at least 0.0 and below 1.0"),
         ("learning_rate: 0", "'learning_rate' is 0", "a number above 0"),
         ("learning_rate: .inf", "'learning_rate' is inf", "a number above 0"),

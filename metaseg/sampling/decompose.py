@@ -68,7 +68,9 @@ def decompose(scores: np.ndarray, threshold: float | str = "median", *, fill: in
     learned, unlearned = np.flatnonzero(values >= tau), np.flatnonzero(values < tau)
     if learned.size and unlearned.size:
         return Decomposition(learned, unlearned, tau, None)
-    nearest = np.sort(np.argsort(np.abs(values - tau), kind="stable")[: min(fill, values.size - 1)])
+    # All lie on one side of the threshold, so the nearest are the lowest or the highest: a distance could round away.
+    ranked = np.argsort(values if learned.size else -values, kind="stable")
+    nearest = np.sort(ranked[: min(fill, values.size - 1)])
     rest = np.setdiff1d(np.arange(values.size), nearest)
     if learned.size:
         return Decomposition(rest, nearest, tau, "unlearned")
