@@ -241,6 +241,7 @@ class EvaluateConfig(DataOptions):
         Path | None, Help("Folder for figures.csv and figures.json; evaluation/ in the run if not given.", panel=OUT)
     ] = None
     pictures: Annotated[int, Ge(0), Help("Overlay pictures to write, worst cases first.", panel=OUT)] = 4
+    overwrite: Annotated[bool, Help("Replace the figures of another evaluation in --out.", panel=OUT)] = False
     device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
     precision: Annotated[Precision, Help("Number format.", panel=RUN)] = "32-true"
     seed: Annotated[int, Ge(0), Help("Seed of the bootstrap.", panel=RUN)] = 0

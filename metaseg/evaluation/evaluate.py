@@ -110,7 +110,8 @@ def evaluate_network(network: LoadedNetwork, parent: LoadedNetwork | None, confi
     synthetic = cases.store.synthetic or any(other.card.synthetic for other in networks.values())
     _tell(cases, synthetic, config)
     record = evaluation_record(config, networks, cases, synthetic, str(fabric.device), BOOTSTRAP)
-    files.refuse_other(record)
+    if not config.overwrite:
+        files.refuse_other(record)
     worst = WorstCases(config.pictures)
     rows = pd.DataFrame(_case_rows(config, networks, cases, fabric, worst))
     generator = np.random.default_rng([config.seed, 41])

@@ -129,7 +129,7 @@ class EvaluationFiles:
                 f"the folder holds another evaluation (other {', '.join(differing)})",
                 where=self.folder,
                 expected="a new folder, or the same evaluation to do again",
-                remedy="name another folder with --out, or delete this one",
+                remedy="name another folder with --out, or replace this one with --overwrite",
             )
 
     def write(

@@ -275,6 +275,8 @@ def test_the_same_evaluation_may_be_repeated_another_may_not_replace_it(workshop
     assert refused.value.where == workshop.root / "out"
     with pytest.raises(UsageError, match="another evaluation"):
         evaluate_network(workshop.network(), None, config())
+    replaced = evaluate_network(network, None, config(workshop.root / "data" / "MET", overwrite=True))
+    assert set(replaced.cases["case"]) == {"b_1"}
 
 
 def test_pictures_show_the_worst_cases_first(workshop, config):
