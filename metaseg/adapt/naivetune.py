@@ -75,7 +75,7 @@ class _Listener:
 
     def on_step(self, step: int, values: dict[str, float]) -> None:
         size = self.config.batch_size
-        before, spent = (step - 1) * size, min(step * size, self.config.budget)
+        before, spent = (step - 1) * size, step * size
         self.watch.log.scalars({"train/loss": values["loss"]}, step=spent)
         shots = self.slices.setting.shots
         self.watch.selection.add(
@@ -93,11 +93,12 @@ class _Listener:
             ]
         )
         self.watch.advance(spent - before, loss=values["loss"])
-        if due_marks(before, spent, self.config.budget, self.config.marks):
+        # Whole batches only: a budget that is no multiple of them ends, and is marked for the last time, before it.
+        if due_marks(before, spent, len(self.slices.drawn), self.config.marks):
             self.state.extra["after"] = self.watch.mark(self.net, spent)
 
     def on_mark(self, step: int, model: nn.Module) -> bool:
-        self.watch.save(model, min(step * self.config.batch_size, self.config.budget))
+        self.watch.save(model, step * self.config.batch_size)
         return True
 
 

@@ -129,6 +129,14 @@ class TestNaivetune:
         assert len(chosen) == 200
         assert {row["role"] for row in chosen} == {"batch"}
 
+    def test_budget_that_is_no_multiple_of_the_batch_is_still_evaluated_at_its_end(self, pretrained, tmp_path):
+        result = metaseg.naivetune(
+            **pretrained, **(SMALL | {"budget": 10, "marks": 1}), out=tmp_path / "r", learning_rate=0.005
+        )
+        assert result.spent == 8
+        marks = {int(row["step"]) for row in rows(result.run, "metrics.csv") if row["name"] == "dice/target/WT"}
+        assert marks == {0, 8}
+
 
 class TestScoring:
     def test_scores_equal_those_of_the_metrics(self, pretrained):
