@@ -186,10 +186,17 @@ class AdaptOptions(RunOptions, DataOptions):
     phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms.", panel=DATA)] = 12
 
 
+PlainMethods = Literal["naive", "head-only", "freeze-encoder", "l2-sp", "ewc", "lwf", "replay", "lora", "scratch"]
+MetaMethods = Literal["maml", "fomaml", "anil", "reptile", "meta-sgd"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class MetatuneConfig(AdaptOptions):
     """``metaseg metatune``: MAML adaptation to a new disease (Han et al. 2018)."""
 
+    method: Annotated[MetaMethods, Help("Meta-learning method; 'metaseg methods' describes them.", panel=ADAPT)] = (
+        "maml"
+    )
     order: Annotated[
         str,
         Help("active, passive (= random), hardest, easiest, sequential, entropy or foreground-random.", panel=ADAPT),
@@ -208,16 +215,35 @@ class MetatuneConfig(AdaptOptions):
     rescore_every: Annotated[
         int, Ge(0), Help("Meta-steps between new scores inside a case; 0: once a visit to the case.", panel=ADAPT)
     ] = 0
+    support_size: Annotated[int, Ge(1), Help("Slices of a task's inner loop; 1 in the paper.", panel=ADAPT)] = 1
+    query_size: Annotated[int, Ge(1), Help("Slices of a task's outer loop; 1 in the paper.", panel=ADAPT)] = 1
+    replay: Annotated[
+        Literal["none", "learned", "added"],
+        Help("Source slices as tasks: none, in place of the learned task, or one more task a step.", panel=ADAPT),
+    ] = "none"
+    outer_schedule: Annotated[
+        Literal["constant", "cosine", "poly"], Help("Decay of the outer learning rate.", panel=ADAPT)
+    ] = "constant"
+    ema: Annotated[
+        float, Interval(ge=0.0, lt=1.0), Help("Decay of averaged weights to keep; 0 keeps the last.", panel=ADAPT)
+    ] = 0.0
     engine: Annotated[Literal["learn2learn"], Help("Who computes the meta-gradient.", panel=ADAPT)] = "learn2learn"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NaivetuneConfig(AdaptOptions):
-    """``metaseg naivetune``: plain fine-tuning on class-balanced slices, the paper's baseline."""
+    """``metaseg naivetune``: fine-tuning on class-balanced slices, plain or guarded against forgetting."""
 
+    method: Annotated[PlainMethods, Help("Method; 'metaseg methods' describes them.", panel=ADAPT)] = "naive"
     batch_size: Annotated[int, Ge(1), Help("Slices of one step.", panel=ADAPT)] = 4
     optimizer: Annotated[Literal["adam", "sgd"], Help("Optimiser.", panel=ADAPT)] = "adam"
     learning_rate: Annotated[float, Gt(0), Help("Learning rate.", panel=ADAPT)] = 3e-4
+    schedule: Annotated[Literal["constant", "cosine", "poly"], Help("Decay of the learning rate.", panel=ADAPT)] = (
+        "constant"
+    )
+    ema: Annotated[
+        float, Interval(ge=0.0, lt=1.0), Help("Decay of averaged weights to keep; 0 keeps the last.", panel=ADAPT)
+    ] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

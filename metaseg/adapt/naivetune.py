@@ -1,104 +1,54 @@
-"""``metaseg naivetune``: plain fine-tuning on class-balanced slices, the baseline of Han et al. (2018)."""
+"""``metaseg naivetune``: plain fine-tuning (Han et al. 2018), or with a guard against forgetting."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from metaseg.adapt.result import AdaptationResult, adaptation_result
-from metaseg.adapt.setting import Setting, prepare_setting
+from metaseg.adapt.balanced_slices import BatchSource
+from metaseg.adapt.methods import find_method
+from metaseg.adapt.methods.naive import Naive
+from metaseg.adapt.result import AdaptationResult
+from metaseg.adapt.session import run_adaptation
+from metaseg.adapt.setting import Setting
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config import NaivetuneConfig
-from metaseg.models.device import make_fabric
-from metaseg.runs.events import Selection
+from metaseg.errors import UsageError
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.training_state import load_training_state
-from metaseg.sampling import class_balanced_draw
-from metaseg.training.loop import Batch, LoopPlan, LoopState, fit
-from metaseg.training.losses import DiceCrossEntropy
+from metaseg.training.loop import LoopPlan, LoopState, fit
 from metaseg.training.optimizers import build_optimizer
-from metaseg.training.slices import fit_window
+from metaseg.training.schedule import learning_rate
 
 STATE_FILE = "last.state.pt"
 
 
-@dataclass(frozen=True)
-class BalancedSlices:
-    """Class-balanced batches out of the shots' slices.
-
-    Attributes:
-        setting: The shots.
-        batch_size: Slices of a batch.
-        drawn: For every draw of the whole training: number of the shot and stored slice, ``(draws, 2)``.
-    """
-
-    setting: Setting
-    batch_size: int
-    drawn: np.ndarray
-
-    @classmethod
-    def plan(cls, setting: Setting, batch_size: int, steps: int, seed: int) -> BalancedSlices:
-        """Draw all batches of a training at once."""
-        areas = np.concatenate([shot.case.areas(setting.space)[shot.slices, 1:] for shot in setting.shots])
-        rows = np.array([(number, index) for number, shot in enumerate(setting.shots) for index in shot.slices])
-        drawn = class_balanced_draw(areas, steps * batch_size, np.random.default_rng([seed, 21]))
-        return cls(setting, batch_size, rows[drawn])
-
-    def rows(self, step: int) -> np.ndarray:
-        """Shot and slice of each member of a batch, ``(batch, 2)``."""
-        return self.drawn[step * self.batch_size : (step + 1) * self.batch_size]
-
-    def draw(self, step: int) -> Batch:
-        """The batch of a step; slices of smaller brains are padded with background to the largest."""
-        images, labels = [], []
-        for number, index in self.rows(step):
-            case = self.setting.shots[number].case
-            images.append(case.images([index], self.setting.modalities)[0])
-            labels.append(case.labels([index], self.setting.space)[0])
-        height, width = np.max([label.shape for label in labels], axis=0)
-        window, middle = (int(height), int(width)), (0.5, 0.5)
-        return (
-            torch.from_numpy(np.stack([fit_window(image, window, middle) for image in images])),
-            torch.from_numpy(np.stack([fit_window(label, window, middle) for label in labels])),
-        )
-
-
+@dataclass
 class _Listener:
     """Marks and logs around the loop."""
 
-    def __init__(self, watch: Watch, slices: BalancedSlices, config: NaivetuneConfig, state: LoopState, net: nn.Module):
-        self.watch, self.slices, self.config, self.state, self.net = watch, slices, config, state, net
+    watch: Watch
+    method: Naive
+    slices: BatchSource
+    prepared: int
+    state: LoopState
+
+    def spent(self, step: int) -> int:
+        """Slice gradient evaluations after so many steps."""
+        return self.prepared + step * self.method.config.batch_size
 
     def on_step(self, step: int, values: dict[str, float]) -> None:
-        size = self.config.batch_size
-        before, spent = (step - 1) * size, step * size
+        spent = self.spent(step)
         self.watch.log.scalars({"train/loss": values["loss"]}, step=spent)
-        shots = self.slices.setting.shots
-        self.watch.selection.add(
-            [
-                Selection(
-                    step=spent,
-                    case=shots[number].case.id,
-                    patient=shots[number].case.patient,
-                    slice=shots[number].case.native_slice(int(index)),
-                    task="plain",
-                    role="batch",
-                    position=position,
-                )
-                for position, (number, index) in enumerate(self.slices.rows(step - 1))
-            ]
-        )
-        self.watch.advance(spent - before, loss=values["loss"])
-        # Whole batches only: a budget that is no multiple of them ends, and is marked for the last time, before it.
-        if due_marks(before, spent, len(self.slices.drawn), self.config.marks):
-            self.state.extra["after"] = self.watch.mark(self.net, spent)
+        self.watch.selection.add(self.slices.selections(step - 1, spent))
+        self.watch.advance(self.method.config.batch_size, loss=values["loss"])
 
     def on_mark(self, step: int, model: nn.Module) -> bool:
-        self.watch.save(model, step * self.config.batch_size)
+        self.state.extra["after"] = self.watch.mark(model, self.spent(step))
+        self.watch.save(self.method.export(model), self.spent(step))
         return True
 
 
@@ -114,37 +64,57 @@ def run_naivetune(config: NaivetuneConfig) -> AdaptationResult:
         RunError: There is no such pretrained run, or the run folder cannot be written or resumed.
         TrainingError: The loss became non-finite.
     """
-    fabric = make_fabric(config.device, config.precision)
-    finished = RunFolder.check(config.out, "naivetune", config, overwrite=config.overwrite, resume=config.resume)
-    if finished is not None:
-        print(f"{finished.path} is finished; nothing to resume")
-        return adaptation_result(finished)
-    setting = prepare_setting(config)
-    with RunFolder.create(config.out, "naivetune", config, overwrite=config.overwrite, resume=config.resume) as run:
-        _tune(config, run, fabric, setting)
-    return adaptation_result(run)
+    info = find_method(config.method, "plain")
+    return run_adaptation("naivetune", config, _tune, info.needs_source == "always")
 
 
 def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric, setting: Setting) -> None:
-    model = setting.network.model
-    steps = max(1, config.budget // config.batch_size)
-    slices = BalancedSlices.plan(setting, config.batch_size, steps, config.seed)
-    plan = LoopPlan(
-        total_steps=steps,
-        mark_every=max(1, steps // config.marks),
-        rate=lambda step: config.learning_rate,
-        clip_norm=config.clip_norm,
-        seed=config.seed,
-    )
-    optimizer = build_optimizer(config.optimizer, model.parameters(), config.learning_rate, momentum=0.0)
+    method: Naive = find_method(config.method, "plain").build(config, setting, fabric)
     state, state_file = LoopState(), run.checkpoints / STATE_FILE
     resume = config.resume and state_file.exists()
-    spent = int(load_training_state(state_file)["step"]) * config.batch_size if resume else 0
+    before = fabric.to_device(setting.network.model)
+    spent = _spent_before(config, load_training_state(state_file)) if resume else 0
     with Watch(run, config, setting, fabric, spent if config.resume else None) as watch:
         if not resume:
-            fabric.to_device(model)
-            state.extra["before"] = watch.mark(model, 0)
-        listener = _Listener(watch, slices, config, state, model)
-        loss = DiceCrossEntropy(setting.space, config.recall_weight).to(fabric.device)
-        fit(model, optimizer, fabric, plan, slices.draw, loss, listener, state, state_file, resume)
-        watch.finish(model, steps * config.batch_size, state.extra["before"], state.extra["after"])
+            state.extra["before"] = watch.mark(before, 0)
+        model = fabric.to_device(method.network(setting.network.model))
+        prepared = method.prepare(model)
+        plan = _plan(config, prepared)
+        slices = method.batches(plan.total_steps)
+        state.extra["prepared"] = prepared
+        listener = _Listener(watch, method, slices, prepared, state)
+        optimizer = build_optimizer(config.optimizer, model.parameters(), config.learning_rate, momentum=0.0)
+        final = fit(model, optimizer, fabric, plan, slices.draw, method.objective, listener, state, state_file, resume)
+        spent = listener.spent(plan.total_steps)
+        watch.finish(method.export(final), spent, state.extra["before"], state.extra["after"])
+
+
+def _spent_before(config: NaivetuneConfig, saved: dict[str, Any]) -> int:
+    return int(saved["extra"]["prepared"]) + int(saved["step"]) * config.batch_size
+
+
+def _plan(config: NaivetuneConfig, prepared: int) -> LoopPlan:
+    """Whole batches only: a budget that is no multiple of them ends, and is marked for the last time, before it."""
+    size, steps = config.batch_size, (config.budget - prepared) // config.batch_size
+    if prepared and steps < 1:
+        raise UsageError(
+            f"a budget of {config.budget} slice gradient evaluations, {prepared} taken by preparation",
+            expected=f"a batch of {size} slices at least beside it",
+            remedy="raise --budget, or let the method prepare with less (--fisher-slices)",
+        )
+    steps = max(1, steps)
+    total = prepared + steps * size
+    marks = (
+        step
+        for step in range(1, steps + 1)
+        if due_marks(total - (steps - step + 1) * size, total - (steps - step) * size, total, config.marks)
+    )
+    return LoopPlan(
+        total_steps=steps,
+        mark_every=steps,
+        mark_steps=frozenset(marks),
+        rate=lambda step: learning_rate(step, steps, config.learning_rate, config.schedule),
+        clip_norm=config.clip_norm,
+        average=config.ema,
+        seed=config.seed,
+    )

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from metaseg.adapt.domains import open_cases, open_source, source_memory, source_to_watch
 from metaseg.cases.labels import LABEL_SPACES, WHOLE_LESION, LabelSpace
 from metaseg.cases.splits import Split
 from metaseg.config import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, UsageError
-from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import LoadedNetwork, load_network, newest_run
-from metaseg.runs.progress import progress
 from metaseg.sampling import tumour_slices
-from metaseg.store.prepare import open_data, phantom_folder
+from metaseg.store.prepare import phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import StoredCase
-from metaseg.training.pretrain import open_pretraining_data, run_pretrain
+from metaseg.training.pretrain import run_pretrain
 from metaseg.training.source import labelled, part_of
 
 
@@ -45,6 +44,7 @@ class Setting:
         shots: The labelled target cases.
         target: Target cases that are watched; none of a shot's patient.
         source: Source cases that are watched; none that the network was trained on.
+        memory: Source cases that a method may draw from, empty where it asked for none; no watched patient's.
     """
 
     network: LoadedNetwork
@@ -52,6 +52,7 @@ class Setting:
     shots: tuple[Shot, ...]
     target: SliceStore
     source: SliceStore
+    memory: SliceStore = field(default_factory=lambda: SliceStore(()))
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -68,15 +69,21 @@ class Setting:
     @property
     def fingerprint(self) -> str:
         """Digest of all data that is read."""
-        return SliceStore((*(shot.case for shot in self.shots), *self.target.cases, *self.source.cases)).fingerprint
+        return SliceStore(
+            (*(shot.case for shot in self.shots), *self.target.cases, *self.source.cases, *self.memory.cases)
+        ).fingerprint
 
 
-def prepare_setting(config: AdaptOptions) -> Setting:
+def prepare_setting(config: AdaptOptions, memory: bool = False) -> Setting:
     """Load the network, draw the shots and choose what is watched.
+
+    Args:
+        config: The verb's settings.
+        memory: The method draws from the source's training cases.
 
     Raises:
         DataError: The data cannot be used, or have other labels or modalities than the network.
-        UsageError: There are fewer patients than shots.
+        UsageError: There are fewer patients than shots, or no source cases to draw from.
         RunError: There is no such run.
     """
     network = load_network(find_parent(config))
@@ -91,13 +98,15 @@ def prepare_setting(config: AdaptOptions) -> Setting:
     shots = draw_shots(pool, config.shots, config.slices, config.seed)
     used = {shot.case.patient for shot in shots}
     target = SliceStore(tuple(case for case in rest if case.patient not in used))
-    source = _open_source(config, network)
+    everything = open_source(config, network)
+    source = source_to_watch(config, network, everything)
     return Setting(
         network,
         space,
         shots,
         _watched(target, config.watch_cases, config.seed),
         _watched(source, config.watch_cases, config.seed),
+        source_memory(config, network, everything) if memory else SliceStore(()),
     )
 
 
@@ -145,50 +154,7 @@ def _open_target(config: AdaptOptions, network: LoadedNetwork) -> SliceStore:
     if not folders:
         print("No --data given: adapting to SYNTHETIC metastasis phantoms, not to patients.")
         folders = (phantom_folder("met", config.phantom_cases, config.seed, config.cache),)
-    return _open(config, network, folders, config.classes)
-
-
-def _open(
-    config: AdaptOptions, network: LoadedNetwork, folders: tuple[Path, ...], classes: tuple[str, ...]
-) -> SliceStore:
-    if config.modalities and config.modalities != network.card.modalities:
-        raise UsageError(
-            f"--modalities {','.join(config.modalities)} differ from the network's",
-            expected=",".join(network.card.modalities),
-            remedy="leave --modalities away",
-        )
-    with progress("preparing cases", None) as bar:
-        return open_data(
-            folders,
-            format=config.format,
-            label_scheme=config.label_scheme,
-            modalities=network.card.modalities,
-            classes=classes,
-            image_size=config.image_size or network.card.normalisation.get("image_size"),
-            cache=config.cache,
-            jobs=config.jobs,
-            progress=lambda done, total, name: bar.advance(),
-        )
-
-
-def _open_source(config: AdaptOptions, network: LoadedNetwork) -> SliceStore:
-    if config.source:
-        store = labelled(_open(config, network, config.source, config.source_classes))
-        if config.split is not None:
-            split = Split.load(config.split)
-            # The split may be the target's alone: then all of the source is watched.
-            if any(case.id in split.patients for case in store):
-                store = part_of(split, store, config.test_part, partial=True)
-        trained = network.trained_patients
-        kept = SliceStore(tuple(case for case in store if case.patient not in trained))
-        if not len(kept):
-            print("All --source patients were trained on: the source domain is not watched.")
-        return kept
-    if network.run is None or not network.validation_cases or RunFolder.open(network.run).verb != "pretrain":
-        print("No --source given and the network has no validation patients: the source domain is not watched.")
-        return SliceStore(())
-    store = open_pretraining_data(RunFolder.open(network.run).config(PretrainConfig))
-    return store.select(network.validation_cases)
+    return open_cases(config, network, folders, config.classes)
 
 
 def _check_labels(store: SliceStore, space: LabelSpace) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from torch import nn
 
@@ -14,6 +16,7 @@ from metaseg.adapt.setting import Setting
 from metaseg.config import AdaptOptions
 from metaseg.evaluation.inference import mean_dice, stored_dice
 from metaseg.models.checkpoint import save_checkpoint
+from metaseg.runs.csv_log import CsvLog, read_csv
 from metaseg.runs.events import EventLog, SelectionLog
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.manifest import make_manifest
@@ -21,6 +24,9 @@ from metaseg.runs.networks import inherited_rows, patient_rows
 from metaseg.runs.progress import progress
 from metaseg.runs.progress_plot import write_progress_plot
 from metaseg.training.pictures import log_overlay
+
+MARKS_NAME, MARKS_COLUMNS = "marks.csv", ("step", "domain", "case", "patient", "region", "dice")
+TIMING_NAME, TIMING_COLUMNS = "timing.csv", ("step", "seconds")
 
 
 class Watch:
@@ -42,6 +48,12 @@ class Watch:
     ) -> None:
         self.run, self.config, self.setting, self.fabric = run, config, setting, fabric
         self.log, self.selection = EventLog(run, spent), SelectionLog(run, spent)
+        # Times have a file of their own: all others are the same whether or not a run was interrupted.
+        past = [] if spent is None else read_csv(run.path / TIMING_NAME)
+        self.seconds = max((float(row["seconds"]) for row in past if int(row["step"]) <= (spent or 0)), default=0.0)
+        self.marks = CsvLog(run.path / MARKS_NAME, MARKS_COLUMNS, spent)
+        self.timing = CsvLog(run.path / TIMING_NAME, TIMING_COLUMNS, spent)
+        self._started = self._clock()
         self.shown: dict[str, float] = {}
         self._bar_context = progress(f"{run.verb} (slice gradients)", config.budget - (spent or 0))
         self._manifest = make_manifest(
@@ -71,8 +83,8 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._bar_context.__exit__(kind, error, traceback)
-        self.log.close()
-        self.selection.close()
+        for log in (self.log, self.selection, self.marks, self.timing):
+            log.close()
 
     def advance(self, cost: int, **values: float) -> None:
         """Count work as done and show figures."""
@@ -83,7 +95,7 @@ class Watch:
         self.bar.note(text)
 
     def mark(self, model: nn.Module, spent: int) -> dict[str, float]:
-        """Evaluate the watched cases and log the figures.
+        """Evaluate the watched cases and log the figures; the time that this takes is not counted as work.
 
         Args:
             model: The network as it stands.
@@ -92,6 +104,8 @@ class Watch:
         Returns:
             ``dice/target/ET`` and the like.
         """
+        self.seconds += self._clock() - self._started
+        self.timing.append([{"step": spent, "seconds": self.seconds}])
         figures: dict[str, float] = {}
         for domain, store in (("target", self.setting.target), ("source", self.setting.source)):
             rows = [
@@ -99,12 +113,29 @@ class Watch:
                 for case in store
             ]
             figures |= {f"dice/{domain}/{region}": value for region, value in mean_dice(rows).items()}
+            self.marks.append(
+                [
+                    {"step": spent, "domain": domain, "case": case.id, "patient": case.patient, "region": region}
+                    | {"dice": dice}
+                    for case, row in zip(store, rows, strict=True)
+                    for region, dice in row.items()
+                ]
+            )
             if rows:
                 log_overlay(self.log, domain, model, store.cases[0], self.setting.modalities, self.setting.space, spent)
         self.log.scalars(figures, step=spent)
         self.shown = {name.replace("dice/", "").replace("/", " "): value for name, value in figures.items()}
         write_progress_plot(self.run.path, synthetic=self.setting.synthetic)
+        self._started = self._clock()
         return figures
+
+    def _clock(self) -> float:
+        """Seconds of work: of the process on a CPU, where neighbours would spoil the wall clock, else of the wall."""
+        if self.fabric.device.type == "cpu":
+            return time.process_time()
+        if self.fabric.device.type == "cuda":
+            torch.cuda.synchronize(self.fabric.device)
+        return time.perf_counter()
 
     def save(self, model: nn.Module, spent: int) -> None:
         """Write the network as the run's last checkpoint."""

@@ -101,7 +101,8 @@ class Selection:
         case: Id of the case.
         patient: Its patient.
         slice: Index of the slice in the case.
-        task: ``learned`` or ``unlearned``; ``plain`` where slices are not parted.
+        task: ``learned`` or ``unlearned``; ``source`` for slices of the source disease; ``plain`` where slices are not
+            parted.
         role: ``support`` (inner loop), ``query`` (outer loop), or ``batch``.
         position: Number of the slice's task within the step, or its place in the batch, from 0.
         dice: Its Dice under the network that chose it; NaN where none was computed.
@@ -112,7 +113,7 @@ class Selection:
     case: str
     patient: str
     slice: int
-    task: Literal["learned", "unlearned", "plain"]
+    task: Literal["learned", "unlearned", "source", "plain"]
     role: Literal["support", "query", "batch"]
     position: int
     dice: float = float("nan")

@@ -23,6 +23,17 @@ from metaseg.training.averaging import AveragedModel
 Batch = tuple[Tensor, Tensor]
 """Images ``(batch, modality, height, width)`` and classes ``(batch, height, width)``."""
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Takes logits ``(batch, class, height, width)`` and classes ``(batch, height, width)``, gives a scalar."""
+
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""Takes the network, images and classes of a batch, gives the scalar to minimise."""
+
+
+def supervised(loss: Loss) -> Objective:
+    """The ordinary objective: a loss of the network's logits and the classes."""
+    return lambda model, images, classes: loss(model(images), classes)
+
 
 class LoopListener(Protocol):
     """What a verb does around the loop."""
@@ -47,6 +58,7 @@ class LoopPlan:
         clip_norm: Largest gradient norm; 0 switches clipping off.
         average: Decay of the averaged weights; 0 switches them off.
         seed: Seed of what the network itself draws (dropout).
+        mark_steps: Steps of the marks, where they do not come evenly; ``mark_every`` is ignored then.
     """
 
     total_steps: int
@@ -55,6 +67,12 @@ class LoopPlan:
     clip_norm: float = 0.0
     average: float = 0.0
     seed: int = 0
+    mark_steps: frozenset[int] | None = None
+
+    def is_mark(self, step: int) -> bool:
+        """Whether a mark lies after ``step`` steps; the last step is always one."""
+        due = step % self.mark_every == 0 if self.mark_steps is None else step in self.mark_steps
+        return due or step == self.total_steps
 
 
 @dataclass
@@ -72,7 +90,7 @@ def fit(
     fabric: Fabric,
     plan: LoopPlan,
     draw: Callable[[int], Batch],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    objective: Objective,
     listener: LoopListener,
     state: LoopState,
     state_file: Path,
@@ -86,7 +104,7 @@ def fit(
         fabric: Device and precision.
         plan: Length and pace.
         draw: Batch of a step; a pure function of the step.
-        loss: Loss of logits ``(batch, class, height, width)`` and classes ``(batch, height, width)``.
+        objective: What is minimised; see :func:`supervised`.
         listener: What to do after steps and at marks.
         state: Filled while training; shared with the listener.
         state_file: Where the state is saved at every mark.
@@ -105,12 +123,12 @@ def fit(
         _restore(state_file, module, optimizer, averaged, state, fabric)
     final = averaged.model if averaged else module
     while state.step < plan.total_steps and not state.stopped:
-        values = _step(model, optimizer, fabric, plan, draw, loss, state.step)
+        values = _step(model, optimizer, fabric, plan, draw, objective, state.step)
         if averaged:
             averaged.update(module)
         state.step += 1
         listener.on_step(state.step, values)
-        if state.step % plan.mark_every == 0 or state.step == plan.total_steps:
+        if plan.is_mark(state.step):
             state.stopped = not listener.on_mark(state.step, final)
             _save(state_file, module, optimizer, averaged, state)
     return final
@@ -122,7 +140,7 @@ def _step(
     fabric: Fabric,
     plan: LoopPlan,
     draw: Callable[[int], Batch],
-    loss: Callable[[Tensor, Tensor], Tensor],
+    objective: Objective,
     step: int,
 ) -> dict[str, float]:
     rate = plan.rate(step)
@@ -133,7 +151,7 @@ def _step(
     images, classes = draw(step)
     model.train()
     optimizer.zero_grad(set_to_none=True)
-    value = loss(model(fabric.to_device(images)), fabric.to_device(classes))
+    value = objective(model, fabric.to_device(images), fabric.to_device(classes))
     number = float(value.detach())
     if number != number or number in (float("inf"), float("-inf")):
         raise _non_finite("loss", step)

@@ -22,7 +22,7 @@ from metaseg.runs.training_state import load_training_state
 from metaseg.store.prepare import open_data, phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.training.augment import Augmentation
-from metaseg.training.loop import LoopPlan, LoopState, fit
+from metaseg.training.loop import LoopPlan, LoopState, fit, supervised
 from metaseg.training.losses import DiceCrossEntropy
 from metaseg.training.optimizers import build_optimizer
 from metaseg.training.pretrain_listener import PretrainListener
@@ -197,8 +197,9 @@ def _train(config: PretrainConfig, run: RunFolder, fabric: Fabric, job: _Pretrai
             patience=config.patience,
         )
         loss = DiceCrossEntropy(LABEL_SPACES[job.card.label_space], config.recall_weight).to(fabric.device)
+        objective = supervised(loss)
         fit(
-            job.model, optimizer, fabric, job.plan, job.slices.draw, loss, listener, state, state_file, resume
+            job.model, optimizer, fabric, job.plan, job.slices.draw, objective, listener, state, state_file, resume
         )  # fmt: skip
     _finish(run, state)
     manifest.finish(run.path)

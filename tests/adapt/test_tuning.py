@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import metaseg
-from metaseg.adapt.metatune import case_of_visit, parse_threshold
+from metaseg.adapt.meta_tuning import case_of_visit, parse_threshold
 from metaseg.adapt.scoring import score_slices
 from metaseg.adapt.watch import due_marks
 from metaseg.errors import DataError, TrainingError, UsageError

@@ -10,7 +10,7 @@ from metaseg.errors import TrainingError, UsageError
 from metaseg.models.device import keep_freed_memory, make_fabric
 from metaseg.runs.training_state import load_training_state
 from metaseg.training.averaging import AveragedModel
-from metaseg.training.loop import LoopPlan, LoopState, fit
+from metaseg.training.loop import LoopPlan, LoopState, fit, supervised
 from metaseg.training.optimizers import build_optimizer
 
 
@@ -46,7 +46,7 @@ def train(tmp_path, plan, listener=None, resume=False, model=None, loss=None):
         make_fabric("cpu", "32-true"),
         plan,
         batch,
-        loss or nn.functional.cross_entropy,
+        supervised(loss or nn.functional.cross_entropy),
         listener or Quiet(),
         state,
         tmp_path / "state.pt",

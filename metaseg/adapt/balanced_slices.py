@@ -1,0 +1,86 @@
+"""Class-balanced batches out of the shots' slices, as the paper's naive baseline draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from metaseg.adapt.setting import Setting
+from metaseg.runs.events import Selection
+from metaseg.sampling import class_balanced_draw
+from metaseg.training.loop import Batch
+from metaseg.training.slices import fit_window
+
+
+class BatchSource(Protocol):
+    """Where the ordinary loop's batches come from; everything is a function of the step."""
+
+    def draw(self, step: int) -> Batch:
+        """Images ``(batch, modality, height, width)`` and classes ``(batch, height, width)`` of a step from 0."""
+        ...
+
+    def selections(self, step: int, spent: int) -> list[Selection]:
+        """What the batch of a step holds, as logged when ``spent`` slice gradient evaluations are done."""
+        ...
+
+
+@dataclass(frozen=True)
+class BalancedSlices:
+    """Class-balanced batches out of the shots' slices.
+
+    Attributes:
+        setting: The shots.
+        batch_size: Slices of a batch.
+        drawn: For every draw of the whole training: number of the shot and stored slice, ``(draws, 2)``.
+    """
+
+    setting: Setting
+    batch_size: int
+    drawn: np.ndarray
+
+    @classmethod
+    def plan(cls, setting: Setting, batch_size: int, steps: int, seed: int) -> BalancedSlices:
+        """Draw all batches of a training at once."""
+        areas = np.concatenate([shot.case.areas(setting.space)[shot.slices, 1:] for shot in setting.shots])
+        rows = np.array([(number, index) for number, shot in enumerate(setting.shots) for index in shot.slices])
+        drawn = class_balanced_draw(areas, steps * batch_size, np.random.default_rng([seed, 21]))
+        return cls(setting, batch_size, rows[drawn])
+
+    def rows(self, step: int) -> np.ndarray:
+        """Shot and slice of each member of a batch, ``(batch, 2)``."""
+        return self.drawn[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def slices(self, step: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Images ``(modality, height, width)`` and classes ``(height, width)`` of a batch, of whatever sizes."""
+        images, labels = [], []
+        for number, index in self.rows(step):
+            case = self.setting.shots[number].case
+            images.append(case.images([index], self.setting.modalities)[0])
+            labels.append(case.labels([index], self.setting.space)[0])
+        return images, labels
+
+    def draw(self, step: int) -> Batch:
+        """The batch of a step."""
+        return stack(*self.slices(step))
+
+    def selections(self, step: int, spent: int) -> list[Selection]:
+        """The shots' slices in the batch of a step."""
+        cases = [(self.setting.shots[number].case, int(index)) for number, index in self.rows(step)]
+        return [
+            Selection(spent, case.id, case.patient, case.native_slice(index), "plain", "batch", position)
+            for position, (case, index) in enumerate(cases)
+        ]
+
+
+def stack(images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Batch:
+    """One batch of slices of different sizes: smaller brains are padded with background to the largest."""
+    height, width = np.max([label.shape for label in labels], axis=0)
+    window, middle = (int(height), int(width)), (0.5, 0.5)
+    return (
+        torch.from_numpy(np.stack([fit_window(image, window, middle) for image in images])),
+        torch.from_numpy(np.stack([fit_window(label, window, middle) for label in labels])),
+    )

@@ -1,0 +1,281 @@
+"""The loop of meta-tuning: visits to cases, and the meta-steps of each (Han et al. 2018, Algorithm 1).
+
+The target's cases are visited in turn. At each visit the case's slices are scored under the current network, parted
+into learned and unlearned ones, ordered and paired (:mod:`metaseg.sampling`); every meta-step then takes the next
+pairs of both sides. A visit is the unit in which a run is saved and resumed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from metaseg.adapt.engines import TaskBatch
+from metaseg.adapt.methods.maml import Maml
+from metaseg.adapt.scoring import score_slices
+from metaseg.adapt.setting import Setting, Shot
+from metaseg.adapt.source_tasks import SourceTasks
+from metaseg.adapt.watch import Watch, due_marks
+from metaseg.config import MetatuneConfig
+from metaseg.errors import TrainingError, UsageError
+from metaseg.runs.events import Selection
+from metaseg.sampling import Pool, plan_case
+from metaseg.sampling.tasks import CasePlan, Step
+from metaseg.store.stored_case import StoredCase
+from metaseg.training.averaging import AveragedModel
+from metaseg.training.losses import DiceCrossEntropy
+from metaseg.training.schedule import learning_rate
+
+
+@dataclass
+class MetaState:
+    """Where the meta-tuning stands between two visits."""
+
+    visit: int = 0
+    spent: int = 0
+    meta_step: int = 0
+
+
+@dataclass(frozen=True)
+class ChosenTask:
+    """A task of a meta-step; stored slices of one case."""
+
+    kind: Literal["learned", "unlearned", "source"]
+    case: StoredCase
+    support: tuple[int, ...]
+    query: tuple[int, ...]
+
+
+class MetaTuning:
+    """One meta-tuning in memory: the pieces that a visit needs.
+
+    Args:
+        config: The verb's settings.
+        setting: Network on its device, shots and, for source tasks, memory.
+        fabric: Device and precision.
+        watch: Logs and figures.
+        method: How a meta-step is made.
+        optimizer: Of the outer loop, over the network's and the method's parameters.
+    """
+
+    def __init__(
+        self,
+        config: MetatuneConfig,
+        setting: Setting,
+        fabric: Fabric,
+        watch: Watch,
+        method: Maml,
+        optimizer: Optimizer,
+    ) -> None:
+        self.config, self.setting, self.fabric, self.watch = config, setting, fabric, watch
+        self.method, self.optimizer = method, optimizer
+        self.model: nn.Module = setting.network.model
+        self.averaged = AveragedModel(self.model, config.ema) if config.ema else None
+        self.loss = DiceCrossEntropy(setting.space, config.recall_weight).to(fabric.device)
+        self.threshold = parse_threshold(config.threshold)
+        sizes = (config.support_size, config.query_size)
+        self.rehearsal = (
+            SourceTasks(setting.memory, setting.space, *sizes, config.seed) if config.replay != "none" else None
+        )
+        self.state = MetaState()
+        self.figures: dict[str, dict[str, float]] = {}
+        self.plan_figures: dict[str, float] = {}
+
+    @property
+    def final(self) -> nn.Module:
+        """The network to keep: the averaged one where weights are averaged."""
+        return self.averaged.model if self.averaged else self.model
+
+    def visit(self) -> None:
+        """Work through the next case, scoring anew as often as asked for."""
+        shot = self.setting.shots[case_of_visit(self.state.visit, len(self.setting.shots), self.config.seed)]
+        left, round_ = shot.slices, 0
+        while len(left) >= 2 and self.state.spent < self.config.budget:
+            left = self._round(shot, left, round_)
+            round_ += 1
+        self.state.visit += 1
+
+    def _round(self, shot: Shot, slices: np.ndarray, round_: int) -> np.ndarray:
+        """Score, plan and step; gives the slices that are left for another round."""
+        pool = score_slices(
+            self.model, shot.case, slices, self.setting.modalities, self.setting.space, self.fabric.autocast
+        )
+        plan = self._plan(shot, pool, round_)
+        taken: set[int] = set()
+        for number, step in enumerate(plan):
+            if self.state.spent >= self.config.budget:
+                return np.empty(0, dtype=int)
+            if self.config.rescore_every and number == self.config.rescore_every:
+                return np.array([index for index in slices if int(index) not in taken])
+            taken |= {index for task in step.tasks for index in (*task.support, *task.query)}
+            self._step(shot, step, plan, pool)
+        return np.empty(0, dtype=int)
+
+    def _plan(self, shot: Shot, pool: Pool, round_: int) -> CasePlan:
+        config = self.config
+        plan = plan_case(
+            pool,
+            config.order,
+            self.threshold,
+            config.tasks_per_step,
+            rng=np.random.default_rng([config.seed, 31, self.state.visit, round_]),
+            support_size=config.support_size,
+            query_size=config.query_size,
+            fill=config.support_size + config.query_size,
+        )
+        split = plan.decomposition
+        # Logged with the first step: what stands at a step is written before that step's state is saved, never after.
+        self.plan_figures = {
+            "tasks/learned": float(len(split.learned)),
+            "tasks/unlearned": float(len(split.unlearned)),
+            "tasks/threshold": split.threshold,
+            "tasks/dice": float(np.mean(pool.score("dice"))),
+            "tasks/filled": float(split.filled is not None),
+        }
+        if split.filled is not None:
+            self.watch.note(f"{shot.case.id}: no {split.filled} slices; filled with the nearest of the other side")
+        if not len(plan):
+            self.watch.note(f"{shot.case.id}: {len(pool)} slices are too few for a task; passed over")
+        return plan
+
+    def _step(self, shot: Shot, step: Step, plan: CasePlan, pool: Pool) -> None:
+        before, progress = self.state.spent, min(1.0, self.state.spent / self.config.budget)
+        chosen = self._tasks(shot, step)
+        batches = [self._batch(task) for task in chosen]
+        cost = self.method.cost(batches, progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(
+                before, self.config.budget, self.config.outer_learning_rate, self.config.outer_schedule
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        # Evaluation mode: no dropout, so that support and query see one network; norm layers are the engine's.
+        self.model.eval()
+        with self.fabric.autocast():
+            result = self.method.step(self.model, batches, self.loss, progress)
+        self._guard(result.query_losses, "loss")
+        if self.config.clip_norm:
+            norm = clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+            self._guard(norm, "gradient")
+        self.optimizer.step()
+        if self.averaged:
+            self.averaged.update(self.model)
+        self.state.spent += cost
+        self.state.meta_step += 1
+        query = float(result.query_losses.mean())
+        self.watch.selection.add(self._selections(chosen, plan, pool))
+        self.watch.log.scalars(
+            {"train/query_loss": query, "train/support_loss": float(result.support_losses.mean()), **self.plan_figures},
+            step=self.state.spent,
+        )
+        self.plan_figures = {}
+        self.watch.advance(cost, loss=query)
+        if due_marks(before, self.state.spent, self.config.budget, self.config.marks):
+            self.figures["after"] = self.watch.mark(self.final, self.state.spent)
+
+    def _tasks(self, shot: Shot, step: Step) -> list[ChosenTask]:
+        """The step's tasks: the plan's, and those of the source."""
+        chosen = [
+            ChosenTask(task.kind, shot.case, task.support, task.query)
+            for task in step.tasks
+            if not (self.config.replay == "learned" and task.kind == "learned")
+        ]
+        if self.rehearsal is not None:
+            count = self.config.tasks_per_step
+            drawn = [self.rehearsal.draw(self.state.meta_step * count + number) for number in range(count)]
+            chosen += [ChosenTask("source", task.case, task.support, task.query) for task in drawn]
+        return chosen
+
+    def _selections(self, chosen: list[ChosenTask], plan: CasePlan, pool: Pool) -> list[Selection]:
+        dice = dict(zip(pool.index.tolist(), pool.score("dice").tolist(), strict=True))
+        roles: tuple[Literal["support", "query"], ...] = ("support", "query")
+        return [
+            Selection(
+                step=self.state.spent,
+                case=task.case.id,
+                patient=task.case.patient,
+                slice=task.case.native_slice(index),
+                task=task.kind,
+                role=role,
+                position=position,
+                dice=math.nan if task.kind == "source" else dice[index],
+                threshold=math.nan if task.kind == "source" else plan.decomposition.threshold,
+            )
+            for position, task in enumerate(chosen)
+            for role in roles
+            for index in getattr(task, role)
+        ]
+
+    def _batch(self, task: ChosenTask) -> TaskBatch:
+        def tensors(slices: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+            images = torch.from_numpy(task.case.images(list(slices), self.setting.modalities))
+            labels = torch.from_numpy(task.case.labels(list(slices), self.setting.space))
+            return self.fabric.to_device(images), self.fabric.to_device(labels)
+
+        return TaskBatch(*tensors(task.support), *tensors(task.query))
+
+    def _guard(self, values: torch.Tensor, what: str) -> None:
+        if bool(torch.isfinite(values).all()):
+            return
+        self.watch.save(self.model, self.state.spent)
+        raise TrainingError(
+            f"the {what} became non-finite at meta-step {self.state.meta_step + 1}",
+            expected="finite numbers",
+            remedy="lower --inner-learning-rate or --outer-learning-rate; checkpoints/last holds the last good weights",
+        )
+
+    def saved(self) -> dict[str, Any]:
+        """Everything that a resumed run needs."""
+        values = {
+            "visit": self.state.visit,
+            "spent": self.state.spent,
+            "meta_step": self.state.meta_step,
+            "figures": self.figures,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "method": self.method.state_dict(),
+        }
+        if self.averaged:
+            values |= {"average": self.averaged.model.state_dict(), "average_updates": self.averaged.updates}
+        return values
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """The inverse of :meth:`saved`."""
+        self.model.load_state_dict(values["model"])
+        self.optimizer.load_state_dict(values["optimizer"])
+        self.method.load_state_dict(values["method"])
+        if self.averaged:
+            self.averaged.model.load_state_dict(values["average"])
+            self.averaged.updates = values["average_updates"]
+        self.state = MetaState(values["visit"], values["spent"], values["meta_step"])
+        self.figures = values["figures"]
+
+
+def parse_threshold(text: str) -> str | float:
+    """``median``, ``otsu`` or a Dice value.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if text in ("median", "otsu"):
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise UsageError(f"threshold '{text}'", expected="median, otsu or a Dice value between 0 and 1")
+    return value
+
+
+def case_of_visit(visit: int, cases: int, seed: int) -> int:
+    """Which case a visit goes to: all in turn, in an order drawn anew for every pass."""
+    round_, position = divmod(visit, cases)
+    return int(np.random.default_rng([seed, 32, round_]).permutation(cases)[position])

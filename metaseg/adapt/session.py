@@ -1,0 +1,44 @@
+"""The frame of every adaptation verb: check, prepare, write the run folder, give the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from lightning_fabric import Fabric
+
+from metaseg.adapt.result import AdaptationResult, adaptation_result
+from metaseg.adapt.setting import Setting, prepare_setting
+from metaseg.config import AdaptOptions
+from metaseg.models.device import make_fabric
+from metaseg.runs.folder import RunFolder
+
+C = TypeVar("C", bound=AdaptOptions)
+Tune = Callable[[C, RunFolder, Fabric, Setting], None]
+
+
+def run_adaptation(verb: str, config: C, tune: Tune[C], memory: bool) -> AdaptationResult:
+    """Run one adaptation, or say that it is finished.
+
+    Args:
+        verb: Whose run it is.
+        config: The verb's settings.
+        tune: Does the work inside the run folder.
+        memory: The method draws from the source's training cases.
+
+    Raises:
+        DataError: The data cannot be used.
+        UsageError: Settings contradict each other or the data.
+        RunError: There is no such pretrained run, or the run folder cannot be written or resumed.
+        TrainingError: A loss or gradient became non-finite.
+    """
+    fabric = make_fabric(config.device, config.precision)
+    finished = RunFolder.check(config.out, verb, config, overwrite=config.overwrite, resume=config.resume)
+    if finished is not None:
+        print(f"{finished.path} is finished; nothing to resume")
+        return adaptation_result(finished)
+    # Before the folder is made: data that cannot be used leave none behind.
+    setting = prepare_setting(config, memory)
+    with RunFolder.create(config.out, verb, config, overwrite=config.overwrite, resume=config.resume) as run:
+        tune(config, run, fabric, setting)
+    return adaptation_result(run)
