@@ -32,6 +32,7 @@ class Help:
 
 
 DATA, MODEL, TRAIN, ADAPT, RUN, OUT = "Data", "Network", "Training", "Adaptation", "Run", "Output"
+METHOD = "Settings of single methods"
 
 Formats = Literal["auto", "brats", "brats2023", "nnunet", "slices", "cheng-mat", "image-folder"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
@@ -178,6 +179,9 @@ class AdaptOptions(RunOptions, DataOptions):
         Interval(ge=0.0, le=1.0),
         Help("Weight of missed against false pixels in the Dice term; 0.5 is plain Dice.", panel=ADAPT),
     ] = 0.7
+    augment: Annotated[
+        Literal["none", "light", "full"], Help("Strength of augmentation of the slices that are tuned on.", panel=ADAPT)
+    ] = "none"
     watch_cases: Annotated[
         int, Ge(0), Help("Cases of each domain that are evaluated while tuning; 0 takes all.", panel=ADAPT)
     ] = 8
@@ -221,6 +225,20 @@ class MetatuneConfig(AdaptOptions):
         Literal["none", "learned", "added"],
         Help("Source slices as tasks: none, in place of the learned task, or one more task a step.", panel=ADAPT),
     ] = "none"
+    multi_step_loss: Annotated[
+        bool, Help("MAML++: the outer loss after every inner step, not the last alone.", panel=ADAPT)
+    ] = False
+    first_order_share: Annotated[
+        float,
+        Interval(ge=0.0, le=1.0),
+        Help("MAML++: share of the budget, from the start, without the second derivative.", panel=ADAPT),
+    ] = 0.0
+    learned_inner_rates: Annotated[
+        bool, Help("MAML++: learn an inner rate for every layer and inner step.", panel=ADAPT)
+    ] = False
+    oracle: Annotated[
+        str | None, Help("For --order oracle: run that knows the target; its Dice is the true difficulty.", panel=ADAPT)
+    ] = None
     outer_schedule: Annotated[
         Literal["constant", "cosine", "poly"], Help("Decay of the outer learning rate.", panel=ADAPT)
     ] = "constant"
@@ -244,6 +262,18 @@ class NaivetuneConfig(AdaptOptions):
     ema: Annotated[
         float, Interval(ge=0.0, lt=1.0), Help("Decay of averaged weights to keep; 0 keeps the last.", panel=ADAPT)
     ] = 0.0
+    l2_sp_alpha: Annotated[
+        float, Ge(0), Help("l2-sp: weight of the distance to the pretrained weights.", panel=METHOD)
+    ] = 0.01
+    l2_sp_beta: Annotated[float, Ge(0), Help("l2-sp: weight decay of the head.", panel=METHOD)] = 0.01
+    ewc_lambda: Annotated[float, Ge(0), Help("ewc: weight of the Fisher-weighted distance.", panel=METHOD)] = 100.0
+    fisher_slices: Annotated[int, Ge(1), Help("ewc: source slices that the Fisher is measured on.", panel=METHOD)] = 64
+    lwf_lambda: Annotated[float, Ge(0), Help("lwf: weight of the distillation.", panel=METHOD)] = 1.0
+    lwf_temperature: Annotated[float, Gt(0), Help("lwf: temperature of the distillation.", panel=METHOD)] = 2.0
+    replay_share: Annotated[
+        float, Interval(ge=0.0, lt=1.0), Help("replay: share of source slices in the batches.", panel=METHOD)
+    ] = 0.25
+    lora_rank: Annotated[int, Ge(1), Help("lora: rank of the adapters.", panel=METHOD)] = 4
 
 
 @dataclass(frozen=True, kw_only=True)

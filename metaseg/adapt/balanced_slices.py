@@ -8,10 +8,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from metaseg.adapt.setting import Setting
 from metaseg.runs.events import Selection
 from metaseg.sampling import class_balanced_draw
+from metaseg.training.augment import Augmentation
 from metaseg.training.loop import Batch
 from metaseg.training.slices import fit_window
 
@@ -36,19 +38,23 @@ class BalancedSlices:
         setting: The shots.
         batch_size: Slices of a batch.
         drawn: For every draw of the whole training: number of the shot and stored slice, ``(draws, 2)``.
+        augmentation: What happens to each slice.
+        seed: Seed of the augmentation.
     """
 
     setting: Setting
     batch_size: int
     drawn: np.ndarray
+    augmentation: Augmentation
+    seed: int
 
     @classmethod
-    def plan(cls, setting: Setting, batch_size: int, steps: int, seed: int) -> BalancedSlices:
+    def plan(cls, setting: Setting, batch_size: int, steps: int, seed: int, augment: str = "none") -> BalancedSlices:
         """Draw all batches of a training at once."""
         areas = np.concatenate([shot.case.areas(setting.space)[shot.slices, 1:] for shot in setting.shots])
         rows = np.array([(number, index) for number, shot in enumerate(setting.shots) for index in shot.slices])
         drawn = class_balanced_draw(areas, steps * batch_size, np.random.default_rng([seed, 21]))
-        return cls(setting, batch_size, rows[drawn])
+        return cls(setting, batch_size, rows[drawn], Augmentation(augment), seed)
 
     def rows(self, step: int) -> np.ndarray:
         """Shot and slice of each member of a batch, ``(batch, 2)``."""
@@ -65,7 +71,8 @@ class BalancedSlices:
 
     def draw(self, step: int) -> Batch:
         """The batch of a step."""
-        return stack(*self.slices(step))
+        images, labels = stack(*self.slices(step))
+        return augmented(images, labels, self.augmentation, [self.seed, 22, step])
 
     def selections(self, step: int, spent: int) -> list[Selection]:
         """The shots' slices in the batch of a step."""
@@ -84,3 +91,15 @@ def stack(images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Batch:
         torch.from_numpy(np.stack([fit_window(image, window, middle) for image in images])),
         torch.from_numpy(np.stack([fit_window(label, window, middle) for label in labels])),
     )
+
+
+def augmented(images: Tensor, labels: Tensor, augmentation: Augmentation, seed: Sequence[int]) -> Batch:
+    """A batch with every slice changed in its own way; a function of the seed."""
+    if augmentation.strength == "none":
+        return images, labels
+    seeds = np.random.default_rng(seed).integers(2**31, size=len(images))
+    changed = [
+        augmentation(image.numpy(), label.numpy(), int(draw))
+        for image, label, draw in zip(images, labels, seeds, strict=True)
+    ]
+    return torch.stack([image for image, _ in changed]), torch.stack([label for _, label in changed])

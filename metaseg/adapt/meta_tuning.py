@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from metaseg.adapt.balanced_slices import augmented
 from metaseg.adapt.engines import TaskBatch
 from metaseg.adapt.methods.maml import Maml
 from metaseg.adapt.scoring import score_slices
@@ -30,6 +31,7 @@ from metaseg.runs.events import Selection
 from metaseg.sampling import Pool, plan_case
 from metaseg.sampling.tasks import CasePlan, Step
 from metaseg.store.stored_case import StoredCase
+from metaseg.training.augment import Augmentation
 from metaseg.training.averaging import AveragedModel
 from metaseg.training.losses import DiceCrossEntropy
 from metaseg.training.schedule import learning_rate
@@ -80,6 +82,7 @@ class MetaTuning:
         self.model: nn.Module = setting.network.model
         self.averaged = AveragedModel(self.model, config.ema) if config.ema else None
         self.loss = DiceCrossEntropy(setting.space, config.recall_weight).to(fabric.device)
+        self.augmentation = Augmentation(config.augment)
         self.threshold = parse_threshold(config.threshold)
         sizes = (config.support_size, config.query_size)
         self.rehearsal = (
@@ -149,7 +152,7 @@ class MetaTuning:
     def _step(self, shot: Shot, step: Step, plan: CasePlan, pool: Pool) -> None:
         before, progress = self.state.spent, min(1.0, self.state.spent / self.config.budget)
         chosen = self._tasks(shot, step)
-        batches = [self._batch(task) for task in chosen]
+        batches = [self._batch(task, position) for position, task in enumerate(chosen)]
         cost = self.method.cost(batches, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(
@@ -213,10 +216,12 @@ class MetaTuning:
             for index in getattr(task, role)
         ]
 
-    def _batch(self, task: ChosenTask) -> TaskBatch:
+    def _batch(self, task: ChosenTask, position: int) -> TaskBatch:
         def tensors(slices: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
             images = torch.from_numpy(task.case.images(list(slices), self.setting.modalities))
             labels = torch.from_numpy(task.case.labels(list(slices), self.setting.space))
+            seed = [self.config.seed, 33, self.state.meta_step, position, slices[0]]
+            images, labels = augmented(images, labels, self.augmentation, seed)
             return self.fabric.to_device(images), self.fabric.to_device(labels)
 
         return TaskBatch(*tensors(task.support), *tensors(task.query))

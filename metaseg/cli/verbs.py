@@ -18,6 +18,7 @@ from metaseg.cli.messages import messages
 from metaseg.config import (
     ADAPT,
     DATA,
+    METHOD,
     MODEL,
     OUT,
     RUN,
@@ -31,7 +32,7 @@ from metaseg.config import (
 from metaseg.config_fields import Config, FieldDescription, describe_fields
 
 TRAINING, USING = "Train and adapt", "Use and judge"
-PANEL_ORDER = ("Options", DATA, MODEL, ADAPT, TRAIN, OUT, RUN)
+PANEL_ORDER = ("Options", DATA, MODEL, ADAPT, METHOD, TRAIN, OUT, RUN)
 _METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 

@@ -57,9 +57,13 @@ class Augmentation:
 
     Args:
         strength: ``full``, ``light`` (flips only) or ``none``.
+
+    Attributes:
+        strength: As given.
     """
 
     def __init__(self, strength: str) -> None:
+        self.strength = strength
         # Slices are plain tensors here: MONAI's metadata would only be carried along.
         set_track_meta(False)
         self.spatial, self.intensity = Compose(_spatial(strength)), Compose(_intensity(strength))

@@ -49,7 +49,8 @@ class Naive:
 
     def batches(self, steps: int) -> BatchSource:
         """All batches of a training of so many steps."""
-        return BalancedSlices.plan(self.setting, self.config.batch_size, steps, self.config.seed)
+        config = self.config
+        return BalancedSlices.plan(self.setting, config.batch_size, steps, config.seed, config.augment)
 
     def objective(self, model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
         """What a step minimises, from images ``(batch, modality, height, width)`` and classes; a scalar.
