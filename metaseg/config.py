@@ -182,15 +182,29 @@ class AdaptOptions(RunOptions, DataOptions):
     augment: Annotated[
         Literal["none", "light", "full"], Help("Strength of augmentation of the slices that are tuned on.", panel=ADAPT)
     ] = "none"
+    interpolation: Annotated[
+        float | None,
+        Interval(gt=0.0, le=1.0),
+        Help(
+            "Share of the way from the pretrained to the tuned weights that is kept (WiSE-FT); by default all of it, "
+            "or the method's.",
+            panel=ADAPT,
+        ),
+    ] = None
     watch_cases: Annotated[
         int, Ge(0), Help("Cases of each domain that are evaluated while tuning; 0 takes all.", panel=ADAPT)
     ] = 8
     marks: Annotated[int, Ge(1), Help("Evaluations while tuning, evenly over the budget.", panel=ADAPT)] = 4
+    pictures: Annotated[
+        bool, Help("Draw overlays and the progress plot at every mark; small runs spend most time on them.", panel=RUN)
+    ] = True
     clip_norm: Annotated[float, Ge(0), Help("Largest gradient norm; 0 switches clipping off.", panel=ADAPT)] = 12.0
     phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms.", panel=DATA)] = 12
 
 
-PlainMethods = Literal["naive", "head-only", "freeze-encoder", "l2-sp", "ewc", "lwf", "replay", "lora", "scratch"]
+PlainMethods = Literal[
+    "naive", "head-only", "freeze-encoder", "l2-sp", "ewc", "lwf", "replay", "lora", "wise-ft", "scratch"
+]
 MetaMethods = Literal["maml", "fomaml", "anil", "reptile", "meta-sgd"]
 
 
@@ -203,7 +217,11 @@ class MetatuneConfig(AdaptOptions):
     )
     order: Annotated[
         str,
-        Help("active, passive (= random), hardest, easiest, sequential, entropy or foreground-random.", panel=ADAPT),
+        Help(
+            "active, passive (= random), reverse, unlearned-only, learned-only, hardest, easiest, sequential, entropy, "
+            "foreground-random, oracle or adaptive.",
+            panel=ADAPT,
+        ),
     ] = "active"
     threshold: Annotated[
         str, Help("Dice that parts learned from unlearned slices: median, otsu or a number.", panel=ADAPT)
@@ -245,7 +263,9 @@ class MetatuneConfig(AdaptOptions):
     ema: Annotated[
         float, Interval(ge=0.0, lt=1.0), Help("Decay of averaged weights to keep; 0 keeps the last.", panel=ADAPT)
     ] = 0.0
-    engine: Annotated[Literal["learn2learn"], Help("Who computes the meta-gradient.", panel=ADAPT)] = "learn2learn"
+    engine: Annotated[Literal["learn2learn", "functional"], Help("Who computes the meta-gradient.", panel=ADAPT)] = (
+        "learn2learn"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,9 @@ from torch.optim import Optimizer
 
 from metaseg.adapt.balanced_slices import augmented
 from metaseg.adapt.engines import TaskBatch
+from metaseg.adapt.interpolation import Interpolation
 from metaseg.adapt.methods.maml import Maml
+from metaseg.adapt.order_scores import build_order_scores
 from metaseg.adapt.scoring import score_slices
 from metaseg.adapt.setting import Setting, Shot
 from metaseg.adapt.source_tasks import SourceTasks
@@ -80,6 +82,7 @@ class MetaTuning:
         self.config, self.setting, self.fabric, self.watch = config, setting, fabric, watch
         self.method, self.optimizer = method, optimizer
         self.model: nn.Module = setting.network.model
+        self.interpolation = Interpolation(self.model, config.interpolation or method.interpolation)
         self.averaged = AveragedModel(self.model, config.ema) if config.ema else None
         self.loss = DiceCrossEntropy(setting.space, config.recall_weight).to(fabric.device)
         self.augmentation = Augmentation(config.augment)
@@ -88,14 +91,15 @@ class MetaTuning:
         self.rehearsal = (
             SourceTasks(setting.memory, setting.space, *sizes, config.seed) if config.replay != "none" else None
         )
+        self.order_scores = build_order_scores(config, setting, fabric, self.loss)
         self.state = MetaState()
         self.figures: dict[str, dict[str, float]] = {}
         self.plan_figures: dict[str, float] = {}
 
     @property
     def final(self) -> nn.Module:
-        """The network to keep: the averaged one where weights are averaged."""
-        return self.averaged.model if self.averaged else self.model
+        """The network to keep: averaged where weights are averaged, and interpolated with the pretrained one."""
+        return self.interpolation(self.averaged.model if self.averaged else self.model)
 
     def visit(self) -> None:
         """Work through the next case, scoring anew as often as asked for."""
@@ -111,7 +115,9 @@ class MetaTuning:
         pool = score_slices(
             self.model, shot.case, slices, self.setting.modalities, self.setting.space, self.fabric.autocast
         )
+        pool = self.order_scores.complete(shot, pool)
         plan = self._plan(shot, pool, round_)
+        self.order_scores.planned(pool, plan)
         taken: set[int] = set()
         for number, step in enumerate(plan):
             if self.state.spent >= self.config.budget:
@@ -167,7 +173,12 @@ class MetaTuning:
         if self.config.clip_norm:
             norm = clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
             self._guard(norm, "gradient")
-        self.optimizer.step()
+            # By themselves: together they would shrink the network's gradient.
+            if learned := self.method.parameters():
+                self._guard(clip_grad_norm_(learned, self.config.clip_norm), "gradient of the inner rates")
+        own = [(task.query, batch) for task, batch in zip(chosen, batches, strict=True) if task.kind != "source"]
+        with self.order_scores.rewarding(self.model, own):
+            self.optimizer.step()
         if self.averaged:
             self.averaged.update(self.model)
         self.state.spent += cost
@@ -175,7 +186,12 @@ class MetaTuning:
         query = float(result.query_losses.mean())
         self.watch.selection.add(self._selections(chosen, plan, pool))
         self.watch.log.scalars(
-            {"train/query_loss": query, "train/support_loss": float(result.support_losses.mean()), **self.plan_figures},
+            {
+                "train/query_loss": query,
+                "train/support_loss": float(result.support_losses.mean()),
+                **self.plan_figures,
+                **self.order_scores.figures(),
+            },
             step=self.state.spent,
         )
         self.plan_figures = {}
@@ -246,6 +262,7 @@ class MetaTuning:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "method": self.method.state_dict(),
+            "order": self.order_scores.state_dict(),
         }
         if self.averaged:
             values |= {"average": self.averaged.model.state_dict(), "average_updates": self.averaged.updates}
@@ -256,6 +273,7 @@ class MetaTuning:
         self.model.load_state_dict(values["model"])
         self.optimizer.load_state_dict(values["optimizer"])
         self.method.load_state_dict(values["method"])
+        self.order_scores.load_state_dict(values.get("order", {}))
         if self.averaged:
             self.averaged.model.load_state_dict(values["average"])
             self.averaged.updates = values["average_updates"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from lightning_fabric import Fabric
 
 from metaseg.adapt.meta_tuning import MetaTuning, parse_threshold
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.maml import Maml
+from metaseg.adapt.order_scores import check_order
 from metaseg.adapt.result import AdaptationResult
 from metaseg.adapt.session import run_adaptation
 from metaseg.adapt.setting import Setting
@@ -18,7 +20,6 @@ from metaseg.config import MetatuneConfig
 from metaseg.errors import DataError, UsageError
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.training_state import load_training_state, save_training_state
-from metaseg.sampling import find_order
 from metaseg.training.optimizers import build_optimizer
 
 STATE_FILE = "last.state.pt"
@@ -37,8 +38,8 @@ def run_metatune(config: MetatuneConfig) -> AdaptationResult:
         TrainingError: A loss or gradient became non-finite; the last good weights are kept.
     """
     parse_threshold(config.threshold)
-    find_order(config.order)
-    find_method(config.method, "meta")
+    check_order(config)
+    cast("type[Maml]", find_method(config.method, "meta").build).check(config)
     if config.precision == "16-mixed":
         raise UsageError("16-mixed cannot scale meta-gradients", remedy="use --precision bf16-mixed or 32-true")
     return run_adaptation("metatune", config, _tune, config.replay != "none")

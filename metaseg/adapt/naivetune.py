@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_fabric import Fabric
+from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from metaseg.adapt.balanced_slices import BatchSource
+from metaseg.adapt.interpolation import Interpolation
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.naive import Naive
 from metaseg.adapt.result import AdaptationResult
@@ -17,6 +19,7 @@ from metaseg.adapt.setting import Setting
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config import NaivetuneConfig
 from metaseg.errors import UsageError
+from metaseg.runs.files import replacing
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.training_state import load_training_state
 from metaseg.training.loop import LoopPlan, LoopState, fit
@@ -33,6 +36,7 @@ class _Listener:
     watch: Watch
     method: Naive
     slices: BatchSource
+    interpolation: Interpolation
     prepared: int
     state: LoopState
 
@@ -47,8 +51,12 @@ class _Listener:
         self.watch.advance(self.method.config.batch_size, loss=values["loss"])
 
     def on_mark(self, step: int, model: nn.Module) -> bool:
-        self.state.extra["after"] = self.watch.mark(model, self.spent(step))
-        self.watch.save(self.method.export(model), self.spent(step))
+        kept = self.interpolation(self.method.export(model))
+        self.state.extra["after"] = self.watch.mark(kept, self.spent(step))
+        self.watch.save(kept, self.spent(step))
+        for name, tensors in self.method.files(model).items():
+            with replacing(self.watch.run.checkpoints / f"{name}.safetensors") as stream:
+                stream.write(save_safetensors({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}))
         return True
 
 
@@ -77,16 +85,19 @@ def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric, setting: Sett
     with Watch(run, config, setting, fabric, spent if config.resume else None) as watch:
         if not resume:
             state.extra["before"] = watch.mark(before, 0)
+        interpolation = Interpolation(before, config.interpolation or method.interpolation)
         model = fabric.to_device(method.network(setting.network.model))
         prepared = method.prepare(model)
         plan = _plan(config, prepared)
+        if not resume:
+            watch.advance(prepared)
         slices = method.batches(plan.total_steps)
         state.extra["prepared"] = prepared
-        listener = _Listener(watch, method, slices, prepared, state)
+        listener = _Listener(watch, method, slices, interpolation, prepared, state)
         optimizer = build_optimizer(config.optimizer, model.parameters(), config.learning_rate, momentum=0.0)
         final = fit(model, optimizer, fabric, plan, slices.draw, method.objective, listener, state, state_file, resume)
         spent = listener.spent(plan.total_steps)
-        watch.finish(method.export(final), spent, state.extra["before"], state.extra["after"])
+        watch.finish(interpolation(method.export(final)), spent, state.extra["before"], state.extra["after"])
 
 
 def _spent_before(config: NaivetuneConfig, saved: dict[str, Any]) -> int:

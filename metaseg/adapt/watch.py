@@ -121,11 +121,12 @@ class Watch:
                     for region, dice in row.items()
                 ]
             )
-            if rows:
+            if rows and self.config.pictures:
                 log_overlay(self.log, domain, model, store.cases[0], self.setting.modalities, self.setting.space, spent)
         self.log.scalars(figures, step=spent)
         self.shown = {name.replace("dice/", "").replace("/", " "): value for name, value in figures.items()}
-        write_progress_plot(self.run.path, synthetic=self.setting.synthetic)
+        if self.config.pictures:
+            write_progress_plot(self.run.path, synthetic=self.setting.synthetic)
         self._started = self._clock()
         return figures
 

@@ -33,7 +33,19 @@ class PlainCommand(TyperCommand):
 class PlainGroup(TyperGroup):
     """A group of verbs whose help is plain and lists them in the order in which they are used."""
 
-    order: Sequence[str] = ("data", "pretrain", "metatune", "naivetune", "evaluate", "predict", "runs", "doctor")
+    order: Sequence[str] = (
+        "data",
+        "pretrain",
+        "metatune",
+        "naivetune",
+        "evaluate",
+        "predict",
+        "compare",
+        "report",
+        "methods",
+        "runs",
+        "doctor",
+    )
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the verbs."""

@@ -18,6 +18,7 @@ from metaseg.cli.data import data_app
 from metaseg.cli.doctor import doctor
 from metaseg.cli.help import HELP_FLAGS, PlainCommand, PlainGroup, asked_help
 from metaseg.cli.messages import Terminated, debugging, explain, say
+from metaseg.cli.methods import methods
 from metaseg.cli.runs import runs
 from metaseg.cli.verbs import VERBS, add_verbs
 
@@ -45,6 +46,7 @@ def build_app() -> typer.Typer:
     app.callback()(_options)
     app.add_typer(data_app, name="data", rich_help_panel=PREPARE)
     add_verbs(app)
+    app.command(rich_help_panel=LOOK, cls=PlainCommand)(methods)
     app.command(rich_help_panel=LOOK, cls=PlainCommand)(runs)
     app.command(rich_help_panel=LOOK, cls=PlainCommand)(doctor)
     return app

@@ -11,6 +11,7 @@ from metaseg.errors import UsageError
 from metaseg.sampling.scores import FloatArray, IntArray
 
 Side = Literal["learned", "unlearned"]
+SIDES: tuple[Side, Side] = ("learned", "unlearned")
 THRESHOLD_RULES = ("median", "otsu")
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from metaseg.errors import UsageError
+from metaseg.sampling.decompose import SIDES, Side
 from metaseg.sampling.pool import Pool
-from metaseg.sampling.scores import IntArray
+from metaseg.sampling.scores import FloatArray, IntArray
 
 Ranking = Callable[[Pool, np.random.Generator], IntArray]
 
@@ -30,6 +31,7 @@ class Order:
         needs_label: Whether a slice must be labelled before it can be ranked.
         aliases: Other names for it.
         help: One line for the user.
+        sides: The sides of a case that tasks are made of; the slices of another side are not drawn.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Order:
     needs_label: bool
     aliases: tuple[str, ...]
     help: str
+    sides: tuple[Side, ...] = SIDES
 
 
 ORDERS: dict[str, Order] = {}
@@ -45,7 +48,13 @@ ORDERS: dict[str, Order] = {}
 
 
 def register_order(
-    name: str, *, aliases: tuple[str, ...] = (), needs: tuple[str, ...] = (), needs_label: bool = False, help: str = ""
+    name: str,
+    *,
+    aliases: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
+    needs_label: bool = False,
+    help: str = "",
+    sides: tuple[Side, ...] = SIDES,
 ) -> Callable[[Ranking], Ranking]:
     """Enter a function into :data:`ORDERS` under ``name``.
 
@@ -55,19 +64,22 @@ def register_order(
         needs: Scores that it reads from the pool; asked for before it is called.
         needs_label: Whether a slice must be labelled before it can be ranked.
         help: One line for the user.
+        sides: The sides of a case that tasks are made of.
 
     Returns:
         The decorator; it leaves the function as it is.
 
     Raises:
-        ValueError: A name is taken.
+        ValueError: A name is taken, or there is no such side, or none.
     """
+    if not sides or not set(sides) <= set(SIDES):
+        raise ValueError(f"an order draws from one or both of {', '.join(SIDES)}, not from {sides}")
 
     def enter(rank: Ranking) -> Ranking:
         for taken in (name, *aliases):
             if taken in order_names(aliases=True):
                 raise ValueError(f"there is an order '{taken}' already")
-        ORDERS[name] = Order(name, rank, needs, needs_label, aliases, help)
+        ORDERS[name] = Order(name, rank, needs, needs_label, aliases, help, sides)
         return rank
 
     return enter
@@ -134,18 +146,55 @@ def _ascending(pool: Pool, score: np.ndarray) -> IntArray:
     help="farthest first: learned slices from the best Dice down, unlearned from the worst up (Han 2018)",
 )
 def _active(pool: Pool, rng: np.random.Generator) -> IntArray:
-    if pool.side is None:
-        raise UsageError(
-            "order 'active' needs slices that were split into learned and unlearned",
-            remedy="decompose the pool first, or use 'hardest' or 'easiest' on the whole of it",
-        )
-    dice = pool.score("dice")
-    return _ascending(pool, -dice if pool.side == "learned" else dice)
+    return _ascending(pool, _toward_threshold("active", pool))
 
 
 @register_order("passive", aliases=("random",), help="a seeded shuffle (Han 2018)")
 def _passive(pool: Pool, rng: np.random.Generator) -> IntArray:
     return pool.by_index()[rng.permutation(len(pool))]
+
+
+@register_order(
+    "reverse",
+    needs=("dice",),
+    needs_label=True,
+    help="the mirror of active: on both sides the slices nearest to the threshold first, then away from it",
+)
+def _reverse(pool: Pool, rng: np.random.Generator) -> IntArray:
+    return _ascending(pool, -_toward_threshold("reverse", pool))
+
+
+@register_order(
+    "unlearned-only",
+    needs=("dice",),
+    needs_label=True,
+    help="as active, with the unlearned slices alone",
+    sides=("unlearned",),
+)
+def _unlearned_only(pool: Pool, rng: np.random.Generator) -> IntArray:
+    return _ascending(pool, _toward_threshold("unlearned-only", pool))
+
+
+@register_order(
+    "learned-only",
+    needs=("dice",),
+    needs_label=True,
+    help="as active, with the learned slices alone",
+    sides=("learned",),
+)
+def _learned_only(pool: Pool, rng: np.random.Generator) -> IntArray:
+    return _ascending(pool, _toward_threshold("learned-only", pool))
+
+
+def _toward_threshold(name: str, pool: Pool) -> FloatArray:
+    """Keys that ascend from the slice farthest from the threshold to the nearest."""
+    if pool.side is None:
+        raise UsageError(
+            f"order '{name}' needs slices that were split into learned and unlearned",
+            remedy="decompose the pool first, or use 'hardest' or 'easiest' on the whole of it",
+        )
+    dice = pool.score("dice")
+    return -dice if pool.side == "learned" else dice
 
 
 @register_order("hardest", needs=("dice",), needs_label=True, help="from the worst Dice up")
@@ -175,14 +224,38 @@ def _entropy(pool: Pool, rng: np.random.Generator) -> IntArray:
     help="random without replacement, in proportion to the tumour area; slices without tumour last",
 )
 def _foreground_random(pool: Pool, rng: np.random.Generator) -> IntArray:
-    area = pool.score("foreground")
-    if np.any(area < 0):
-        raise ValueError("a tumour area is negative")
+    return _weighted_draw(pool, pool.score("foreground"), rng)
+
+
+@register_order(
+    "oracle",
+    needs=("oracle",),
+    needs_label=True,
+    help="the truly easy first: from the best Dice of a network that knows the target down (--oracle)",
+)
+def _oracle(pool: Pool, rng: np.random.Generator) -> IntArray:
+    return _ascending(pool, -pool.score("oracle"))
+
+
+@register_order(
+    "adaptive",
+    needs=("preference",),
+    needs_label=True,
+    help="random without replacement, leaning to the bands of Dice that a bandit finds the most is learned from",
+)
+def _adaptive(pool: Pool, rng: np.random.Generator) -> IntArray:
+    return _weighted_draw(pool, pool.score("preference"), rng)
+
+
+def _weighted_draw(pool: Pool, weights: FloatArray, rng: np.random.Generator) -> IntArray:
+    """Draw all slices without replacement in proportion to ``weights``; those without weight last, by index."""
+    if np.any(weights < 0):
+        raise ValueError("a weight, such as a tumour area, is negative")
     by_index = pool.by_index()
     # Efraimidis and Spirakis 2006: descending u ** (1 / w) draws without replacement with weights w. Its logarithm,
     # negated, is an exponential variate over w, which small weights do not bring to 0.
     keys = np.full(len(pool), np.inf)
     draws = rng.exponential(size=len(pool))
-    weighted = area[by_index] > 0
-    keys[by_index[weighted]] = draws[weighted] / area[by_index[weighted]]
+    weighted = weights[by_index] > 0
+    keys[by_index[weighted]] = draws[weighted] / weights[by_index[weighted]]
     return _ascending(pool, keys)

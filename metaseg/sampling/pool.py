@@ -68,6 +68,15 @@ class Pool:
             )
         return np.asarray(present[name], dtype=np.float64)
 
+    def with_score(self, name: str, values: np.ndarray) -> Pool:
+        """The same slices with one more score, ``(n,)``; it replaces one of that name.
+
+        Raises:
+            UsageError: A value is not finite.
+            ValueError: The length differs.
+        """
+        return replace(self, scores={**self.scores, name: values})
+
     def take(self, positions: np.ndarray, side: Side | None = None) -> Pool:
         """The slices at ``positions``, in that sequence, as a pool of their own; they keep their index."""
         positions = np.asarray(positions, dtype=np.int64)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
 
 from metaseg.sampling.decompose import Decomposition, Side, decompose
-from metaseg.sampling.orders import order_slices
+from metaseg.sampling.orders import find_order, order_slices
 from metaseg.sampling.pairing import group_support_query
 from metaseg.sampling.pool import Pool
 
@@ -41,14 +41,16 @@ class CasePlan(Sequence[Step]):
     """The meta-steps of one case, in sequence; a sequence of :class:`Step`.
 
     Attributes:
-        steps: The steps. None where neither side has slices for a whole task.
+        steps: The steps. None where no side that is drawn from has slices for a whole task.
         decomposition: The split that was used, in positions of the pool.
-        leftover: Index of the slices that no step takes, ascending.
+        leftover: Index of the slices that no step takes, ascending; those of a side that the order leaves out too.
+        draws: Index of the slices of each side that is drawn from, first to be drawn first; leftover ones included.
     """
 
     steps: tuple[Step, ...]
     decomposition: Decomposition
     leftover: tuple[int, ...]
+    draws: Mapping[Side, tuple[int, ...]]
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -77,7 +79,8 @@ def plan_case(
     """Plan the meta-steps of one case: decompose by Dice, order both sides, pair, and deal the pairs out.
 
     Step k takes the k-th ``tasks_per_step`` tasks of either side. When one side is used up the other goes on alone,
-    until every whole task of the case was taken once.
+    until every whole task of the case was taken once. An order may draw from one side alone
+    (:attr:`Order.sides <metaseg.sampling.orders.Order>`); the case is then decomposed all the same.
 
     Args:
         pool: All slices of the case, with their Dice under the current network.
@@ -100,16 +103,21 @@ def plan_case(
     if tasks_per_step < 1:
         raise ValueError(f"a step needs a task of each side at least, got {tasks_per_step}")
     split = decompose(pool.score("dice"), threshold, fill=fill)
+    wanted = find_order(order).sides
     sides: list[list[Task]] = []
+    draws: dict[Side, tuple[int, ...]] = {}
     for kind, positions in _sides(split):
+        if kind not in wanted:
+            continue
         side = pool.take(positions, side=kind)
         drawn = np.asarray(side.index)[order_slices(order, side, rng)]
+        draws[kind] = tuple(drawn.tolist())
         groups = group_support_query(drawn, support_size, query_size)
         sides.append([Task(kind, support, query) for support, query in groups])
     rounds = range(0, max(len(tasks) for tasks in sides), tasks_per_step)
     steps = tuple(Step(tuple(task for side in sides for task in side[k : k + tasks_per_step])) for k in rounds)
     used = {place for side in sides for task in side for place in (*task.support, *task.query)}
-    return CasePlan(steps, split, tuple(sorted(set(np.asarray(pool.index).tolist()) - used)))
+    return CasePlan(steps, split, tuple(sorted(set(np.asarray(pool.index).tolist()) - used)), draws)
 
 
 def _sides(split: Decomposition) -> tuple[tuple[Side, np.ndarray], tuple[Side, np.ndarray]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseg.errors import UsageError
@@ -24,6 +24,7 @@ def pools(draw: st.DrawFn) -> Pool:
         entropy=np.array(draw(coarse)) / 3,
         foreground=np.array(draw(coarse)) * 10,
         side=draw(st.sampled_from(["learned", "unlearned"])),
+        scores={"oracle": np.array(draw(coarse)) / 4, "preference": (1.0 + np.array(draw(coarse))) / 8},
     )
 
 
@@ -34,10 +35,12 @@ def example(side: str | None = None) -> Pool:
         entropy=np.array([0.2, 0.1, 0.6, 0.6, 0.3]),
         foreground=np.array([5, 0, 80, 15, 0]),
         side=side,
+        scores={"oracle": np.array([0.2, 0.8, 0.8, 0.6, 0.0]), "preference": np.array([0.1, 0.1, 0.5, 0.2, 0.1])},
     )
 
 
 @every_order
+@settings(max_examples=40, deadline=None)
 @given(pool=pools(), seed=st.integers(0, 2**32))
 def test_an_order_is_a_permutation_and_the_seed_fixes_it(name: str, pool: Pool, seed: int):
     first = order_slices(name, pool, np.random.default_rng(seed))
@@ -46,6 +49,7 @@ def test_an_order_is_a_permutation_and_the_seed_fixes_it(name: str, pool: Pool, 
 
 
 @every_order
+@settings(max_examples=40, deadline=None)
 @given(pool=pools(), seed=st.integers(0, 2**32))
 def test_the_pools_own_sequence_does_not_matter(name: str, pool: Pool, seed: int):
     shuffled = pool.take(np.random.default_rng(seed).permutation(len(pool)), side=pool.side)
@@ -59,6 +63,11 @@ def test_the_pools_own_sequence_does_not_matter(name: str, pool: Pool, seed: int
     [
         ("active", "learned", [10, 30, 20, 50, 40]),
         ("active", "unlearned", [40, 20, 50, 30, 10]),
+        ("reverse", "learned", [40, 20, 50, 30, 10]),
+        ("reverse", "unlearned", [10, 30, 20, 50, 40]),
+        ("unlearned-only", "unlearned", [40, 20, 50, 30, 10]),
+        ("learned-only", "learned", [10, 30, 20, 50, 40]),
+        ("oracle", None, [10, 40, 20, 50, 30]),
         ("hardest", None, [40, 20, 50, 30, 10]),
         ("easiest", None, [10, 30, 20, 50, 40]),
         ("sequential", None, [10, 20, 30, 40, 50]),
@@ -73,9 +82,25 @@ def test_deterministic_orders_by_hand(name: str, side: str | None, expected: lis
     assert rng.bit_generator.state == before
 
 
-@pytest.mark.parametrize("name", ["passive", "foreground-random"])
+@settings(max_examples=60, deadline=None)
+@given(pool=pools(), seed=st.integers(0, 99))
+def test_reverse_is_active_backwards_up_to_ties(pool: Pool, seed: int):
+    rng = np.random.default_rng(seed)
+    forwards, backwards = (pool.dice[order_slices(name, pool, rng)] for name in ("active", "reverse"))
+    np.testing.assert_array_equal(backwards, forwards[::-1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(pool=pools())
+def test_orders_of_one_side_are_active_there(pool: Pool):
+    rng = np.random.default_rng(0)
+    alone = order_slices(f"{pool.side}-only", pool, rng)
+    np.testing.assert_array_equal(alone, order_slices("active", pool, rng))
+
+
+@pytest.mark.parametrize("name", ["passive", "foreground-random", "adaptive"])
 def test_seeds_differ(name: str):
-    pool = Pool(index=np.arange(20), foreground=np.full(20, 7))
+    pool = Pool(index=np.arange(20), foreground=np.full(20, 7), scores={"preference": np.full(20, 0.05)})
     drawn = {tuple(order_slices(name, pool, np.random.default_rng(seed)).tolist()) for seed in range(10)}
     assert len(drawn) == 10
 
@@ -104,6 +129,19 @@ def test_foreground_random_follows_the_area_and_leaves_empty_slices_to_the_end()
     np.testing.assert_allclose(np.mean(second == 3), 0.75, atol=0.03)
 
 
+def test_adaptive_draws_in_proportion_to_the_preference():
+    pool, rng = example(), np.random.default_rng(0)
+    drawn = np.array([order_slices("adaptive", pool, rng) for _ in range(8000)])
+    np.testing.assert_allclose(np.bincount(drawn[:, 0], minlength=5) / 8000, [0.1, 0.1, 0.5, 0.2, 0.1], atol=0.02)
+    second = drawn[drawn[:, 0] == 2, 1]
+    np.testing.assert_allclose(np.bincount(second, minlength=5) / len(second), [0.2, 0.2, 0, 0.4, 0.2], atol=0.03)
+
+
+def test_a_negative_weight_is_refused():
+    with pytest.raises(ValueError, match="negative"):
+        order_slices("foreground-random", Pool(index=np.arange(2), foreground=np.array([1, -1])), None)
+
+
 def test_an_unknown_order_names_the_known_and_the_nearest():
     with pytest.raises(
         UsageError, match=r"(?s)unknown order 'hardset'.*active, passive, random.*did you mean 'hardest'"
@@ -115,18 +153,29 @@ def test_an_order_says_what_it_lacks():
     bare = Pool(index=np.arange(3), dice=np.zeros(3))
     with pytest.raises(UsageError, match=r"no score 'entropy'"):
         order_slices("entropy", bare, np.random.default_rng(0))
-    with pytest.raises(UsageError, match="learned and unlearned"):
-        order_slices("active", bare, np.random.default_rng(0))
+    for name in ("active", "reverse", "unlearned-only", "learned-only"):
+        with pytest.raises(UsageError, match=f"'{name}' needs slices that were split into learned and unlearned"):
+            order_slices(name, bare, np.random.default_rng(0))
+    with pytest.raises(UsageError, match=r"no score 'oracle'"):
+        order_slices("oracle", bare, np.random.default_rng(0))
+    with pytest.raises(UsageError, match=r"no score 'preference'"):
+        order_slices("adaptive", bare, np.random.default_rng(0))
 
 
 def test_only_orders_by_dice_or_area_need_labels():
-    assert {order.name for order in ORDERS.values() if order.needs_label} == {
-        "active",
-        "hardest",
-        "easiest",
-        "foreground-random",
-    }
+    assert {order.name for order in ORDERS.values() if not order.needs_label} == {"passive", "sequential", "entropy"}
     assert all(order.help for order in ORDERS.values())
+
+
+def test_two_orders_draw_from_one_side():
+    assert {order.name: order.sides for order in ORDERS.values() if len(order.sides) == 1} == {
+        "unlearned-only": ("unlearned",),
+        "learned-only": ("learned",),
+    }
+    for sides in ((), ("easy",)):
+        with pytest.raises(ValueError, match="one or both of learned, unlearned"):
+            register_order("nowhere", sides=sides)
+    assert "nowhere" not in ORDERS
 
 
 @pytest.fixture
@@ -164,3 +213,18 @@ def test_a_pool_is_checked():
         Pool(index=np.arange(2), dice=np.zeros(3))
     with pytest.raises(UsageError, match="'dice' is not finite for 1 of 2"):
         Pool(index=np.arange(2), dice=np.array([0, np.nan]))
+
+
+def test_a_pool_takes_one_more_score():
+    pool = example("learned")
+    more = pool.with_score("own", np.arange(5)).with_score("oracle", np.zeros(5))
+    assert more.score("own").tolist() == [0, 1, 2, 3, 4]
+    assert more.score("oracle").tolist() == [0] * 5
+    assert more.side == "learned"
+    assert more.score("preference").tolist() == pool.score("preference").tolist()
+    with pytest.raises(UsageError, match="no score 'own'"):
+        pool.score("own")
+    with pytest.raises(ValueError, match="own has shape"):
+        pool.with_score("own", np.zeros(4))
+    with pytest.raises(UsageError, match="'own' is not finite"):
+        pool.with_score("own", np.full(5, np.inf))

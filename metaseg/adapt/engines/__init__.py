@@ -12,10 +12,15 @@ from metaseg.adapt.engines.base import (
     register_engine,
     slice_gradient_evaluations,
 )
+from metaseg.adapt.engines.fast_weights import FastWeights
+from metaseg.adapt.engines.functional_engine import FunctionalEngine, InnerLoop
 from metaseg.adapt.engines.isolation import NormStatistics
 
 __all__ = [
     "ENGINES",
+    "FastWeights",
+    "FunctionalEngine",
+    "InnerLoop",
     "Loss",
     "MetaStepEngine",
     "NormStatistics",

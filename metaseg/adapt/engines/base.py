@@ -172,15 +172,32 @@ def trainable_parameters(
         UsageError: α or the number of steps is out of range, or every parameter is frozen.
         ValueError: There is no task.
     """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    check_step(tasks, [inner_lr], inner_steps, bool(parameters))
+    return parameters
+
+
+def check_step(tasks: Sequence[TaskBatch], inner_rates: Sequence[float], inner_steps: int, trainable: bool) -> None:
+    """Check what every meta-step needs.
+
+    Args:
+        tasks: One at least.
+        inner_rates: The inner learning rates that are plain numbers.
+        inner_steps: 1 or more.
+        trainable: Whether any parameter of the network is.
+
+    Raises:
+        UsageError: A rate or the number of steps is out of range, or every parameter is frozen.
+        ValueError: There is no task.
+    """
     if not tasks:
         raise ValueError("a meta-step needs a task")
-    if not math.isfinite(inner_lr) or inner_lr < 0:
-        raise UsageError(f"an inner learning rate of {inner_lr}", expected="a finite number, 0 or more")
+    for rate in inner_rates:
+        if not math.isfinite(rate) or rate < 0:
+            raise UsageError(f"an inner learning rate of {rate}", expected="a finite number, 0 or more")
     if inner_steps < 1:
         raise UsageError(f"{inner_steps} inner steps", expected="1 or more")
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
+    if not trainable:
         raise UsageError(
             "every parameter of the network is frozen", remedy="unfreeze the layers that are to be adapted"
         )
-    return parameters

@@ -6,6 +6,8 @@ carry one task's intensities into the next and into the pretrained network, alth
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 from torch import Tensor, nn
@@ -47,3 +49,24 @@ def isolate_buffers(clone: nn.Module, statistics: NormStatistics) -> None:
                 module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
         if getattr(module, "running_mean", None) is not None:
             module.train(statistics == "batch")
+
+
+@contextmanager
+def isolated_buffers(model: nn.Module, statistics: NormStatistics) -> Iterator[None]:
+    """:func:`isolate_buffers` on the model itself, for as long as the context lasts.
+
+    Then it has its own buffers again, and its modules the mode in which they came.
+
+    Args:
+        model: The network.
+        statistics: Which statistics the layers use meanwhile.
+    """
+    before = [(module, dict(module._buffers), module.training) for module in model.modules()]
+    try:
+        isolate_buffers(model, statistics)
+        yield
+    finally:
+        for module, buffers, training in before:
+            module._buffers.clear()
+            module._buffers.update(buffers)
+            module.training = training

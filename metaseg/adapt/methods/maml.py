@@ -1,4 +1,4 @@
-"""MAML (Finn et al. 2017), and the frame in which the other meta-learning methods differ from it."""
+"""MAML (Finn et al. 2017) with the parts of MAML++, and the frame in which the other meta-learning methods differ."""
 
 from __future__ import annotations
 
@@ -8,9 +8,22 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import nn
 
-from metaseg.adapt.engines import Loss, MetaStepEngine, StepResult, TaskBatch, build_engine, slice_gradient_evaluations
+from metaseg.adapt.engines import (
+    FunctionalEngine,
+    InnerLoop,
+    Loss,
+    MetaStepEngine,
+    StepResult,
+    TaskBatch,
+    build_engine,
+    slice_gradient_evaluations,
+)
+from metaseg.adapt.inner_rates import LearnedRates
 from metaseg.adapt.methods.registry import register_method
 from metaseg.config import MetatuneConfig
+from metaseg.errors import UsageError
+
+Parameters = dict[str, nn.Parameter]
 
 
 @register_method(
@@ -19,24 +32,71 @@ from metaseg.config import MetatuneConfig
     title="MAML meta-tuning",
     paper="Finn et al. 2017, Model-Agnostic Meta-Learning; Han et al. 2018",
     needs_source="optional",
-    cost="per task: 2 x inner steps x support + query; 1 x in first order",
+    cost="per task: 2 x inner steps x support + query; 1 x in first order; multi-step loss: inner steps x query",
 )
 class Maml:
     """Model-agnostic meta-learning. A method of the meta family overrides what it does otherwise.
+
+    The parts of MAML++ (Antoniou et al. 2019, How to Train Your MAML) are switches of the settings:
+
+    * ``multi_step_loss``: the query loss after every inner step, weighed alike at first and then, linearly over the
+      budget, the last alone. With one inner step it changes nothing.
+    * ``first_order_share``: derivative-order annealing, first order until that share of the budget is spent.
+    * ``learned_inner_rates``: an inner rate for every layer and inner step; see :mod:`metaseg.adapt.inner_rates`.
+
+    ``config.engine`` computes what is a plain step of MAML. Where several query losses or learned rates take part, or
+    the inner loop takes some parameters only, the functional engine does, whichever engine is named: no other can.
 
     Args:
         config: The verb's settings.
         model: The network, on its device.
         fabric: Device and precision.
+
+    Raises:
+        UsageError: As :meth:`check`.
     """
 
+    interpolation: float = 1.0
+
     def __init__(self, config: MetatuneConfig, model: nn.Module, fabric: Fabric) -> None:
+        self.check(config)
         self.config, self.fabric = config, fabric
-        self.engine: MetaStepEngine = build_engine(config.engine)
+        trainable = {name: one for name, one in model.named_parameters() if one.requires_grad}
+        self.adapted = self.inner_parameters(model, trainable)
+        self.learned = self.learned_rates(self.adapted)
+        self.multi_step = config.multi_step_loss and config.inner_steps > 1
+        self.functional = FunctionalEngine()
+        self.plain = self.learned is None and not self.multi_step and self.adapted.keys() == trainable.keys()
+        self.engine: MetaStepEngine = build_engine(config.engine) if self.plain else self.functional
+
+    @classmethod
+    def check(cls, config: MetatuneConfig) -> None:
+        """Check settings before any data are read.
+
+        Raises:
+            UsageError: Settings contradict the method or each other.
+        """
+        if config.first_order and 0 < config.first_order_share < 1:
+            raise UsageError(
+                f"--first-order drops the second derivative always, --first-order-share {config.first_order_share} "
+                "for a part of the budget",
+                remedy="give one of the two",
+            )
+
+    def inner_parameters(self, model: nn.Module, trainable: Parameters) -> Parameters:
+        """Those of the trainable parameters that the inner loop adapts: all."""
+        return trainable
+
+    def learned_rates(self, adapted: Parameters) -> LearnedRates | None:
+        """Inner rates to learn; None where α stays as it is."""
+        config = self.config
+        if not config.learned_inner_rates:
+            return None
+        return LearnedRates(adapted, config.inner_learning_rate, config.inner_steps, "layer")
 
     def parameters(self) -> list[nn.Parameter]:
         """What is learned beside the network's own parameters, such as inner learning rates."""
-        return []
+        return self.learned.parameters() if self.learned else []
 
     def first_order(self, progress: float) -> bool:
         """Whether a step drops the second derivative.
@@ -44,16 +104,27 @@ class Maml:
         Args:
             progress: Share of the budget that is spent, in [0, 1].
         """
-        return self.config.first_order
+        return self.config.first_order or progress < self.config.first_order_share
+
+    def query_weights(self, progress: float) -> tuple[float, ...]:
+        """Weight of the query loss after each inner step, ``(inner_steps,)``; they sum to 1.
+
+        Args:
+            progress: Share of the budget that is spent, in [0, 1].
+        """
+        steps = self.config.inner_steps
+        early = (1 - progress) / steps if self.multi_step else 0.0
+        return (*[early] * (steps - 1), 1 - early * (steps - 1))
 
     def cost(self, tasks: Sequence[TaskBatch], progress: float) -> int:
         """Slice gradient evaluations of a step."""
+        query_passes = sum(weight > 0 for weight in self.query_weights(progress))
         return sum(
             slice_gradient_evaluations(
                 1,
                 self.config.inner_steps,
                 len(task.support_images),
-                len(task.query_images),
+                query_passes * len(task.query_images),
                 self.first_order(progress),
             )
             for task in tasks
@@ -61,18 +132,19 @@ class Maml:
 
     def step(self, model: nn.Module, tasks: Sequence[TaskBatch], loss: Loss, progress: float) -> StepResult:
         """Add the outer gradient of a step to ``p.grad`` of the network's and of :meth:`parameters`."""
-        return self.engine.step(
-            model,
-            tasks,
-            loss,
-            self.config.inner_learning_rate,
-            self.config.inner_steps,
-            self.first_order(progress),
-        )
+        steps, rate = self.config.inner_steps, self.config.inner_learning_rate
+        first_order = self.first_order(progress)
+        if self.plain:
+            return self.engine.step(model, tasks, loss, rate, steps, first_order)
+        rates = self.learned.tables() if self.learned else dict.fromkeys(self.adapted, rate)
+        inner = InnerLoop(rates, steps, first_order, self.query_weights(progress))
+        return self.functional.meta_gradient(model, tasks, loss, inner)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the network, its optimiser and the counters."""
-        return {}
+        return {"inner_rates": self.learned.state_dict()} if self.learned else {}
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
+        if self.learned:
+            self.learned.load_state_dict(values.get("inner_rates", {}))

@@ -22,14 +22,19 @@ class Naive:
     """Plain fine-tuning on class-balanced slices. A method of the plain family overrides what it does otherwise.
 
     The verb calls, in this sequence: :meth:`network` on the CPU, :meth:`prepare` on the device, :meth:`batches`, and
-    then :meth:`objective` at every step; :meth:`export` whenever weights are written. A resumed run calls the first
-    three again before it loads its weights, so they must be functions of the settings alone.
+    then :meth:`objective` at every step; :meth:`export` and :meth:`files` whenever weights are written. A resumed run
+    calls the first three again before it loads its weights, so they must be functions of the settings alone.
+
+    Attributes:
+        interpolation: How far from the pretrained to the tuned weights to go, where the settings do not say.
 
     Args:
         config: The verb's settings.
         setting: Network, shots and, where the method draws from it, source memory.
         fabric: Device and precision.
     """
+
+    interpolation: float = 1.0
 
     def __init__(self, config: NaivetuneConfig, setting: Setting, fabric: Fabric) -> None:
         self.config, self.setting, self.fabric = config, setting, fabric
@@ -62,3 +67,7 @@ class Naive:
     def export(self, model: nn.Module) -> nn.Module:
         """The network to write as a checkpoint: one of the same architecture as the pretrained one."""
         return model
+
+    def files(self, model: nn.Module) -> dict[str, dict[str, Tensor]]:
+        """Tensors to write beside the checkpoint: those of ``NAME`` go to ``checkpoints/NAME.safetensors``."""
+        return {}

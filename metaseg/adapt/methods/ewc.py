@@ -1,0 +1,123 @@
+"""EWC: elastic weight consolidation (Kirkpatrick et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metaseg.adapt.methods.naive import Naive
+from metaseg.adapt.methods.registry import register_method
+from metaseg.adapt.source_slices import source_shots
+
+
+@register_method(
+    "ewc",
+    "plain",
+    title="EWC: Fisher-weighted decay toward the pretrained weights",
+    paper="Kirkpatrick et al. 2017, Overcoming catastrophic forgetting in neural networks",
+    needs_source="always",
+    cost="b for a batch of b slices, and at the start one for each slice of the Fisher",
+)
+class Ewc(Naive):
+    """Adds ``lambda / 2 sum_i F_i (w_i - w0_i)^2`` to the loss; ``F`` is the source's :func:`diagonal_fisher`.
+
+    It is measured on tumour-bearing slices of the source's training cases, drawn uniformly without replacement; all of
+    them where there are fewer than asked for. With a lambda of 0 nothing is measured, and this is naive fine-tuning,
+    to the bit.
+    """
+
+    def prepare(self, model: nn.Module) -> int:
+        """Measure the Fisher information of the pretrained network.
+
+        Returns:
+            The slices that it was measured on.
+
+        Raises:
+            UsageError: None of the source cases bears tumour.
+        """
+        if not self.config.ewc_lambda:
+            return 0
+        chosen = self.slices()
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.start = [parameter.detach().clone() for parameter in self.parameters]
+        self.fisher = diagonal_fisher(model, map(self.fabric.to_device, chosen), self.config.seed)
+        return len(chosen)
+
+    def slices(self) -> list[Tensor]:
+        """The source slices, each ``(modality, height, width)`` of its own size."""
+        rows = [(shot.case, int(index)) for shot in source_shots(self.setting) for index in shot.slices]
+        order = np.random.default_rng([self.config.seed, 24]).permutation(len(rows))[: self.config.fisher_slices]
+        chosen = [rows[number] for number in order]
+        return [torch.from_numpy(case.images([index], self.setting.modalities)[0]) for case, index in chosen]
+
+    def objective(self, model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+        """The loss and the penalty."""
+        value = super().objective(model, images, classes)
+        if not self.config.ewc_lambda:
+            return value
+        away = [
+            (weight * (now - start).square()).sum()
+            for weight, now, start in zip(self.fisher, self.parameters, self.start, strict=True)
+        ]
+        return value + self.config.ewc_lambda / 2 * torch.stack(away).sum()
+
+
+def diagonal_fisher(model: nn.Module, slices: Iterable[Tensor], seed: int) -> list[Tensor]:
+    """Diagonal of the Fisher information of one pixel, from one gradient for each slice.
+
+    The sample is the slice: its log-likelihood is the **sum** over its pixels, whose classes are independent given the
+    image, and its gradient is squared before anything is averaged. The mean over the slices is divided by their pixels,
+    so that neither the slices' number nor their size matters, and a source pixel counts for as much as one of the
+    target, over whose pixels the loss is a mean: ``F = mean_s (d log p(y_s | x_s) / dw)^2 / pixels_s``.
+
+    The classes ``y_s`` are **drawn from the network's own prediction**, one draw for each pixel, and not the labels:
+    that is an unbiased estimate of the Fisher information. With the labels it would be the so-called empirical Fisher,
+    which is that only for a network whose predictions are right (Kunstner et al. 2019, Limitations of the empirical
+    Fisher approximation); over a slice, the errors of neighbouring pixels then add up instead of cancelling.
+
+    Args:
+        model: The network; run in evaluation mode and in full precision.
+        slices: Images ``(modality, height, width)`` on its device.
+        seed: Decides the drawn classes, together with the slice's place.
+
+    Returns:
+        A tensor >= 0 for each parameter that requires a gradient, in the model's sequence.
+
+    Raises:
+        ValueError: There are no slices.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    total, count, training = [torch.zeros_like(parameter) for parameter in parameters], 0, model.training
+    model.eval()
+    try:
+        for image in slices:
+            logits = model(image[None])
+            classes = draw_classes(logits.detach(), [seed, 25, count])
+            gradients = torch.autograd.grad(F.cross_entropy(logits, classes, reduction="sum"), parameters)
+            for sum_, gradient in zip(total, gradients, strict=True):
+                sum_ += gradient.square() / classes.numel()
+            count += 1
+    finally:
+        model.train(training)
+    if not count:
+        raise ValueError("no slice to measure the Fisher information on")
+    return [sum_ / count for sum_ in total]
+
+
+def draw_classes(logits: Tensor, seed: list[int]) -> Tensor:
+    """One class for each pixel, drawn from what a network predicts.
+
+    Args:
+        logits: ``(batch, class, height, width)``.
+        seed: Decides the draw, on every device alike.
+
+    Returns:
+        ``(batch, height, width)``, whole numbers.
+    """
+    cumulative = torch.softmax(logits.float(), dim=1).cumsum(dim=1)[:, :-1]
+    drawn = np.random.default_rng(seed).random(cumulative[:, :1].shape, np.float32)
+    return (torch.from_numpy(drawn).to(logits.device) >= cumulative).sum(dim=1)

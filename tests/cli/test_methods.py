@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from metaseg.adapt.methods import METHODS
+from metaseg.cli import main
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main.run(words)
+    captured = capsys.readouterr()
+    assert not caught.value.code, captured.err
+    return captured.out
+
+
+def test_every_method_is_listed_with_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    entries = {entry["name"]: entry for entry in json.loads(call(capsys, "methods", "--json"))}
+    assert set(entries) == set(METHODS)
+    assert next(iter(entries)) == "naive"
+    assert entries["ewc"]["verb"] == "naivetune"
+    assert entries["ewc"]["needs_source"] == "always"
+    assert entries["maml"]["verb"] == "metatune"
+    for entry in entries.values():
+        assert set(entry) == {"name", "verb", "title", "needs_source", "cost", "paper"}
+        assert all(entry.values())
+        assert any(character.isdigit() for character in entry["paper"])
+
+
+@pytest.mark.parametrize("columns", ["80", "180"])
+def test_table_names_all_and_their_papers_on_any_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    text = call(capsys, "methods")
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= int(columns)
+    for name, info in METHODS.items():
+        assert any(name in line for line in lines)
+        assert info.paper.split()[0] in text
