@@ -180,8 +180,11 @@ class AdaptOptions(RunOptions, DataOptions):
         Help("Weight of missed against false pixels in the Dice term; 0.5 is plain Dice.", panel=ADAPT),
     ] = 0.7
     augment: Annotated[
-        Literal["none", "light", "full"], Help("Strength of augmentation of the slices that are tuned on.", panel=ADAPT)
-    ] = "none"
+        Literal["none", "light", "full"] | None,
+        Help(
+            "Strength of augmentation of the slices that are tuned on; by default none, or the method's.", panel=ADAPT
+        ),
+    ] = None
     interpolation: Annotated[
         float | None,
         Interval(gt=0.0, le=1.0),
@@ -203,7 +206,7 @@ class AdaptOptions(RunOptions, DataOptions):
 
 
 PlainMethods = Literal[
-    "naive", "head-only", "freeze-encoder", "l2-sp", "ewc", "lwf", "replay", "lora", "wise-ft", "scratch"
+    "naive", "head-only", "freeze-encoder", "l2-sp", "ewc", "lwf", "replay", "lora", "rehearse", "wise-ft", "scratch"
 ]
 MetaMethods = Literal["maml", "fomaml", "anil", "reptile", "meta-sgd"]
 
@@ -275,10 +278,13 @@ class NaivetuneConfig(AdaptOptions):
     method: Annotated[PlainMethods, Help("Method; 'metaseg methods' describes them.", panel=ADAPT)] = "naive"
     batch_size: Annotated[int, Ge(1), Help("Slices of one step.", panel=ADAPT)] = 4
     optimizer: Annotated[Literal["adam", "sgd"], Help("Optimiser.", panel=ADAPT)] = "adam"
-    learning_rate: Annotated[float, Gt(0), Help("Learning rate.", panel=ADAPT)] = 3e-4
-    schedule: Annotated[Literal["constant", "cosine", "poly"], Help("Decay of the learning rate.", panel=ADAPT)] = (
-        "constant"
-    )
+    learning_rate: Annotated[
+        float | None, Gt(0), Help("Learning rate; by default 3e-4, or the method's.", panel=ADAPT)
+    ] = None
+    schedule: Annotated[
+        Literal["constant", "cosine", "poly"] | None,
+        Help("Decay of the learning rate; by default constant, or the method's.", panel=ADAPT),
+    ] = None
     ema: Annotated[
         float, Interval(ge=0.0, lt=1.0), Help("Decay of averaged weights to keep; 0 keeps the last.", panel=ADAPT)
     ] = 0.0
@@ -294,6 +300,13 @@ class NaivetuneConfig(AdaptOptions):
         float, Interval(ge=0.0, lt=1.0), Help("replay: share of source slices in the batches.", panel=METHOD)
     ] = 0.25
     lora_rank: Annotated[int, Ge(1), Help("lora: rank of the adapters.", panel=METHOD)] = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig(NaivetuneConfig):
+    """``metaseg tune``: adaptation by the recommended method, which rehearses the source."""
+
+    method: Annotated[PlainMethods, Help("Method; 'metaseg methods' describes them.", panel=ADAPT)] = "rehearse"
 
 
 @dataclass(frozen=True, kw_only=True)

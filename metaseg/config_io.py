@@ -212,7 +212,8 @@ def _prepare(field: FieldDescription, value: Any) -> Any:
     annotation = field.annotation
     if isinstance(value, str) and not field.is_mapping:
         value = _expand(value, field)
-        if field.optional and annotation not in (str, Path) and value.lower() == "none":
+        unset = field.optional and annotation not in (str, Path) and "none" not in field.choices
+        if unset and value.lower() == "none":
             return None
     if field.element is not None:
         return _prepare_tuple(field, value)

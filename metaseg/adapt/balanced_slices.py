@@ -49,12 +49,14 @@ class BalancedSlices:
     seed: int
 
     @classmethod
-    def plan(cls, setting: Setting, batch_size: int, steps: int, seed: int, augment: str = "none") -> BalancedSlices:
+    def plan(
+        cls, setting: Setting, batch_size: int, steps: int, seed: int, augment: str | None = None
+    ) -> BalancedSlices:
         """Draw all batches of a training at once."""
         areas = np.concatenate([shot.case.areas(setting.space)[shot.slices, 1:] for shot in setting.shots])
         rows = np.array([(number, index) for number, shot in enumerate(setting.shots) for index in shot.slices])
         drawn = class_balanced_draw(areas, steps * batch_size, np.random.default_rng([seed, 21]))
-        return cls(setting, batch_size, rows[drawn], Augmentation(augment), seed)
+        return cls(setting, batch_size, rows[drawn], Augmentation(augment or "none"), seed)
 
     def rows(self, step: int) -> np.ndarray:
         """Shot and slice of each member of a batch, ``(batch, 2)``."""

@@ -82,10 +82,10 @@ class MetaTuning:
         self.config, self.setting, self.fabric, self.watch = config, setting, fabric, watch
         self.method, self.optimizer = method, optimizer
         self.model: nn.Module = setting.network.model
-        self.interpolation = Interpolation(self.model, config.interpolation or method.interpolation)
+        self.interpolation = Interpolation(self.model, config.interpolation or 1.0)
         self.averaged = AveragedModel(self.model, config.ema) if config.ema else None
         self.loss = DiceCrossEntropy(setting.space, config.recall_weight).to(fabric.device)
-        self.augmentation = Augmentation(config.augment)
+        self.augmentation = Augmentation(config.augment or "none")
         self.threshold = parse_threshold(config.threshold)
         sizes = (config.support_size, config.query_size)
         self.rehearsal = (

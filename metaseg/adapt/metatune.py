@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from lightning_fabric import Fabric
 
 from metaseg.adapt.meta_tuning import MetaTuning, parse_threshold
+from metaseg.adapt.method_defaults import resolve_defaults
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.maml import Maml
 from metaseg.adapt.order_scores import check_order
@@ -39,7 +39,8 @@ def run_metatune(config: MetatuneConfig) -> AdaptationResult:
     """
     parse_threshold(config.threshold)
     check_order(config)
-    cast("type[Maml]", find_method(config.method, "meta").build).check(config)
+    find_method(config.method, "meta").build.check(config)
+    config = resolve_defaults(config)
     if config.precision == "16-mixed":
         raise UsageError("16-mixed cannot scale meta-gradients", remedy="use --precision bf16-mixed or 32-true")
     return run_adaptation("metatune", config, _tune, config.replay != "none")

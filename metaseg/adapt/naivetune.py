@@ -11,6 +11,7 @@ from torch import nn
 
 from metaseg.adapt.balanced_slices import BatchSource
 from metaseg.adapt.interpolation import Interpolation
+from metaseg.adapt.method_defaults import resolve_defaults
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.naive import Naive
 from metaseg.adapt.result import AdaptationResult
@@ -18,6 +19,7 @@ from metaseg.adapt.session import run_adaptation
 from metaseg.adapt.setting import Setting
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config import NaivetuneConfig
+from metaseg.config_fields import config_verb
 from metaseg.errors import UsageError
 from metaseg.runs.files import replacing
 from metaseg.runs.folder import RunFolder
@@ -72,8 +74,8 @@ def run_naivetune(config: NaivetuneConfig) -> AdaptationResult:
         RunError: There is no such pretrained run, or the run folder cannot be written or resumed.
         TrainingError: The loss became non-finite.
     """
-    info = find_method(config.method, "plain")
-    return run_adaptation("naivetune", config, _tune, info.needs_source == "always")
+    config, info = resolve_defaults(config), find_method(config.method, "plain")
+    return run_adaptation(config_verb(type(config)), config, _tune, info.needs_source == "always")
 
 
 def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric, setting: Setting) -> None:
@@ -85,7 +87,7 @@ def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric, setting: Sett
     with Watch(run, config, setting, fabric, spent if config.resume else None) as watch:
         if not resume:
             state.extra["before"] = watch.mark(before, 0)
-        interpolation = Interpolation(before, config.interpolation or method.interpolation)
+        interpolation = Interpolation(before, config.interpolation or 1.0)
         model = fabric.to_device(method.network(setting.network.model))
         prepared = method.prepare(model)
         plan = _plan(config, prepared)
@@ -94,7 +96,7 @@ def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric, setting: Sett
         slices = method.batches(plan.total_steps)
         state.extra["prepared"] = prepared
         listener = _Listener(watch, method, slices, interpolation, prepared, state)
-        optimizer = build_optimizer(config.optimizer, model.parameters(), config.learning_rate, momentum=0.0)
+        optimizer = build_optimizer(config.optimizer, model.parameters(), plan.rate(0), momentum=0.0)
         final = fit(model, optimizer, fabric, plan, slices.draw, method.objective, listener, state, state_file, resume)
         spent = listener.spent(plan.total_steps)
         watch.finish(interpolation(method.export(final)), spent, state.extra["before"], state.extra["after"])
@@ -106,6 +108,7 @@ def _spent_before(config: NaivetuneConfig, saved: dict[str, Any]) -> int:
 
 def _plan(config: NaivetuneConfig, prepared: int) -> LoopPlan:
     """Whole batches only: a budget that is no multiple of them ends, and is marked for the last time, before it."""
+    rate, schedule = config.learning_rate or 3e-4, config.schedule or "constant"
     size, steps = config.batch_size, (config.budget - prepared) // config.batch_size
     if prepared and steps < 1:
         raise UsageError(
@@ -124,7 +127,7 @@ def _plan(config: NaivetuneConfig, prepared: int) -> LoopPlan:
         total_steps=steps,
         mark_every=steps,
         mark_steps=frozenset(marks),
-        rate=lambda step: learning_rate(step, steps, config.learning_rate, config.schedule),
+        rate=lambda step: learning_rate(step, steps, rate, schedule),
         clip_norm=config.clip_norm,
         average=config.ema,
         seed=config.seed,

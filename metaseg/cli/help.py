@@ -36,6 +36,7 @@ class PlainGroup(TyperGroup):
     order: Sequence[str] = (
         "data",
         "pretrain",
+        "tune",
         "metatune",
         "naivetune",
         "evaluate",

@@ -9,7 +9,7 @@ from typing import Literal
 
 from metaseg.cases.labels import LABEL_SPACES, LabelSpace
 from metaseg.cases.splits import Split
-from metaseg.config import AdaptOptions, EvaluateConfig, MetatuneConfig, NaivetuneConfig, PretrainConfig
+from metaseg.config import AdaptOptions, EvaluateConfig, MetatuneConfig, NaivetuneConfig, PretrainConfig, TuneConfig
 from metaseg.errors import DataError, RunError, UsageError
 from metaseg.evaluation.provenance import SYNTHETIC
 from metaseg.runs.folder import RunFolder
@@ -23,6 +23,7 @@ _RECORDING: dict[str, type[PretrainConfig | AdaptOptions]] = {
     "pretrain": PretrainConfig,
     "metatune": MetatuneConfig,
     "naivetune": NaivetuneConfig,
+    "tune": TuneConfig,
 }
 
 PHANTOM_COHORTS: tuple[Literal["hgg", "met"], ...] = ("hgg", "met")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -56,7 +57,7 @@ class Maml:
         UsageError: As :meth:`check`.
     """
 
-    interpolation: float = 1.0
+    defaults: MappingProxyType[str, Any] = MappingProxyType({"augment": "none", "interpolation": 1.0})
 
     def __init__(self, config: MetatuneConfig, model: nn.Module, fabric: Fabric) -> None:
         self.check(config)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+from typing import Any
+
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -10,6 +13,10 @@ from metaseg.adapt.methods.registry import register_method
 from metaseg.adapt.setting import Setting
 from metaseg.config import NaivetuneConfig
 from metaseg.training.losses import DiceCrossEntropy
+
+PLAIN_DEFAULTS: MappingProxyType[str, Any] = MappingProxyType(
+    {"learning_rate": 3e-4, "schedule": "constant", "augment": "none", "interpolation": 1.0}
+)
 
 
 @register_method(
@@ -26,7 +33,7 @@ class Naive:
     calls the first three again before it loads its weights, so they must be functions of the settings alone.
 
     Attributes:
-        interpolation: How far from the pretrained to the tuned weights to go, where the settings do not say.
+        defaults: Settings where none are given; see :func:`metaseg.adapt.method_defaults.resolve_defaults`.
 
     Args:
         config: The verb's settings.
@@ -34,7 +41,7 @@ class Naive:
         fabric: Device and precision.
     """
 
-    interpolation: float = 1.0
+    defaults: MappingProxyType[str, Any] = PLAIN_DEFAULTS
 
     def __init__(self, config: NaivetuneConfig, setting: Setting, fabric: Fabric) -> None:
         self.config, self.setting, self.fabric = config, setting, fabric

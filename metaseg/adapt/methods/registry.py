@@ -35,7 +35,7 @@ class MethodInfo:
     paper: str
     needs_source: Literal["never", "always", "optional"]
     cost: str
-    build: Callable[..., Any]
+    build: type[Any]
 
 
 METHODS: dict[str, MethodInfo] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from metaseg.adapt.methods.naive import Naive
 from metaseg.adapt.methods.registry import register_method
 
@@ -15,4 +17,4 @@ from metaseg.adapt.methods.registry import register_method
 class WiseFt(Naive):
     """Naive fine-tuning whose network is kept half-way to the pretrained one, unless ``--interpolation`` says else."""
 
-    interpolation = 0.5
+    defaults = MappingProxyType(Naive.defaults | {"interpolation": 0.5})

@@ -32,6 +32,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lwf": {"ema": 0.9},
     "replay": {"augment": "light"},
     "lora": {"lora_rank": 2, "ema": 0.9},
+    "rehearse": {},
+    "wise-ft": {"ema": 0.9},
     "scratch": {},
 }
 FILES = ("checkpoints/last.safetensors", "marks.csv", "metrics.csv", "selection.csv", "result.json")

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import metaseg
+from metaseg.adapt.method_defaults import resolve_defaults
+from metaseg.adapt.methods.rehearse import Rehearse
+from metaseg.adapt.setting import prepare_setting
+from metaseg.config import MetatuneConfig, NaivetuneConfig, TuneConfig
+from metaseg.config_io import load_config
+from metaseg.errors import UsageError
+from metaseg.models.device import make_fabric
+from metaseg.runs.networks import load_network
+
+SMALL = {"shots": 2, "slices": 6, "budget": 24, "marks": 1, "watch_cases": 1, "pictures": False}
+
+
+class TestDefaults:
+    def test_a_method_has_its_own_where_nothing_is_given(self) -> None:
+        naive, rehearse = (resolve_defaults(NaivetuneConfig(method=name)) for name in ("naive", "rehearse"))
+        assert (naive.learning_rate, naive.schedule, naive.augment) == (3e-4, "constant", "none")
+        assert (rehearse.learning_rate, rehearse.schedule, rehearse.augment) == (1e-3, "cosine", "full")
+        assert resolve_defaults(NaivetuneConfig(method="wise-ft")).interpolation == 0.5
+        assert resolve_defaults(MetatuneConfig()).augment == "none"
+
+    def test_what_is_given_stands(self) -> None:
+        config = resolve_defaults(NaivetuneConfig(method="rehearse", augment="none", learning_rate=0.1))
+        assert (config.augment, config.learning_rate, config.schedule) == ("none", 0.1, "cosine")
+
+
+class TestRehearse:
+    def test_tune_runs_it_and_its_config_says_how(self, pretrained: dict[str, Any], tmp_path: Path) -> None:
+        run = metaseg.tune(**pretrained, **SMALL, out=tmp_path / "r").run
+        config = load_config(TuneConfig, run / "config.yaml")
+        assert (config.method, config.augment, config.schedule) == ("rehearse", "full", "cosine")
+        chosen = list(csv.DictReader((run / "selection.csv").open()))
+        assert sum(row["task"] == "source" for row in chosen) == 6
+        trained = {row["patient"] for row in chosen if row["task"] == "source"}
+        assert trained.isdisjoint({row["patient"] for row in chosen if row["task"] == "plain"})
+
+    def test_share_of_nothing_is_naive_tuning_to_the_bit(self, pretrained: dict[str, Any], tmp_path: Path) -> None:
+        same = {"augment": "none", "schedule": "constant", "learning_rate": 3e-4}
+        one = metaseg.naivetune(**pretrained, **SMALL, out=tmp_path / "a", method="rehearse", replay_share=0, **same)
+        other = metaseg.naivetune(**pretrained, **SMALL, out=tmp_path / "b")
+        first, second = (load_network(result.run).model.state_dict() for result in (one, other))
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+    def test_loss_weighs_the_domains_by_their_slices(self, pretrained: dict[str, Any]) -> None:
+        config = resolve_defaults(
+            load_config(
+                NaivetuneConfig,
+                None,
+                pretrained | {"from_run": str(pretrained["from_run"]), "method": "rehearse", "shots": 2},
+            )
+        )
+        method = Rehearse(config, prepare_setting(config, memory=True), make_fabric("cpu", "32-true"))
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(4, 4, 16, 16, generator=generator)
+        classes = torch.randint(4, (4, 16, 16), generator=generator)
+        classes[3] = 0  # A small lesion, which one term over all slices would drown.
+        classes[3, 0, :2] = 3
+        model = nn.Conv2d(4, 4, 1)
+        logits = model(images)
+        expected = 0.75 * method.loss(logits[:3], classes[:3]) + 0.25 * method.loss(logits[3:], classes[3:])
+        torch.testing.assert_close(method.objective(model, images, classes), expected)
+        # One term over all would pool the pixels of both domains.
+        assert not torch.isclose(method.loss(logits, classes), expected, rtol=1e-4)
+
+
+def test_tuned_run_can_be_evaluated_on_its_own_data(pretrained: dict[str, Any], tmp_path: Path) -> None:
+    run = metaseg.tune(**pretrained, **SMALL, out=tmp_path / "r").run
+    result = metaseg.evaluate(run=run, surface=False, pictures=0, tta=False, cache=pretrained["cache"])
+    assert len(result.cases)
+
+
+@pytest.mark.parametrize("learning_rate", [0.0, -1.0])
+def test_rate_must_be_positive(learning_rate: float) -> None:
+    with pytest.raises(UsageError, match="learning_rate"):
+        load_config(NaivetuneConfig, None, {"learning_rate": learning_rate})
