@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from metaseg.adapt.result import AdaptationResult
     from metaseg.evaluation.evaluate import EvaluationResult
     from metaseg.evaluation.predict import PredictionResult
+    from metaseg.studies.compare import ComparisonResult
+    from metaseg.studies.report.page import ReportResult
     from metaseg.training.pretrain import PretrainResult
 
-__all__ = ["__version__", "evaluate", "metatune", "naivetune", "predict", "pretrain"]
+__all__ = ["__version__", "compare", "evaluate", "metatune", "naivetune", "predict", "pretrain", "report", "tune"]
 
 
 def pretrain(**settings: Any) -> PretrainResult:
@@ -43,6 +45,24 @@ def pretrain(**settings: Any) -> PretrainResult:
     from metaseg.training.pretrain import run_pretrain
 
     return run_pretrain(_settings(PretrainConfig, settings))
+
+
+def tune(**settings: Any) -> AdaptationResult:
+    """Adapt a pretrained network to a new disease by the recommended method.
+
+    Args:
+        settings: Those of :class:`metaseg.config.TuneConfig`, as keywords; see :func:`pretrain`.
+
+    Returns:
+        The run folder, and Dice on target and source before and after.
+
+    Raises:
+        MetasegError: Settings or data cannot be used.
+    """
+    from metaseg.adapt.naivetune import run_naivetune
+    from metaseg.config import TuneConfig
+
+    return run_naivetune(_settings(TuneConfig, settings))
 
 
 def metatune(**settings: Any) -> AdaptationResult:
@@ -115,6 +135,47 @@ def predict(**settings: Any) -> PredictionResult:
     from metaseg.evaluation.predict import run_predict
 
     return run_predict(_settings(PredictConfig, settings))
+
+
+def compare(**settings: Any) -> ComparisonResult:
+    """Compare methods over orders, shots and seeds at equal budgets.
+
+    Several ``jobs`` are processes, so a script that asks for them needs an ``if __name__ == "__main__":`` around it.
+
+    Args:
+        settings: Those of :class:`metaseg.config_studies.CompareConfig`, as keywords; see :func:`pretrain`.
+
+    Returns:
+        The study folder and its tables.
+
+    Raises:
+        MetasegError: Settings or data cannot be used, or a cell failed.
+    """
+    from pathlib import Path
+
+    from metaseg.config_studies import CompareConfig, named_after
+    from metaseg.studies.compare import run_compare
+
+    file = settings.get("config")
+    return run_compare(named_after(_settings(CompareConfig, settings), None if file is None else Path(file)))
+
+
+def report(**settings: Any) -> ReportResult:
+    """Write one self-contained page on runs or studies.
+
+    Args:
+        settings: Those of :class:`metaseg.config_studies.ReportConfig`, as keywords; see :func:`pretrain`.
+
+    Returns:
+        The page and the figures beside it.
+
+    Raises:
+        MetasegError: There is no such run or study, or its files are damaged.
+    """
+    from metaseg.config_studies import ReportConfig
+    from metaseg.studies.report.page import run_report
+
+    return run_report(_settings(ReportConfig, settings))
 
 
 def _settings(kind: type, settings: dict[str, Any]) -> Any:

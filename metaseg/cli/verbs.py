@@ -28,11 +28,13 @@ from metaseg.config import (
     NaivetuneConfig,
     PredictConfig,
     PretrainConfig,
+    TuneConfig,
 )
 from metaseg.config_fields import Config, FieldDescription, describe_fields
+from metaseg.config_studies import SEARCH, STUDY, CompareConfig, ReportConfig, named_after
 
-TRAINING, USING = "Train and adapt", "Use and judge"
-PANEL_ORDER = ("Options", DATA, MODEL, ADAPT, METHOD, TRAIN, OUT, RUN)
+TRAINING, USING, COMPARING = "Train and adapt", "Use and judge", "Compare and report"
+PANEL_ORDER = ("Options", STUDY, DATA, MODEL, ADAPT, METHOD, SEARCH, TRAIN, OUT, RUN)
 _METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 
@@ -47,6 +49,7 @@ class Verb:
         panel: Group of verbs in ``metaseg --help``.
         help: What it does; the first sentence stands in ``metaseg --help``.
         examples: Command lines to learn from.
+        file_argument: Whether the settings file is a positional argument that must be there, instead of ``--config``.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Verb:
     panel: str
     help: str
     examples: tuple[str, ...]
+    file_argument: bool = False
 
     @property
     def fields(self) -> tuple[FieldDescription, ...]:
@@ -82,6 +86,15 @@ VERBS: tuple[Verb, ...] = (
         ),
     ),
     Verb(
+        "tune",
+        TuneConfig,
+        "metaseg.adapt.naivetune:run_naivetune",
+        TRAINING,
+        "Adapt a pretrained network to a new disease by the recommended method: the source is rehearsed while the "
+        "target is learned. Without --data it adapts to synthetic phantoms.",
+        ("metaseg tune --from runs/hgg --data data/MET --source data/HGG --shots 5",),
+    ),
+    Verb(
         "metatune",
         MetatuneConfig,
         "metaseg.adapt.metatune:run_metatune",
@@ -98,8 +111,12 @@ VERBS: tuple[Verb, ...] = (
         NaivetuneConfig,
         "metaseg.adapt.naivetune:run_naivetune",
         TRAINING,
-        "Adapt by plain fine-tuning, the baseline of metatune at the same budget.",
-        ("metaseg naivetune --from runs/hgg --data data/MET --source data/HGG --shots 5",),
+        "Adapt by fine-tuning in the ordinary loop: plain, the baseline of metatune at the same budget, or guarded "
+        "against forgetting.",
+        (
+            "metaseg naivetune --from runs/hgg --data data/MET --source data/HGG --shots 5",
+            "metaseg naivetune --method ewc --from runs/hgg --data data/MET --source data/HGG",
+        ),
     ),
     Verb(
         "evaluate",
@@ -120,6 +137,27 @@ VERBS: tuple[Verb, ...] = (
         "Segment cases and write NIfTI files on the cases' own grid.",
         ("metaseg predict runs/met data/new-case --out predictions",),
     ),
+    Verb(
+        "compare",
+        CompareConfig,
+        "metaseg.studies.compare:run_compare",
+        COMPARING,
+        "Compare methods over orders, shots and seeds at equal budgets, from one source network to one or more "
+        "targets. The same command again runs only what is missing.",
+        (
+            "metaseg compare configs/compare/phantoms.yaml --dry-run",
+            "metaseg compare configs/compare/phantoms.yaml --jobs 2",
+        ),
+        file_argument=True,
+    ),
+    Verb(
+        "report",
+        ReportConfig,
+        "metaseg.studies.report.page:run_report",
+        COMPARING,
+        "Write one self-contained page on runs or a study: curves, tables, choices, pictures, provenance.",
+        ("metaseg report studies/phantoms", "metaseg report runs/met-active runs/met-naive --out report.html"),
+    ),
 )
 
 
@@ -139,7 +177,7 @@ def make_command(verb: Verb) -> Callable[..., None]:
         run_verb(verb, file, {name: value for name, value in given.items() if value not in (None, [], ())})
 
     fields = sorted(verb.fields, key=lambda field: (not field.argument, _panel_rank(field.panel)))
-    parameters = [_config_parameter(), *map(_parameter, fields)]
+    parameters = [_config_parameter(verb), *map(_parameter, fields)]
     # typer reads the signature for order and defaults and the annotations for types.
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -151,12 +189,21 @@ def run_verb(verb: Verb, file: Path | None, overrides: dict[str, Any]) -> None:
     """Gather the settings and do the verb; every error becomes one message."""
     with messages(flag.flag for flag in verb.fields):
         from metaseg.config_io import load_config
+        from metaseg.errors import UsageError
 
         if file is None and overrides.get("resume") and overrides.get("out"):
             from metaseg.runs.folder import saved_settings
 
             file = saved_settings(Path(overrides["out"]).expanduser(), verb.name)
+        if file is None and verb.file_argument:
+            raise UsageError(
+                "CONFIG is missing",
+                expected=f"a YAML file with settings of 'metaseg {verb.name}'",
+                remedy="put it right after the verb, before the options",
+            )
         config = load_config(verb.config, file, overrides)
+        if isinstance(config, CompareConfig):
+            config = named_after(config, file)
         module, _, function = verb.function.partition(":")
         getattr(import_module(module), function)(config)
 
@@ -165,8 +212,10 @@ def _panel_rank(panel: str) -> int:
     return PANEL_ORDER.index(panel) if panel in PANEL_ORDER else len(PANEL_ORDER) - 2
 
 
-def _config_parameter() -> inspect.Parameter:
+def _config_parameter(verb: Verb) -> inspect.Parameter:
     text = "YAML file of settings; options on the command line win over it."
+    if verb.file_argument:
+        return _keyword("config_file", Path | None, typer.Argument(metavar="CONFIG", help=text, show_default=False))
     option = typer.Option("--config", metavar="FILE", help=text)
     return _keyword("config_file", Path | None, option)
 

@@ -1,0 +1,132 @@
+"""The settings of the verbs that work on many runs: comparisons, and reports on runs and comparisons.
+
+As for ``metaseg.config``, only the standard library is imported here, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, MinLen
+
+from metaseg.config import DATA, OUT, RUN, Help, Paths, Precision
+
+STUDY, SEARCH = "Study", "Search of hyper-parameters"
+
+Numbers = tuple[int, ...]
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Lone:
+    """Lets a list of numbers be given as one: pydantic asks for this schema, which calls ``read`` first."""
+
+    read: Callable[[Any], Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> dict[str, Any]:
+        return {
+            "type": "function-before",
+            "function": {"type": "no-info", "function": self.read},
+            "schema": handler(source),
+        }
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _count_or_list(value: Any) -> Any:
+    """``5`` means 0, 1, 2, 3, 4; a list is taken as it is. From the command line one number comes as one text."""
+    if isinstance(value, tuple | list) and len(value) == 1 and isinstance(value[0], str) and value[0].isdigit():
+        value = int(value[0])
+    return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """``metaseg compare``: methods, orders, shots and seeds at equal budgets, and one table of all their figures."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    from_run: Annotated[
+        str | None,
+        Help("Pretrained run or checkpoint that every method starts from.", option="from", panel=STUDY),
+    ] = None
+    pretrain: Annotated[
+        Settings | None,
+        Help("Instead of --from: settings of 'metaseg pretrain', run first inside the study.", panel=STUDY),
+    ] = None
+    targets: Annotated[
+        Settings,
+        Help("Target domains by name, each with its data settings, or 'phantoms: met'.", panel=STUDY),
+    ] = field(default_factory=dict)
+    shared: Annotated[Settings, Help("Settings of all methods, such as source, split and slices.", panel=STUDY)] = (
+        field(default_factory=dict)
+    )
+    methods: Annotated[
+        Settings,
+        Help("Entries by label, each with its settings; a label that is a method's name needs none.", panel=STUDY),
+    ] = field(default_factory=dict)
+    shots: Annotated[Numbers, MinLen(1), _Lone(_one_or_more), Help("Numbers of target patients.", panel=STUDY)] = (5,)
+    seeds: Annotated[
+        Numbers, MinLen(1), _Lone(_count_or_list), Help("How many seeds, or a list of them.", panel=STUDY)
+    ] = (0, 1, 2, 3, 4)
+    budget: Annotated[int, Ge(1), Help("Work of every cell, in slice gradient evaluations.", panel=STUDY)] = 600
+    marks: Annotated[int, Ge(1), Help("Evaluations while tuning, evenly over the budget.", panel=STUDY)] = 8
+    test_part: Annotated[str, Help("Part of the split that the figures are of.", panel=DATA)] = "test"
+    region: Annotated[
+        str | None, Help("Region of the tables and of the search; by default ET, or WT for whole lesions.", panel=STUDY)
+    ] = None
+    resamples: Annotated[int, Ge(100), Help("Resamples of the bootstrap.", panel=STUDY)] = 2000
+    trials: Annotated[
+        int, Ge(0), Help("Trials of each method's search; 0 takes all settings as given.", panel=SEARCH)
+    ] = 0
+    search_part: Annotated[str, Help("Part of the split that the search is judged on.", panel=SEARCH)] = "val"
+    search_shots: Annotated[
+        int | None, Ge(1), Help("Patients that a trial tunes on; by default the first of --shots.", panel=SEARCH)
+    ] = None
+    search_seed: Annotated[int, Ge(0), Help("Seed of the search, none of --seeds.", panel=SEARCH)] = 1000
+    objective: Annotated[
+        Literal["balanced", "target"],
+        Help("What a trial is judged by: the mean of target and source Dice, or target Dice alone.", panel=SEARCH),
+    ] = "balanced"
+    storage: Annotated[
+        str | None,
+        Help("Database of the search as SQLAlchemy URL; by default an SQLite file in the study.", panel=SEARCH),
+    ] = None
+    out: Annotated[
+        Path | None, Help("Study folder; studies/ and the name of the settings file if not given.", panel=OUT)
+    ] = None
+    dry_run: Annotated[bool, Help("Print the plan and its cost, and write nothing.", panel=OUT)] = False
+    jobs: Annotated[int, Ge(1), Help("Processes that work side by side.", panel=RUN)] = 1
+    threads: Annotated[
+        int,
+        Ge(0),
+        Help("Threads of each process; 0 divides the cores. Fix it for figures equal to the bit.", panel=RUN),
+    ] = 0
+    device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
+    precision: Annotated[Precision, Help("Number format; mixed precision pays on a GPU only.", panel=RUN)] = "32-true"
+    cache: Annotated[Path | None, Help("Folder of prepared cases.", panel=RUN)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """``metaseg report``: one self-contained page on runs or on a whole study."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    runs: Annotated[Paths, MinLen(1), Help("Run folders, or study folders.", argument=True)] = ()
+    out: Annotated[Path | None, Help("HTML file; report.html in the first folder if not given.", panel=OUT)] = None
+    figures: Annotated[bool, Help("Write every figure as PNG and PDF too.", panel=OUT)] = True
+    region: Annotated[str | None, Help("Region of the figures; by default ET, or WT for whole lesions.")] = None
+    worst: Annotated[int, Ge(0), Help("Worst cases to show.")] = 6
+
+
+def named_after(config: CompareConfig, file: Path | None) -> CompareConfig:
+    """The settings with a study folder: ``studies/NAME`` for a settings file ``NAME.yaml``, unless one is set."""
+    if config.out is not None:
+        return config
+    return replace(config, out=Path("studies") / (file.stem if file is not None else "compare"))

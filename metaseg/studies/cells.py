@@ -1,0 +1,181 @@
+"""A unit's run: whether it is done, cut off or outdated, and running what is missing of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from metaseg.adapt.metatune import run_metatune
+from metaseg.adapt.naivetune import run_naivetune
+from metaseg.config import MetatuneConfig, NaivetuneConfig, PretrainConfig
+from metaseg.errors import MetasegError, RunError, TrainingError
+from metaseg.runs.files import read_json
+from metaseg.runs.folder import PATHS_AS_TEXT, RunFolder, config_changes, is_run
+from metaseg.runs.lock import is_locked
+from metaseg.runs.manifest import MANIFEST_NAME
+from metaseg.runs.state import RunState
+from metaseg.training.pretrain import STATE_FILE, run_pretrain
+
+RunConfig = PretrainConfig | NaivetuneConfig | MetatuneConfig
+State = Literal["done", "cut off", "missing", "changed", "damaged", "locked"]
+
+HEAVY = ("checkpoints", "metrics.csv", "selection.csv", "progress.png")
+"""What a trial need not keep."""
+
+
+class BusyError(Exception):
+    """Another process is at work on the unit."""
+
+
+def state_of(folder: Path, wanted: RunConfig, study: Path) -> State:
+    """How a run stands.
+
+    Args:
+        folder: Its folder.
+        wanted: The settings that it should have.
+        study: The study's folder.
+
+    Returns:
+        ``done`` with just these settings; ``cut off`` where it can go on; ``changed`` if it has other settings;
+        ``damaged`` if its files cannot be read; ``locked`` while another process writes it.
+    """
+    if is_locked(folder):
+        return "locked"
+    if not is_run(folder):
+        return "missing"
+    try:
+        state, recorded = RunState.open(folder / "state.json"), RunFolder.open(folder).config(type(wanted))
+    except MetasegError:
+        return "damaged"
+    if changes_of(recorded, wanted, folder, study):
+        return "changed"
+    return "done" if state.status == "finished" else "cut off"
+
+
+def changes_of(recorded: RunConfig, wanted: RunConfig, folder: Path, study: Path) -> list[str]:
+    """Settings in which a recorded run differs from a wanted one.
+
+    A study folder may have been moved, or be named from elsewhere: paths within it are compared from the study's
+    folder on, others as they are written or as they resolve.
+    """
+    # The recorded study folder: as far above the recorded run's as it is now.
+    depth = len(folder.relative_to(study).parts)
+    out = recorded.out or folder
+    before = out.parents[depth - 1] if len(out.parents) >= depth else out
+    ways = [
+        config_changes(portable(recorded, before, resolve), portable(wanted, study, resolve))
+        for resolve in (False, True)
+    ]
+    return min(ways, key=len)
+
+
+def run_unit(folder: Path, config: RunConfig, study: Path, *, show: bool = False) -> None:
+    """Bring a run to its end: begin it, continue it, or do it again; nothing if it is done.
+
+    Args:
+        folder: Its folder.
+        config: The settings that it should have.
+        study: The study's folder.
+        show: Let the verb print what it prints.
+
+    Raises:
+        BusyError: Another process writes it.
+        MetasegError: As from its verb.
+    """
+    state = state_of(folder, config, study)
+    if state == "done":
+        return
+    try:
+        # A run that was cut off before it saved a state has nothing to go on from.
+        if state == "cut off" and (folder / "checkpoints" / STATE_FILE).exists():
+            try:
+                return _continue(folder, config, show)
+            except (TrainingError, BusyError):
+                raise
+            except Exception as error:
+                if isinstance(error, MetasegError) and not isinstance(error, RunError):
+                    raise
+                if _is_busy(folder, error):
+                    raise BusyError from error
+                # What is left of it cannot be gone on from.
+        _run(replace(config, out=folder, overwrite=is_run(folder)), show)
+    except RunError as error:
+        # Another process may have been quicker since the look at it.
+        if _is_busy(folder, error):
+            raise BusyError from error
+        if state_of(folder, config, study) != "done":
+            raise
+
+
+def _is_busy(folder: Path, error: Exception) -> bool:
+    # The word of the error too: a lock may be gone again before one looks.
+    return is_locked(folder) or "being written" in str(error)
+
+
+def _continue(folder: Path, config: RunConfig, show: bool) -> None:
+    recorded = RunFolder.open(folder).config(type(config))
+    # The recorded texts of paths, which may be written otherwise and mean the same.
+    _run(replace(recorded, out=folder, resume=True, overwrite=False, cache=config.cache, jobs=config.jobs), show)
+
+
+def _run(config: RunConfig, show: bool) -> None:
+    with contextlib.nullcontext() if show else quiet():
+        if isinstance(config, PretrainConfig):
+            run_pretrain(config)
+        elif isinstance(config, NaivetuneConfig):
+            run_naivetune(config)
+        else:
+            run_metatune(config)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let what a verb prints pass away: many run side by side, and the study has a display of its own."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def drop_weights(folder: Path) -> None:
+    """Keep of a trial only what is small: settings, patients, figures and state."""
+    for entry in folder.iterdir():
+        if entry.name in HEAVY or entry.name.startswith("events.out."):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def seconds_of(folder: Path) -> float | None:
+    """Seconds by the wall clock that a finished run took, evaluations included; None if it does not tell."""
+    try:
+        sessions = read_json(folder / MANIFEST_NAME, "the manifest of a metaseg run")["sessions"]
+        return float(sum(session["wall_seconds"] for session in sessions))
+    except (RunError, KeyError, TypeError, ValueError):
+        return None
+
+
+def portable(config: RunConfig, study: Path, resolve: bool = False) -> Any:
+    """Settings whose paths within a study do not tell where the study lies.
+
+    Args:
+        config: Settings of a run.
+        study: The study's folder, as it is written in them.
+        resolve: Bring other paths to what they resolve to; they stay as written otherwise.
+    """
+    changed: Mapping[str, Any] = {
+        item.name: _portable(getattr(config, item.name), item.name, study, resolve) for item in fields(config)
+    }
+    return replace(config, **changed)
+
+
+def _portable(value: Any, name: str, study: Path, resolve: bool) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_portable(item, name, study, resolve) for item in value)
+    if isinstance(value, Path) or (isinstance(value, str) and name in PATHS_AS_TEXT | {"oracle"}):
+        path = Path(value)
+        if path.is_relative_to(study):
+            return Path("STUDY") / path.relative_to(study)
+        return path.expanduser().resolve() if resolve else path
+    return value

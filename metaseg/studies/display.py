@@ -1,0 +1,206 @@
+"""How far a comparison is: units done, the time left, and the units at work."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from metaseg.studies.cells import seconds_of
+from metaseg.studies.plan import Plan, Unit
+
+SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class Display:
+    """The progress of a study, on standard error; a context manager.
+
+    On a terminal there is a line for the whole and one for each unit at work, elsewhere a line for each unit that
+    ended. It reads how far a unit is from the unit's own files, so it does not matter which process works on it.
+
+    Args:
+        plan: The comparison.
+        todo: The units that are not done yet.
+        jobs: Units at work at the same time.
+    """
+
+    def __init__(self, plan: Plan, todo: Sequence[Unit], jobs: int) -> None:
+        self._plan, self._jobs = plan, jobs
+        self._left = list(todo)
+        self._total = len(plan.units)
+        self._done = self._total - len(todo)
+        self._began: dict[Unit, float] = {}
+        self._stream: IO[str] = sys.stderr
+        self._pace = Pace(plan)
+        self._live: Any = None
+        self._tasks: dict[Unit, Any] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> Display:
+        if self._stream.isatty():
+            self._open_terminal()
+        else:
+            self._line(f"{self._done} of {self._total} units done before")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._stop.set()
+            if self._thread is not None:
+                self._thread.join()
+            self._live.stop()
+
+    def begin(self, unit: Unit) -> None:
+        """A unit is being worked on."""
+        with self._lock:
+            self._began[unit] = time.monotonic()
+            if self._live is not None:
+                total = self._plan.study.budget * (self._plan.study.trials if unit.kind == "search" else 1)
+                self._tasks[unit] = self._live.add_task(unit.name, total=total, left="")
+
+    def end(self, unit: Unit, word: str = "done") -> None:
+        """A unit has ended: ``done``, ``failed``, or ``left`` to another process.
+
+        Args:
+            unit: The unit.
+            word: How it ended.
+        """
+        with self._lock:
+            seconds = time.monotonic() - self._began.pop(unit, time.monotonic())
+            if unit in self._tasks:
+                self._live.remove_task(self._tasks.pop(unit))
+            if word != "left":
+                self._done += 1
+                self._left = [other for other in self._left if other != unit]
+            if word == "done":
+                self._pace.add(unit, seconds)
+            text = f"{self._done}/{self._total}  {unit.name}: {word} in {duration(seconds)}"
+            if word == "failed" or (self._live is None and word == "done"):
+                self._line(f"{text}  {self._left_text()}".rstrip())
+            self._refresh()
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        with self._lock:
+            self._line(text)
+
+    def _line(self, text: str) -> None:
+        if self._live is not None:
+            self._live.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def _left_text(self) -> str:
+        seconds = self._pace.seconds(self._left)
+        if seconds is None or not self._left:
+            return ""
+        return f"about {duration(seconds / max(1, min(self._jobs, len(self._left))))} left"
+
+    def _open_terminal(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._live = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}", markup=False),
+            console=Console(file=self._stream),
+            # Units print nothing: what they write to standard output is caught by their own redirection.
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._whole = self._live.add_task("cells and searches", total=self._total, completed=self._done, left="")
+        self._live.start()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._stop.wait(SECONDS_BETWEEN_LOOKS):
+            self._refresh()
+
+    def _refresh(self) -> None:
+        if self._live is None:
+            return
+        with self._lock:
+            self._live.update(self._whole, completed=self._done, left=self._left_text())
+            for unit, task in self._tasks.items():
+                self._live.update(task, completed=spent_so_far(self._plan, unit))
+
+
+class Pace:
+    """How long units take: by label, from those that are done.
+
+    Args:
+        plan: The comparison; the finished runs in its folder are what is known at first.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._seconds: dict[str, list[float]] = {}
+        for unit in plan.units:
+            if unit.kind != "search" and (seconds := seconds_of(plan.folder / unit.folder)):
+                self.add(unit, seconds)
+
+    def add(self, unit: Unit, seconds: float) -> None:
+        """A unit took so long."""
+        self._seconds.setdefault(unit.label, []).append(seconds / self._runs(unit))
+
+    def per_run(self, label: str) -> float | None:
+        """Median seconds of a run of an entry, else of any; None if none is done."""
+        known = self._seconds.get(label) or [one for all_ in self._seconds.values() for one in all_]
+        return statistics.median(known) if known else None
+
+    def seconds(self, units: Sequence[Unit]) -> float | None:
+        """Seconds that units will take one after another; None if none is done yet."""
+        times = [self.per_run(unit.label) for unit in units]
+        if any(one is None for one in times):
+            return None
+        return sum((one or 0.0) * self._runs(unit) for one, unit in zip(times, units, strict=True))
+
+    def known(self) -> Mapping[str, float]:
+        """Median seconds of a run by label, of the entries that have one."""
+        return {label: statistics.median(seconds) for label, seconds in self._seconds.items()}
+
+    def _runs(self, unit: Unit) -> int:
+        return max(1, self._plan.study.trials) if unit.kind == "search" else 1
+
+
+def spent_so_far(plan: Plan, unit: Unit) -> int:
+    """Slice gradient evaluations that a unit at work has done, from its logs; 0 if it has none yet."""
+    folder = plan.folder / unit.folder
+    if unit.kind != "search":
+        return _last_step(folder / "metrics.csv")
+    trials = sorted((folder / "trials").glob("*")) if (folder / "trials").is_dir() else []
+    done = max(0, len(trials) - 1) * plan.study.budget
+    return done + (_last_step(trials[-1] / "metrics.csv") if trials else 0)
+
+
+def _last_step(path: Path) -> int:
+    try:
+        with path.open("rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - 400))
+            rows = stream.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return 0
+    steps = [row.partition(",")[0] for row in rows[1:]]
+    return max((int(step) for step in steps if step.isdigit()), default=0)
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``12 min`` or ``3.4 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

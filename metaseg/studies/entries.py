@@ -1,0 +1,155 @@
+"""The entries of a comparison: methods with their settings, and which setting may stand where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from metaseg.adapt.methods import find_method, method_names
+from metaseg.config import DataOptions, MetatuneConfig, NaivetuneConfig, RunOptions
+from metaseg.config_studies import CompareConfig
+from metaseg.errors import UsageError
+from metaseg.sampling import find_order
+from metaseg.studies.spaces import Space, default_space, parse_space
+
+ORACLE = "oracle"
+"""Name of the order that needs to know the target, and of the run of each target that does."""
+
+Kind = type[NaivetuneConfig] | type[MetatuneConfig]
+VERBS: Mapping[str, tuple[str, Kind]] = {
+    "plain": ("naivetune", NaivetuneConfig),
+    "meta": ("metatune", MetatuneConfig),
+}
+
+NAMES: Mapping[Kind, frozenset[str]] = {
+    kind: frozenset(item.name for item in fields(kind)) for kind in (NaivetuneConfig, MetatuneConfig)
+}
+OF_RUNS = frozenset(item.name for item in fields(RunOptions))
+STUDYS_OWN = OF_RUNS | {"from_run", "shots", "budget", "marks", "watch_cases", "test_part"}
+"""Settings of a run that the study itself decides."""
+OF_TARGETS = frozenset(item.name for item in fields(DataOptions)) | {"source", "source_classes", "train_part"}
+OF_METHODS = {
+    kind: names - STUDYS_OWN - OF_TARGETS - {"method", "oracle", "phantom_cases"} for kind, names in NAMES.items()
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the comparison: a method with its settings.
+
+    Attributes:
+        label: Its name in the study, also of its folders.
+        title: Its name in tables and figures.
+        method: The method.
+        family: ``plain`` or ``meta``.
+        settings: What the entry sets.
+        space: What is searched.
+    """
+
+    label: str
+    title: str
+    method: str
+    family: str
+    settings: Mapping[str, Any]
+    space: Space
+
+    @property
+    def verb(self) -> str:
+        """The verb that runs it."""
+        return VERBS[self.family][0]
+
+    @property
+    def config(self) -> Kind:
+        """The verb's settings."""
+        return VERBS[self.family][1]
+
+    @property
+    def needs_oracle(self) -> bool:
+        """Whether its order asks a run that knows the target."""
+        return self.settings.get("order") == ORACLE
+
+    @property
+    def needs_memory(self) -> bool:
+        """Whether it draws from the source's training cases."""
+        return find_method(self.method).needs_source == "always" or self.settings.get("replay", "none") != "none"
+
+
+def read_entry(label: str, given: Any, study: CompareConfig) -> Entry:
+    """Read an entry as it stands in a settings file.
+
+    Args:
+        label: Its name.
+        given: Its settings, with ``method``, ``title`` and ``search`` among them or not.
+        study: The whole settings.
+
+    Raises:
+        UsageError: The method, the order or a setting is unknown, or the space makes no sense.
+    """
+    given = {} if given is None else given
+    where = f"methods: {label}"
+    if not isinstance(given, Mapping):
+        raise UsageError(f"'{where}' is '{given}'", expected="a mapping of settings, such as {method: maml}")
+    settings = plain(given)
+    space, title = settings.pop("search", None), settings.pop("title", None)
+    method = settings.pop("method", label)
+    if method not in method_names():
+        try:
+            find_method(str(method))
+        except UsageError as error:
+            error.found = f"{where}: {error.found}"
+            error.remedy = error.remedy if "method" in given else f"{error.remedy} Another label needs 'method: NAME'"
+            raise
+    info = find_method(method)
+    config = VERBS[info.family][1]
+    check_keys(settings, OF_METHODS[config], where, other=OF_METHODS[_other(config)])
+    if info.family == "meta":
+        shared = plain(study.shared)
+        settings = {key: shared[key] for key in ("order", "replay") if key in shared} | settings
+        if "order" in settings:
+            settings["order"] = find_order(str(settings["order"])).name
+    # What an entry sets itself stays so, unless its own space names it.
+    defaults = {key: value for key, value in default_space(method, info.family).items() if key not in settings}
+    parsed = parse_space(defaults if space is None else space, config, OF_METHODS[config], where)
+    return Entry(label, str(title or label), method, info.family, settings, parsed)
+
+
+def _other(config: Kind) -> Kind:
+    return MetatuneConfig if config is NaivetuneConfig else NaivetuneConfig
+
+
+def check_keys(
+    settings: Mapping[str, Any], allowed: frozenset[str], where: str, other: frozenset[str] | None = None
+) -> None:
+    """Check that settings belong where they stand.
+
+    Args:
+        settings: The settings.
+        allowed: Those that may stand there.
+        where: The place, for messages.
+        other: Those that may stand in an entry of the other family.
+
+    Raises:
+        UsageError: One does not.
+    """
+    for key in settings:
+        name = str(key).replace("-", "_")
+        if name in allowed:
+            continue
+        if name in STUDYS_OWN or name == "from":
+            raise UsageError(
+                f"{where}: '{key}' is the study's to set", remedy="set it for the whole study, beside 'methods'"
+            )
+        if other is not None and name in other:
+            raise UsageError(
+                f"{where}: '{key}' is a setting of the other family of methods",
+                expected="one of " + ", ".join(sorted(allowed)),
+            )
+        if other is not None and name in OF_TARGETS:
+            raise UsageError(f"{where}: '{key}' is alike for all methods", remedy="set it under 'shared' or 'targets'")
+        raise UsageError(f"{where}: unknown setting '{key}'", expected="one of " + ", ".join(sorted(allowed)))
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with ``_`` in their names."""
+    return {str(key).replace("-", "_"): value for key, value in settings.items()}

@@ -1,0 +1,173 @@
+"""The tables of the report: all methods at equal work and at equal seconds, and the paper's table beside ours."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from metaseg.studies.report.analysis import Analysis, Comparison, Group
+from metaseg.studies.report.blocks import Cell, Column, Row, Table
+from metaseg.studies.report.figure_texts import LEVEL, interval, number, p_value
+
+PAPER = (
+    ("pretrained, on BraTS", None, "0.66"),
+    ("naive", "naive", "0.33 ± 0.34"),
+    ("passive", "passive", "0.41 ± 0.28"),
+    ("active", "active", "0.45 ± 0.23"),
+)
+"""Row, our name of its method, and enhancing-tumour Dice (mean ± SD over patients) of Han et al. 2018."""
+
+_DICE = (
+    Column("target before", "Mean Dice on the target's patients before tuning; below it the SD over patients."),
+    Column("target after", "The same at the end; below it the 95 % interval and the SD over patients."),
+    Column("source before", "Mean Dice on the source's patients before tuning."),
+    Column("source after", "The same at the end."),
+    Column("forgotten", "Source Dice before minus after; positive means lost."),
+)
+_MORE = (
+    Column("backward transfer", "Source Dice after minus before: the negative of what was forgotten."),
+    Column("forward transfer", "Target Dice before tuning minus that of a network trained from scratch."),
+    Column("balanced mean", "Mean of target and source Dice at the end."),
+    Column("area", "Area under the retention curves over the work, mean of target and source."),
+    Column("steps to 90 %", "Work at which a run reaches 90 % of its own final target Dice."),
+)
+_TESTS = (
+    Column("p target", "Paired Wilcoxon over patients against the reference, target Dice, Holm-corrected."),
+    Column("p forgotten", "The same for what was forgotten."),
+)
+
+COLUMNS = (*_DICE, *_MORE, *_TESTS)
+"""Columns of the table at equal work, behind the method."""
+
+
+def work_table(analysis: Analysis, group: Group) -> Table:
+    """All methods of a group at equal work, the best balanced mean first."""
+    alone = analysis.work.tests.empty
+    columns = [Column("method", number=False), *(COLUMNS[: -len(_TESTS)] if alone else COLUMNS)]
+    rows = []
+    for method in analysis.methods(group):
+        row = analysis.work.row(group, method)
+        if row is not None:
+            cells = [_method(analysis, row), *_dice_cells(row), *_more_cells(row)]
+            tests = [] if alone else _test_cells(analysis.work, group, method)
+            rows.append(Row([*cells, *tests], _role(analysis, method)))
+    caption = f"{group.title}: Dice {analysis.region}"
+    if not alone:
+        caption += f" at equal work, sorted by balanced mean; p against {analysis.roles.reference}"
+    return Table(caption, columns, rows)
+
+
+def seconds_table(analysis: Analysis, group: Group) -> Table | None:
+    """All methods of a group at equal seconds; None where the seconds are not known."""
+    if analysis.seconds is None:
+        return None
+    cut = group.of(analysis.seconds_table)
+    columns = [
+        Column("method", number=False),
+        Column("runs that got there", "Runs that computed as long; the others count with their last mark."),
+        Column("work done", "Slice gradient evaluations by then."),
+        *_DICE[1:2],
+        *_DICE[3:],
+        _MORE[2],
+        *_TESTS,
+    ]
+    overview = group.of(analysis.seconds.summary).sort_values("balanced_mean", ascending=False, na_position="last")
+    rows = []
+    for _, row in overview.iterrows():
+        method = str(row["method"])
+        runs = cut[cut["method"] == method].groupby("seed")["reached"].all()
+        dice = _dice_cells(row)
+        cells = [
+            _method(analysis, row),
+            Cell(f"{int(runs.sum())} of {len(runs)}"),
+            Cell(number(row["spent"], 0)),
+            dice[1],
+            *dice[3:],
+            _interval_cell(row, "balanced_mean"),
+            *_test_cells(analysis.seconds, group, method),
+        ]
+        rows.append(Row(cells, _role(analysis, method)))
+    caption = (
+        f"{group.title}: Dice {analysis.region} at equal seconds of computing ({number(_seconds(cut), 1)} s, as long "
+        "as the quickest method took for its whole budget), sorted by balanced mean"
+    )
+    return Table(caption, columns, rows)
+
+
+def paper_table(analysis: Analysis, groups: list[Group]) -> Table:
+    """The paper's four figures, and ours of the methods that have its settings."""
+    columns = [Column("method", number=False), Column("Han et al. 2018"), *(Column(group.title) for group in groups)]
+    rows = []
+    for title, name, published in PAPER:
+        method = analysis.roles.paper.get(name) if name else analysis.roles.reference
+        cells = [Cell(title), Cell(published)]
+        for group in groups:
+            row = analysis.work.row(group, method) if method else None
+            figure = "target_after" if name else "source_before"
+            cells.append(Cell("–") if row is None else Cell(_mean_sd(row, figure), interval(row, figure)))
+        role = analysis.roles.colours.get(method, "") if name and method else ""
+        rows.append(Row(cells, role if role != "other" else ""))
+    return Table(
+        f"Enhancing-tumour Dice of the paper (mean ± SD over patients) beside Dice {analysis.region} here",
+        columns,
+        rows,
+    )
+
+
+def _dice_cells(row: pd.Series) -> list[Cell]:
+    before = [Cell(number(row[name]), _sd(row, name)) for name in ("target_before", "source_before")]
+    after = [_interval_cell(row, name, sd=True) for name in ("target_after", "source_after")]
+    return [before[0], after[0], before[1], after[1], _interval_cell(row, "forgetting", sign=True)]
+
+
+def _more_cells(row: pd.Series) -> list[Cell]:
+    return [
+        Cell(number(row["backward_transfer"], sign=True)),
+        _interval_cell(row, "forward_transfer", sign=True),
+        _interval_cell(row, "balanced_mean", strong=True),
+        _interval_cell(row, "balanced_area"),
+        Cell(number(row["steps_to_90"], 0)),
+    ]
+
+
+def _test_cells(compared: Comparison, group: Group, method: str) -> list[Cell]:
+    cells = []
+    for figure in ("target_after", "forgetting"):
+        test = compared.test(group, method, figure)
+        if test is None:
+            cells.append(Cell("–"))
+            continue
+        sure = not math.isnan(test["p_holm"]) and test["p_holm"] < LEVEL
+        cells.append(Cell(p_value(test["p_holm"]), f"{number(test['mean_difference'], sign=True)}", strong=sure))
+    return cells
+
+
+def _interval_cell(row: pd.Series, figure: str, sd: bool = False, sign: bool = False, strong: bool = False) -> Cell:
+    small = [interval(row, figure), _sd(row, figure) if sd else ""]
+    return Cell(number(row[figure], sign=sign), "\n".join(text for text in small if text), strong)
+
+
+def _sd(row: pd.Series, figure: str) -> str:
+    value = row[f"{figure}_sd"]
+    return "" if math.isnan(value) else f"SD {number(value)}"
+
+
+def _mean_sd(row: pd.Series, figure: str) -> str:
+    value = row[f"{figure}_sd"]
+    return number(row[figure], 2) + ("" if math.isnan(value) else f" ± {number(value, 2)}")
+
+
+def _method(analysis: Analysis, row: pd.Series) -> Cell:
+    method, seeds = str(row["method"]), int(row["n_seeds"])
+    return Cell(method, f"{analysis.families.get(method, '')}, {seeds} seed{'s' if seeds != 1 else ''}")
+
+
+def _role(analysis: Analysis, method: str) -> str:
+    return analysis.roles.colours.get(method, "other")
+
+
+def _seconds(cut: pd.DataFrame) -> float:
+    """Where the runs were cut: the last moment of those that came so far."""
+    reached = cut[cut["reached"].astype(bool)]
+    return float(reached["seconds"].max()) if len(reached) else math.nan

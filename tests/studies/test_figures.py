@@ -1,0 +1,252 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metaseg.errors import DataError
+from metaseg.evaluation.forgetting import retention_area, steps_to_share
+from metaseg.evaluation.statistics import draw_weights
+from metaseg.studies.curve_arrays import group_runs
+from metaseg.studies.figures import FIGURES, PATIENT_FIGURES, curves, patient_values, seed_figures, summary
+from metaseg.studies.table import TABLE_COLUMNS
+
+
+def run(method, seed, steps, target, source, family="gradient", shots=5, name="met"):
+    """Rows of one run; target and source are Dice (mark, patient)."""
+    return [
+        (name, method, family, shots, seed, step, domain, f"{domain}-{patient}", f"{domain}-{patient}", "WT", dice)
+        for domain, marks in (("target", target), ("source", source))
+        for step, row in zip(steps, marks, strict=True)
+        for patient, dice in enumerate(row)
+    ]
+
+
+def tidy(*runs):
+    return pd.DataFrame([row for rows in runs for row in rows], columns=TABLE_COLUMNS)
+
+
+BY_HAND = tidy(
+    run("naive", 0, [0, 100, 200], [[0.1, 0.3], [0.5, 0.5], [0.6, 0.4]], [[0.8, 0.6], [0.6, 0.4], [0.5, 0.3]]),
+    run("naive", 1, [0, 110, 200], [[0.1, 0.3], [0.2, 0.2], [0.8, 0.2]], [[0.8, 0.6], [0.8, 0.6], [0.7, 0.5]]),
+    run("floor", 0, [0, 200], [[0.0, 0.0], [0.2, 0.3]], [[0.0, 0.0], [0.1, 0.1]], family="scratch"),
+    run("floor", 1, [0, 200], [[0.0, 0.0], [0.1, 0.0]], [[0.0, 0.0], [0.1, 0.1]], family="scratch"),
+)
+
+
+def random_table(methods=("naive", "replay", "scratch"), seeds=3, marks=4, patients=5, domains=("target", "source")):
+    generator = np.random.default_rng(0)
+    steps = [0, *np.cumsum(generator.integers(20, 40, marks - 1))]
+    table = tidy(
+        *(
+            run(method, seed, steps, generator.random((marks, patients)), generator.random((marks, patients + 2)))
+            for method in methods
+            for seed in range(seeds)
+        )
+    )
+    return table[table["domain"].isin(domains)]
+
+
+def test_figures_of_a_run_by_hand():
+    row = seed_figures(BY_HAND, "WT").set_index(["method", "seed"]).loc[("naive", 0)]
+    expected = {
+        "target_before": 0.2,
+        "target_after": 0.5,
+        "source_before": 0.7,
+        "source_after": 0.4,
+        "forgetting": 0.3,
+        "backward_transfer": -0.3,
+        "balanced_mean": 0.45,
+        "target_area": (0.35 * 100 + 0.5 * 100) / 200,
+        "source_area": (0.6 * 100 + 0.45 * 100) / 200,
+        "balanced_area": (0.425 + 0.525) / 2,
+        "steps_to_90": 100 * (0.45 - 0.2) / 0.3,
+        "forward_transfer": 0.2 - 0.25,
+        "spent": 200,
+    }
+    assert row[list(FIGURES)].astype(float).to_dict() == pytest.approx(expected)
+    assert set(expected) == set(FIGURES)
+
+
+def test_summary_by_hand():
+    row = summary(BY_HAND, "WT", resamples=50).set_index("method").loc["naive"]
+    assert (row["n_seeds"], row["n_target_patients"], row["n_source_patients"]) == (2, 2, 2)
+    assert row["target_after"] == pytest.approx(0.5)
+    # Patients' means over seeds are 0.7 and 0.3; both runs' means are 0.5.
+    assert row["target_after_sd"] == pytest.approx(np.std([0.7, 0.3], ddof=1))
+    # Forgetting is 0.3 and 0.1 in the runs, and 0.2 for both patients.
+    assert row["forgetting"] == pytest.approx(0.2)
+    assert row["forgetting_sd"] == pytest.approx(0.0)
+    # What only a run has spreads over seeds: 0.45 and 0.55.
+    assert row["balanced_mean"] == pytest.approx(0.5)
+    assert row["balanced_mean_sd"] == pytest.approx(np.std([0.45, 0.55], ddof=1))
+    assert row["forward_transfer"] == pytest.approx(0.2 - (0.25 + 0.05) / 2)
+
+
+def test_summary_is_the_mean_of_the_runs():
+    table = random_table()
+    means = seed_figures(table, "WT").groupby("method")[list(FIGURES)].mean()
+    pd.testing.assert_frame_equal(
+        summary(table, "WT", resamples=10).set_index("method")[list(FIGURES)], means, check_dtype=False
+    )
+
+
+def test_areas_and_steps_equal_those_of_single_curves():
+    table = random_table()
+    rows = seed_figures(table, "WT").set_index(["method", "seed"])
+    for (method, seed), of_run in table.groupby(["method", "seed"]):
+        means = of_run.groupby(["domain", "step"])["dice"].mean()
+        row = rows.loc[(method, seed)]
+        for domain in ("target", "source"):
+            assert row[f"{domain}_area"] == pytest.approx(retention_area(means[domain].index, means[domain]))
+        assert row["steps_to_90"] == pytest.approx(steps_to_share(means["target"].index, means["target"]))
+
+
+def test_a_run_s_figure_is_the_mean_of_its_patients():
+    table = random_table()
+    rows = seed_figures(table, "WT")
+    for group in group_runs(table, "WT"):
+        of_group = rows[rows["method"] == group.method]
+        for figure in PATIENT_FIGURES:
+            np.testing.assert_allclose(patient_values(group, figure).mean(axis=1), of_group[figure])
+
+
+def test_intervals_draw_seeds_and_patients_and_compute_anew():
+    # The same draws, but each resample put together and computed by itself.
+    table, resamples = random_table(methods=("naive", "scratch")), 60
+    generator = np.random.default_rng(4)
+    draws = [draw_weights(size, resamples, generator).astype(int) for size in (3, 5, 7)]
+    dice = {
+        (method, domain): np.stack([one.pivot(index="step", columns="patient", values="dice") for _, one in seeds])
+        for (method, domain), seeds in (
+            (key, rows.groupby("seed")) for key, rows in table.groupby(["method", "domain"])
+        )
+    }
+    steps = np.unique(table["step"])
+    samples = []
+    for seeds, target, source in zip(*draws, strict=True):
+        drawn = [np.repeat(np.arange(len(counts)), counts) for counts in (seeds, target, source)]
+        t = dice["naive", "target"][drawn[0]][:, :, drawn[1]].mean(axis=2)
+        s = dice["naive", "source"][drawn[0]][:, :, drawn[2]].mean(axis=2)
+        floor = dice["scratch", "target"][drawn[0], -1][:, drawn[1]].mean(axis=1)
+        samples.append(
+            {
+                "target_after": t[:, -1].mean(),
+                "forgetting": (s[:, 0] - s[:, -1]).mean(),
+                "balanced_mean": (t[:, -1] + s[:, -1]).mean() / 2,
+                "source_area": np.mean([retention_area(steps, curve) for curve in s]),
+                "steps_to_90": np.mean([steps_to_share(steps, curve) for curve in t]),
+                "forward_transfer": (t[:, 0] - floor).mean(),
+            }
+        )
+    row = summary(table, "WT", resamples=resamples, seed=4).set_index("method").loc["naive"]
+    for figure, values in pd.DataFrame(samples).items():
+        ends = np.percentile(values, [2.5, 97.5])
+        assert (row[f"{figure}_low"], row[f"{figure}_high"]) == pytest.approx(tuple(ends)), figure
+
+
+def test_rows_depend_neither_on_their_order_nor_on_other_methods():
+    table = random_table()
+    whole = summary(table, "WT", resamples=40, seed=1)
+    pd.testing.assert_frame_equal(summary(table.sample(frac=1.0, random_state=3), "WT", resamples=40, seed=1), whole)
+    fewer = summary(table[table["method"] != "replay"], "WT", resamples=40, seed=1)
+    pd.testing.assert_frame_equal(fewer, whole[whole["method"] != "replay"].reset_index(drop=True))
+    assert not summary(table, "WT", resamples=40, seed=2)["target_after_low"].equals(whole["target_after_low"])
+
+
+def test_forward_transfer_needs_a_start_from_scratch():
+    assert seed_figures(BY_HAND, "WT", scratch="elsewhere")["forward_transfer"].isna().all()
+    rows = seed_figures(BY_HAND, "WT", scratch="floor").set_index(["method", "seed"])["forward_transfer"]
+    assert rows["naive"].tolist() == pytest.approx([-0.05, 0.15])
+    assert rows["floor"].isna().all()
+    # Only of the same shots and seed.
+    other = BY_HAND[(BY_HAND["method"] == "naive") | (BY_HAND["seed"] == 1)]
+    assert seed_figures(other, "WT").set_index(["method", "seed"]).loc["naive", "forward_transfer"].isna().tolist() == [
+        True,
+        False,
+    ]
+    apart = BY_HAND.assign(shots=BY_HAND["shots"].where(BY_HAND["method"] == "naive", 10))
+    assert seed_figures(apart, "WT")["forward_transfer"].isna().all()
+
+
+def test_curves_align_marks_that_differ_in_step():
+    rows = curves(BY_HAND, "WT", resamples=200)
+    target = rows[(rows["method"] == "naive") & (rows["domain"] == "target")]
+    assert target["step"].tolist() == [0, 105, 200]
+    assert target["mean"].tolist() == pytest.approx([0.2, 0.35, 0.5])
+    assert (target["low"] <= target["mean"]).all()
+    assert (target["mean"] <= target["high"]).all()
+    # Both seeds begin with one network: two patients with 0.1 and 0.3 are all there is to draw.
+    assert (target["low"].iloc[0], target["high"].iloc[0]) == pytest.approx((0.1, 0.3))
+
+
+def test_runs_may_differ_in_length():
+    table = tidy(
+        run("naive", 0, [0, 10, 20], [[0.1, 0.1], [0.3, 0.3], [0.5, 0.7]], [[0.9, 0.9]] * 3),
+        run("naive", 1, [0, 10], [[0.1, 0.1], [0.2, 0.4]], [[0.9, 0.9]] * 2),
+    )
+    rows = seed_figures(table, "WT")
+    assert rows["target_after"].tolist() == pytest.approx([0.6, 0.3])
+    assert rows["spent"].tolist() == [20, 10]
+    assert rows["target_area"].tolist() == pytest.approx([(0.2 + 0.45) / 2, 0.2])
+    target = curves(table, "WT", resamples=100).query("domain == 'target'")
+    assert target["mean"].tolist() == pytest.approx([0.1, 0.3, 0.6])
+    assert target["step"].tolist() == [0, 10, 20]
+
+
+def test_cases_of_a_patient_are_averaged_first():
+    table = tidy(run("naive", 0, [0, 10], [[0.2, 0.8], [0.4, 0.6]], [[0.5], [0.5]]))
+    again = table[table["patient"] == "target-1"].assign(case="second", dice=0.0)
+    row = seed_figures(pd.concat([table, again]), "WT").iloc[0]
+    assert (row["target_before"], row["target_after"]) == pytest.approx(((0.2 + 0.4) / 2, (0.4 + 0.3) / 2))
+
+
+def test_nothing_to_find_and_nothing_found_is_in_no_mean():
+    empty = [[0.6, np.nan, 0.2], [0.5, np.nan, 0.1]]
+    row = summary(tidy(run("naive", 0, [0, 10], empty, empty)), "WT", resamples=20).iloc[0]
+    assert (row["n_target_patients"], row["source_before"], row["source_after"]) == (2, pytest.approx(0.4), 0.3)
+    # Tumour seen where there is none costs as much as it does in `metaseg evaluate`: 1 before, 0 after.
+    false = [[0.6, np.nan, 0.2], [0.5, 0.0, 0.1]]
+    row = seed_figures(tidy(run("naive", 0, [0, 10], empty, false)), "WT").iloc[0]
+    assert row["forgetting"] == pytest.approx(1.8 / 3 - 0.6 / 3)
+
+
+def test_small_tables_have_figures_without_spread():
+    row = summary(tidy(run("naive", 0, [0, 10], [[0.2], [0.4]], [[0.5], [0.3]])), "WT", resamples=20).iloc[0]
+    assert row["forgetting"] == pytest.approx(0.2)
+    for figure in FIGURES:
+        assert all(math.isnan(row[f"{figure}_{name}"]) for name in ("sd", "low", "high")), figure
+    assert curves(tidy(run("naive", 0, [0], [[0.2]], [[0.5]])), "WT")["low"].isna().all()
+
+
+def test_one_seed_draws_patients_alone():
+    row = summary(random_table(seeds=1), "WT", resamples=200).iloc[0]
+    assert row["target_after_low"] < row["target_after"] < row["target_after_high"]
+    assert math.isnan(row["spent_low"])
+    assert math.isnan(row["balanced_mean_sd"])
+
+
+def test_a_domain_without_patients_has_no_figures():
+    table = random_table(domains=("target",))
+    row = summary(table, "WT", resamples=50).iloc[0]
+    assert row["n_source_patients"] == 0
+    assert math.isnan(row["forgetting"])
+    assert math.isnan(row["balanced_mean"])
+    assert row["target_after_low"] < row["target_after_high"]
+    assert set(curves(table, "WT", resamples=10)["domain"]) == {"target"}
+
+
+def test_empty_tables_give_empty_figures():
+    nothing = pd.DataFrame(columns=list(TABLE_COLUMNS))
+    for frame, full in (
+        (seed_figures(nothing, "WT"), seed_figures(BY_HAND, "WT")),
+        (summary(nothing, "WT"), summary(BY_HAND, "WT", resamples=5)),
+        (curves(nothing, "WT"), curves(BY_HAND, "WT", resamples=5)),
+    ):
+        assert frame.empty
+        assert list(frame.columns) == list(full.columns)
+
+
+def test_regions_that_are_not_there_are_named():
+    with pytest.raises(DataError, match="no region 'ET'"):
+        summary(BY_HAND, "ET")

@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from metaseg.config_io import load_config
+from metaseg.config_studies import CompareConfig, ReportConfig
+from metaseg.errors import MetasegError, RunError, UsageError
+from metaseg.studies.compare import run_compare
+from metaseg.studies.figures import summary
+from metaseg.studies.report.inputs import read_inputs
+from metaseg.studies.report.overlays import _CaseDrawing
+from metaseg.studies.report.page import run_report
+from metaseg.studies.report.reopen import Reopener
+from metaseg.studies.table import read_table, write_table
+
+METHODS = ("naive", "active", "passive")
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """A page taken apart; fails on tags that do not fit together."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.tables: list[list[list[str]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        self.words.append(data)
+        if {"td", "th"} & set(self.open):
+            # The small print of a cell comes after its figure.
+            self.tables[-1][-1][-1] += f" {data}" if "small" in self.open else data
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+    def row(self, name: str, table: int = 0) -> dict[str, str]:
+        """The cells of a row by their columns."""
+        head, *rows = self.tables[table]
+        row = next(row for row in rows if row[0].split()[0] == name)
+        return dict(zip(head, row, strict=True))
+
+    def values(self, name: str) -> list[str]:
+        return [value for _, attribute, value in self.attributes if attribute == name]
+
+
+def report(tmp_path: Path, *runs: Path, **settings) -> Page:
+    result = run_report(ReportConfig(runs=runs, out=tmp_path / "page.html", figures=False, **settings))
+    assert result.page == tmp_path / "page.html"
+    return Page(result.page.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def _no_pictures() -> Iterator[None]:
+    """No pictures at marks: they take most of the time of runs as small as these."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metaseg.adapt.watch.log_overlay", lambda *arguments: None)
+        patch.setattr("metaseg.adapt.watch.write_progress_plot", lambda *arguments, **named: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(domains, _no_pictures, tmp_path_factory) -> Path:
+    meta = {"method": "maml", "first_order": True}
+    settings = {
+        "from": domains["from"], "cache": domains["cache"], "targets": {"met": domains["target"]},
+        "shared": domains["shared"], "shots": [2], "seeds": [0, 1], "budget": 12, "marks": 2, "resamples": 100,
+        "methods": {"naive": {}, "active": {**meta, "order": "active"}, "passive": {**meta, "order": "passive"}},
+        "threads": 1, "device": "cpu", "out": tmp_path_factory.mktemp("report") / "study",
+    }  # fmt: skip
+    return run_compare(load_config(CompareConfig, None, settings)).study
+
+
+def cell(study: Path, method: str) -> Path:
+    return study / "cells" / "met" / method / "shots-2" / "seed-0"
+
+
+@pytest.fixture
+def moved(whole, tmp_path):
+    """Copies a cell to a run folder of any name."""
+
+    def move(method: str, name: str) -> Path:
+        return Path(shutil.copytree(cell(whole, method), tmp_path / name))
+
+    return move
+
+
+@pytest.fixture(scope="module")
+def page(whole) -> Page:
+    result = run_report(ReportConfig(runs=(whole,), worst=1))
+    assert result.page == whole / "report.html"
+    assert not result.synthetic
+    return Page(result.page.read_text(encoding="utf-8"))
+
+
+def test_page_of_a_study_needs_nothing_from_outside(page):
+    sources = [value for tag, name, value in page.attributes if name in ("src", "href", "data", "srcset")]
+    assert sources
+    assert "SYNTHETIC" not in page.text
+    assert all(value.startswith(("#", "data:image/")) for value in sources)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _, _ in page.attributes}
+    assert not any(re.search(r"https?://|@import|url\((?!#)", value) for _, _, value in page.attributes)
+
+
+def test_links_and_ids_of_a_page_fit_together(page):
+    ids = Counter(page.values("id"))
+    assert ids.most_common(1)[0][1] == 1
+    used = [value[1:] for value in page.values("href") if value.startswith("#")]
+    used += re.findall(r"url\(#([^)]+)\)", " ".join(value for _, _, value in page.attributes))
+    assert set(used) <= set(ids)
+
+
+def test_table_holds_the_figures_of_the_results(page, whole):
+    results = read_table(whole / "results.csv")
+    rows = results[results["region"] == "ET"]
+    for method in METHODS:
+        mine = rows[rows["method"] == method]
+        after = mine[mine["step"] == mine.groupby("seed")["step"].transform("max")]
+        cells = page.row(method)
+        for domain in ("target", "source"):
+            means = after[after["domain"] == domain].groupby(["seed", "patient"])["dice"].mean()
+            assert float(cells[f"{domain} after"].split()[0]) == pytest.approx(means.mean(), abs=6e-4)
+    expected = summary(results, "ET", resamples=100).set_index("method")
+    for method in METHODS:
+        told = page.row(method)["balanced mean"].replace("−", "-").split()
+        wanted = [expected.loc[method, f"balanced_mean{end}"] for end in ("", "_low", "_high")]
+        assert [float(told[0]), float(told[1]), float(told[3])] == pytest.approx(wanted, abs=6e-4)
+    assert page.row("naive")["p target"] == "–"
+
+
+def test_methods_are_sorted_by_balanced_mean(page):
+    column = page.tables[0][0].index("balanced mean")
+    means = [float(row[column].split()[0]) for row in page.tables[0][1:]]
+    assert means == sorted(means, reverse=True)
+
+
+def test_paper_stands_beside_ours(page):
+    table = next(number for number, rows in enumerate(page.tables) if "Han et al. 2018" in rows[0])
+    assert [page.row(name, table)["Han et al. 2018"] for name in METHODS] == [
+        "0.33 ± 0.34",
+        "0.45 ± 0.23",
+        "0.41 ± 0.28",
+    ]
+
+
+def test_pictures_show_truth_before_and_every_method(page):
+    alts = [value for tag, name, value in page.attributes if tag == "img" and name == "alt"]
+    assert all(alts)
+    for shown in ("ground truth", "prediction before", *(f"prediction {method}" for method in METHODS)):
+        assert sum(shown in alt for alt in alts) == 2, shown  # one case of each domain
+    assert any("learned, support" in alt for alt in alts)
+    assert "no longer" not in page.text
+    assert "made anew differ" not in page.text
+
+
+def test_finding_claims_no_difference_that_its_test_does_not_carry(page):
+    # Two patients can never give p < 0.05.
+    finding = page.text.split("Contents")[0]
+    assert "highest balanced mean" in finding
+    assert "is higher by" not in finding
+    assert "is smaller by" not in finding
+
+
+def test_figures_are_written_for_a_paper(whole, page):
+    files = {path.name for path in (whole / "figures").iterdir()}
+    for name in ("met-shots-2-retention", "met-shots-2-trajectory", "met-shots-2-paired-target-active"):
+        assert {f"{name}.png", f"{name}.pdf"} <= files
+    with Image.open(whole / "figures" / "met-shots-2-retention.png") as picture:
+        assert picture.info["dpi"] == pytest.approx((200, 200), abs=0.1)
+
+
+def test_one_run_is_reported_by_itself(whole, tmp_path):
+    page = report(tmp_path, cell(whole, "active"), worst=1)
+    result = json.loads((cell(whole, "active") / "result.json").read_text())
+    cells = page.row("seed-0")
+    assert float(cells["target after"].split()[0]) == pytest.approx(result["after"]["dice/target/ET"], abs=6e-4)
+    assert float(cells["source before"].split()[0]) == pytest.approx(result["before"]["dice/source/ET"], abs=6e-4)
+    assert "p target" not in cells
+    assert not (tmp_path / "figures").exists()
+
+
+def test_several_runs_stand_side_by_side_and_names_stay_names(moved, tmp_path):
+    page = report(tmp_path, moved("naive", "<b>one"), moved("active", "$two&"), worst=0)
+    assert {row[0].split()[0] for row in page.tables[0][1:]} == {"<b>one", "$two&"}
+    assert not any(tag == "b" for tag, _, _ in page.attributes)
+    assert "b" not in page.open
+    assert "p against <b>one" in page.text
+
+
+def test_synthetic_data_are_marked(moved, tmp_path):
+    run = moved("naive", "phantoms")
+    manifest = run / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"synthetic": True}))
+    assert "SYNTHETIC" in report(tmp_path, run, worst=0).text
+
+
+def test_lost_data_cost_the_pictures_only(moved, tmp_path):
+    run = moved("naive", "lost")
+    settings = run / "config.yaml"
+    settings.write_text(yaml.safe_dump(yaml.safe_load(settings.read_text()) | {"data": ["gone/elsewhere"]}))
+    page = report(tmp_path, run)
+    assert "No pictures of MET" in page.text
+    assert "gone/elsewhere" in page.text
+    assert float(page.row("lost")["target after"].split()[0]) >= 0.0
+
+
+def test_unfinished_run_says_so(moved, tmp_path):
+    run = moved("naive", "half")
+    state = run / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"status": "stopped"}))
+    assert "Not finished, reported as far as it came: half (stopped)" in report(tmp_path, run, worst=0).text
+
+
+def test_unfinished_study_says_how_much_is_done(whole, tmp_path):
+    study = tmp_path / "study"
+    study.mkdir()
+    shutil.copy(whole / "study.yaml", study)
+    results = read_table(whole / "results.csv")
+    write_table(results[(results["method"] != "passive") | (results["seed"] == 0)], study / "results")
+    page = report(tmp_path, study, worst=0)
+    assert "5 of 6 cells are done" in page.text
+    assert "No figures at equal seconds" in page.text
+    assert "1 seed" in page.row("passive")["method"]
+    assert "not finished" not in report(tmp_path, whole, worst=0).text
+
+
+def test_pretraining_is_reported_with_its_curves(domains, tmp_path):
+    page = report(tmp_path, Path(domains["from"]))
+    assert "training loss" in page.text
+    assert not page.row("pre")["labels used"].startswith("–")
+
+
+def test_region_is_chosen_among_those_evaluated(whole, tmp_path):
+    page = report(tmp_path, whole, region="WT", worst=0)
+    after = summary(read_table(whole / "results.csv"), "WT", resamples=100).set_index("method")["target_after"]
+    assert float(page.row("naive")["target after"].split()[0]) == pytest.approx(after["naive"], abs=6e-4)
+    with pytest.raises(UsageError, match="'lesion'"):
+        report(tmp_path, whole, region="lesion")
+
+
+def test_bad_input_gets_one_clear_error(whole, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "study.yaml").write_text("budget: 12\n")
+    for runs, error, words in (
+        ((empty,), RunError, "neither a run nor a study"),
+        ((tmp_path / "nowhere",), RunError, "no such run or study"),
+        ((tmp_path / "begun",), RunError, "no results yet"),
+        ((whole, cell(whole, "naive")), UsageError, "by itself"),
+        ((cell(whole, "naive"), cell(whole, "naive")), UsageError, "named twice"),
+        ((), MetasegError, "nothing to report on"),
+    ):
+        with pytest.raises(error, match=words):
+            report(tmp_path, *runs)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_page_is_never_half_written(whole, tmp_path, monkeypatch):
+    (tmp_path / "page.html").write_text("earlier")
+    monkeypatch.setattr(
+        "metaseg.studies.report.page._render", lambda *parts: (_ for _ in ()).throw(OSError(28, "full"))
+    )
+    with pytest.raises(RunError, match="cannot be written: full"):
+        report(tmp_path, cell(whole, "naive"), worst=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    assert (tmp_path / "page.html").read_text() == "earlier"
+
+
+def test_false_area_counts_painted_pixels_outside_the_tumour(whole):
+    run = read_inputs([cell(whole, "naive")]).runs[0]
+    setting = Reopener().setting(run)
+    case = setting.target.cases[0]
+    drawing = _CaseDrawing(case, setting.space, setting.modalities, "ET")
+    painted = drawing.label.copy()
+    outside = np.argwhere(drawing.label == 0)[:7]
+    painted[tuple(outside.T)] = 2
+    (exact, false) = drawing.areas({"exact": drawing.label, "false": painted})
+    # Pixels of the test's cases are 1 mm x 1 mm.
+    assert (exact.area, exact.dice, exact.unit) == (0.0, 1.0, "mm²")
+    assert false.area == pytest.approx(7.0)
+    assert false.dice == 1.0
+
+
+def test_moved_study_finds_its_network(whole, domains, tmp_path):
+    study = tmp_path / "elsewhere"
+    shutil.copytree(cell(whole, "naive"), study / "cells" / "run")
+    shutil.copytree(domains["from"], study / "pretrain")
+    settings = study / "cells" / "run" / "config.yaml"
+    settings.write_text(yaml.safe_dump(yaml.safe_load(settings.read_text()) | {"from": "studies/old-name/pretrain"}))
+    run = read_inputs([study / "cells" / "run"]).runs[0]
+    network = Reopener().setting(run).network
+    assert network.run is not None
+    assert network.run.resolve() == (study / "pretrain").resolve()
