@@ -297,8 +297,13 @@ class NaivetuneConfig(AdaptOptions):
     lwf_lambda: Annotated[float, Ge(0), Help("lwf: weight of the distillation.", panel=METHOD)] = 1.0
     lwf_temperature: Annotated[float, Gt(0), Help("lwf: temperature of the distillation.", panel=METHOD)] = 2.0
     replay_share: Annotated[
-        float, Interval(ge=0.0, lt=1.0), Help("replay: share of source slices in the batches.", panel=METHOD)
+        float,
+        Interval(ge=0.0, lt=1.0),
+        Help("replay and rehearse: share of source slices in the batches.", panel=METHOD),
     ] = 0.25
+    replay_weight: Annotated[
+        float, Ge(0), Help("rehearse: weight of the loss on source slices, beside their share.", panel=METHOD)
+    ] = 1.0
     lora_rank: Annotated[int, Ge(1), Help("lora: rank of the adapters.", panel=METHOD)] = 4
 
 

@@ -104,7 +104,7 @@ def test_cheng_methods_differ_in_the_method_alone() -> None:
     naive: NaivetuneConfig = load("cheng/naivetune.yaml")
     assert replace(active, order="passive", out=passive.out) == passive
     shared = settings(active).keys() & settings(naive).keys()
-    assert {key for key in shared if settings(active)[key] != settings(naive)[key]} == {"out"}
+    assert {key for key in shared if settings(active)[key] != settings(naive)[key]} == {"method", "out"}
     assert {"shots", "slices", "budget", "seed", "split", "data", "source", "watch_cases"} <= shared
 
 

@@ -156,6 +156,16 @@ def seconds_of(folder: Path) -> float | None:
         return None
 
 
+def pace_of(folder: Path) -> float | None:
+    """Seconds of a finished adaptation for each slice gradient evaluation; None if it does not tell."""
+    seconds = seconds_of(folder)
+    try:
+        spent = int(read_json(folder / "result.json", "the result of a metaseg run")["spent"])
+    except (RunError, KeyError, TypeError, ValueError):
+        return None
+    return seconds / spent if seconds and spent else None
+
+
 def portable(config: RunConfig, study: Path, resolve: bool = False) -> Any:
     """Settings whose paths within a study do not tell where the study lies.
 

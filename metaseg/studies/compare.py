@@ -120,6 +120,7 @@ def _write_figures(plan: Plan, tables: Tables) -> pd.DataFrame:
 
 def print_summary(plan: Plan, summarised: pd.DataFrame) -> None:
     """Print a table for every target and number of shots, methods in the order of the settings file."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -134,8 +135,8 @@ def print_summary(plan: Plan, summarised: pd.DataFrame) -> None:
             seeds = sorted(set(rows["n_seeds"]))
             of_seeds = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
             title = f"{target}, {shots} shots: Dice of {plan.study.region}, mean over {of_seeds} seeds"
-            table = Table(title=title, title_justify="left")
-            table.add_column("method", no_wrap=True)
+            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+            table.add_column("method")
             for heading in COLUMNS.values():
                 table.add_column(heading, justify="right")
             for label, entry in plan.entries.items():

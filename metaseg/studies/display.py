@@ -6,12 +6,12 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from metaseg.studies.cells import seconds_of
+from metaseg.studies.cells import pace_of
 from metaseg.studies.plan import Plan, Unit
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -69,7 +69,7 @@ class Display:
                 self._tasks[unit] = self._live.add_task(unit.name, total=total, left="")
 
     def end(self, unit: Unit, word: str = "done") -> None:
-        """A unit has ended: ``done``, ``failed``, or ``left`` to another process.
+        """A unit has ended: ``done``, ``found`` done by another process, ``left`` to one, or ``failed``.
 
         Args:
             unit: The unit.
@@ -84,9 +84,9 @@ class Display:
                 self._left = [other for other in self._left if other != unit]
             if word == "done":
                 self._pace.add(unit, seconds)
-            text = f"{self._done}/{self._total}  {unit.name}: {word} in {duration(seconds)}"
-            if word == "failed" or (self._live is None and word == "done"):
-                self._line(f"{text}  {self._left_text()}".rstrip())
+            how = "done by another process" if word == "found" else f"{word} in {duration(seconds)}"
+            if word == "failed" or (self._live is None and word != "left"):
+                self._line(f"{self._done}/{self._total}  {unit.name}: {how}  {self._left_text()}".rstrip())
             self._refresh()
 
     def note(self, text: str) -> None:
@@ -140,7 +140,7 @@ class Display:
 
 
 class Pace:
-    """How long units take: by label, from those that are done.
+    """How long work takes: seconds for each slice gradient evaluation by label, from what is done.
 
     Args:
         plan: The comparison; the finished runs in its folder are what is known at first.
@@ -148,33 +148,25 @@ class Pace:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._seconds: dict[str, list[float]] = {}
+        self._paces: dict[str, list[float]] = {}
         for unit in plan.units:
-            if unit.kind != "search" and (seconds := seconds_of(plan.folder / unit.folder)):
-                self.add(unit, seconds)
+            if unit.kind != "search" and (pace := pace_of(plan.folder / unit.folder)):
+                self._paces.setdefault(unit.label, []).append(pace)
 
     def add(self, unit: Unit, seconds: float) -> None:
         """A unit took so long."""
-        self._seconds.setdefault(unit.label, []).append(seconds / self._runs(unit))
-
-    def per_run(self, label: str) -> float | None:
-        """Median seconds of a run of an entry, else of any; None if none is done."""
-        known = self._seconds.get(label) or [one for all_ in self._seconds.values() for one in all_]
-        return statistics.median(known) if known else None
+        self._paces.setdefault(unit.label, []).append(seconds / self._work(unit))
 
     def seconds(self, units: Sequence[Unit]) -> float | None:
-        """Seconds that units will take one after another; None if none is done yet."""
-        times = [self.per_run(unit.label) for unit in units]
-        if any(one is None for one in times):
+        """Seconds that units will take one after another, by the medians; None if nothing is done yet."""
+        if not self._paces:
             return None
-        return sum((one or 0.0) * self._runs(unit) for one, unit in zip(times, units, strict=True))
+        anyone = statistics.median([pace for paces in self._paces.values() for pace in paces])
+        known = {label: statistics.median(paces) for label, paces in self._paces.items()}
+        return sum(known.get(unit.label, anyone) * self._work(unit) for unit in units)
 
-    def known(self) -> Mapping[str, float]:
-        """Median seconds of a run by label, of the entries that have one."""
-        return {label: statistics.median(seconds) for label, seconds in self._seconds.items()}
-
-    def _runs(self, unit: Unit) -> int:
-        return max(1, self._plan.study.trials) if unit.kind == "search" else 1
+    def _work(self, unit: Unit) -> int:
+        return self._plan.study.budget * (max(1, self._plan.study.trials) if unit.kind == "search" else 1)
 
 
 def spent_so_far(plan: Plan, unit: Unit) -> int:

@@ -44,7 +44,8 @@ class Entry:
         method: The method.
         family: ``plain`` or ``meta``.
         settings: What the entry sets.
-        space: What is searched.
+        space: What is searched for it.
+        searched_as: The entry whose search gives its values: itself, or one that it shares them with.
     """
 
     label: str
@@ -53,6 +54,7 @@ class Entry:
     family: str
     settings: Mapping[str, Any]
     space: Space
+    searched_as: str
 
     @property
     def verb(self) -> str:
@@ -80,7 +82,8 @@ def read_entry(label: str, given: Any, study: CompareConfig) -> Entry:
 
     Args:
         label: Its name.
-        given: Its settings, with ``method``, ``title`` and ``search`` among them or not.
+        given: Its settings, with ``method``, ``title`` and ``search`` (a space, or another entry's label) among them
+            or not.
         study: The whole settings.
 
     Raises:
@@ -108,10 +111,30 @@ def read_entry(label: str, given: Any, study: CompareConfig) -> Entry:
         settings = {key: shared[key] for key in ("order", "replay") if key in shared} | settings
         if "order" in settings:
             settings["order"] = find_order(str(settings["order"])).name
+    if isinstance(space, str):
+        return Entry(label, str(title or label), method, info.family, settings, {}, space)
     # What an entry sets itself stays so, unless its own space names it.
     defaults = {key: value for key, value in default_space(method, info.family).items() if key not in settings}
     parsed = parse_space(defaults if space is None else space, config, OF_METHODS[config], where)
-    return Entry(label, str(title or label), method, info.family, settings, parsed)
+    return Entry(label, str(title or label), method, info.family, settings, parsed, label)
+
+
+def check_shared_searches(entries: Mapping[str, Entry]) -> None:
+    """Check that entries which take the values of another's search can.
+
+    Raises:
+        UsageError: There is no such entry, it is not searched, or of the other family.
+    """
+    for label, entry in entries.items():
+        if entry.searched_as == label:
+            continue
+        other = entries.get(entry.searched_as)
+        if other is None or not other.space or other.family != entry.family:
+            fitting = [one.label for one in entries.values() if one.space and one.family == entry.family]
+            raise UsageError(
+                f"methods: {label}: 'search' is '{entry.searched_as}'",
+                expected="a space, or a searched entry of the same family: " + (", ".join(fitting) or "there is none"),
+            )
 
 
 def _other(config: Kind) -> Kind:

@@ -48,7 +48,9 @@ def _print_entry(plan: Plan, target: str, label: str, todo: list[Unit]) -> None:
     left = [unit for unit in cells if unit in todo]
     settings = ", ".join(f"{name}={plain_value(value)}" for name, value in entry.settings.items())
     print(f"  {label}: {entry.method}{f' ({settings})' if settings else ''}")
-    if plan.is_searched(label):
+    if plan.is_searched(label) and entry.searched_as != label:
+        print(f"    takes the values that the search of {entry.searched_as} finds")
+    elif plan.is_searched(label):
         space = ", ".join(f"{name} in {parameter.plain()}" for name, parameter in entry.space.items())
         best = best_values(plan, target, label)
         found = (

@@ -24,6 +24,7 @@ from metaseg.studies.entries import (
     STUDYS_OWN,
     Entry,
     check_keys,
+    check_shared_searches,
     plain,
     read_entry,
 )
@@ -96,8 +97,8 @@ class Plan:
         return (unit for unit in self.units if unit.kind == "cell")
 
     def is_searched(self, label: str) -> bool:
-        """Whether hyper-parameters of an entry are searched."""
-        return self.study.trials > 0 and bool(self.entries[label].space)
+        """Whether hyper-parameters of an entry are searched, by itself or with another entry."""
+        return self.study.trials > 0 and bool(self.entries[self.entries[label].searched_as].space)
 
     def needs(self, unit: Unit) -> tuple[Unit, ...]:
         """The units that must be done before this one."""
@@ -105,7 +106,7 @@ class Plan:
             return ()
         needed = [Unit("oracle", unit.target)] if self.entries[unit.label].needs_oracle else []
         if unit.kind == "cell" and self.is_searched(unit.label):
-            needed.append(Unit("search", unit.target, unit.label))
+            needed.append(Unit("search", unit.target, self.entries[unit.label].searched_as))
         return tuple(needed)
 
     def config(self, unit: Unit, values: Mapping[str, Any] | None = None) -> NaivetuneConfig | MetatuneConfig:
@@ -171,6 +172,7 @@ def make_plan(study: CompareConfig) -> Plan:
         own = {"out": folder / PRETRAIN, "device": study.device, "precision": study.precision, "cache": study.cache}
         pretrain = load_config(PretrainConfig, None, {**settings, **own})
     entries = {label: read_entry(label, settings, study) for label, settings in study.methods.items()}
+    check_shared_searches(entries)
     targets = {name: _target(name, settings, study, folder) for name, settings in study.targets.items()}
     plan = Plan(study, folder, pretrain, targets, entries, tuple(_units(study, targets, entries)))
     _check_settings(plan)
@@ -239,7 +241,7 @@ def _target(name: str, given: Any, study: CompareConfig, folder: Path) -> dict[s
     if "phantoms" in settings or not (settings.get("data") or shared.get("data")):
         pretraining = plain(study.pretrain or {})
         settings = phantom_target(settings, shared, pretraining, folder, where)
-    elif "split" not in settings and "split" not in shared:
+    elif settings.get("split", shared.get("split")) is None:
         raise UsageError(
             f"{where} has no split",
             expected="'split' with a file of 'metaseg data split', of the target's and the source's patients",

@@ -19,6 +19,7 @@ from metaseg.cases.splits import Split
 from metaseg.config import AdaptOptions
 from metaseg.config_io import dump_config
 from metaseg.errors import RunError, UsageError
+from metaseg.models.checkpoint import checkpoint_files
 from metaseg.runs.files import read_json, write_json
 from metaseg.runs.folder import RunFolder, is_run
 from metaseg.runs.networks import LoadedNetwork, load_network
@@ -45,7 +46,7 @@ def check_data(plan: Plan) -> None:
         DataError: The data or the split cannot be read.
         RunError: The source network is not there.
     """
-    if plan.pretrain is None and not plan.network.exists():
+    if plan.pretrain is None and not (plan.network.is_dir() or checkpoint_files(plan.network)[0].exists()):
         raise RunError(
             "the source network is not there",
             where=plan.network,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,7 @@ def best_values(plan: Plan, target: str, label: str) -> dict[str, Any] | None:
     """
     if not plan.is_searched(label):
         return {}
-    unit = Unit("search", target, label)
+    unit = Unit("search", target, plan.entries[label].searched_as)
     try:
         best = read_json(plan.folder / unit.folder / BEST, "the best trial of a search")
         if best["digest"] != digest(plan, unit) or best["trials"] != plan.study.trials:
@@ -131,6 +132,10 @@ def _search(plan: Plan, unit: Unit, folder: Path) -> None:
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,), deepcopy=False):
         # Whoever holds the lock works alone: a trial that still runs was begun by a process that died.
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    for run in (folder / "trials").glob("*"):
+        # Left by a search with other settings.
+        if int(run.name) > len(_completed(study)):
+            shutil.rmtree(run)
     while len(_completed(study)) < plan.study.trials:
         _trial(plan, unit, folder, study)
         _write_trials(plan, unit, folder, study)

@@ -150,11 +150,13 @@ def _wait_for_others(schedule: Schedule, display: Display) -> None:
 
 
 Outcome = tuple[str, str, str]
-"""``done``, ``left`` or ``failed``; the error; its traceback."""
+"""``done``, ``found`` done by another process, ``left`` to one, or ``failed``; the error; its traceback."""
 
 
 def _attempt(plan: Plan, unit: Unit) -> Outcome:
     try:
+        if is_done(plan, unit):
+            return "found", "", ""
         do_unit(plan, unit)
     except BusyError:
         return "left", "", ""
@@ -169,7 +171,7 @@ def _attempt(plan: Plan, unit: Unit) -> Outcome:
 def _settle(schedule: Schedule, display: Display, unit: Unit, outcome: Outcome) -> None:
     word, error, details = outcome
     display.end(unit, word)
-    if word == "done":
+    if word in ("done", "found"):
         schedule.done(unit)
     elif word == "left":
         schedule.leave(unit)

@@ -18,6 +18,7 @@ from metaseg.cli.messages import explain
 from metaseg.cli.verbs import VERBS
 from metaseg.config import EvaluateConfig, MetatuneConfig, PredictConfig, PretrainConfig
 from metaseg.config_io import dump_config
+from metaseg.config_studies import CompareConfig
 from metaseg.errors import DataError, TrainingError
 from metaseg.runs.folder import RunFolder
 
@@ -250,6 +251,7 @@ def test_help_teaches(call: Call) -> None:
 def test_examples_of_the_help_are_valid(call: Call, done: list[Any], tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     dump_config(PretrainConfig(), tmp_path / "configs" / "pretrain.yaml")
+    dump_config(CompareConfig(), tmp_path / "configs" / "compare" / "phantoms.yaml")
     lines = [line for verb in VERBS for line in verb.examples] + [
         line.strip() for line in main.HELP.splitlines() if line.startswith("  ")
     ]

@@ -89,6 +89,17 @@ def test_what_an_entry_sets_is_not_searched(study):
     assert [unit.label for unit in plan.units if unit.kind == "search"] == ["ewc", "fixed", "own"]
 
 
+def test_entries_may_share_a_search(study):
+    methods = {
+        "active": {"method": "maml"}, "passive": {"method": "maml", "order": "passive", "search": "active"},
+    }  # fmt: skip
+    plan = make_plan(study(methods=methods, trials=2))
+    assert [unit.label for unit in plan.units if unit.kind == "search"] == ["active"]
+    passive = next(unit for unit in plan.cells if unit.label == "passive")
+    assert plan.needs(passive) == (Unit("search", "met", "active"),)
+    assert plan.config(passive, {"outer_learning_rate": 0.5}).order == "passive"
+
+
 def test_an_oracle_order_gets_one_run_for_each_target(study, domains):
     plan = make_plan(
         study(
@@ -158,6 +169,7 @@ WRONG = [
     ({"targets": {"met": {"phantoms": "glioma"}}, "shared": {}}, "glioma"),
     ({"targets": {"met": {"phantoms": "met"}}}, "leave 'phantoms' away"),
     ({"targets": {"met": {"data": "x"}}, "shared": {}}, "has no split"),
+    ({"targets": {"met": {"data": "x", "split": None}}}, "has no split"),
     ({"shots": [2, 2]}, "[2, 2]"),
     ({"shots": [0]}, "[0]"),
     ({"seeds": [-1]}, "[-1]"),
@@ -165,6 +177,8 @@ WRONG = [
     ({"trials": 2, "search_part": "test"}, "search_part"),
     ({"trials": 2, "methods": {"naive": {"search": {"learning_rate": {"low": 1, "high": 1}}}}}, "low below high"),
     ({"trials": 2, "methods": {"replay": {"search": {"replay_share": [0.5, 1.5]}}}}, "met/replay: 'replay_share'"),
+    ({"methods": {"naive": {}, "maml": {"search": "naive"}}}, "of the same family"),
+    ({"methods": {"naive": {"search": "else"}}}, "'search' is 'else'"),
     ({"pretrain": {"epochs": 0}, "from": None}, "epochs"),
     ({"pretrain": {"out": "x"}, "from": None}, "pretrain: 'out'"),
 ]  # fmt: skip

@@ -123,6 +123,14 @@ def test_more_trials_go_on_from_those_there_are(monkeypatch, plan):
     assert best_values(fewer, "met", "naive") == {"learning_rate": max(first.rates, key=best_at)}
 
 
+def test_trials_of_an_earlier_search_are_cleared_away(monkeypatch, plan, study):
+    searched(monkeypatch, plan, Trials())
+    other = make_plan(study(trials=2, region="ET", budget=16))
+    searched(monkeypatch, other, Trials())
+    assert len(list((other.folder / UNIT.folder / "trials").iterdir())) == 2
+    assert best_values(plan, "met", "naive") is None
+
+
 def test_whatever_shapes_a_search_is_in_its_digest(plan, study):
     changes = [
         {"budget": 16}, {"objective": "target"}, {"search_seed": 5}, {"search_shots": 1}, {"search_part": "other"},

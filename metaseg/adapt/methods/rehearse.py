@@ -30,9 +30,9 @@ class Rehearse(Replay):
     defaults = MappingProxyType(Replay.defaults | {"learning_rate": 1e-3, "schedule": "cosine", "augment": "full"})
 
     def objective(self, model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-        """Loss of the target's slices and of the source's, weighted by their numbers."""
+        """Loss of the target's slices and of the source's, weighted by their numbers and ``replay_weight``."""
         if not self.replayed:
             return super().objective(model, images, classes)
         logits, own = model(images), len(images) - self.replayed
         target, source = self.loss(logits[:own], classes[:own]), self.loss(logits[own:], classes[own:])
-        return (own * target + self.replayed * source) / len(images)
+        return (own * target + self.config.replay_weight * self.replayed * source) / len(images)
