@@ -79,6 +79,8 @@ class FieldDescription:
             return "yes" if self.default else "no"
         if self.default is None or self.default in ((), {}, ""):
             return ""
+        if isinstance(self.default, tuple):
+            return ",".join(map(str, self.default))
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
 
@@ -135,7 +137,8 @@ def _type_text(annotation: Any, bounds: tuple[Any, ...] = ()) -> str:
     if origin is tuple and inner[-1] is not Ellipsis:
         return f"{len(inner)} values such as {','.join(['240'] * len(inner))}, each {_type_text(inner[0])}"
     if origin is tuple:
-        text = "a path or several" if inner[0] is Path else "names separated by commas, or a list"
+        several = {Path: "a path or several", int: "whole numbers separated by commas, or a list"}
+        text = several.get(inner[0], "names separated by commas, or a list")
         return text + (", at least one" if any(isinstance(bound, MinLen) for bound in bounds) else "")
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
     text = words.get(annotation) or ("a mapping, or its JSON text" if origin in (dict, Mapping) else str(annotation))

@@ -56,7 +56,7 @@ def _tune(config: MetatuneConfig, run: RunFolder, fabric: Fabric, setting: Setti
     state_file: Path = run.checkpoints / STATE_FILE
     values = load_training_state(state_file) if config.resume and state_file.exists() else None
     spent = 0 if values is None else int(values["spent"])
-    with Watch(run, config, setting, fabric, spent if config.resume else None) as watch:
+    with Watch(run, config, setting, fabric, spent if values is not None else None) as watch:
         tuning = MetaTuning(config, setting, fabric, watch, method, optimizer)
         if values is not None:
             tuning.restore(values)

@@ -84,7 +84,7 @@ def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric, setting: Sett
     resume = config.resume and state_file.exists()
     before = fabric.to_device(setting.network.model)
     spent = _spent_before(config, load_training_state(state_file)) if resume else 0
-    with Watch(run, config, setting, fabric, spent if config.resume else None) as watch:
+    with Watch(run, config, setting, fabric, spent if resume else None) as watch:
         if not resume:
             state.extra["before"] = watch.mark(before, 0)
         interpolation = Interpolation(before, config.interpolation or 1.0)

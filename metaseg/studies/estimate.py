@@ -51,20 +51,17 @@ def _print_entry(plan: Plan, target: str, label: str, todo: list[Unit]) -> None:
     if plan.is_searched(label) and entry.searched_as != label:
         print(f"    takes the values that the search of {entry.searched_as} finds")
     elif plan.is_searched(label):
-        space = ", ".join(f"{name} in {parameter.plain()}" for name, parameter in entry.space.items())
+        space = ", ".join(parameter.text() for parameter in entry.space.values())
         best = best_values(plan, target, label)
-        found = (
-            "to do"
-            if best is None
-            else "done, "
-            + ", ".join(
-                f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in best.items()
-            )
-        )
-        print(f"    {plan.study.trials} trials over {space}: {found}")
+        found = "to do" if best is None else "best " + ", ".join(f"{name}={_short(best[name])}" for name in best)
+        print(f"    {plan.study.trials} trials: {space}; {found}")
     states = _states(plan, left)
     done = len(cells) - len(left)
     print(f"    {len(cells)} cells, {done} done" + "".join(f", {count} {word}" for word, count in states.items()))
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _states(plan: Plan, left: list[Unit]) -> Mapping[str, int]:

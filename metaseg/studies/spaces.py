@@ -62,6 +62,12 @@ class Parameter:
             return IntDistribution(int(self.low), int(self.high), log=self.log)
         return FloatDistribution(self.low, self.high, log=self.log)
 
+    def text(self) -> str:
+        """In words: ``learning_rate from 0.0001 to 0.003``."""
+        if self.choices:
+            return f"{self.name} of " + ", ".join(map(str, self.choices))
+        return f"{self.name} from {self.low:g} to {self.high:g}"
+
     def plain(self) -> Any:
         """As it stands in a settings file."""
         return list(self.choices) if self.choices else {"low": self.low, "high": self.high, "log": self.log}

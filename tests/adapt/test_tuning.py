@@ -10,7 +10,7 @@ import torch
 import metaseg
 from metaseg.adapt.meta_tuning import case_of_visit, parse_threshold
 from metaseg.adapt.scoring import score_slices
-from metaseg.adapt.watch import due_marks
+from metaseg.adapt.watch import Watch, due_marks
 from metaseg.errors import DataError, TrainingError, UsageError
 from metaseg.evaluation.overlap import class_counts
 from metaseg.runs.networks import load_network
@@ -174,3 +174,23 @@ def test_visits_go_to_every_case_once_a_pass():
 def test_marks_fall_evenly_and_once():
     due = [spent for spent in range(6, 66, 6) if due_marks(spent - 6, spent, 60, 4)]
     assert due == [18, 30, 48, 60]
+
+
+@pytest.mark.parametrize("verb", [metaseg.naivetune, metaseg.metatune])
+def test_cut_off_before_its_first_state_it_begins_anew(verb, pretrained, tmp_path, monkeypatch):
+    mark = Watch.mark
+
+    def interrupted(self, model, spent):
+        if spent:
+            raise KeyboardInterrupt
+        return mark(self, model, spent)
+
+    small = SMALL | {"budget": 12, "marks": 1, "pictures": False}
+    with monkeypatch.context() as patched:
+        patched.setattr(Watch, "mark", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            verb(**pretrained, **small, out=tmp_path / "cut")
+    verb(**pretrained, **small, out=tmp_path / "cut", resume=True)
+    verb(**pretrained, **small, out=tmp_path / "whole")
+    for name in ("marks.csv", "metrics.csv", "selection.csv"):
+        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
