@@ -1,8 +1,8 @@
 """The search of an entry's hyper-parameters on validation patients, with Optuna.
 
-One Optuna study for each target and entry, trials one after another. Trial 0 has the entry's own values. Before every
-other trial the sampler is seeded anew from the number of trials done, so that a search that was killed and begun again
-suggests the same values and continues the trial that was cut off.
+One Optuna study for each target and entry, trials one after another. Trial 0 has the entry's own values, the next
+few are spread over the space. Before every later trial the sampler is seeded anew from the number of trials done, so that a
+search that was killed and begun again suggests the same values and continues the trial that was cut off.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from metaseg.runs.folder import FREE_TO_CHANGE
 from metaseg.runs.lock import RunLock
 from metaseg.studies.cells import BusyError, drop_weights, portable, run_unit, seconds_of
 from metaseg.studies.plan import Plan, Unit
+from metaseg.studies.spaces import Space
 
 BEST, TRIALS = "best.json", "trials.csv"
 WORST = 0.0
 """What a trial is worth whose loss became non-finite, or that segments nothing; Dice knows nothing worse."""
-RANDOM_TRIALS = 4
-"""Trials, the first included, before the sampler trusts what it has seen."""
+SPREAD_TRIALS = 8
+"""Trials, the first included, that are spread over the space before a sampler goes by what it has seen."""
 
 
 def best_values(plan: Plan, target: str, label: str) -> dict[str, Any] | None:
@@ -167,20 +168,39 @@ def _trial(plan: Plan, unit: Unit, folder: Path, study: Any) -> None:
 
     number, space = len(_completed(study)), plan.entries[unit.label].space
     distributions = {name: parameter.distribution() for name, parameter in space.items()}
-    if number == 0:
-        config = plan.config(unit)
-        values = {name: parameter.nearest(getattr(config, name)) for name, parameter in space.items()}
+    if number < SPREAD_TRIALS:
+        values = _own_values(plan, unit, space) if number == 0 else spread_values(space, number)
         value, notes = _evaluate(plan, unit, folder, number, values)
         study.add_trial(
             optuna.trial.create_trial(params=values, distributions=distributions, value=value, user_attrs=notes)
         )
         return
-    study.sampler = optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=_seed(plan, unit, number))
+    study.sampler = optuna.samplers.TPESampler(n_startup_trials=SPREAD_TRIALS, seed=_seed(plan, unit, number))
     trial = study.ask(fixed_distributions=distributions)
     value, notes = _evaluate(plan, unit, folder, number, trial.params)
     for name, note in notes.items():
         trial.set_user_attr(name, note)
     study.tell(trial, value)
+
+
+def _own_values(plan: Plan, unit: Unit, space: Space) -> dict[str, Any]:
+    config = plan.config(unit)
+    return {name: parameter.nearest(getattr(config, name)) for name, parameter in space.items()}
+
+
+def spread_values(space: Space, number: int) -> dict[str, Any]:
+    """The values of an early trial: points of Halton's sequence, which a few trials already spread over the space.
+
+    They are the same for every method with the same space: with few trials, chance would favour one method.
+
+    Args:
+        space: What is searched.
+        number: Number of the trial, from 1.
+    """
+    from scipy.stats import qmc
+
+    point = qmc.Halton(len(space), scramble=False).random(number + 1)[number]
+    return {name: parameter.at(float(share)) for (name, parameter), share in zip(space.items(), point, strict=True)}
 
 
 def _seed(plan: Plan, unit: Unit, number: int) -> int:

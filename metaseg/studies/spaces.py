@@ -46,6 +46,13 @@ class Parameter:
         nearest = min(max(value, self.low), self.high)
         return round(nearest) if self.whole else float(nearest)
 
+    def at(self, share: float) -> Value:
+        """The value that lies a share in [0, 1) of the way through the space."""
+        if self.choices:
+            return self.choices[int(share * len(self.choices))]
+        value = self.low * (self.high / self.low) ** share if self.log else self.low + (self.high - self.low) * share
+        return round(value) if self.whole else float(value)
+
     def ends(self) -> tuple[Value, ...]:
         """The values that all others lie between, or all of a list."""
         if self.choices:

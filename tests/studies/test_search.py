@@ -16,7 +16,8 @@ from metaseg.studies import search as module
 from metaseg.studies.cells import BusyError
 from metaseg.studies.plan import Plan, Unit, make_plan
 from metaseg.studies.preparation import prepare
-from metaseg.studies.search import best_values, digest, open_storage, run_search
+from metaseg.studies.search import best_values, digest, open_storage, run_search, spread_values
+from metaseg.studies.spaces import Parameter
 
 UNIT = Unit("search", "met", "naive")
 
@@ -88,6 +89,20 @@ def test_trial_0_has_the_entrys_own_values_and_the_best_wins(monkeypatch, plan):
     rows = read_csv(plan.folder / UNIT.folder / "trials.csv")
     assert [float(row["learning_rate"]) for row in rows] == trials.rates
     assert all(1e-4 <= rate <= 3e-3 for rate in trials.rates)
+
+
+def test_early_trials_are_points_of_haltons_sequence_alike_for_all_methods():
+    # Van der Corput by hand: 1/2, 1/4, 3/4 in base 2 and 1/3, 2/3, 1/9 in base 3.
+    space = {
+        "rate": Parameter("rate", low=1e-4, high=1e-2, log=True),
+        "share": Parameter("share", low=0.0, high=0.9),
+    }
+    values = [spread_values(space, number) for number in (1, 2, 3)]
+    assert [value["rate"] for value in values] == pytest.approx([1e-3, 10**-3.5, 10**-2.5])
+    assert [value["share"] for value in values] == pytest.approx([0.3, 0.6, 0.1])
+    choices = {"rank": Parameter("rank", choices=(2, 4, 8))}
+    assert [spread_values(choices, number)["rank"] for number in (1, 2, 3)] == [4, 2, 8]
+    assert Parameter("steps", low=1, high=5, whole=True).at(0.5) == 3
 
 
 def test_target_objective_ignores_the_source(monkeypatch, study):
