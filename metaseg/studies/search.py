@@ -1,8 +1,8 @@
 """The search of an entry's hyper-parameters on validation patients, with Optuna.
 
-One Optuna study for each target and entry, trials one after another. Trial 0 has the entry's own values, the next
-few are spread over the space. Before every later trial the sampler is seeded anew from the number of trials done, so that a
-search that was killed and begun again suggests the same values and continues the trial that was cut off.
+One Optuna study for each target and entry, trials one after another. Trial 0 has the entry's own values, the next few
+are spread over the space. Before every later trial the sampler is seeded anew from the number of trials done, so that
+a search that was killed and begun again suggests the same values and continues the trial that was cut off.
 """
 
 from __future__ import annotations
