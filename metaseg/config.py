@@ -286,8 +286,10 @@ class NaivetuneConfig(AdaptOptions):
         Help("Decay of the learning rate; by default constant, or the method's.", panel=ADAPT),
     ] = None
     ema: Annotated[
-        float, Interval(ge=0.0, lt=1.0), Help("Decay of averaged weights to keep; 0 keeps the last.", panel=ADAPT)
-    ] = 0.0
+        float | None,
+        Interval(ge=0.0, lt=1.0),
+        Help("Decay of averaged weights to keep; 0 keeps the last, the default of most methods.", panel=ADAPT),
+    ] = None
     l2_sp_alpha: Annotated[
         float, Ge(0), Help("l2-sp: weight of the distance to the pretrained weights.", panel=METHOD)
     ] = 0.01
@@ -303,7 +305,12 @@ class NaivetuneConfig(AdaptOptions):
     ] = 0.25
     replay_weight: Annotated[
         float, Ge(0), Help("rehearse: weight of the loss on source slices, beside their share.", panel=METHOD)
-    ] = 1.0
+    ] = 0.7
+    transplant_share: Annotated[
+        float,
+        Interval(ge=0.0, le=1.0),
+        Help("rehearse: share of the source slices into which a target lesion is pasted.", panel=METHOD),
+    ] = 0.4
     lora_rank: Annotated[int, Ge(1), Help("lora: rank of the adapters.", panel=METHOD)] = 4
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from lightning_fabric import Fabric
 from safetensors.torch import save as save_safetensors
@@ -84,7 +84,7 @@ def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric, setting: Sett
     resume = config.resume and state_file.exists()
     before = fabric.to_device(setting.network.model)
     spent = _spent_before(config, load_training_state(state_file)) if resume else 0
-    with Watch(run, config, setting, fabric, spent if resume else None) as watch:
+    with Watch(run, config, setting, fabric, spent if resume else None, inherits=method.inherits) as watch:
         if not resume:
             state.extra["before"] = watch.mark(before, 0)
         interpolation = Interpolation(before, config.interpolation or 1.0)
@@ -108,7 +108,8 @@ def _spent_before(config: NaivetuneConfig, saved: dict[str, Any]) -> int:
 
 def _plan(config: NaivetuneConfig, prepared: int) -> LoopPlan:
     """Whole batches only: a budget that is no multiple of them ends, and is marked for the last time, before it."""
-    rate, schedule = config.learning_rate or 3e-4, config.schedule or "constant"
+    # resolve_defaults has filled in whatever a method has its own default for.
+    rate, schedule = cast(float, config.learning_rate), cast(str, config.schedule)
     size, steps = config.batch_size, (config.budget - prepared) // config.batch_size
     if prepared and steps < 1:
         raise UsageError(
@@ -129,6 +130,6 @@ def _plan(config: NaivetuneConfig, prepared: int) -> LoopPlan:
         mark_steps=frozenset(marks),
         rate=lambda step: learning_rate(step, steps, rate, schedule),
         clip_norm=config.clip_norm,
-        average=config.ema,
+        average=cast(float, config.ema),
         seed=config.seed,
     )

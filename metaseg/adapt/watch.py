@@ -41,12 +41,20 @@ class Watch:
         setting: What is adapted.
         fabric: Device and precision.
         spent: Work done by the training state that the run continues from; None for a run that begins.
+        inherits: Whether the weights that are written descend from the pretrained ones.
     """
 
     def __init__(
-        self, run: RunFolder, config: AdaptOptions, setting: Setting, fabric: Fabric, spent: int | None = None
+        self,
+        run: RunFolder,
+        config: AdaptOptions,
+        setting: Setting,
+        fabric: Fabric,
+        spent: int | None = None,
+        *,
+        inherits: bool = True,
     ) -> None:
-        self.run, self.config, self.setting, self.fabric = run, config, setting, fabric
+        self.run, self.config, self.setting, self.fabric, self.inherits = run, config, setting, fabric, inherits
         self.log, self.selection = EventLog(run, spent), SelectionLog(run, spent)
         # Times have a file of their own: all others are the same whether or not a run was interrupted.
         past = [] if spent is None else read_csv(run.path / TIMING_NAME)
@@ -73,7 +81,7 @@ class Watch:
                 "train": patient_rows(shot.case for shot in self.setting.shots),
                 "target": patient_rows(self.setting.target),
                 "source": patient_rows(self.setting.source),
-                "inherited": inherited_rows(self.setting.network.trained_patients),
+                "inherited": inherited_rows(self.setting.network.trained_patients) if self.inherits else [],
             },
         )
         self.bar = self._bar_context.__enter__()
@@ -141,10 +149,11 @@ class Watch:
     def save(self, model: nn.Module, spent: int) -> None:
         """Write the network as the run's last checkpoint."""
         card = self.setting.network.card
-        cohorts = sorted({shot.case.cohort for shot in self.setting.shots} - set(card.trained_on))
+        past = card.trained_on if self.inherits else ()
+        cohorts = sorted({shot.case.cohort for shot in self.setting.shots} - set(past))
         card = replace(
             card,
-            trained_on=(*card.trained_on, *cohorts),
+            trained_on=(*past, *cohorts),
             synthetic=self.setting.synthetic,
             step=spent,
             figures={},

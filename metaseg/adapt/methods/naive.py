@@ -15,7 +15,7 @@ from metaseg.config import NaivetuneConfig
 from metaseg.training.losses import DiceCrossEntropy
 
 PLAIN_DEFAULTS: MappingProxyType[str, Any] = MappingProxyType(
-    {"learning_rate": 3e-4, "schedule": "constant", "augment": "none", "interpolation": 1.0}
+    {"learning_rate": 3e-4, "schedule": "constant", "augment": "none", "ema": 0.0, "interpolation": 1.0}
 )
 
 
@@ -34,6 +34,7 @@ class Naive:
 
     Attributes:
         defaults: Settings where none are given; see :func:`metaseg.adapt.method_defaults.resolve_defaults`.
+        inherits: Whether the tuned weights descend from the pretrained ones, and so know the source's patients.
 
     Args:
         config: The verb's settings.
@@ -42,6 +43,7 @@ class Naive:
     """
 
     defaults: MappingProxyType[str, Any] = PLAIN_DEFAULTS
+    inherits: bool = True
 
     def __init__(self, config: NaivetuneConfig, setting: Setting, fabric: Fabric) -> None:
         self.config, self.setting, self.fabric = config, setting, fabric

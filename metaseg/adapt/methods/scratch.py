@@ -25,6 +25,8 @@ class Scratch(Naive):
     Figures *before* are still those of the pretrained network, as for all methods.
     """
 
+    inherits = False
+
     def __init__(self, config: NaivetuneConfig, setting: Setting, fabric: Fabric) -> None:
         if config.interpolation not in (None, 1.0):
             raise UsageError(

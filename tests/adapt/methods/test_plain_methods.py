@@ -209,3 +209,12 @@ def test_scratch_starts_from_the_seeds_own_weights(whole: Any, pretrained: dict[
     expected = build_segmenter(card.name, card.in_channels, card.num_classes, seed=7, **card.options)
     for ours, drawn in zip(network(run).parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(ours, drawn, rtol=0, atol=1e-20)
+
+
+def test_scratch_knows_the_target_alone(whole: Any, pretrained: dict[str, Any], tmp_path: Path) -> None:
+    run = metaseg.naivetune(**pretrained, **(SMALL | {"budget": 4}), method="scratch", out=tmp_path / "r").run
+    patients = json.loads((run / "patients.json").read_text())
+    loaded = load_network(run)
+    assert loaded.card.trained_on == ("MET",)
+    assert patients["inherited"] == []
+    assert loaded.trained_patients == {row["patient"] for row in patients["train"]}
