@@ -319,6 +319,7 @@ class TuneConfig(NaivetuneConfig):
     """``metaseg tune``: adaptation by the recommended method, which rehearses the source."""
 
     method: Annotated[PlainMethods, Help("Method; 'metaseg methods' describes them.", panel=ADAPT)] = "rehearse"
+    budget: Annotated[int, Ge(1), Help("Work to spend, in slice gradient evaluations.", panel=ADAPT)] = 1200
 
 
 @dataclass(frozen=True, kw_only=True)

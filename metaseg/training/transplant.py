@@ -11,16 +11,16 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-MARGIN, SOFTNESS, PLAY = 0.02, 0.01, 0.05
-"""Rim that comes along with a lesion, width of the blending and largest shift, as shares of a slice's longer side."""
+MARGIN, SOFTNESS = 0.02, 0.01
+"""Rim that comes along with a lesion and width of the blending, as shares of a slice's longer side."""
 
 
 def transplant(
     image: Tensor, label: Tensor, donor_image: Tensor, donor_label: Tensor, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Paste the lesion of a donor slice into a slice, near the place where the donor has it.
+    """Paste the lesion of a donor slice anywhere into the tissue of a slice.
 
-    The lesion comes with a thin rim of what surrounds it and is blended in softly. It stays within the tissue of both
+    The lesion comes with a thin rim of what surrounds it and is blended in softly. It keeps within the tissue of both
     slices; background (0 in all modalities) remains background. What it covers of the slice's own lesion is gone.
 
     Args:
@@ -28,19 +28,21 @@ def transplant(
         label: Its classes ``(height, width)``, 0 for background.
         donor_image: Intensities of the donor, of the same shape.
         donor_label: Its classes.
-        rng: Decides the shift.
+        rng: Decides the place: any tissue pixel, as the lesion's new centre.
 
     Returns:
-        New image and label; those of the slice as they are if the donor bears no lesion, or none of it falls on tissue.
+        New image and label; those of the slice as they are if it has no tissue or the donor no lesion, or if none of
+        the lesion falls on tissue.
     """
-    side = max(label.shape)
-    play = round(PLAY * side)
-    shift = (int(rng.integers(-play, play + 1)), int(rng.integers(-play, play + 1)))
-    lesion = (donor_label > 0).numpy()
-    if not lesion.any():
+    lesion, own = (donor_label > 0).numpy(), (image != 0).any(dim=0)
+    places = own.nonzero().numpy()
+    if not lesion.any() or not len(places):
         return image, label
+    centre = np.rint(np.argwhere(lesion).mean(axis=0)).astype(int)
+    down, right = places[rng.integers(len(places))] - centre
+    shift, side = (int(down), int(right)), max(label.shape)
     rim = max(1, round(MARGIN * side))
-    tissue = (image != 0).any(dim=0) & shifted((donor_image != 0).any(dim=0), shift)
+    tissue = own & shifted((donor_image != 0).any(dim=0), shift)
     mask = shifted(torch.from_numpy(ndimage.binary_dilation(lesion, iterations=rim)), shift) & tissue
     donated = shifted(donor_label, shift)
     if not bool((donated[mask] > 0).any()):

@@ -37,7 +37,7 @@ class Rehearse(Replay):
 
     defaults = MappingProxyType(
         Replay.defaults
-        | {"learning_rate": 2e-3, "schedule": "cosine", "augment": "full", "ema": 0.99, "interpolation": 0.9}
+        | {"learning_rate": 2e-3, "schedule": "cosine", "augment": "full", "ema": 0.99, "interpolation": 0.75}
     )
 
     def batches(self, steps: int) -> BatchSource:

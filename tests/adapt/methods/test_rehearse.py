@@ -27,7 +27,7 @@ class TestDefaults:
         assert (naive.learning_rate, naive.schedule, naive.augment) == (3e-4, "constant", "none")
         assert (naive.ema, naive.interpolation) == (0.0, 1.0)
         assert (rehearse.learning_rate, rehearse.schedule, rehearse.augment) == (2e-3, "cosine", "full")
-        assert (rehearse.ema, rehearse.interpolation) == (0.99, 0.9)
+        assert (rehearse.ema, rehearse.interpolation) == (0.99, 0.75)
         assert resolve_defaults(NaivetuneConfig(method="wise-ft")).interpolation == 0.5
         assert resolve_defaults(MetatuneConfig()).augment == "none"
 
