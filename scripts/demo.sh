@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up, then the main job on synthetic phantoms: pretrain on glioma, adapt to metastasis by three methods, compare.
+# Set up, then the main job on synthetic phantoms: pretrain on glioma, adapt to metastasis by four methods, compare.
 # Minutes on two CPU cores. Arguments: the folder to write (default: demo).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -31,12 +31,15 @@ shared=(--from "$out/runs/pretrained" --data "$out/phantoms/MET" --shots 4 --sli
 run naivetune naive "${shared[@]}"
 run metatune passive "${shared[@]}" --order passive
 run metatune active "${shared[@]}" --order active
+run tune recommended "${shared[@]}"
 
+"$metaseg" report "$out"/runs/{naive,passive,active,recommended} --out "$out/report.html"
 "$metaseg" evaluate "$out/runs/active" --data "$out/phantoms/MET" --data "$out/phantoms/HGG" --pictures 2
 "$metaseg" predict "$out/runs/active" "$out"/phantoms/MET/*_011 --out "$out/predictions" --overwrite
 echo
 .venv/bin/python scripts/demo_table.py "$out"
 echo
 echo "Everything above is SYNTHETIC: phantoms, not patients. It took $(($(date +%s) - begun)) s."
+echo "Report:      $out/report.html"
 echo "Pictures:    $out/runs/active/evaluation/pictures, $out/predictions, $out/runs/*/progress.png"
 echo "TensorBoard: .venv/bin/tensorboard --logdir $out/runs"

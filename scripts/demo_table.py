@@ -9,7 +9,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-METHODS = (("naive", "naive"), ("passive", "passive meta-tune"), ("active", "active meta-tune"))
+METHODS = (
+    ("naive", "naive"),
+    ("passive", "passive meta-tune"),
+    ("active", "active meta-tune"),
+    ("recommended", "tune (recommended)"),
+)
 REGIONS = ("WT", "TC", "ET")
 
 

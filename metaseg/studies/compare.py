@@ -13,6 +13,7 @@ from metaseg.config_studies import CompareConfig
 from metaseg.errors import RunError, UsageError
 from metaseg.models.device import make_fabric
 from metaseg.runs.files import write_json
+from metaseg.studies.both_axes import both_axes
 from metaseg.studies.display import Display
 from metaseg.studies.equal_seconds import at_seconds
 from metaseg.studies.estimate import print_plan
@@ -114,6 +115,8 @@ def _write_figures(plan: Plan, tables: Tables) -> pd.DataFrame:
     summarised = summary(tables.results, region, resamples=resamples)
     write_table(summarised, folder / "summary")
     write_table(pairwise(tables.results, region, resamples=resamples), folder / "pairwise")
+    baselines = [label for label, entry in plan.entries.items() if entry.method == "naive"]
+    write_table(both_axes(tables.results, region, baselines, resamples=resamples), folder / "both_axes")
     write_table(summary(at_seconds(tables.results, tables.timing), region, resamples=resamples), folder / "seconds")
     return summarised
 
@@ -157,6 +160,7 @@ def _print_files(plan: Plan, tables: Tables) -> None:
     print(f"{len(tables.cells)} of {cells} cells are done; tables in {plan.folder}:")
     print("  results.csv   every evaluation       summary.csv   figures with intervals")
     print("  pairwise.csv  methods in pairs       seconds.csv   the summary at equal seconds")
+    print("  both_axes.csv who learns the target as well as naive tuning and forgets at most half as much")
     print(f"A page on all of it: metaseg report {plan.folder}")
 
 

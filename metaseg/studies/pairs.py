@@ -120,7 +120,7 @@ def _compare(
             rows = []
             for a, b in pairs(sorted(methods)):
                 common = np.intersect1d(methods[a].seeds, methods[b].seeds, return_indices=True)[1:]
-                tested = _test(values[a][common[0]], values[b][common[1]], seed, resamples)
+                tested = paired_difference(values[a][common[0]], values[b][common[1]], seed, resamples)
                 rows.append(
                     {"target": target, "shots": shots, "figure": figure, "method_a": a, "method_b": b, **tested}
                 )
@@ -129,8 +129,12 @@ def _compare(
     return pd.DataFrame(records, columns=list(PAIR_COLUMNS))
 
 
-def _test(a: np.ndarray, b: np.ndarray, seed: int, resamples: int) -> dict[str, float]:
-    """Compare two methods' values ``(seed, patient)`` of the same seeds and patients."""
+def paired_difference(a: np.ndarray, b: np.ndarray, seed: int, resamples: int) -> dict[str, float]:
+    """Compare two methods' values ``(seed, patient)`` of the same seeds and patients.
+
+    Returns:
+        ``n``, ``mean_difference``, ``low``, ``high``, ``p`` and ``rank_biserial`` as in :func:`pairwise`.
+    """
     both = ~np.isnan(a - b)
     test = paired_wilcoxon(mean_over_seeds(np.where(both, a, np.nan)), mean_over_seeds(np.where(both, b, np.nan)))
     low, high = hierarchical_interval(a - b, np.random.default_rng(seed), resamples)

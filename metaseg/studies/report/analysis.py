@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from metaseg.errors import DataError, UsageError
+from metaseg.studies.both_axes import both_axes
 from metaseg.studies.equal_seconds import at_seconds
 from metaseg.studies.figures import curves, summary
 from metaseg.studies.pairs import PAIR_COLUMNS, against
@@ -72,6 +73,7 @@ class Analysis:
         seconds: Figures at equal seconds; None where that cannot be told.
         seconds_table: The table cut at equal seconds, with ``seconds`` and ``reached``; empty where there is none.
         seconds_problem: Why there are none.
+        both: As from :func:`metaseg.studies.both_axes.both_axes`, against the reference; empty with one method only.
         curves: As from :func:`metaseg.studies.figures.curves`.
         rows: The report's table, of the region, empty cases settled.
     """
@@ -83,6 +85,7 @@ class Analysis:
     seconds: Comparison | None
     seconds_table: pd.DataFrame
     seconds_problem: str
+    both: pd.DataFrame
     curves: pd.DataFrame
     rows: pd.DataFrame
 
@@ -147,6 +150,7 @@ def analyse(inputs: ReportInputs, region: str | None) -> Analysis:
         seconds=seconds,
         seconds_table=cut,
         seconds_problem=problem,
+        both=both_axes(inputs.table, region, [roles.reference], resamples=resamples),
         curves=curves(inputs.table, region, resamples=resamples),
         rows=rows,
     )

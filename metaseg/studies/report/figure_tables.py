@@ -6,6 +6,7 @@ import math
 
 import pandas as pd
 
+from metaseg.studies.both_axes import SHARE
 from metaseg.studies.report.analysis import Analysis, Comparison, Group
 from metaseg.studies.report.blocks import Cell, Column, Row, Table
 from metaseg.studies.report.figure_texts import LEVEL, interval, number, p_value
@@ -95,6 +96,37 @@ def seconds_table(analysis: Analysis, group: Group) -> Table | None:
     return Table(caption, columns, rows)
 
 
+def both_axes_table(analysis: Analysis, group: Group) -> Table | None:
+    """Who is as good as the reference on the target and forgets at most half as much; None with one method only."""
+    rows = group.of(analysis.both)
+    # A training from random weights has nothing to forget.
+    rows = rows[~rows["method"].isin(analysis.roles.floors)].sort_values(["both", "gain"], ascending=False)
+    if rows.empty:
+        return None
+    reference = analysis.roles.reference
+    columns = [
+        Column("method", number=False),
+        Column("target gain", f"Final target Dice minus that of {reference}."),
+        Column("p", "Paired Wilcoxon over patients, not corrected."),
+        Column("forgotten"),
+        Column(f"half of {reference}'s"),
+        Column("excess", "Forgotten minus that half; negative keeps within it."),
+        Column("p"),
+        Column("both", "Gain of at least 0, and excess below 0 with p < 0.05.", number=False),
+    ]
+    table = []
+    for _, row in rows.iterrows():
+        cells = [Cell(str(row["method"]))]
+        cells += [_interval_cell(row, "gain", sign=True), _p_cell(row["gain_p"])]
+        cells += [Cell(number(row["forgotten"], sign=True)), Cell(number(SHARE * row["forgotten_by_baseline"]))]
+        cells += [_interval_cell(row, "excess", sign=True), _p_cell(row["excess_p"])]
+        cells.append(Cell("yes" if row["both"] else "no", strong=bool(row["both"])))
+        table.append(Row(cells, _role(analysis, str(row["method"]))))
+    return Table(
+        f"{group.title}: target Dice as good as {reference}'s, and at most half of it forgotten", columns, table
+    )
+
+
 def paper_table(analysis: Analysis, groups: list[Group]) -> Table:
     """The paper's four figures, and ours of the methods that have its settings."""
     columns = [Column("method", number=False), Column("Han et al. 2018"), *(Column(group.title) for group in groups)]
@@ -141,6 +173,10 @@ def _test_cells(compared: Comparison, group: Group, method: str) -> list[Cell]:
         sure = not math.isnan(test["p_holm"]) and test["p_holm"] < LEVEL
         cells.append(Cell(p_value(test["p_holm"]), f"{number(test['mean_difference'], sign=True)}", strong=sure))
     return cells
+
+
+def _p_cell(p: float) -> Cell:
+    return Cell(p_value(p), strong=not math.isnan(p) and p < LEVEL)
 
 
 def _interval_cell(row: pd.Series, figure: str, sd: bool = False, sign: bool = False, strong: bool = False) -> Cell:

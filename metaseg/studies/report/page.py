@@ -39,7 +39,7 @@ from metaseg.studies.report.chart_sections import (
 )
 from metaseg.studies.report.chart_style import chart_settings, css_variables
 from metaseg.studies.report.choices import make_choices
-from metaseg.studies.report.figure_tables import COLUMNS, paper_table, seconds_table, work_table
+from metaseg.studies.report.figure_tables import COLUMNS, both_axes_table, paper_table, seconds_table, work_table
 from metaseg.studies.report.figure_texts import findings, number
 from metaseg.studies.report.inputs import ReportInputs, ReportRun, read_inputs
 from metaseg.studies.report.overlays import Overlays, make_overlays
@@ -141,6 +141,9 @@ def _tables_section(analysis: Analysis) -> Section:
     main = analysis.main_groups
     for group in analysis.groups:
         tables: list[Block] = [work_table(analysis, group)]
+        both = both_axes_table(analysis, group)
+        if both is not None:
+            tables.append(both)
         timed = seconds_table(analysis, group)
         if timed is not None:
             tables.append(timed)
