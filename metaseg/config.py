@@ -194,6 +194,13 @@ class AdaptOptions(RunOptions, DataOptions):
             panel=ADAPT,
         ),
     ] = None
+    ema: Annotated[
+        float | None,
+        Interval(ge=0.0, lt=1.0),
+        Help(
+            "Decay of averaged weights that are kept; by default 0, which keeps the last, or the method's.", panel=ADAPT
+        ),
+    ] = None
     watch_cases: Annotated[
         int, Ge(0), Help("Cases of each domain that are evaluated while tuning; 0 takes all.", panel=ADAPT)
     ] = 8
@@ -263,9 +270,6 @@ class MetatuneConfig(AdaptOptions):
     outer_schedule: Annotated[
         Literal["constant", "cosine", "poly"], Help("Decay of the outer learning rate.", panel=ADAPT)
     ] = "constant"
-    ema: Annotated[
-        float, Interval(ge=0.0, lt=1.0), Help("Decay of averaged weights to keep; 0 keeps the last.", panel=ADAPT)
-    ] = 0.0
     engine: Annotated[Literal["learn2learn", "functional"], Help("Who computes the meta-gradient.", panel=ADAPT)] = (
         "learn2learn"
     )
@@ -284,11 +288,6 @@ class NaivetuneConfig(AdaptOptions):
     schedule: Annotated[
         Literal["constant", "cosine", "poly"] | None,
         Help("Decay of the learning rate; by default constant, or the method's.", panel=ADAPT),
-    ] = None
-    ema: Annotated[
-        float | None,
-        Interval(ge=0.0, lt=1.0),
-        Help("Decay of averaged weights to keep; 0 keeps the last, the default of most methods.", panel=ADAPT),
     ] = None
     l2_sp_alpha: Annotated[
         float, Ge(0), Help("l2-sp: weight of the distance to the pretrained weights.", panel=METHOD)

@@ -36,6 +36,11 @@ COLUMNS = (
     "n_source_patients",
     "forgotten",
     "forgotten_by_baseline",
+    "spared",
+    "spared_low",
+    "spared_high",
+    "spared_p",
+    "spared_p_holm",
     "excess",
     "excess_low",
     "excess_high",
@@ -65,12 +70,12 @@ def both_axes(
         resamples: Its number of resamples.
 
     Returns:
-        One row per target, shots, baseline and other method. ``gain`` is the final target Dice minus the baseline's.
-        ``excess`` is what was forgotten minus ``share`` times what the baseline forgot: negative if the method keeps
-        within it. Both are means over seeds and patients with 95 % intervals
-        and p values as from :func:`metaseg.studies.pairs.pairwise`; Holm's correction covers the methods of one target,
-        shots and baseline. ``both`` is true where ``gain`` is at least 0
-        and ``excess`` is below 0 with an uncorrected p below 0.05.
+        One row per target, shots, baseline and other method. ``gain`` is the final target Dice minus the baseline's,
+        ``spared`` what the baseline forgot minus what the method forgot. ``excess`` is what was forgotten minus
+        ``share`` times what the baseline forgot: negative if the method keeps within it. All three are means over seeds
+        and patients with 95 % intervals and p values as from :func:`metaseg.studies.pairs.pairwise`; Holm's correction
+        covers the methods of one target, shots and baseline. ``both`` is true where ``gain`` is at least 0 and
+        ``excess`` is below 0 with an uncorrected p below 0.05.
 
     Raises:
         DataError: The table is not one, or has no such region.
@@ -100,6 +105,7 @@ def _compare(method: RunGroup, baseline: RunGroup, share: float, seed: int, resa
     after, base_after = (patient_values(group, "target_after")[seeds] for group, seeds in pair)
     lost, base_lost = (patient_values(group, "forgetting")[seeds] for group, seeds in pair)
     gain = paired_difference(after, base_after, seed, resamples)
+    spared = paired_difference(base_lost, lost, seed, resamples)
     excess = paired_difference(lost, share * base_lost, seed, resamples)
     return {
         "n_target_patients": gain["n"],
@@ -107,6 +113,7 @@ def _compare(method: RunGroup, baseline: RunGroup, share: float, seed: int, resa
         "n_source_patients": excess["n"],
         "forgotten": float(known_mean(lost.ravel())),
         "forgotten_by_baseline": float(known_mean(base_lost.ravel())),
+        **_named("spared", spared),
         **_named("excess", excess),
         "both": gain["mean_difference"] >= 0 and excess["mean_difference"] < 0 and excess["p"] < LEVEL,
     }
@@ -118,7 +125,7 @@ def _named(name: str, tested: dict[str, float]) -> dict[str, float]:
 
 
 def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    for name in ("gain", "excess"):
+    for name in ("gain", "spared", "excess"):
         for row, p in zip(rows, holm([row[f"{name}_p"] for row in rows]), strict=True):
             row[f"{name}_p_holm"] = p
     return rows

@@ -36,10 +36,13 @@ def methods_table(rows: pd.DataFrame) -> None:
 
 def both_table(rows: pd.DataFrame, baseline: str) -> None:
     """Every method against the baseline on both axes."""
-    print(f"| against {baseline} | target gain | p | forgotten | half of {baseline}'s | excess | p | both |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        f"| against {baseline} | target gain | p | forgotten | spared | p | half of {baseline}'s | excess | p | both |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for _, row in rows.sort_values(["both", "gain"], ascending=False).iterrows():
         cells = [row["method"], with_interval(row, "gain"), f"{row['gain_p']:.3f}", f"{row['forgotten']:.3f}"]
+        cells += [with_interval(row, "spared"), f"{row['spared_p']:.4f}"]
         cells += [f"{row['forgotten_by_baseline'] / 2:.3f}", with_interval(row, "excess"), f"{row['excess_p']:.4f}"]
         print("| " + " | ".join([*cells, "**yes**" if row["both"] else "no"]) + " |")
 

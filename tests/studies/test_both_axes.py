@@ -68,11 +68,15 @@ def test_figures_and_tests_are_of_patients_averaged_over_seeds(table: pd.DataFra
         assert row["gain_p"] == pytest.approx(stats.wilcoxon(gain).pvalue)
         assert row["forgotten"] == pytest.approx(lost(table, method).mean())
         assert row["forgotten_by_baseline"] == pytest.approx(lost(table, "naive").mean())
+        spared = lost(table, "naive") - lost(table, method)
+        assert row["spared"] == pytest.approx(spared.mean())
+        assert row["spared_p"] == pytest.approx(stats.wilcoxon(spared).pvalue)
         assert row["excess"] == pytest.approx(excess.mean())
         assert row["excess_p"] == pytest.approx(stats.wilcoxon(excess).pvalue)
         assert row["excess_low"] < row["excess"] < row["excess_high"]
         assert (row["n_target_patients"], row["n_source_patients"]) == (8, 10)
     np.testing.assert_allclose(rows["gain_p_holm"], holm(rows["gain_p"].to_numpy()))
+    np.testing.assert_allclose(rows["spared_p_holm"], holm(rows["spared_p"].to_numpy()))
     np.testing.assert_allclose(rows["excess_p_holm"], holm(rows["excess_p"].to_numpy()))
 
 

@@ -57,7 +57,7 @@ class Maml:
         UsageError: As :meth:`check`.
     """
 
-    defaults: MappingProxyType[str, Any] = MappingProxyType({"augment": "none", "interpolation": 1.0})
+    defaults: MappingProxyType[str, Any] = MappingProxyType({"augment": "none", "ema": 0.0, "interpolation": 1.0})
 
     def __init__(self, config: MetatuneConfig, model: nn.Module, fabric: Fabric) -> None:
         self.check(config)

@@ -109,6 +109,8 @@ def both_axes_table(analysis: Analysis, group: Group) -> Table | None:
         Column("target gain", f"Final target Dice minus that of {reference}."),
         Column("p", "Paired Wilcoxon over patients, not corrected."),
         Column("forgotten"),
+        Column("spared", f"What {reference} forgot minus what the method forgot."),
+        Column("p"),
         Column(f"half of {reference}'s"),
         Column("excess", "Forgotten minus that half; negative keeps within it."),
         Column("p"),
@@ -118,7 +120,9 @@ def both_axes_table(analysis: Analysis, group: Group) -> Table | None:
     for _, row in rows.iterrows():
         cells = [Cell(str(row["method"]))]
         cells += [_interval_cell(row, "gain", sign=True), _p_cell(row["gain_p"])]
-        cells += [Cell(number(row["forgotten"], sign=True)), Cell(number(SHARE * row["forgotten_by_baseline"]))]
+        cells += [Cell(number(row["forgotten"], sign=True))]
+        cells += [_interval_cell(row, "spared", sign=True), _p_cell(row["spared_p"])]
+        cells.append(Cell(number(SHARE * row["forgotten_by_baseline"])))
         cells += [_interval_cell(row, "excess", sign=True), _p_cell(row["excess_p"])]
         cells.append(Cell("yes" if row["both"] else "no", strong=bool(row["both"])))
         table.append(Row(cells, _role(analysis, str(row["method"]))))
