@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -132,7 +132,9 @@ class RunFolder:
             if entry.name != LOCK_NAME:
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         state = RunState.create(path / STATE_NAME, verb)
-        dump_config(config, path / CONFIG_NAME)
+        # How a run was begun is not what it is: --resume reads this file.
+        begun = {field.name: False for field in fields(config) if field.name in ("overwrite", "resume")}
+        dump_config(replace(config, **begun), path / CONFIG_NAME)
         return cls(path, state, lock)
 
     @classmethod

@@ -112,6 +112,15 @@ def test_resume_takes_the_state_up(tmp_path: Path) -> None:
         assert run.config(PretrainConfig) == CONFIG
 
 
+def test_run_begun_with_overwrite_can_be_resumed_with_its_own_settings(tmp_path: Path) -> None:
+    make(tmp_path / "run").close()
+    make(tmp_path / "run", replace(CONFIG, overwrite=True), overwrite=True).close()
+    saved = RunFolder.open(tmp_path / "run").config(PretrainConfig)
+    assert saved == CONFIG
+    resumed = replace(saved, resume=True)
+    make(tmp_path / "run", resumed, overwrite=resumed.overwrite, resume=resumed.resume).close()
+
+
 def test_finished_run_stays_finished_when_resumed(tmp_path: Path) -> None:
     with make(tmp_path / "run"):
         pass
