@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from metaseg.cases.geometry import Geometry
     from metaseg.cases.labels import LABEL_SCHEMES, LabelScheme, LabelSpace, label_scheme
     from metaseg.cases.readers import READERS, read_case_files, read_cases
+    from metaseg.cases.split_strata import MissingStratum, missing_strata
     from metaseg.cases.splits import Split, make_split, read_split
     from metaseg.cases.summary import Summary, summarise
 
@@ -24,11 +25,13 @@ __all__ = [
     "Geometry",
     "LabelScheme",
     "LabelSpace",
+    "MissingStratum",
     "Split",
     "Summary",
     "Volume",
     "label_scheme",
     "make_split",
+    "missing_strata",
     "read_case_files",
     "read_cases",
     "read_split",
@@ -40,6 +43,7 @@ _HOMES = {
     "geometry": ("Geometry",),
     "labels": ("LABEL_SCHEMES", "LabelScheme", "LabelSpace", "label_scheme"),
     "readers": ("READERS", "read_case_files", "read_cases"),
+    "split_strata": ("MissingStratum", "missing_strata"),
     "splits": ("Split", "make_split", "read_split"),
     "summary": ("Summary", "summarise"),
 }

@@ -28,11 +28,11 @@ from PIL import Image
 
 from metaseg.cases.case import Volume
 from metaseg.cases.geometry import Geometry
+from metaseg.cases.pictures import LOSSY_FORMATS, PICTURE_SUFFIXES, upright_grey, upright_size
 from metaseg.errors import DataError
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii", ".nii.bz2")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-_LOSSY_FORMATS = {"JPEG", "MPO"}
+IMAGE_SUFFIXES = PICTURE_SUFFIXES
 _GZIP_MAGIC, _BZIP2_MAGIC = b"\x1f\x8b", b"BZh"
 # Everything that the file libraries raise for files that are damaged or of another kind.
 _FILE_ERRORS = (
@@ -148,7 +148,8 @@ class NiftiVolume:
 class ImageStack:
     """2-D image files of one shape, each a slice.
 
-    Colour and palette images become grey (luminance); transparency is ignored.
+    Colour and palette images become grey (luminance); transparency is ignored. Images are turned as their EXIF header
+    says, as viewers do.
 
     Attributes:
         paths: The files, in slice order.
@@ -184,11 +185,8 @@ class ImageStack:
 
     def _read_slice(self, path: Path) -> np.ndarray:
         with _reading(path, "image"), Image.open(path) as image:
-            lossy = image.format in _LOSSY_FORMATS
-            is_grey = image.mode in ("1", "L", "F") or image.mode.startswith("I")
-            # Only by way of RGBA does Pillow accept a palette with transparency without a warning.
-            opaque = image.convert("RGBA") if "transparency" in image.info and not is_grey else image
-            array = np.asarray(image if is_grey else opaque.convert("L"))
+            lossy = image.format in LOSSY_FORMATS
+            array = np.asarray(upright_grey(image))
         if self.binary:
             return _as_mask(array, path, lossy)
         return array.astype(np.uint8 if array.dtype == bool else array.dtype.newbyteorder("="), copy=False)
@@ -255,13 +253,13 @@ def volume_from_file(path: Path, channel: int | None = None) -> Volume:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of a 2-D image file in pixels, from its header.
+    """Width and height of a 2-D image file in pixels, turned as its EXIF header says; the pixels are not read.
 
     Raises:
         DataError: The file is missing or no image.
     """
     with _reading(path, "image"), Image.open(path) as image:
-        return image.size
+        return upright_size(image)
 
 
 @contextmanager

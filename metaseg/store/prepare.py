@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from metaseg.cases.case import Case
+from metaseg.cases.near_copies import GroupCopies
 from metaseg.cases.phantoms import make_phantoms
 from metaseg.cases.readers import read_cases
 from metaseg.errors import DataError, UsageError
@@ -26,6 +27,7 @@ def open_data(
     cache: str | Path | None = None,
     jobs: int = 0,
     progress: Progress | None = None,
+    group_copies: GroupCopies = "near",
 ) -> SliceStore:
     """Open data for use: prepared stores as they are, raw folders prepared into the cache first.
 
@@ -39,6 +41,8 @@ def open_data(
         cache: Cache folder; see :func:`~metaseg.store.build.cache_root`.
         jobs: Worker threads.
         progress: Called after each prepared case.
+        group_copies: Which pictures of raw image folders count as one patient; see
+            :func:`~metaseg.cases.readers.read_cases`.
 
     Raises:
         DataError: Nothing was found, ids stand twice, or a case lacks a modality.
@@ -49,7 +53,8 @@ def open_data(
         if is_store(path):
             stored = SliceStore((*stored.cases, *_of_classes(open_store(path), classes)))
         else:
-            raw += read_cases(path, format=format, label_scheme=label_scheme, classes=tuple(classes) or None)
+            wished = tuple(classes) or None
+            raw += read_cases(path, format=format, label_scheme=label_scheme, classes=wished, group_copies=group_copies)
     if raw:
         wanted = tuple(modalities) or common_modalities(raw)
         for case in raw:

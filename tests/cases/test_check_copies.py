@@ -96,6 +96,89 @@ def test_truncated_picture(pictures):
     assert report.findings[0].file == "glioma/train_1.png"
 
 
+def saved(path: Path, seed: int, quality: int = 90) -> None:
+    """A smooth picture, as JPEG keeps it; another quality gives other pixels that look the same."""
+    noise = np.random.default_rng(seed).integers(0, 200, (10, 12), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise).resize((96, 80), Image.Resampling.BICUBIC).save(path, quality=quality)
+
+
+@pytest.fixture
+def looks(tmp_path):
+    """Two classes of four smooth pictures in each of two parts."""
+    for number in range(16):
+        part = "train" if number % 2 else "test"
+        saved(tmp_path / ("glioma" if number < 8 else "none") / f"{part}_{number}.jpg", number)
+    assert check_dataset(tmp_path).findings == ()
+    return tmp_path
+
+
+def test_near_copy_in_the_test_part(looks):
+    saved(looks / "glioma/test_99.jpg", 1, quality=60)
+    leak, near = check_dataset(looks).findings
+    assert (leak.kind, leak.severity, near.kind, near.severity) == ("near-leak", "error", "near-picture", "warning")
+    told = "pictures that look the same stand in test (glioma/test_99.jpg) and in train (glioma/train_1.jpg)"
+    assert leak.found == told
+    assert near.found.startswith("2 pictures of class glioma look the same in 1 group, such as glioma/")
+
+
+def test_near_copies_in_two_classes(looks):
+    saved(looks / "none/train_99.jpg", 1, quality=60)
+    (finding,) = check_dataset(looks).findings
+    assert (finding.kind, finding.severity) == ("near-class", "warning")
+    assert finding.found.endswith("stand in glioma (glioma/train_1.jpg) and in none (none/train_99.jpg)")
+
+
+def test_near_copies_of_a_class_are_one_finding(looks):
+    for number in (1, 3, 5):
+        saved(looks / f"glioma/train_{number}0.jpg", number, quality=60)
+    (finding,) = check_dataset(looks).findings
+    assert finding.kind == "near-picture"
+    assert finding.found == (
+        "6 pictures of class glioma look the same in 3 groups, such as glioma/train_1.jpg, glioma/train_10.jpg"
+    )
+
+
+def test_equal_copies_in_both_parts_are_told_once(looks):
+    # Near-copies of each other, and each of them equally in both parts: taking out the equal ones mends all.
+    saved(looks / "glioma/train_10.jpg", 1, quality=60)
+    for name in ("1", "10"):
+        shutil.copy(looks / f"glioma/train_{name}.jpg", looks / f"glioma/test_{name}.jpg")
+    assert kinds(check_dataset(looks)) == ["leak", "leak", "near-picture"]
+
+
+def test_near_copies_across_a_split_file(looks):
+    saved(looks / "glioma/train_10.jpg", 1, quality=60)
+    split = looks / "split.json"
+    make_split(read_cases(looks), parts={"train": 0.5, "test": 0.5}).save(split)
+    assert kinds(check_dataset(looks, split=split)) == ["near-picture"]
+    ids = [case.id for case in read_cases(looks)]
+    edit(split, train=[name for name in ids if name != "glioma-train_10"], test=["glioma-train_10"])
+    found = check_dataset(looks, split=split)
+    assert sorted(kinds(found)) == ["class-absent", "near-leak", "near-picture"]
+    assert [finding.found for finding in found.findings if finding.kind == "class-absent"] == [
+        "class none has no picture in test"
+    ]
+
+
+def test_class_of_one_picture(looks):
+    saved(looks / "pituitary/train_0.jpg", 50)
+    (finding,) = check_dataset(looks).findings
+    assert (finding.kind, finding.severity) == ("class-single", "warning")
+    assert finding.found == "class pituitary has 1 picture: it cannot be in train and test"
+    saved(looks / "pituitary/train_1.jpg", 50, quality=60)
+    found = {finding.kind: finding.found for finding in check_dataset(looks).findings}
+    assert "2 pictures that are copies of one" in found["class-single"]
+
+
+def test_class_that_the_test_folder_lacks(tmp_path):
+    for number in range(9):
+        saved(tmp_path / f"Training/{'ab'[number % 2]}/{number}.jpg", number)
+    saved(tmp_path / "Testing/a/9.jpg", 9)
+    (finding,) = check_dataset(tmp_path).findings
+    assert (finding.kind, finding.found) == ("class-absent", "class b has no picture in test")
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from metaseg.cases import Case, Split, label_scheme, make_split, read_split
+from metaseg.cases import Case, Split, label_scheme, make_split, missing_strata, read_split
 from metaseg.errors import DataError, UsageError
 
 
@@ -255,3 +255,23 @@ def test_select_takes_a_larger_data_set() -> None:
     split = make_split(cases)
     chosen = split.select([*cohort_of({"LGG": 3}), *reversed(cases)], "train")
     assert tuple(case.id for case in chosen) == split.parts["train"]
+
+
+def test_strata_that_a_part_lacks_are_named() -> None:
+    cases = [*cohort_of({"A": 20, "B": 1, "C": 2}), case("C-copy", "C-0", "C")]
+    split = make_split(cases, {"train": 0.6, "val": 0.2, "test": 0.2})
+    missing = {stratum.name: stratum for stratum in missing_strata(cases, split)}
+    assert set(missing) == {"B", "C"}
+    assert (missing["B"].patients, len(missing["B"].parts)) == (1, 2)
+    assert missing["C"].patients == 2
+    assert str(missing["B"]).startswith("cohort B has 1 patient and is not in ")
+
+
+def test_complete_and_unstratified_splits_lack_nothing() -> None:
+    cases = cohort_of({"A": 20, "B": 10})
+    assert missing_strata(cases, make_split(cases, folds=5)) == []
+    rare = [*cases, case("x", cohort="C")]
+    plain = make_split(rare, folds=2, stratify=None)
+    assert missing_strata(rare, plain) == []
+    assert [stratum.name for stratum in missing_strata(rare, plain, "cohort")] == ["C"]
+    assert missing_strata(rare, plain, "site") == []

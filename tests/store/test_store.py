@@ -254,3 +254,15 @@ class TestPlanar:
         back = stored.restore(probabilities).argmax(axis=0)
         overlap = 2 * (back & stored.native_label()).sum() / (back.sum() + stored.native_label().sum())
         assert overlap > 0.93
+
+
+def test_open_data_passes_on_what_counts_as_one_patient(tmp_path):
+    for number, quality in enumerate((95, 60)):
+        noise = np.random.default_rng(0).integers(0, 200, (10, 12), dtype=np.uint8)
+        (tmp_path / "pictures" / "yes").mkdir(parents=True, exist_ok=True)
+        file = tmp_path / "pictures" / "yes" / f"{number}.jpg"
+        Image.fromarray(noise).resize((96, 80), Image.Resampling.BICUBIC).save(file, quality=quality)
+    data, cache = [tmp_path / "pictures"], tmp_path / "cache"
+    assert {case.patient for case in open_data(data, cache=cache)} == {"yes-0"}
+    # What is in the cache for one choice does not serve the other.
+    assert {case.patient for case in open_data(data, cache=cache, group_copies="none")} == {"yes-0", "yes-1"}

@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from metaseg.cases.case import Case
+from metaseg.cases.check.classes import check_classes
 from metaseg.cases.check.copies import find_copies
 from metaseg.cases.check.inspect import Inspection, inspect_case, relative_name
+from metaseg.cases.check.near import find_near_copies
 from metaseg.cases.check.parts import check_patients, check_presence, parts_of_split
 from metaseg.cases.check.report import CheckReport, Finding
 from metaseg.cases.readers import canonical_modality, read_cases
@@ -62,6 +64,8 @@ def check_dataset(
     if parts is not None and classes is None:
         findings += check_presence(cases, parts)
     findings += find_copies(cases, inspections, parts, root)
+    findings += find_near_copies(cases, inspections, parts, root)
+    findings += check_classes(cases, parts, root)
     ordered = sorted(dict.fromkeys(findings), key=_order)
     formats = ", ".join(sorted({case.format for case in cases}))
     return CheckReport(root.as_posix(), formats, len(cases), tuple(ordered))

@@ -68,8 +68,8 @@ def check_patients(cases: Sequence[Case], parts: Parts | None, root: Path) -> It
     """Patients with cases in two parts."""
     seen: defaultdict[str, defaultdict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
     for case in cases:
-        # Folders of pictures do not tell patients; copies in two of them are found by their values.
-        if case.format == "image-folder" and parts is None:
+        # Folders of pictures do not tell patients; copies in two parts are found by their looks.
+        if case.format == "image-folder":
             continue
         for file in case.files:
             for part in parts_of_file(case, file, parts, root):

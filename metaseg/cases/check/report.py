@@ -91,6 +91,31 @@ KINDS: Mapping[str, Kind] = {
         "the same image stands in two parts, such as train and test",
         "remove it from the training part: figures on its copy mean nothing",
     ),
+    "near-leak": Kind(
+        "error",
+        "a picture and a near-copy of it stand in two parts, such as train and test",
+        "remove it from the training part, or split anew with 'metaseg data split', which keeps near-copies together",
+    ),
+    "near-class": Kind(
+        "warning",
+        "a picture and a near-copy of it stand in two classes",
+        "look at both: if they are one picture, find out which class is right and remove the other",
+    ),
+    "near-picture": Kind(
+        "warning",
+        "pictures of one class look the same: saved again, resized, or neighbouring slices of one patient",
+        "nothing, if metaseg makes the split: it keeps them together; count them as one when you count pictures",
+    ),
+    "class-single": Kind(
+        "warning",
+        "a class has a single picture, or copies of a single one",
+        "add pictures of the class, or leave it out with --classes",
+    ),
+    "class-absent": Kind(
+        "warning",
+        "a part, such as test, has no picture of a class",
+        "split anew with --stratify cohort, use fewer parts, or add pictures of the class",
+    ),
     "patient-split": Kind(
         "error", "a patient's cases stand in two parts of the split", "split by patient with 'metaseg data split'"
     ),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from metaseg.cases.case import Case
 from metaseg.cases.labels import LabelScheme
+from metaseg.cases.near_copies import GroupCopies
 from metaseg.errors import DataError
 
 _SAME_MODALITY = {
@@ -43,11 +44,13 @@ class ReadOptions:
         scheme: Label scheme that replaces the convention's own, or None.
         modality: Name of the modality where the files do not tell it, or None for the convention's default.
         strict: Raise on doubled files and on cases without an image, instead of noting them in ``Case.extra``.
+        group_copies: Which pictures count as one patient where the files tell no patients.
     """
 
     scheme: LabelScheme | None = None
     modality: str | None = None
     strict: bool = True
+    group_copies: GroupCopies = "near"
 
 
 @dataclass(frozen=True)

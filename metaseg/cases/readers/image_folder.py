@@ -1,7 +1,8 @@
 """Classified 2-D images: a folder per class, an image file per case, no outlines and no patients.
 
-Such sets do not tell whose image it is. Byte-identical files count as one patient, so that no split puts copies of one
-image into two parts; near-copies cannot be told this way.
+Such sets do not tell whose image it is. Copies count as one patient, named after the first of them, so that no split
+puts copies of one image into two parts: files of equal bytes, and near-copies as :mod:`metaseg.cases.near_copies` has
+them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from metaseg.cases.case import Case
 from metaseg.cases.labels import label_scheme
+from metaseg.cases.near_copies import GroupCopies, near_copy_groups
 from metaseg.cases.readers.common import Reader, ReadOptions, natural_key, walk_files
 from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack
 
@@ -35,7 +37,7 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
         # Two files may differ in suffix only.
         name = file.stem if stems[file.parent, file.stem] == 1 else f"{file.stem}-{file.suffix[1:]}"
         ids[file] = "-".join((*file.relative_to(path).parts[:-1], name))
-    first_copies = _first_copies(files)
+    first_copies = _first_copies(files, options.group_copies)
     return [
         Case(
             id=ids[file],
@@ -59,7 +61,18 @@ def _image_files(path: Path) -> list[Path]:
     ]
 
 
-def _first_copies(files: Sequence[Path]) -> dict[Path, Path]:
+def _first_copies(files: Sequence[Path], group_copies: GroupCopies) -> dict[Path, Path]:
+    """Every file to the first of its copies."""
+    if group_copies == "none":
+        return {file: file for file in files}
+    identical = _first_identical(files)
+    if group_copies == "identical":
+        return identical
+    near = near_copy_groups(list(dict.fromkeys(identical.values())))
+    return {file: near[first] for file, first in identical.items()}
+
+
+def _first_identical(files: Sequence[Path]) -> dict[Path, Path]:
     """Every file to the first byte-identical one. Only files of equal size are read."""
     by_size: defaultdict[int, list[Path]] = defaultdict(list)
     for file in files:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from typing import get_args
 
 from metaseg.cases.case import Case, Volume
 from metaseg.cases.labels import LabelScheme
 from metaseg.cases.labels import label_scheme as scheme_by_name
+from metaseg.cases.near_copies import GroupCopies
 from metaseg.cases.readers import brats, brats2023, cheng_mat, image_folder, nnunet, slices
 from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, doubled_files
 from metaseg.cases.readers.phantom_marker import mark_phantoms
@@ -34,8 +36,11 @@ def read_cases(
     *,
     modality: str | None = None,
     strict: bool = True,
+    group_copies: GroupCopies = "near",
 ) -> list[Case]:
-    """Find the cases of a data set, or the one case of a case folder. No voxel is read.
+    """Find the cases of a data set, or the one case of a case folder.
+
+    No voxel is read, but that image folders are searched for copies.
 
     Args:
         path: Folder of the data set.
@@ -48,17 +53,23 @@ def read_cases(
         strict: Raise on doubled files, unreadable slices and cases without an image. Otherwise keep the first of
             doubled files, leave the others out and note them in ``Case.extra`` under ``"doubled"`` and
             ``"unreadable"``.
+        group_copies: Which pictures of image folders, which tell no patients, count as one patient: ``"near"`` copies
+            (see :mod:`metaseg.cases.near_copies`), files of ``"identical"`` bytes, or ``"none"``, which lets copies
+            leak from one part of a split into another and serves to show what that does.
 
     Returns:
         The cases in a stable order; ids are unique.
 
     Raises:
-        UsageError: ``format`` or ``label_scheme`` is unknown.
+        UsageError: ``format``, ``label_scheme`` or ``group_copies`` is unknown.
         DataError: Nothing was found, a modality is missing, a file or case is there twice, or a description is
             unreadable.
     """
     root = _existing_folder(Path(path))
-    options = ReadOptions(_scheme(label_scheme), canonical_modality(modality) if modality else None, strict)
+    if group_copies not in get_args(GroupCopies):
+        raise UsageError(f"'group_copies' is '{group_copies}'", expected="one of " + ", ".join(get_args(GroupCopies)))
+    told = canonical_modality(modality) if modality else None
+    options = ReadOptions(_scheme(label_scheme), told, strict, group_copies)
     cases = _choose_reader(root, format).read(root, options)
     if not cases:
         raise _nothing_found(root, format)
