@@ -1,17 +1,22 @@
-"""The sampler core: which slices are drawn, in what order, into which task.
+"""The sampler core: which slices are drawn, in what order, into which task, and which are worth a label.
 
 Pure functions on arrays with a ``numpy.random.Generator`` passed in: no torch, no files, no global randomness.
 """
 
+from metaseg.sampling import active_orders  # noqa: F401  importing it registers its orders
+from metaseg.sampling.aift import aift_score, aift_scores
 from metaseg.sampling.balance import class_balanced_draw, foreground_epoch
+from metaseg.sampling.bands import band, draw_from_band, share_count, trim
+from metaseg.sampling.committee import committee_score
 from metaseg.sampling.decompose import SIDES, THRESHOLD_RULES, Decomposition, Side, decompose
-from metaseg.sampling.orders import ORDERS, Order, find_order, order_names, order_slices, register_order
+from metaseg.sampling.orders import ORDERS, Order, OrderTask, find_order, order_names, order_slices, register_order
 from metaseg.sampling.pairing import group_support_query, pair_support_query
 from metaseg.sampling.pool import Pool
 from metaseg.sampling.scheduler import Exp3S, band_chances, difficulty_bands, slice_preferences
 from metaseg.sampling.scores import predictive_entropy, slice_dice, slice_entropy
 from metaseg.sampling.selection import tumour_slices
 from metaseg.sampling.tasks import CasePlan, Step, Task, plan_case
+from metaseg.sampling.uncertainty import bald_score, least_confidence, margin_score
 
 __all__ = [
     "ORDERS",
@@ -21,25 +26,36 @@ __all__ = [
     "Decomposition",
     "Exp3S",
     "Order",
+    "OrderTask",
     "Pool",
     "Side",
     "Step",
     "Task",
+    "aift_score",
+    "aift_scores",
+    "bald_score",
+    "band",
     "band_chances",
     "class_balanced_draw",
+    "committee_score",
     "decompose",
     "difficulty_bands",
+    "draw_from_band",
     "find_order",
     "foreground_epoch",
     "group_support_query",
+    "least_confidence",
+    "margin_score",
     "order_names",
     "order_slices",
     "pair_support_query",
     "plan_case",
     "predictive_entropy",
     "register_order",
+    "share_count",
     "slice_dice",
     "slice_entropy",
     "slice_preferences",
+    "trim",
     "tumour_slices",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from metaseg.sampling.scores import FloatArray, IntArray
 
 Ranking = Callable[[Pool, np.random.Generator], IntArray]
 
+OrderTask = Literal["any", "segmentation", "classification"]
+"""What an order can be used for."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -27,11 +31,12 @@ class Order:
     Attributes:
         name: As in ``--order``.
         rank: The function that orders.
-        needs: Scores that it reads from the pool.
+        needs: Scores that it reads from the pool; ``embedding`` stands for the pool's embedding.
         needs_label: Whether a slice must be labelled before it can be ranked.
         aliases: Other names for it.
         help: One line for the user.
         sides: The sides of a case that tasks are made of; the slices of another side are not drawn.
+        task: What it is for: segmentation, classification, or any.
     """
 
     name: str
@@ -41,6 +46,11 @@ class Order:
     aliases: tuple[str, ...]
     help: str
     sides: tuple[Side, ...] = SIDES
+    task: OrderTask = "any"
+
+    def suits(self, task: OrderTask) -> bool:
+        """Whether it can be used for a task; ``any`` asks nothing."""
+        return "any" in (task, self.task) or task == self.task
 
 
 ORDERS: dict[str, Order] = {}
@@ -55,16 +65,18 @@ def register_order(
     needs_label: bool = False,
     help: str = "",
     sides: tuple[Side, ...] = SIDES,
+    task: OrderTask = "any",
 ) -> Callable[[Ranking], Ranking]:
     """Enter a function into :data:`ORDERS` under ``name``.
 
     Args:
         name: As in ``--order``.
         aliases: Other names for it.
-        needs: Scores that it reads from the pool; asked for before it is called.
+        needs: Scores that it reads from the pool, or ``embedding``; asked for before it is called.
         needs_label: Whether a slice must be labelled before it can be ranked.
         help: One line for the user.
         sides: The sides of a case that tasks are made of.
+        task: What it is for.
 
     Returns:
         The decorator; it leaves the function as it is.
@@ -79,29 +91,42 @@ def register_order(
         for taken in (name, *aliases):
             if taken in order_names(aliases=True):
                 raise ValueError(f"there is an order '{taken}' already")
-        ORDERS[name] = Order(name, rank, needs, needs_label, aliases, help, sides)
+        ORDERS[name] = Order(name, rank, needs, needs_label, aliases, help, sides, task)
         return rank
 
     return enter
 
 
-def order_names(*, aliases: bool = False) -> tuple[str, ...]:
-    """Names of the orders, as registered; with ``aliases`` each is followed by its aliases."""
+def order_names(*, aliases: bool = False, task: OrderTask = "any") -> tuple[str, ...]:
+    """Names of the orders that suit a task, as registered; with ``aliases`` each is followed by its aliases."""
     return tuple(
-        name for order in ORDERS.values() for name in ((order.name, *order.aliases) if aliases else (order.name,))
+        name
+        for order in ORDERS.values()
+        if order.suits(task)
+        for name in ((order.name, *order.aliases) if aliases else (order.name,))
     )
 
 
-def find_order(name: str) -> Order:
+def find_order(name: str, task: OrderTask = "any") -> Order:
     """Look an order up by its name or an alias.
 
+    Args:
+        name: As in ``--order``.
+        task: What it is wanted for; with ``any`` every order will do.
+
     Raises:
-        UsageError: There is none; the message names the known ones and the nearest.
+        UsageError: There is none; the message names the known ones and the nearest. Or it is for another task.
     """
+    known = order_names(aliases=True, task=task)
     for order in ORDERS.values():
         if name == order.name or name in order.aliases:
-            return order
-    known = order_names(aliases=True)
+            if order.suits(task):
+                return order
+            raise UsageError(
+                f"order '{name}' is for {order.task}, not for {task}",
+                expected="one of " + ", ".join(known),
+                remedy="choose one of these; 'random' needs no score at all",
+            )
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     raise UsageError(
         f"unknown order '{name}'",
@@ -128,14 +153,15 @@ def order_slices(name: str, pool: Pool, rng: np.random.Generator) -> IntArray:
     """
     order = find_order(name)
     for needed in order.needs:
-        pool.score(needed)
+        pool.require(needed)
     ranked = np.asarray(order.rank(pool, rng), dtype=np.int64)
     if not np.array_equal(np.sort(ranked), np.arange(len(pool))):
         raise ValueError(f"order '{order.name}' gave no permutation of {len(pool)} positions")
     return ranked
 
 
-def _ascending(pool: Pool, score: np.ndarray) -> IntArray:
+def ascending(pool: Pool, score: np.ndarray) -> IntArray:
+    """Positions from the lowest score, ``(n,)``, to the highest; equal ones by index."""
     return np.lexsort((pool.index, score))
 
 
@@ -144,9 +170,10 @@ def _ascending(pool: Pool, score: np.ndarray) -> IntArray:
     needs=("dice",),
     needs_label=True,
     help="farthest first: learned slices from the best Dice down, unlearned from the worst up (Han 2018)",
+    task="segmentation",
 )
 def _active(pool: Pool, rng: np.random.Generator) -> IntArray:
-    return _ascending(pool, _toward_threshold("active", pool))
+    return ascending(pool, _toward_threshold("active", pool))
 
 
 @register_order("passive", aliases=("random",), help="a seeded shuffle (Han 2018)")
@@ -159,9 +186,10 @@ def _passive(pool: Pool, rng: np.random.Generator) -> IntArray:
     needs=("dice",),
     needs_label=True,
     help="the mirror of active: on both sides the slices nearest to the threshold first, then away from it",
+    task="segmentation",
 )
 def _reverse(pool: Pool, rng: np.random.Generator) -> IntArray:
-    return _ascending(pool, -_toward_threshold("reverse", pool))
+    return ascending(pool, -_toward_threshold("reverse", pool))
 
 
 @register_order(
@@ -170,9 +198,10 @@ def _reverse(pool: Pool, rng: np.random.Generator) -> IntArray:
     needs_label=True,
     help="as active, with the unlearned slices alone",
     sides=("unlearned",),
+    task="segmentation",
 )
 def _unlearned_only(pool: Pool, rng: np.random.Generator) -> IntArray:
-    return _ascending(pool, _toward_threshold("unlearned-only", pool))
+    return ascending(pool, _toward_threshold("unlearned-only", pool))
 
 
 @register_order(
@@ -181,9 +210,10 @@ def _unlearned_only(pool: Pool, rng: np.random.Generator) -> IntArray:
     needs_label=True,
     help="as active, with the learned slices alone",
     sides=("learned",),
+    task="segmentation",
 )
 def _learned_only(pool: Pool, rng: np.random.Generator) -> IntArray:
-    return _ascending(pool, _toward_threshold("learned-only", pool))
+    return ascending(pool, _toward_threshold("learned-only", pool))
 
 
 def _toward_threshold(name: str, pool: Pool) -> FloatArray:
@@ -197,14 +227,14 @@ def _toward_threshold(name: str, pool: Pool) -> FloatArray:
     return -dice if pool.side == "learned" else dice
 
 
-@register_order("hardest", needs=("dice",), needs_label=True, help="from the worst Dice up")
+@register_order("hardest", needs=("dice",), needs_label=True, help="from the worst Dice up", task="segmentation")
 def _hardest(pool: Pool, rng: np.random.Generator) -> IntArray:
-    return _ascending(pool, pool.score("dice"))
+    return ascending(pool, pool.score("dice"))
 
 
-@register_order("easiest", needs=("dice",), needs_label=True, help="from the best Dice down")
+@register_order("easiest", needs=("dice",), needs_label=True, help="from the best Dice down", task="segmentation")
 def _easiest(pool: Pool, rng: np.random.Generator) -> IntArray:
-    return _ascending(pool, -pool.score("dice"))
+    return ascending(pool, -pool.score("dice"))
 
 
 @register_order("sequential", help="as the slices lie in the case")
@@ -214,7 +244,7 @@ def _sequential(pool: Pool, rng: np.random.Generator) -> IntArray:
 
 @register_order("entropy", needs=("entropy",), help="the most unsure first, by predictive entropy")
 def _entropy(pool: Pool, rng: np.random.Generator) -> IntArray:
-    return _ascending(pool, -pool.score("entropy"))
+    return ascending(pool, -pool.score("entropy"))
 
 
 @register_order(
@@ -222,6 +252,7 @@ def _entropy(pool: Pool, rng: np.random.Generator) -> IntArray:
     needs=("foreground",),
     needs_label=True,
     help="random without replacement, in proportion to the tumour area; slices without tumour last",
+    task="segmentation",
 )
 def _foreground_random(pool: Pool, rng: np.random.Generator) -> IntArray:
     return _weighted_draw(pool, pool.score("foreground"), rng)
@@ -232,9 +263,10 @@ def _foreground_random(pool: Pool, rng: np.random.Generator) -> IntArray:
     needs=("oracle",),
     needs_label=True,
     help="the truly easy first: from the best Dice of a network that knows the target down (--oracle)",
+    task="segmentation",
 )
 def _oracle(pool: Pool, rng: np.random.Generator) -> IntArray:
-    return _ascending(pool, -pool.score("oracle"))
+    return ascending(pool, -pool.score("oracle"))
 
 
 @register_order(
@@ -242,6 +274,7 @@ def _oracle(pool: Pool, rng: np.random.Generator) -> IntArray:
     needs=("preference",),
     needs_label=True,
     help="random without replacement, leaning to the bands of Dice that a bandit finds the most is learned from",
+    task="segmentation",
 )
 def _adaptive(pool: Pool, rng: np.random.Generator) -> IntArray:
     return _weighted_draw(pool, pool.score("preference"), rng)
@@ -258,4 +291,4 @@ def _weighted_draw(pool: Pool, weights: FloatArray, rng: np.random.Generator) ->
     draws = rng.exponential(size=len(pool))
     weighted = weights[by_index] > 0
     keys[by_index[weighted]] = draws[weighted] / weights[by_index[weighted]]
-    return _ascending(pool, keys)
+    return ascending(pool, keys)

@@ -97,13 +97,14 @@ def plan_case(
         The plan. It may hold no step where slices are few, as with two slices, one on each side.
 
     Raises:
-        UsageError: The case has fewer than two slices, or order or threshold are not understood.
+        UsageError: The case has fewer than two slices, order or threshold are not understood, or the order is for
+            classification.
         ValueError: A size or ``tasks_per_step`` is below 1.
     """
     if tasks_per_step < 1:
         raise ValueError(f"a step needs a task of each side at least, got {tasks_per_step}")
     split = decompose(pool.score("dice"), threshold, fill=fill)
-    wanted = find_order(order).sides
+    wanted = find_order(order, "segmentation").sides
     sides: list[list[Task]] = []
     draws: dict[Side, tuple[int, ...]] = {}
     for kind, positions in _sides(split):

@@ -24,7 +24,11 @@ def pools(draw: st.DrawFn) -> Pool:
         entropy=np.array(draw(coarse)) / 3,
         foreground=np.array(draw(coarse)) * 10,
         side=draw(st.sampled_from(["learned", "unlearned"])),
-        scores={"oracle": np.array(draw(coarse)) / 4, "preference": (1.0 + np.array(draw(coarse))) / 8},
+        scores={"oracle": np.array(draw(coarse)) / 4, "preference": (1.0 + np.array(draw(coarse))) / 8}
+        | {name: np.array(draw(coarse)) / 4 for name in ("margin", "least-confidence", "bald", "aift", "committee")},
+        embedding=np.array([draw(coarse), draw(coarse)], dtype=np.float64).reshape(2, n).T,
+        labelled_embedding=draw(st.sampled_from([None, np.zeros((0, 2)), np.array([[1.0, 2.0], [4.0, 4.0]])])),
+        wanted=draw(st.sampled_from([None, 0, 3, 30])),
     )
 
 
@@ -163,8 +167,24 @@ def test_an_order_says_what_it_lacks():
 
 
 def test_only_orders_by_dice_or_area_need_labels():
-    assert {order.name for order in ORDERS.values() if not order.needs_label} == {"passive", "sequential", "entropy"}
+    of_segmentation = {order.name for order in ORDERS.values() if not order.needs_label and order.suits("segmentation")}
+    assert of_segmentation == {"passive", "sequential", "entropy"}
+    assert not any(order.needs_label for order in ORDERS.values() if order.suits("classification"))
     assert all(order.help for order in ORDERS.values())
+
+
+def test_orders_say_what_they_are_for():
+    anything = ("passive", "random", "sequential", "entropy")
+    assert order_names(task="classification", aliases=True) == (
+        *anything, "margin", "least-confidence", "bald", "aift", "committee", "core-set", "badge"
+    )  # fmt: skip
+    both = set(order_names(task="classification")) & set(order_names(task="segmentation"))
+    assert both == {"passive", "sequential", "entropy"}
+    assert find_order("random", "classification").name == find_order("random", "segmentation").name == "passive"
+    with pytest.raises(UsageError, match=r"(?s)'oracle' is for segmentation, not for classification.*entropy, margin"):
+        find_order("oracle", "classification")
+    with pytest.raises(UsageError, match=r"(?s)unknown order 'bagde'.*did you mean 'badge'"):
+        find_order("bagde", "classification")
 
 
 def test_two_orders_draw_from_one_side():
@@ -228,3 +248,24 @@ def test_a_pool_takes_one_more_score():
         pool.with_score("own", np.zeros(4))
     with pytest.raises(UsageError, match="'own' is not finite"):
         pool.with_score("own", np.full(5, np.inf))
+
+
+def test_the_embeddings_of_a_pool_are_checked_and_follow_its_slices():
+    pool = Pool(index=np.arange(3), embedding=np.eye(3), labelled_embedding=np.ones((2, 3)), wanted=2)
+    taken = pool.take(np.array([2, 0]))
+    assert taken.features().tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert taken.labelled_embedding is pool.labelled_embedding
+    assert taken.wanted == 2
+    assert pool.with_score("own", np.zeros(3)).features().tolist() == np.eye(3).tolist()
+    with pytest.raises(ValueError, match=r"embedding has shape \(3,\), expected \(3, d\)"):
+        Pool(index=np.arange(3), embedding=np.zeros(3))
+    with pytest.raises(ValueError, match=r"labelled_embedding has shape \(1, 2\), expected \(m, 3\)"):
+        Pool(index=np.arange(3), embedding=np.eye(3), labelled_embedding=np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="without embedding"):
+        Pool(index=np.arange(3), labelled_embedding=np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="-1 slices are wanted"):
+        Pool(index=np.arange(3), wanted=-1)
+    with pytest.raises(UsageError, match="the embedding is not finite for 1 of 3"):
+        Pool(index=np.arange(3), embedding=np.array([[0, 0], [np.nan, np.inf], [0, 0]]))
+    with pytest.raises(UsageError, match="the labelled embedding is not finite for 1 of 1"):
+        Pool(index=np.arange(3), embedding=np.eye(3), labelled_embedding=np.full((1, 3), np.nan))

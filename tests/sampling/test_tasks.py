@@ -58,7 +58,7 @@ def test_controls_on_the_same_eight_slices_by_hand():
 
 def test_all_orders_see_the_same_sides():
     pool = case(np.linspace(0, 1, 13))
-    plans = {name: plan_case(pool, name, rng=np.random.default_rng(3)) for name in order_names()}
+    plans = {name: plan_case(pool, name, rng=np.random.default_rng(3)) for name in order_names(task="segmentation")}
     for name, plan in plans.items():
         assert {side: sorted(draws) for side, draws in plan.draws.items()} == {
             side: getattr(plans["active"].decomposition, side).tolist() for side in find_order(name).sides
@@ -118,7 +118,7 @@ def test_passive_differs_from_active_in_order_alone():
     assert list(passive) != list(plan_case(pool, "passive", rng=np.random.default_rng(2)))
 
 
-@pytest.mark.parametrize("order", order_names())
+@pytest.mark.parametrize("order", order_names(task="segmentation"))
 @settings(max_examples=40, deadline=None)
 @given(
     dice=arrays(np.float64, st.integers(2, 30), elements=st.integers(0, 5).map(lambda x: x / 5)),
@@ -159,3 +159,11 @@ def test_every_slice_is_taken_once_or_left_over(order, dice, rule, tasks, suppor
 def test_a_step_without_tasks_is_refused():
     with pytest.raises(ValueError, match="at least"):
         plan_case(case([0.1, 0.9]), "active", tasks_per_step=0, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("order", ["badge", "committee"])
+def test_an_order_of_classifiers_plans_no_segmentation(order: str):
+    with pytest.raises(
+        UsageError, match=rf"(?s)'{order}' is for classification, not for segmentation.*active, passive"
+    ):
+        plan_case(case([0.1, 0.9, 0.3, 0.4]), order, rng=np.random.default_rng(0))
