@@ -1,7 +1,12 @@
-"""Segmentation networks by name, weights that load with a report, and checkpoints."""
+"""Networks that segment and that classify by name, weights that load with a report, and checkpoints."""
 
 from metaseg.models import fcn_vgg16, monai_nets  # noqa: F401  importing them registers their networks
-from metaseg.models.checkpoint import ModelCard, load_checkpoint, read_checkpoint, save_checkpoint
+from metaseg.models.card import ModelCard
+from metaseg.models.checkpoint import load_checkpoint, load_classifier, read_checkpoint, save_checkpoint
+from metaseg.models.classifier import Classifier
+from metaseg.models.classifier_libraries import classifier_names
+from metaseg.models.classifiers import build_classifier
+from metaseg.models.mc_dropout import mc_dropout
 from metaseg.models.padding import PadToStride
 from metaseg.models.registry import (
     build_segmenter,
@@ -13,13 +18,18 @@ from metaseg.models.registry import (
 from metaseg.models.weights import WeightReport, load_weights, unique_state
 
 __all__ = [
+    "Classifier",
     "ModelCard",
     "PadToStride",
     "WeightReport",
+    "build_classifier",
     "build_segmenter",
+    "classifier_names",
     "count_parameters",
     "load_checkpoint",
+    "load_classifier",
     "load_weights",
+    "mc_dropout",
     "read_checkpoint",
     "resolve_options",
     "save_checkpoint",

@@ -22,6 +22,33 @@ from metaseg.models.weights import WeightReport, load_weights, read_tensors
 logger = logging.getLogger(__name__)
 
 
+def fetch_torchvision(title: str, weights: WeightsEnum) -> Mapping[str, torch.Tensor]:
+    """Download torchvision's weights, or take them from torch's cache.
+
+    Args:
+        title: The network's name, for messages.
+        weights: torchvision's entry, with address and checksum.
+
+    Raises:
+        MetasegError: The download failed or its checksum is wrong.
+    """
+    try:
+        return weights.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError) as error:
+        raise download_failed(title, weights.url, error) from error
+
+
+def download_failed(title: str, url: str, error: Exception) -> MetasegError:
+    """The error for ImageNet weights that could not be had, whichever library offers them."""
+    return MetasegError(
+        f"could not get the ImageNet weights of {title} ({error})",
+        where=url,
+        expected="a connection to that address, or the file in the library's cache",
+        remedy="download it where there is a connection and give the file's path as the weights "
+        "(--weights FILE), or start without (--weights none)",
+    )
+
+
 @dataclass(frozen=True)
 class ImageNetWeights:
     """Where a network's encoder finds torchvision's ImageNet weights.
@@ -44,16 +71,7 @@ class ImageNetWeights:
         Raises:
             MetasegError: The download failed or its checksum is wrong.
         """
-        try:
-            return self.weights.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
-        except (OSError, RuntimeError) as error:
-            raise MetasegError(
-                f"could not get the ImageNet weights of {self.title} ({error})",
-                where=self.weights.url,
-                expected="a connection to that address, or the file in torch's cache",
-                remedy="download it where there is a connection and give the file's path as the weights "
-                "(--weights FILE), or start without (--weights none)",
-            ) from error
+        return fetch_torchvision(self.title, self.weights)
 
 
 @dataclass(frozen=True)
@@ -144,7 +162,7 @@ def resolve_options(name: str, options: Mapping[str, object] | None = None) -> d
 
 
 @contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
+def seeded(seed: int | None) -> Iterator[None]:
     """Draw from a generator of this seed inside, and leave torch's global generator as it was."""
     if seed is None:
         yield
@@ -200,7 +218,7 @@ def build_segmenter(
             remedy="choose such a network, or start without (--weights none)",
         )
     chosen = entry.validated(options)
-    with _seeded(seed), torch.device("cpu"):
+    with seeded(seed), torch.device("cpu"):
         # The fields themselves, not model_dump, which would bring nested values to plain dictionaries.
         model = entry.build(
             in_channels, num_classes, **{key: getattr(chosen, key) for key in entry.options.model_fields}

@@ -35,6 +35,7 @@ class WeightReport:
         missing: Tensors of the model that the file lacks; the model's values stay.
         unexpected: Tensors of the file that the model lacks.
         share: Share of the model's parameters, by count, that were loaded, 0 to 1.
+        notes: What else was done on loading.
     """
 
     origin: str
@@ -44,6 +45,7 @@ class WeightReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     share: float
+    notes: tuple[str, ...] = ()
 
     def lines(self, limit: int = 6) -> list[str]:
         """The report for people; of each list at most ``limit`` entries are shown."""
@@ -51,6 +53,7 @@ class WeightReport:
         # Rounded down, so that 100 % means all of them.
         percent = math.floor(self.share * 1000) / 10
         lines = [f"loaded {len(self.loaded)} of {total} tensors ({percent} % of the parameters) from {self.origin}"]
+        lines += [f"  {note}" for note in self.notes]
         lines += [f"  spread over the modalities: {name}" for name in self.adapted]
         misfits = [f"{name}: {there} in the file, {here} in the network" for name, there, here in self.skipped]
         lines += _listed("does not fit, starts fresh", misfits, limit)

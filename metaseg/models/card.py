@@ -1,0 +1,158 @@
+"""The model card: what a checkpoint's weights are, as JSON beside them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from metaseg import __version__
+from metaseg.errors import RunError, UsageError
+
+Task = Literal["segmentation", "classification"]
+
+FORMAT_VERSION = 1
+"""Raised when a card of before could no longer be read as one of now."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a checkpoint's weights are, and all that is needed to use them.
+
+    Attributes:
+        name: The network's registered name.
+        in_channels: Number of modalities.
+        num_classes: Number of classes with the background.
+        modalities: Names of the modalities in the order in which the network takes them.
+        label_space: Name of the label space of its classes; ``"classes"`` where they are named in ``classes``.
+        options: The network's options; JSON values. See :func:`~metaseg.models.registry.resolve_options` for networks
+            that segment, and :attr:`~metaseg.models.classifier.Classifier.options` for those that classify.
+        normalisation: How intensities are prepared for it; JSON values.
+        trained_on: Names of the cohorts, in the order in which they were learned.
+        synthetic: True if any of them was made of phantoms.
+        step: Optimiser steps of the training that made it.
+        figures: Its figures, such as ``{"Dice/ET": 0.62}``; those not finite are kept as None.
+        parent: The checkpoint from which the training started, if any.
+        task: ``"segmentation"`` or ``"classification"``.
+        classes: Names of the classes in the order of the logits, of a classifier; empty where ``label_space`` says it.
+        metaseg_version: The release that wrote it.
+        format_version: Of this card, :data:`FORMAT_VERSION`.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: str
+    in_channels: int
+    num_classes: int
+    modalities: tuple[str, ...]
+    label_space: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    normalisation: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: tuple[str, ...] = ()
+    synthetic: bool = False
+    step: int = 0
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+    parent: str | None = None
+    task: Task = "segmentation"
+    classes: tuple[str, ...] = ()
+    metaseg_version: str = __version__
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        # Brought to what JSON gives back, so that a card read from its file equals the one written.
+        figures = {
+            key: value if value is not None and math.isfinite(value) else None for key, value in self.figures.items()
+        }
+        object.__setattr__(self, "figures", figures)
+        for key in ("options", "normalisation"):
+            try:
+                plain = json.loads(json.dumps(getattr(self, key), allow_nan=False))
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"a model card cannot record these {key} ({error})", expected="JSON values") from error
+            object.__setattr__(self, key, plain)
+        if self.classes and len(self.classes) != self.num_classes:
+            raise UsageError(
+                f"a model card of {self.num_classes} classes names {len(self.classes)}",
+                expected="one name for each class, or none",
+                remedy="give the names in the order of the logits",
+            )
+
+
+def checkpoint_files(path: str | Path) -> tuple[Path, Path]:
+    """The weights' and the card's file of a checkpoint named with or without one of their suffixes."""
+    named = Path(path)
+    stem = named.stem if named.suffix in (".safetensors", ".json") else named.name
+    return named.with_name(stem + ".safetensors"), named.with_name(stem + ".json")
+
+
+def upgrade_card(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in what a card of an older release lacks with the value that was implied then.
+
+    A key that is added to :class:`ModelCard` gets a default that says what held before there was a choice; a card of an
+    older release then reads as if it had been written with it.
+    """
+    implied = {
+        item.name: item.default_factory() if item.default_factory is not MISSING else item.default
+        for item in fields(ModelCard)
+        if item.default is not MISSING or item.default_factory is not MISSING
+    }
+    # An unnamed release is not this one.
+    return {**implied, "metaseg_version": "unknown", **raw, "format_version": FORMAT_VERSION}
+
+
+def read_card(file: Path) -> tuple[ModelCard, str]:
+    """Read a card's file: the card, and the checksum of the weights that it was written with.
+
+    Raises:
+        RunError: The file is missing or damaged, of a newer format, or describes nothing that there could be.
+    """
+    try:
+        raw = json.loads(read_file(file))
+        version = int(raw.get("format_version", FORMAT_VERSION))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"the card is damaged ({error})", where=file, expected="a JSON object") from error
+    if version > FORMAT_VERSION:
+        raise RunError(
+            f"the card is of format {version}",
+            where=file,
+            expected=f"format {FORMAT_VERSION} or older",
+            remedy=f"update metaseg: the card was written by {raw.get('metaseg_version', 'a newer release')}",
+        )
+    complete = upgrade_card(raw)
+    checksum = str(complete.pop("weights_blake2b", "none"))
+    try:
+        return TypeAdapter(ModelCard).validate_python(complete), checksum
+    except (ValidationError, UsageError) as error:
+        problems = (
+            [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+            if isinstance(error, ValidationError)
+            else [error.found]
+        )
+        raise RunError(
+            "the card cannot be used: " + "; ".join(problems),
+            where=file,
+            expected="the keys " + ", ".join(item.name for item in fields(ModelCard)),
+            remedy="take the card that was written with the weights",
+        ) from error
+
+
+def read_file(file: Path) -> bytes:
+    """The bytes of one of a checkpoint's files.
+
+    Raises:
+        RunError: It cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise RunError(
+            f"cannot read the checkpoint ({error.strerror})",
+            where=file,
+            expected="NAME.safetensors with the weights and NAME.json with their card, in one folder",
+            remedy="check the path; weights without a card can be loaded into a network with --weights",
+        ) from error

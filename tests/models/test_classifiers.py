@@ -1,0 +1,475 @@
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import timm
+import torch
+import torchvision.models
+from safetensors.torch import save_file
+from torch import nn
+
+import metaseg.models
+from metaseg.errors import DataError, MetasegError, UsageError
+from metaseg.models import (
+    Classifier,
+    WeightReport,
+    build_classifier,
+    classifier_names,
+    count_parameters,
+    mc_dropout,
+    save_checkpoint,
+)
+from metaseg.models.card import ModelCard
+from metaseg.models.classifier_heads import dense_head
+from metaseg.models.classifier_libraries import find_classifier
+from metaseg.models.classifiers import rebuild_classifier
+
+LIBRARIES_OWN = {
+    # As torchvision's and timm's documentation give them, for 3 channels and 1000 classes.
+    "alexnet": 61_100_840,
+    "vgg16": 138_357_544,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "mobilenetv2": 3_504_872,
+    "efficientnet-b0": 5_288_548,
+    "xception": 22_855_952,
+}
+QUICK = ("lau-cnn", "2d-cnn", "mobilenetv2", "resnet18")
+
+
+def on_meta(name: str, in_channels: int, num_classes: int, **options: object) -> Classifier:
+    with torch.device("meta"):
+        return rebuild_classifier(name, in_channels, num_classes, options)
+
+
+def test_the_papers_networks_are_there() -> None:
+    assert set(classifier_names()) == {*LIBRARIES_OWN, "lau-cnn", "2d-cnn"}
+
+
+@pytest.mark.parametrize(("name", "count"), LIBRARIES_OWN.items())
+def test_sizes_are_the_libraries_own(name: str, count: int) -> None:
+    model = on_meta(name, 3, 1000)
+    assert count_parameters(model) == count
+    assert all(key.startswith("net.") for key in model.state_dict())
+
+
+def test_laus_network_has_the_papers_parameters() -> None:
+    model = build_classifier("lau-cnn", 1, 4, seed=0)
+    statistics = [tensor for tensor in model.buffers() if tensor.is_floating_point()]
+    assert count_parameters(model) == 3_235_892
+    assert sum(tensor.numel() for tensor in statistics) == 160
+    assert count_parameters(model) + 160 == 3_236_052
+    # The rows of the paper's table that can be read.
+    layers = {name: count_parameters(layer) for name, layer in model.net.named_modules() if name}
+    assert (layers["conv2.0"], layers["conv3.0"]) == (4640, 18496)
+    assert (layers["dense1.0"], layers["dense2.0"], layers["fc"]) == (3_211_328, 1040, 68)
+    assert model.eval()(torch.randn(2, 1, 224, 224)).shape == (2, 4)
+
+
+def test_the_plain_network_has_three_blocks_of_convolution_batch_norm_and_dropout() -> None:
+    model = build_classifier("2d-cnn", 3, 2, seed=0)
+    for _, (block,) in model.blocks:
+        kinds = [type(layer) for layer in block]
+        assert [kinds.count(kind) for kind in (nn.Conv2d, nn.BatchNorm2d, nn.Dropout)] == [1, 1, 1]
+        assert next(layer.p for layer in block if isinstance(layer, nn.Dropout)) == 0.1
+
+
+@pytest.mark.parametrize("name", ["lau-cnn", "2d-cnn", "mobilenetv2", "resnet18"])
+@pytest.mark.parametrize("size", [(32, 32), (70, 45)])
+def test_other_sizes_are_taken(models: dict[str, Classifier], name: str, size: tuple[int, int]) -> None:
+    assert models[name].eval()(torch.randn(2, 4, *size)).shape == (2, 3)
+
+
+def test_the_dense_layer_of_laus_network_follows_the_image_size() -> None:
+    small = build_classifier("lau-cnn", 1, 4, seed=0, image_size=64)
+    assert small.net.get_submodule("dense1.0").in_features == 64 * 8 * 8
+    assert small.eval()(torch.randn(1, 1, 64, 64)).shape == (1, 4)
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Classifier]:
+    return {name: build_classifier(name, 4, 3, seed=0, image_size=64) for name in QUICK}
+
+
+def test_a_seed_repeats_the_weights_and_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    first, again, other = (build_classifier("resnet18", 2, 3, seed=seed) for seed in (5, 5, 6))
+    assert torch.equal(before, torch.get_rng_state())
+    pairs = list(zip(first.parameters(), again.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b, _ in pairs)
+    assert not all(torch.equal(a, c) for a, _, c in pairs)
+
+
+@pytest.mark.parametrize("in_channels", [1, 4])
+def test_a_fresh_first_convolution_responds_as_strongly_as_the_librarys(in_channels: int) -> None:
+    theirs = torchvision.models.resnet18(weights=None).conv1
+    ours = build_classifier("resnet18", in_channels, 2, seed=0).net.get_submodule("conv1")
+    assert ours.weight.shape[1] == in_channels
+    per_channel = [layer.weight.detach().var() * layer.weight.shape[1] for layer in (theirs, ours)]
+    assert float(per_channel[1]) == pytest.approx(float(per_channel[0]), rel=0.1)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("torchvision:resnet18", "torchvision"),
+        ("resnet18", "torchvision"),
+        ("timm:resnet18", "timm"),
+        ("convnext_atto", "timm"),
+        ("xception", "timm"),
+    ],
+)
+def test_names_lead_to_the_libraries(name: str, kind: str) -> None:
+    assert type(find_classifier(name)).__name__.lower() == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("resnet5", "resnet50"),
+        ("lau-cn", "lau-cnn"),
+        ("torchvision:mobilenetv3_large", "mobilenet_v3_large"),
+        ("timm:xceptoin41", "xception41"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(UsageError, match=f"(?s)unknown classifier '{name}'.*did you mean '{near}'.*lau-cnn"):
+        build_classifier(name, 1, 2)
+
+
+def test_networks_for_other_tasks_are_unknown() -> None:
+    with pytest.raises(UsageError, match="unknown classifier"):
+        build_classifier("torchvision:fcn_resnet50", 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"head": "square"}, "unknown head 'square'"),
+        ({"image_size": 4}, "at least 8 x 8"),
+    ],
+)
+def test_wrong_options_are_usage_errors(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build_classifier("lau-cnn", 1, 2, **options)  # type: ignore[arg-type]
+
+
+def test_a_network_without_classes_is_refused() -> None:
+    with pytest.raises(UsageError, match="at least one"):
+        build_classifier("lau-cnn", 1, 0)
+
+
+def test_a_network_without_a_last_linear_layer_is_refused() -> None:
+    with pytest.raises(UsageError, match="does not end in a linear layer"):
+        build_classifier("squeezenet1_1", 3, 2)
+
+
+def test_timm_is_imported_only_when_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in Path(metaseg.models.__file__).parent.glob("*.py"):
+        top = ast.parse(path.read_text(encoding="utf-8")).body
+        assert not any("timm" in ast.unparse(node) for node in top if isinstance(node, ast.Import | ast.ImportFrom))
+    monkeypatch.setitem(sys.modules, "timm", None)  # an import would fail
+    for name in ("lau-cnn", "mobilenetv2"):
+        assert build_classifier(name, 1, 2, seed=0).blocks
+
+
+# What a network takes
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 64, 64), (4, 64, 64)])
+def test_images_of_another_shape_are_refused(models: dict[str, Classifier], shape: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match=r"(?s)of shape .*expected: \(batch, 4 channels"):
+        models["resnet18"](torch.zeros(shape))
+
+
+@pytest.mark.parametrize(("name", "least"), [("alexnet", 63), ("vgg16", 32), ("lau-cnn", 8)])
+def test_images_that_are_too_small_are_refused_with_the_least_size(name: str, least: int) -> None:
+    model = on_meta(name, 1, 2).eval()
+    assert model(torch.zeros(1, 1, least, least, device="meta")).shape == (1, 2)
+    with pytest.raises(UsageError, match=f"at least {least} x {least}"):
+        model(torch.zeros(1, 1, least, least - 1, device="meta"))
+
+
+@pytest.mark.parametrize("name", ["vit_b_32", "timm:vit_tiny_patch16_224"])
+def test_transformers_of_one_size_say_so(name: str) -> None:
+    model = on_meta(name, 3, 2, image_size=64).eval()
+    assert model(torch.zeros(1, 3, 64, 64, device="meta")).shape == (1, 2)
+    with pytest.raises(UsageError, match="64 x 64 pixels: it takes the size that it was built for"):
+        model(torch.zeros(1, 3, 96, 96, device="meta"))
+
+
+# Heads, blocks and embeddings
+
+
+@pytest.mark.parametrize("head", ["linear", "dense"])
+@pytest.mark.parametrize(
+    "name",
+    [*classifier_names(), "densenet121", "vit_b_16", "swin_t", "timm:convnext_atto", "timm:vit_tiny_patch16_224"],
+)
+def test_every_parameter_is_in_one_block_or_in_the_head(name: str, head: str) -> None:
+    model = on_meta(name, 4, 3, head=head)
+    modules = [module for _, block in model.blocks for module in block] + list(model.head_modules)
+    found = [id(parameter) for module in modules for parameter in module.parameters()]
+    assert len(found) == len(set(found))
+    assert set(found) == {id(parameter) for parameter in model.parameters()}
+    names = [block for block, _ in model.blocks]
+    assert len(names) == len(set(names)) >= 3
+    assert model.last_linear.out_features == 3
+    assert model.last_linear in set(model.head_modules[0].modules())
+    assert model(torch.zeros(2, 4, 224, 224, device="meta")).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        ("alexnet", ["conv1", "conv2", "conv3", "conv4", "conv5", "fully-connected"]),
+        ("vgg16", ["conv1", "conv2", "conv3", "conv4", "conv5", "fully-connected"]),
+        ("resnet101", ["stem", "layer1", "layer2", "layer3", "layer4"]),
+        ("mobilenetv2", ["stem", *(f"stage{number}" for number in range(1, 8)), "last"]),
+        ("efficientnet-b0", ["stem", *(f"stage{number}" for number in range(1, 8)), "last"]),
+        ("xception", ["stem", "entry", "middle", "exit"]),
+        ("lau-cnn", ["conv1", "conv2", "conv3", "dense"]),
+        ("2d-cnn", ["conv1", "conv2", "conv3"]),
+    ],
+)
+def test_blocks_are_named_as_in_the_papers(name: str, blocks: list[str]) -> None:
+    model = on_meta(name, 3, 2)
+    assert [block for block, _ in model.blocks] == blocks
+    convolutions = [
+        sum(isinstance(layer, nn.Conv2d) for part in block for layer in part.modules()) for _, block in model.blocks
+    ]
+    if name == "vgg16":
+        assert convolutions == [2, 2, 3, 3, 3, 0]
+    if name == "mobilenetv2":  # repeats of the paper's table 2, three convolutions each but the first
+        assert convolutions == [1, 2, 6, 9, 12, 9, 9, 3, 1]
+
+
+@pytest.mark.parametrize("head", ["linear", "dense"])
+@pytest.mark.parametrize("name", QUICK)
+def test_the_last_linear_layer_on_the_embedding_gives_the_logits(name: str, head: str) -> None:
+    model = build_classifier(name, 4, 3, seed=0, head=head, image_size=64).eval()  # type: ignore[arg-type]
+    images = torch.randn(2, 4, 64, 64)
+    with torch.no_grad():
+        logits, embedding = model.forward_with_embedding(images)
+        assert torch.equal(model(images), logits)
+        assert torch.equal(model.embed(images), embedding)
+        assert torch.equal(model.last_linear(embedding), logits)
+    assert embedding.shape == (2, model.last_linear.in_features)
+    assert not model.last_linear._forward_pre_hooks
+
+
+def test_the_dense_head_is_the_papers() -> None:
+    head = dense_head(2048, 2)
+    assert [type(layer) for layer in head] == [nn.Flatten, nn.Linear, nn.ReLU, nn.BatchNorm1d, nn.Dropout, nn.Linear]
+    assert head.dropout.p == 0.1  # type: ignore[union-attr]
+    assert on_meta("resnet50", 3, 2, head="dense").embed(torch.zeros(2, 3, 64, 64, device="meta")).shape == (2, 256)
+    # VGG's own fully connected layers leave with its top.
+    assert on_meta("vgg16", 3, 2, head="dense").net.get_submodule("classifier.dense").in_features == 512 * 7 * 7
+
+
+# Monte-Carlo dropout
+
+
+def test_dropout_alone_is_switched_on(models: dict[str, Classifier]) -> None:
+    model = models["2d-cnn"].eval()
+    images = torch.randn(2, 4, 32, 32)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        still = model(images)
+        with mc_dropout(model):
+            assert {type(layer) for layer in model.modules() if layer.training} == {nn.Dropout}
+            assert not torch.equal(model(images), model(images))
+        assert torch.equal(model(images), still)
+    assert not any(layer.training for layer in model.modules())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_modes_are_restored_after_an_error(models: dict[str, Classifier]) -> None:
+    model = models["mobilenetv2"].train()
+    model.net.get_submodule("classifier.0").eval()
+    with pytest.raises(ValueError, match="mine"), mc_dropout(model):
+        raise ValueError("mine")
+    assert not model.net.get_submodule("classifier.0").training
+    assert model.training
+
+
+@pytest.mark.parametrize("name", ["resnet50", "xception"])
+def test_a_network_without_dropout_says_how_to_get_one(name: str) -> None:
+    with (
+        pytest.raises(UsageError, match=rf"(?s)'{name}' has no dropout.*--head dense"),
+        mc_dropout(on_meta(name, 1, 2)),
+    ):
+        pass
+    with mc_dropout(on_meta(name, 1, 2, head="dense")):
+        pass
+
+
+# Weights
+
+
+def random_net(name: str) -> nn.Module:
+    """A library's network of the papers' size with weights and running statistics of its own."""
+    net = torchvision.models.get_model(name, weights=None)
+    with torch.no_grad():
+        for key, tensor in net.state_dict().items():
+            if "running" in key:
+                tensor.uniform_(0.5, 1.5)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(3)
+        return random_net("resnet18")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of torch's that is empty, and no connection."""
+
+    def offline(*args: object, **kwargs: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    return folder
+
+
+def pictures(count: int = 2, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Colour pictures with a black frame, as 0 to 1, and the same as z-scores with a background of 0."""
+    colours = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8).float() / 255
+    scores = colours * 5 - 2.5
+    scores[..., :8] = 0
+    colours[..., :8] = 0
+    return colours, scores
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_imagenet_weights_give_torchvisions_own_logits(hub: Path, name: str) -> None:
+    theirs = random_net(name)
+    entry = torchvision.models.get_model_weights(name).IMAGENET1K_V1  # type: ignore[attr-defined]
+    torch.save(theirs.state_dict(), hub / entry.url.rpartition("/")[2])
+    colours, scores = pictures()
+    reports: list[WeightReport] = []
+    ours = build_classifier(name, 3, 1000, "imagenet", seed=0, on_weights=reports.append).eval()
+    preset = entry.transforms(crop_size=64, resize_size=64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.input(scores), preset(colours), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours(scores), theirs(preset(colours)), rtol=1e-4, atol=1e-4)
+    assert reports[0].share == 1
+    assert "intensities of the images it was pretrained on" in "\n".join(reports[0].lines())
+
+
+@pytest.mark.parametrize("in_channels", [1, 4])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_librarys_file_is_spread_over_other_channels(
+    tmp_path: Path, resnet: nn.Module, in_channels: int, suffix: str
+) -> None:
+    file = tmp_path / f"resnet18-f37072fd{suffix}"
+    if suffix == ".pth":
+        torch.save(resnet.state_dict(), file)
+    else:
+        save_file(resnet.state_dict(), file)
+    reports: list[WeightReport] = []
+    ours = build_classifier("resnet18", in_channels, 2, file, seed=0, on_weights=reports.append).eval()
+    assert reports[0].adapted == ("net.conv1.weight",)
+    assert {name for name, _, _ in reports[0].skipped} == {"net.fc.weight", "net.fc.bias"}
+    statistics = ours.input.statistics
+    assert statistics is not None
+    assert statistics.mean == pytest.approx((0.449,) * in_channels, abs=1e-3)
+    # A grey picture leads to the features of the same picture in colours, were their statistics equal.
+    grey = torch.rand(2, 1, 64, 64)
+    resnet.fc, kept = nn.Identity(), resnet.fc
+    ours.pretrained_on(None)
+    with torch.no_grad():
+        expected = resnet(grey.repeat(1, 3, 1, 1))
+        torch.testing.assert_close(ours.embed(grey.repeat(1, in_channels, 1, 1)), expected, rtol=1e-3, atol=1e-3)
+    resnet.fc = kept
+
+
+def test_without_pretraining_images_pass_unchanged(models: dict[str, Classifier], tmp_path: Path) -> None:
+    images = torch.randn(1, 4, 8, 8)
+    assert torch.equal(models["resnet18"].input(images), images)
+    source = build_classifier("resnet18", 4, 3, seed=1)
+    torch.save(source.state_dict(), tmp_path / "ours.pth")
+    assert build_classifier("resnet18", 4, 3, tmp_path / "ours.pth", seed=0).input.statistics is None
+
+
+def test_scores_beyond_the_window_are_cut_off_and_the_background_is_black() -> None:
+    model = on_meta("2d-cnn", 1, 2, input_statistics={"mean": [0.25], "std": [0.5]})
+    model.to_empty(device="cpu").pretrained_on(model.input.statistics)
+    scores = torch.tensor([-9.0, -2.5, 0.0, 1e-6, 2.5, 9.0]).view(1, 1, 1, 6)
+    expected = (torch.tensor([0.0, 0.0, 0.0, 0.5, 1.0, 1.0]) - 0.25) / 0.5
+    torch.testing.assert_close(model.input(scores).flatten(), expected)
+
+
+def test_timms_weights_are_read_from_its_cache(hub: Path) -> None:
+    theirs = timm.create_model("legacy_xception", pretrained=False)
+    torch.save(theirs.state_dict(), hub / theirs.pretrained_cfg["url"].rpartition("/")[2])
+    reports: list[WeightReport] = []
+    ours = build_classifier("xception", 1, 2, "imagenet", seed=0, head="dense", on_weights=reports.append)
+    assert torch.equal(ours.net.get_submodule("conv2").weight, theirs.get_submodule("conv2").weight)
+    assert reports[0].adapted == ("net.conv1.weight",)
+    assert ours.input.statistics is not None
+    assert ours.input.statistics.mean == (0.5,)
+
+
+def test_a_failed_download_says_how_to_pass_a_file(hub: Path) -> None:
+    for name in ("mobilenetv2", "xception"):
+        with pytest.raises(MetasegError, match=r"(?s)could not get the ImageNet weights.*no route.*--weights FILE"):
+            build_classifier(name, 1, 2, "imagenet")
+
+
+def test_pickles_in_a_librarys_cache_are_refused(hub: Path) -> None:
+    config = timm.models.get_pretrained_cfg("legacy_xception")
+    assert config is not None
+    torch.save({"conv1.weight": Path("object")}, hub / str(config.url).rpartition("/")[2])
+    with pytest.raises(MetasegError, match="could not get the ImageNet weights"):
+        build_classifier("xception", 1, 2, "imagenet")
+
+
+@pytest.mark.parametrize("name", ["lau-cnn", "2d-cnn"])
+def test_networks_without_imagenet_weights_say_which_have_them(name: str) -> None:
+    with pytest.raises(UsageError, match=r"(?s)no ImageNet weights for the classifier.*vgg16"):
+        build_classifier(name, 1, 2, "imagenet")
+
+
+def test_bad_files_are_data_errors(tmp_path: Path) -> None:
+    (tmp_path / "damaged.pth").write_bytes(b"PK\x03\x04 cut off")
+    torch.save(build_classifier("2d-cnn", 1, 2, seed=0).state_dict(), tmp_path / "other.pth")
+    for file, message in (("none.pth", "cannot read"), ("damaged.pth", "damaged"), ("other.pth", "do not fit")):
+        with pytest.raises(DataError, match=message):
+            build_classifier("resnet18", 1, 2, tmp_path / file, seed=0)
+
+
+def test_a_checkpoints_card_says_how_its_input_was(tmp_path: Path, resnet: nn.Module) -> None:
+    torch.save(resnet.state_dict(), tmp_path / "resnet.pth")
+    source = build_classifier("resnet18", 3, 4, tmp_path / "resnet.pth", seed=0)
+    card = ModelCard("resnet18", 3, 4, ("t1", "t1ce", "t2"), "classes", options=source.options, task="classification")
+    save_checkpoint(tmp_path / "best", source, card)
+    tuned = build_classifier("resnet18", 3, 2, tmp_path / "best.safetensors", seed=0)
+    assert source.input.statistics is not None
+    assert tuned.input.statistics == source.input.statistics
+    assert build_classifier("resnet18", 3, 2, tmp_path / "best", seed=0).input.statistics == source.input.statistics
+
+
+@pytest.mark.parametrize("name", classifier_names())
+def test_the_page_on_models_gives_each_classifiers_size(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+    cells = [cell.strip() for cell in row.split("|")]
+    own = name in ("lau-cnn", "2d-cnn")
+    model = on_meta(name, 1, 4) if own else on_meta(name, 3, 1000)
+    assert cells[2] == f"{count_parameters(model):,}"
+    assert cells[4] == str(model.min_size)
+    assert cells[6] == ("" if own else "yes")
