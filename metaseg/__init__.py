@@ -1,6 +1,7 @@
 """metaseg: adapt a brain-tumour segmentation network to a new disease from few patients, without forgetting the first.
 
-The verbs of the command line are functions here, under the same names and with the same settings::
+The verbs of the command line are functions here, under the same names (``classify train`` is ``classify_train``) and
+with the same settings::
 
     import metaseg
 
@@ -19,13 +20,35 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from metaseg.adapt.result import AdaptationResult
+    from metaseg.classify.active import ActiveResult
+    from metaseg.classify.evaluate import ClassifyEvaluationResult
+    from metaseg.classify.predict import ClassifyPredictionResult
+    from metaseg.classify.train import ClassifyTrainResult
     from metaseg.evaluation.evaluate import EvaluationResult
     from metaseg.evaluation.predict import PredictionResult
+    from metaseg.studies.classifiers.compare import ClassifierComparison
+    from metaseg.studies.classifiers.search import ClassifierSearch
     from metaseg.studies.compare import ComparisonResult
     from metaseg.studies.report.page import ReportResult
     from metaseg.training.pretrain import PretrainResult
 
-__all__ = ["__version__", "compare", "evaluate", "metatune", "naivetune", "predict", "pretrain", "report", "tune"]
+__all__ = [
+    "__version__",
+    "classify_active",
+    "classify_compare",
+    "classify_evaluate",
+    "classify_predict",
+    "classify_search",
+    "classify_train",
+    "compare",
+    "evaluate",
+    "metatune",
+    "naivetune",
+    "predict",
+    "pretrain",
+    "report",
+    "tune",
+]
 
 
 def pretrain(**settings: Any) -> PretrainResult:
@@ -151,13 +174,10 @@ def compare(**settings: Any) -> ComparisonResult:
     Raises:
         MetasegError: Settings or data cannot be used, or a cell failed.
     """
-    from pathlib import Path
-
-    from metaseg.config_studies import CompareConfig, named_after
+    from metaseg.config_studies import CompareConfig
     from metaseg.studies.compare import run_compare
 
-    file = settings.get("config")
-    return run_compare(named_after(_settings(CompareConfig, settings), None if file is None else Path(file)))
+    return run_compare(_study_settings(CompareConfig, settings))
 
 
 def report(**settings: Any) -> ReportResult:
@@ -178,6 +198,116 @@ def report(**settings: Any) -> ReportResult:
     return run_report(_settings(ReportConfig, settings))
 
 
+def classify_train(**settings: Any) -> ClassifyTrainResult:
+    """Fit a slice classifier by a transfer strategy.
+
+    Args:
+        settings: Those of :class:`metaseg.config_classify.ClassifyTrainConfig`, as keywords; see :func:`pretrain`.
+
+    Returns:
+        The run folder, and figures of its validation and test parts.
+
+    Raises:
+        MetasegError: Settings or data cannot be used.
+    """
+    from metaseg.classify.train import run_classify_train
+    from metaseg.config_classify import ClassifyTrainConfig
+
+    return run_classify_train(_settings(ClassifyTrainConfig, settings))
+
+
+def classify_active(**settings: Any) -> ActiveResult:
+    """Choose which slices to label next, round after round, and fit a classifier on them.
+
+    Args:
+        settings: Those of :class:`metaseg.config_classify.ClassifyActiveConfig`, as keywords; see :func:`pretrain`.
+
+    Returns:
+        The run folder, the curve of figures against labels, and with ``ask`` the file that is waited for.
+
+    Raises:
+        MetasegError: Settings, data or the annotator's file cannot be used.
+    """
+    from metaseg.classify.active import run_classify_active
+    from metaseg.config_classify import ClassifyActiveConfig
+
+    return run_classify_active(_settings(ClassifyActiveConfig, settings))
+
+
+def classify_evaluate(**settings: Any) -> ClassifyEvaluationResult:
+    """Compute figures of a classifier by slice and by patient.
+
+    Args:
+        settings: Those of :class:`metaseg.config_classify.ClassifyEvaluateConfig`, as keywords; see :func:`pretrain`.
+
+    Returns:
+        The figures, and where they were written.
+
+    Raises:
+        MetasegError: Settings, run or data cannot be used.
+    """
+    from metaseg.classify.evaluate import run_classify_evaluate
+    from metaseg.config_classify import ClassifyEvaluateConfig
+
+    return run_classify_evaluate(_settings(ClassifyEvaluateConfig, settings))
+
+
+def classify_predict(**settings: Any) -> ClassifyPredictionResult:
+    """Give class probabilities of slices, and a verdict on each case.
+
+    Args:
+        settings: Those of :class:`metaseg.config_classify.ClassifyPredictConfig`, as keywords; see :func:`pretrain`.
+
+    Returns:
+        Tables of slices and of cases.
+
+    Raises:
+        MetasegError: Settings, run or data cannot be used.
+    """
+    from metaseg.classify.predict import run_classify_predict
+    from metaseg.config_classify import ClassifyPredictConfig
+
+    return run_classify_predict(_settings(ClassifyPredictConfig, settings))
+
+
+def classify_compare(**settings: Any) -> ClassifierComparison:
+    """Compare classifiers, transfer strategies or strategies of active learning over seeds.
+
+    Several ``jobs`` are processes, so a script that asks for them needs an ``if __name__ == "__main__":`` around it.
+
+    Args:
+        settings: Those of :class:`metaseg.config_classify.ClassifyCompareConfig`, as keywords; see :func:`pretrain`.
+
+    Returns:
+        The study folder and its tables.
+
+    Raises:
+        MetasegError: Settings or data cannot be used, or a cell failed.
+    """
+    from metaseg.config_classify import ClassifyCompareConfig
+    from metaseg.studies.classifiers.compare import run_classify_compare
+
+    return run_classify_compare(_study_settings(ClassifyCompareConfig, settings))
+
+
+def classify_search(**settings: Any) -> ClassifierSearch:
+    """Search hyper-parameters of a classifier on the validation part.
+
+    Args:
+        settings: Those of :class:`metaseg.config_classify.ClassifySearchConfig`, as keywords; see :func:`pretrain`.
+
+    Returns:
+        The study folder, its trials and the best of them.
+
+    Raises:
+        MetasegError: Settings or data cannot be used.
+    """
+    from metaseg.config_classify import ClassifySearchConfig
+    from metaseg.studies.classifiers.search import run_classify_search
+
+    return run_classify_search(_study_settings(ClassifySearchConfig, settings))
+
+
 def _settings(kind: type, settings: dict[str, Any]) -> Any:
     from pathlib import Path
 
@@ -187,3 +317,12 @@ def _settings(kind: type, settings: dict[str, Any]) -> Any:
     given = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     file = given.pop("config", None)
     return load_config(kind, Path(file) if file is not None else None, given)
+
+
+def _study_settings(kind: type, settings: dict[str, Any]) -> Any:
+    from pathlib import Path
+
+    from metaseg.config_studies import named_after
+
+    file = settings.get("config")
+    return named_after(_settings(kind, settings), None if file is None else Path(file))

@@ -89,6 +89,11 @@ def config_verb(cls: type[Config]) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__.removesuffix("Config")).lower()
 
 
+def command_words(verb: str) -> str:
+    """A verb as it is typed: ``classify train`` for ``classify-train``."""
+    return verb.replace("classify-", "classify ", 1)
+
+
 @lru_cache(maxsize=32)
 def describe_fields(cls: type[Config]) -> tuple[FieldDescription, ...]:
     """Describe every setting of a config class, in the order of its fields."""

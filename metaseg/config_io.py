@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from metaseg.config_fields import Config, FieldDescription, config_verb, describe_fields
+from metaseg.config_fields import Config, FieldDescription, command_words, config_verb, describe_fields
 from metaseg.errors import UsageError
 
 __all__ = ["Config", "FieldDescription", "config_text", "config_verb", "describe_fields", "dump_config", "load_config"]
@@ -131,7 +131,7 @@ def _read_yaml(file: Path, verb: str) -> dict[str, Any]:
                     raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key '{key}' stands there twice")
             return super().construct_mapping(node, deep=deep)
 
-    expected = f"a YAML file with settings of 'metaseg {verb}'"
+    expected = f"a YAML file with settings of 'metaseg {command_words(verb)}'"
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=OnceLoader)
     except OSError as error:
@@ -149,7 +149,7 @@ def _read_yaml(file: Path, verb: str) -> dict[str, Any]:
             f"the config file is for 'metaseg {found}'",
             where=file,
             expected=expected,
-            remedy=f"run 'metaseg {found} --config {file}', or change its key 'verb'",
+            remedy=f"run 'metaseg {command_words(str(found))} --config {file}', or change its key 'verb'",
         )
     return content
 

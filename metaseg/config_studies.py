@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 from annotated_types import Ge, MinLen
 
@@ -45,6 +45,19 @@ def _count_or_list(value: Any) -> Any:
     return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _as_texts(value: Any) -> Any:
+    """A number, or numbers, where texts are asked for, as YAML gives ``20`` and ``[10, 30]``."""
+    items = value if isinstance(value, list | tuple) else [value]
+    numbers = all(isinstance(item, int | str) and not isinstance(item, bool) for item in items)
+    return tuple(map(str, items)) if numbers and not isinstance(value, str) else value
+
+
+texts_or_numbers = _Lone(_as_texts)
+"""Lets whole numbers be given where texts are asked for."""
+count_or_list = _Lone(_count_or_list)
+"""Lets a number stand for that many from 0 on."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
     """``metaseg compare``: methods, orders, shots and seeds at equal budgets, and one table of all their figures."""
@@ -71,9 +84,13 @@ class CompareConfig:
         Help("Entries by label, each with its settings; a label that is a method's name needs none.", panel=STUDY),
     ] = field(default_factory=dict)
     shots: Annotated[Numbers, MinLen(1), _Lone(_one_or_more), Help("Numbers of target patients.", panel=STUDY)] = (5,)
-    seeds: Annotated[
-        Numbers, MinLen(1), _Lone(_count_or_list), Help("How many seeds, or a list of them.", panel=STUDY)
-    ] = (0, 1, 2, 3, 4)
+    seeds: Annotated[Numbers, MinLen(1), count_or_list, Help("How many seeds, or a list of them.", panel=STUDY)] = (
+        0,
+        1,
+        2,
+        3,
+        4,
+    )
     budget: Annotated[int, Ge(1), Help("Work of every cell, in slice gradient evaluations.", panel=STUDY)] = 600
     marks: Annotated[int, Ge(1), Help("Evaluations while tuning, evenly over the budget.", panel=STUDY)] = 8
     test_part: Annotated[str, Help("Part of the split that the figures are of.", panel=DATA)] = "test"
@@ -125,7 +142,19 @@ class ReportConfig:
     worst: Annotated[int, Ge(0), Help("Worst cases to show.")] = 6
 
 
-def named_after(config: CompareConfig, file: Path | None) -> CompareConfig:
+class _Named(Protocol):
+    """Settings of a study, which has a folder."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def out(self) -> Path | None: ...
+
+
+N = TypeVar("N", bound=_Named)
+
+
+def named_after(config: N, file: Path | None) -> N:
     """The settings with a study folder: ``studies/NAME`` for a settings file ``NAME.yaml``, unless one is set."""
     if config.out is not None:
         return config

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,26 @@ import yaml
 
 from metaseg.cli.verbs import VERBS
 from metaseg.config import EvaluateConfig, MetatuneConfig, NaivetuneConfig, PredictConfig, PretrainConfig
+from metaseg.config_classify import ClassifyActiveConfig, ClassifyCompareConfig, ClassifyTrainConfig
+from metaseg.config_fields import command_words
 from metaseg.config_io import Config, load_config
+from metaseg.config_studies import named_after
 from metaseg.sampling import find_order
+from metaseg.studies.classifiers.plan import make_classifier_plan
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 CLASSES = {verb.name: verb.config for verb in VERBS}
-VARIABLES = ("METASEG_SOURCE", "METASEG_TARGET", "METASEG_CHENG", "METASEG_BRATS")
+IN_A_FOLDER = ("compare", "classify-compare", "classify-search")
+WITHOUT = ("report",)  # it has no settings to speak of
 
 pytestmark = pytest.mark.skipif(not CONFIGS.is_dir(), reason="needs the repository")
 
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("METASEG_")]:
+        monkeypatch.delenv(name)
 
 
 def load(name: str) -> Any:
@@ -38,13 +44,11 @@ def settings(config: Config) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_every_file_loads_by_its_verb(path: Path) -> None:
-    config = load(str(path.relative_to(CONFIGS)))
-    assert type(config).__name__.lower().startswith(yaml.safe_load(path.read_text(encoding="utf-8"))["verb"])
+    verb = yaml.safe_load(path.read_text(encoding="utf-8"))["verb"]
+    assert type(load(str(path.relative_to(CONFIGS)))) is CLASSES[verb]
 
 
-@pytest.mark.parametrize(
-    "verb", sorted(set(CLASSES) - {"compare", "report"})
-)  # the one has a folder, the other no settings
+@pytest.mark.parametrize("verb", sorted(set(CLASSES) - {*IN_A_FOLDER, *WITHOUT}))
 def test_every_verb_has_a_file(verb: str) -> None:
     assert isinstance(load(f"{verb}.yaml"), CLASSES[verb])
 
@@ -54,8 +58,11 @@ def test_first_comment_names_how_the_file_is_used(path: Path) -> None:
     first = path.read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# ")
     if path.parent == CONFIGS:
-        verb = path.stem
-        assert first.endswith(f"metaseg {verb} --config configs/{path.name}")
+        assert first.endswith(f"metaseg {command_words(path.stem)} --config configs/{path.name}")
+    verb = yaml.safe_load(path.read_text(encoding="utf-8"))["verb"]
+    if verb in IN_A_FOLDER:
+        comment = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        assert any(f"metaseg {command_words(verb)} configs/{path.relative_to(CONFIGS)}" in line for line in comment)
 
 
 def test_everyday_values() -> None:
@@ -80,6 +87,8 @@ def test_everyday_files_only_restate_defaults() -> None:
         ("metatune.yaml", ("from_run",)),
         ("naivetune.yaml", ("from_run",)),
         ("tune.yaml", ("from_run", "source")),
+        ("classify-train.yaml", ("weights",)),
+        ("classify-active.yaml", ("weights",)),
     ):
         config = load(name)
         default = settings(type(config)())
@@ -132,3 +141,68 @@ def test_orders_are_in_the_registry() -> None:
     assert sorted(orders) == ["active", "active", "passive"]
     for order in orders:
         assert order in (find_order(order).name, *find_order(order).aliases)
+
+
+def entries_of(name: str) -> dict[str, ClassifyTrainConfig | ClassifyActiveConfig]:
+    return dict(make_classifier_plan(named_after(load(name), CONFIGS / name)).entries)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if isinstance(load(str(path.relative_to(CONFIGS))), ClassifyCompareConfig)],
+    ids=lambda path: str(path.relative_to(CONFIGS)),
+)
+def test_entries_of_classifiers_are_settings(path: Path) -> None:
+    # Loading the file does not look into the entries.
+    config: ClassifyCompareConfig = load(str(path.relative_to(CONFIGS)))
+    entries = entries_of(str(path.relative_to(CONFIGS)))
+    assert list(entries) == list(config.entries)
+    if path.parent.name == "paper":
+        assert config.out == Path("studies", path.stem)
+        assert len(config.seeds) == (10 if path.stem.startswith("hao") else 5)
+
+
+def test_phantom_files_of_classifiers_need_no_data() -> None:
+    assert all(not entry.data for entry in entries_of("classify/phantoms.yaml").values())
+    assert "data" not in load("classify/search.yaml").shared
+
+
+def test_zhou_has_six_variants_and_two_controls() -> None:
+    entries = entries_of("paper/zhou2017.yaml")
+    variants = {(one.strategy, one.patch_share) for name, one in entries.items() if name not in ("random", "scratch")}
+    assert variants == {(name, share) for name in ("aift", "aift-entropy", "aift-diversity") for share in (0.25, 1.0)}
+    for name, one in entries.items():
+        assert (one.optimizer, one.momentum, one.learning_rate, one.bias_factor) == ("sgd", 0.9, 1e-4, 2.0), name
+        assert (one.schedule, one.gamma, one.epochs, one.later_epochs) == ("exponential", 0.99756, 420, 315), name
+        assert (one.head_factor, one.later_head_factor, one.initial) == (10.0, 1.0, 0.0), name
+    random, scratch = entries["random"], entries["scratch"]
+    assert (random.strategy, random.fit, random.weights) == ("random", "continue", "imagenet")
+    assert (scratch.strategy, scratch.fit, scratch.transfer, scratch.weights) == ("random", "reset", "scratch", "none")
+
+
+@pytest.mark.parametrize("name", ["hao2021", "hao2021-balanced"])
+def test_hao_chooses_by_a_committee(name: str) -> None:
+    entries = entries_of(f"paper/{name}.yaml")
+    for label, one in entries.items():
+        assert (one.optimizer, one.momentum, one.learning_rate, one.weight_decay) == ("sgd", 0.8, 1e-3, 1e-4), label
+        assert (one.batch_size, one.epochs) == (16, 80 if label == "scratch" else 30), label
+        assert (one.classes, one.modalities) == (("LGG", "HGG"), ("t1", "t1ce", "t2")), label
+    committee = entries["committee"]
+    assert (committee.initial, committee.batch, committee.rounds, committee.rank) == (0.3, 0.3, 2, "all")
+    assert (committee.drop_top, committee.drop_bottom, committee.draw) == (0.1, 0.1, "random")
+    assert (committee.fit, committee.fit_on, committee.keep) == ("reset", "chosen", "best")
+    assert committee.committee_rates == (1e-3, 5e-4, 1e-4)
+    assert entries["random"].initial == committee.batch
+    balanced = name.endswith("balanced")
+    assert entries["all"].slices_per_case == (("HGG=10", "LGG=30") if balanced else ("20",))
+    assert ("scratch" in entries) != balanced
+
+
+def test_lau_and_al_janabi_compare_their_networks() -> None:
+    lau, janabi = entries_of("paper/lau2021.yaml"), entries_of("paper/aljanabi.yaml")
+    assert {one.model for one in lau.values()} == {"lau-cnn", "resnet50", "resnet101", "efficientnet-b0", "vgg16"}
+    assert {one.model for one in janabi.values()} == {"vgg16", "mobilenetv2", "xception", "resnet50", "2d-cnn"}
+    assert {(one.batch_size, one.epochs, one.optimizer) for one in janabi.values()} == {(18, 148, "adam")}
+    frozen = [one for one in janabi.values() if one.strategy == "freeze"]
+    assert {(one.learning_rate, one.head, one.weights) for one in frozen} == {(1e-3, "dense", "imagenet")}
+    assert len(frozen) == 4

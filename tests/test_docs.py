@@ -111,11 +111,12 @@ def check_command(words: list[str]) -> None:
     """
     command = program()
     context = command.context_class(command, info_name="metaseg")
+    path = []
     while words and not words[0].startswith("-") and hasattr(command, "get_command"):
         below = command.get_command(context, words[0])
         assert below is not None, f"no verb '{words[0]}'"
-        command, words = below, words[1:]
-    verb = CONFIGS.get(command.name)
+        command, words, path = below, words[1:], [*path, words[0]]
+    verb = CONFIGS.get("-".join(path))
     if {"-h", "--help", "--version"} & set(words):
         return
     given = expand_lists(words, verb.list_flags) if verb else words
@@ -181,10 +182,11 @@ def _check_verb_call(node: ast.AST) -> None:
     """``metaseg.pretrain(...)`` must name settings that there are, with values that are allowed."""
     if not (isinstance(node, ast.Call) and ast.unparse(node.func).startswith("metaseg.")):
         return
-    name = ast.unparse(node.func).removeprefix("metaseg.")
+    function = ast.unparse(node.func).removeprefix("metaseg.")
+    name = function.replace("_", "-")
     if name not in CONFIGS:
         return
-    assert hasattr(metaseg, name)
+    assert hasattr(metaseg, function)
     fields = {field.name for field in CONFIGS[name].fields} | {"config"}
     given = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
     assert set(given) <= fields, f"{name}: {sorted(set(given) - fields)}"
@@ -226,9 +228,12 @@ def test_index_names_every_page() -> None:
 
 def test_readme_names_every_verb() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    command = program()
-    data = command.commands["data"].commands
-    wanted = [*(set(command.commands) - {"data"}), *(f"data {name}" for name in data)]
+    wanted = [
+        f"{name} {below}".strip()
+        for name, command in program().commands.items()
+        for below in getattr(command, "commands", {"": None})
+    ]
+    assert "classify train" in wanted
     assert [name for name in wanted if f"| `metaseg {name}`" not in text] == []
 
 
@@ -276,6 +281,10 @@ def test_version_is_one_and_the_same() -> None:
         "metaseg metatune --engine torchopt",
         "metaseg pretrain --config configs/absent.yaml",
         "metaseg predict runs/x",
+        "metaseg classify trian",
+        "metaseg classify train --epochs 0",
+        "metaseg classify active --strategy entropi",
+        "metaseg train",
     ],
 )
 def test_wrong_command_lines_are_found(line: str) -> None:
@@ -298,7 +307,9 @@ def test_links_and_anchors_are_found() -> None:
     assert anchors(text) == {"a-b-c"}
 
 
-@pytest.mark.parametrize("code", ["metaseg.pretrain(epoch=3)", "metaseg.metatune(shots=0)"])
+@pytest.mark.parametrize(
+    "code", ["metaseg.pretrain(epoch=3)", "metaseg.metatune(shots=0)", "metaseg.classify_train(epochs=0)"]
+)
 def test_wrong_calls_are_found(code: str) -> None:
     with pytest.raises((AssertionError, UsageError)):
         _check_verb_call(ast.parse(code).body[0].value)  # type: ignore[attr-defined]

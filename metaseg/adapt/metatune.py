@@ -20,9 +20,8 @@ from metaseg.config import MetatuneConfig
 from metaseg.errors import DataError, UsageError
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.training_state import load_training_state, save_training_state
+from metaseg.training.fitted_run import STATE_FILE
 from metaseg.training.optimizers import build_optimizer
-
-STATE_FILE = "last.state.pt"
 
 
 def run_metatune(config: MetatuneConfig) -> AdaptationResult:

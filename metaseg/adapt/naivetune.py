@@ -24,11 +24,10 @@ from metaseg.errors import UsageError
 from metaseg.runs.files import replacing
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.training_state import load_training_state
+from metaseg.training.fitted_run import STATE_FILE
 from metaseg.training.loop import LoopPlan, LoopState, fit
 from metaseg.training.optimizers import build_optimizer
 from metaseg.training.schedule import learning_rate
-
-STATE_FILE = "last.state.pt"
 
 
 @dataclass

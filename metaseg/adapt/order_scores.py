@@ -199,11 +199,12 @@ def check_order(config: MetatuneConfig) -> None:
     """Check the order and what belongs to it, before any data is read.
 
     Raises:
-        UsageError: There is no such order; an oracle is missing or not asked for, or knows other images or classes
-            than the network that ``--from`` names; or an order of one side meets a setting that undoes it.
+        UsageError: There is no such order, or it is for classification; an oracle is missing or not asked for, or
+            knows other images or classes than the network that ``--from`` names; or an order of one side meets a
+            setting that undoes it.
         RunError: There is no such oracle.
     """
-    order = find_order(config.order)
+    order = find_order(config.order, "segmentation")
     if "oracle" in order.needs and config.oracle is None:
         raise UsageError(
             f"order '{order.name}' has no oracle",

@@ -131,10 +131,11 @@ def split(
 ) -> None:
     """Draw train, validation and test patients; all cases of a patient stay together.
 
-    The same cases and seed give the same split. Give the file to other verbs with --split.
+    The same cases and seed give the same split. Give the file to other verbs with --split. Of image folders, which tell
+    no patients, copies and near-copies of a picture stay together.
     """
     with messages():
-        from metaseg.cases import make_split, read_cases
+        from metaseg.cases import make_split, missing_strata, read_cases
 
         choices: dict[str, Literal["cohort", "grade", "site"] | None] = {
             "cohort": "cohort",
@@ -151,6 +152,11 @@ def split(
         drawn = make_split(cases, parts=shares, folds=folds, seed=seed, stratify=choices[stratify])
         drawn.save(out)
         print_split(drawn, out)
+        pictures = [case for case in cases if case.format == "image-folder"]
+        if joined := len(pictures) - len({case.patient for case in pictures}):
+            print(f"{joined} of {len(pictures)} pictures are copies or near-copies of others, and stay with them")
+        for missing in missing_strata(cases, drawn):
+            print(f"warning: {missing}; use fewer parts, add cases, or leave it out with --classes")
 
 
 @data_app.command(cls=PlainCommand)

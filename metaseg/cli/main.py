@@ -20,7 +20,7 @@ from metaseg.cli.help import HELP_FLAGS, PlainCommand, PlainGroup, asked_help
 from metaseg.cli.messages import Terminated, debugging, explain, say
 from metaseg.cli.methods import methods
 from metaseg.cli.runs import runs
-from metaseg.cli.verbs import VERBS, add_verbs
+from metaseg.cli.verbs import add_verbs, find_verb
 
 PREPARE, LOOK = "Prepare data", "Look around"
 HELP = """Adapt a brain-tumour segmentation network to a new disease from a few patients, without forgetting the first.
@@ -98,13 +98,8 @@ def _call(words: Sequence[str]) -> int:
 
 def _expanded(words: Sequence[str]) -> list[str]:
     """The command line with ``--data A B`` spelled out for the verb that it names."""
-    flags = {verb.name: verb.list_flags for verb in VERBS}
-    for position, word in enumerate(words):
-        if word in flags:
-            return [*words[: position + 1], *expand_lists(words[position + 1 :], flags[word])]
-        if not word.startswith("-"):
-            break
-    return list(words)
+    verb, taken = find_verb(words)
+    return list(words) if verb is None else [*words[:taken], *expand_lists(words[taken:], verb.list_flags)]
 
 
 def _is_usage_error(error: BaseException) -> bool:
@@ -113,9 +108,9 @@ def _is_usage_error(error: BaseException) -> bool:
 
 
 def _say_usage(error: Any, words: Sequence[str]) -> None:
-    verb = next((f" {verb.name}" for verb in VERBS if verb.name in words), "")
+    verb, _ = find_verb(words)
     context = getattr(error, "ctx", None)
-    command = f"metaseg{verb}" if context is None else context.command_path
+    command = (f"metaseg {verb.words}" if verb else "metaseg") if context is None else context.command_path
     say(f"{' '.join(error.format_message().split())}\n  to do:    see '{command} --help'")
 
 

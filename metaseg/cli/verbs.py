@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from glob import glob
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from metaseg.cli.help import PlainCommand
+from metaseg.cli.help import PlainCommand, PlainGroup
 from metaseg.cli.messages import messages
 from metaseg.config import (
     ADAPT,
@@ -30,11 +30,22 @@ from metaseg.config import (
     PretrainConfig,
     TuneConfig,
 )
-from metaseg.config_fields import Config, FieldDescription, describe_fields
+from metaseg.config_classify import (
+    ACTIVE,
+    TRANSFER,
+    ClassifyActiveConfig,
+    ClassifyCompareConfig,
+    ClassifyEvaluateConfig,
+    ClassifyPredictConfig,
+    ClassifySearchConfig,
+    ClassifyTrainConfig,
+)
+from metaseg.config_fields import Config, FieldDescription, command_words, describe_fields
 from metaseg.config_studies import SEARCH, STUDY, CompareConfig, ReportConfig, named_after
 
 TRAINING, USING, COMPARING = "Train and adapt", "Use and judge", "Compare and report"
-PANEL_ORDER = ("Options", STUDY, DATA, MODEL, ADAPT, METHOD, SEARCH, TRAIN, OUT, RUN)
+CLASSIFY = "classify"
+PANEL_ORDER = ("Options", STUDY, DATA, MODEL, ADAPT, TRANSFER, ACTIVE, METHOD, SEARCH, TRAIN, OUT, RUN)
 _METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 
@@ -43,7 +54,7 @@ class Verb:
     """A verb of the command line.
 
     Attributes:
-        name: What is typed.
+        name: What is typed; ``classify-train`` stands for the two words ``classify train``.
         config: Its settings.
         function: Where it is done, as ``module:function``; imported only when the verb runs.
         panel: Group of verbs in ``metaseg --help``.
@@ -64,6 +75,11 @@ class Verb:
     def fields(self) -> tuple[FieldDescription, ...]:
         """Its settings."""
         return describe_fields(self.config)
+
+    @property
+    def words(self) -> str:
+        """The verb as it is typed: ``classify train``."""
+        return command_words(self.name)
 
     @property
     def list_flags(self) -> frozenset[str]:
@@ -158,15 +174,91 @@ VERBS: tuple[Verb, ...] = (
         "Write one self-contained page on runs or a study: curves, tables, choices, pictures, provenance.",
         ("metaseg report studies/phantoms", "metaseg report runs/met-active runs/met-naive --out report.html"),
     ),
+    Verb(
+        "classify-train",
+        ClassifyTrainConfig,
+        "metaseg.classify.train:run_classify_train",
+        TRAINING,
+        "Fit a slice classifier by a transfer strategy, validated and tested on patients of their own. Without --data "
+        "it tells phantoms of two grades apart.",
+        (
+            "metaseg classify train --data data/cheng --model resnet50 --weights imagenet",
+            "metaseg classify train --data data/four_class --model lau-cnn --strategy scratch",
+        ),
+    ),
+    Verb(
+        "classify-active",
+        ClassifyActiveConfig,
+        "metaseg.classify.active:run_classify_active",
+        TRAINING,
+        "Choose which slices to label next, round after round, and fit a classifier on them. Labels come from the data "
+        "set, or from an annotator through a file.",
+        (
+            "metaseg classify active --data data/cheng --strategy aift --batch 20 --budget 200",
+            "metaseg classify active --data data/pool --classes HGG,LGG --ask wanted.csv --out runs/asked",
+            "metaseg classify active --out runs/asked --resume",
+        ),
+    ),
+    Verb(
+        "classify-evaluate",
+        ClassifyEvaluateConfig,
+        "metaseg.classify.evaluate:run_classify_evaluate",
+        USING,
+        "Compute accuracy, AUC, calibration and more by slice and by patient, with intervals over patients and "
+        "Grad-CAM pictures; by default on the run's own test part.",
+        ("metaseg classify evaluate runs/grade", "metaseg classify evaluate runs/grade --data data/other-hospital"),
+    ),
+    Verb(
+        "classify-predict",
+        ClassifyPredictConfig,
+        "metaseg.classify.predict:run_classify_predict",
+        USING,
+        "Give class probabilities of slices, and a verdict on each case.",
+        ("metaseg classify predict runs/grade data/new-case --out predictions",),
+    ),
+    Verb(
+        "classify-compare",
+        ClassifyCompareConfig,
+        "metaseg.studies.classifiers.compare:run_classify_compare",
+        COMPARING,
+        "Compare classifiers, transfer strategies or strategies of active learning over seeds. The same command again "
+        "runs only what is missing.",
+        ("metaseg classify compare configs/classify/phantoms.yaml --jobs 2",),
+        file_argument=True,
+    ),
+    Verb(
+        "classify-search",
+        ClassifySearchConfig,
+        "metaseg.studies.classifiers.search:run_classify_search",
+        COMPARING,
+        "Search hyper-parameters of a classifier on the validation part, with pruning. The same command again goes on.",
+        ("metaseg classify search configs/classify/search.yaml --trials 20",),
+        file_argument=True,
+    ),
 )
 
 
 def add_verbs(app: typer.Typer) -> None:
-    """Enter all generated verbs into the command line."""
+    """Enter all generated verbs into the command line, those of classifiers below ``classify``."""
+    text = "Classify slices: fit, choose what to label next, evaluate, predict and compare."
+    below = typer.Typer(help=text, cls=PlainGroup, no_args_is_help=True, rich_markup_mode=None)
     for verb in VERBS:
         examples = "\n".join(f"  {line}" for line in verb.examples)
         text = f"{verb.help}\n\nExamples:\n\n{examples}"
-        app.command(verb.name, help=text, rich_help_panel=verb.panel, cls=PlainCommand)(make_command(verb))
+        group, _, last = verb.words.rpartition(" ")
+        parent = below if group else app
+        parent.command(last, help=text, rich_help_panel=verb.panel, cls=PlainCommand)(make_command(verb))
+    app.add_typer(below, name=CLASSIFY, rich_help_panel=COMPARING)
+
+
+def find_verb(words: Sequence[str]) -> tuple[Verb | None, int]:
+    """The generated verb that a command line names, and how many of its words that takes."""
+    given = [word for word in words if not word.startswith("-")][:2]
+    for count in range(len(given), 0, -1):
+        for verb in VERBS:
+            if verb.words == " ".join(given[:count]):
+                return verb, words.index(given[count - 1]) + 1
+    return None, 0
 
 
 def make_command(verb: Verb) -> Callable[..., None]:
@@ -198,11 +290,11 @@ def run_verb(verb: Verb, file: Path | None, overrides: dict[str, Any]) -> None:
         if file is None and verb.file_argument:
             raise UsageError(
                 "CONFIG is missing",
-                expected=f"a YAML file with settings of 'metaseg {verb.name}'",
+                expected=f"a YAML file with settings of 'metaseg {verb.words}'",
                 remedy="put it right after the verb, before the options",
             )
         config = load_config(verb.config, file, overrides)
-        if isinstance(config, CompareConfig):
+        if isinstance(config, CompareConfig | ClassifyCompareConfig | ClassifySearchConfig):
             config = named_after(config, file)
         module, _, function = verb.function.partition(":")
         getattr(import_module(module), function)(config)

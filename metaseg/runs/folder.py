@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from metaseg.config_fields import command_words
 from metaseg.config_io import Config, describe_fields, dump_config, load_config, plain_value
 from metaseg.errors import RunError, UsageError
 from metaseg.runs.files import read_json, write_json
@@ -185,7 +186,7 @@ class RunFolder:
         Raises:
             RunError: It is missing or damaged.
         """
-        return read_json(self.path / name, f"a file of a 'metaseg {self.verb}' run")
+        return read_json(self.path / name, f"a file of a 'metaseg {command_words(self.verb)}' run")
 
     def close(self) -> None:
         """Give the lock back."""
@@ -204,7 +205,7 @@ class RunFolder:
                     self.state.set_status("finished")
             elif isinstance(error, KeyboardInterrupt):
                 self.state.set_status("stopped", str(error) or "interrupted")
-                error.add_note(f"To continue: metaseg {self.verb} --out {self.path} --resume")
+                error.add_note(f"To continue: metaseg {command_words(self.verb)} --out {self.path} --resume")
             else:
                 self.state.set_status("failed", f"{type(error).__name__}: {error}".splitlines()[0])
         finally:
@@ -268,12 +269,16 @@ def _check_resumable(path: Path, verb: str, config: Config) -> None:
         raise RunError(
             "there is no run to resume",
             where=path,
-            expected=f"a folder that an earlier 'metaseg {verb}' wrote",
+            expected=f"a folder that an earlier 'metaseg {command_words(verb)}' wrote",
             remedy="check the path, or leave --resume away to start a run",
         )
     state = RunState.open(path / STATE_NAME)
     if state.verb != verb:
-        raise RunError(f"the run to resume is one of 'metaseg {state.verb}'", where=path, expected=f"one of '{verb}'")
+        raise RunError(
+            f"the run to resume is one of 'metaseg {command_words(state.verb)}'",
+            where=path,
+            expected=f"one of '{command_words(verb)}'",
+        )
     changed = config_changes(load_config(type(config), path / CONFIG_NAME), config)
     if changed:
         raise UsageError(

@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from metaseg.errors import RunError
-from metaseg.models.checkpoint import ModelCard, checkpoint_files, load_checkpoint
+from metaseg.models.checkpoint import ModelCard, checkpoint_files, load_checkpoint, load_classifier
+from metaseg.models.classifier import Classifier
 from metaseg.runs.files import read_json
 from metaseg.runs.folder import RunFolder, is_run
 
@@ -52,6 +53,13 @@ class LoadedNetwork:
         return self.card.parent
 
 
+@dataclass(frozen=True)
+class LoadedClassifier(LoadedNetwork):
+    """A slice classifier ready to use; attributes as of :class:`LoadedNetwork`."""
+
+    model: Classifier
+
+
 def trained_patients(run: Path) -> frozenset[str]:
     """Patients whose labels a run's training saw, those of the runs it began from included."""
     if not (run / PATIENTS_NAME).exists():
@@ -67,7 +75,7 @@ def run_of_checkpoint(path: Path) -> Path | None:
 
 
 def load_network(name: str | Path, checkpoint: str = "best") -> LoadedNetwork:
-    """Load the network of a run folder or a checkpoint file.
+    """Load the segmentation network of a run folder or a checkpoint file.
 
     Args:
         name: A run folder, or a checkpoint ``X.safetensors`` (or ``X``) with ``X.json`` beside it.
@@ -75,11 +83,33 @@ def load_network(name: str | Path, checkpoint: str = "best") -> LoadedNetwork:
             by; ``best`` means that one then.
 
     Raises:
-        RunError: There is no such run or checkpoint, or it is damaged.
+        RunError: There is no such run or checkpoint, it is damaged, or it is a classifier's.
+    """
+    file, run = find_checkpoint(name, checkpoint)
+    model, card = load_checkpoint(file)
+    return LoadedNetwork(model.eval(), card, checkpoint_files(file)[0], run)
+
+
+def load_classifier_network(name: str | Path, checkpoint: str = "best") -> LoadedClassifier:
+    """Load the slice classifier of a run folder or a checkpoint file, as :func:`load_network` does for segmentation.
+
+    Raises:
+        RunError: There is no such run or checkpoint, it is damaged, or it is for segmentation.
+    """
+    file, run = find_checkpoint(name, checkpoint)
+    model, card = load_classifier(file)
+    return LoadedClassifier(model.eval(), card, checkpoint_files(file)[0], run)
+
+
+def find_checkpoint(name: str | Path, checkpoint: str = "best") -> tuple[Path, Path | None]:
+    """The checkpoint that a user names, of any task, and the run folder it lies in, if any.
+
+    Args are those of :func:`load_network`.
+
+    Raises:
+        RunError: There is no such run or checkpoint.
     """
     path = Path(name).expanduser()
-    run: Path | None = None
-    file = path
     if path.is_dir():
         run = RunFolder.open(path).path
         file = path / "checkpoints" / checkpoint
@@ -89,17 +119,15 @@ def load_network(name: str | Path, checkpoint: str = "best") -> LoadedNetwork:
             raise RunError(
                 "the run has no checkpoint yet", where=path / "checkpoints", remedy="let it run on with --resume"
             )
-    elif not checkpoint_files(path)[0].exists():
+        return file, run
+    if not checkpoint_files(path)[0].exists():
         raise RunError(
             "there is no such run or checkpoint",
             where=path,
             expected="a run folder, or a .safetensors file with its .json",
             remedy="'metaseg runs' lists the runs there are",
         )
-    else:
-        run = run_of_checkpoint(path)
-    model, card = load_checkpoint(file)
-    return LoadedNetwork(model.eval(), card, checkpoint_files(file)[0], run)
+    return path, run_of_checkpoint(path)
 
 
 def newest_run(root: Path, verb: str) -> Path | None:

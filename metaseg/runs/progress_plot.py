@@ -40,12 +40,11 @@ def write_progress_plot(folder: Path, *, title: str = "", synthetic: bool = Fals
         The file, or None if there is nothing to draw yet.
     """
     curves = read_curves(folder)
-    groups = {
-        "loss": {name: curve for name, curve in curves.items() if "loss" in name.lower()},
-        "Dice": {
-            name: curve for name, curve in curves.items() if "dice" in name.lower() and "loss" not in name.lower()
-        },
-    }
+    groups: dict[str, dict[str, Curve]] = {label: {} for label in ("loss", "Dice", "share")}
+    for name, curve in curves.items():
+        label = _group(name.lower())
+        if label:
+            groups[label][name] = curve
     groups = {label: group for label, group in groups.items() if group}
     if not groups:
         return None
@@ -66,11 +65,20 @@ def write_progress_plot(folder: Path, *, title: str = "", synthetic: bool = Fals
     return path
 
 
+def _group(name: str) -> str | None:
+    """Which axes a figure is drawn in; None for those that are not drawn, such as rates."""
+    if "loss" in name:
+        return "loss"
+    if "dice" in name:
+        return "Dice"
+    return "share" if name.startswith(("auc", "accuracy", "balanced_accuracy", "f1")) else None
+
+
 def _draw(axis: Axes, label: str, group: Mapping[str, Curve]) -> None:
     for name, (steps, values) in sorted(group.items()):
         axis.plot(steps, values, marker="." if len(steps) < 60 else None, linewidth=1.2, label=name)
     axis.set_ylabel(label)
-    if label == "Dice":
+    if label != "loss":
         axis.set_ylim(-0.02, 1.02)
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small", ncols=2)

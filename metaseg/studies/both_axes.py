@@ -14,7 +14,7 @@ import pandas as pd
 
 from metaseg.errors import UsageError
 from metaseg.evaluation.statistics import holm, known_mean
-from metaseg.studies.curve_arrays import RunGroup, group_runs
+from metaseg.studies.curve_arrays import RunGroup, runs_by_method
 from metaseg.studies.figures import patient_values
 from metaseg.studies.pairs import paired_difference
 
@@ -83,11 +83,8 @@ def both_axes(
     """
     if not 0 <= share <= 1:
         raise UsageError(f"a share of {share:g}", expected="a number from 0 to 1")
-    cells: dict[tuple[str, int], dict[str, RunGroup]] = {}
-    for group in group_runs(table, region):
-        cells.setdefault((group.target, group.shots), {})[group.method] = group
     records: list[dict[str, Any]] = []
-    for (target, shots), methods in sorted(cells.items()):
+    for (target, shots), methods in runs_by_method(table, region):
         for baseline in (name for name in baselines if name in methods):
             rows = [
                 {"target": target, "shots": shots, "baseline": baseline, "method": name}

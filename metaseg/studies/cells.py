@@ -12,16 +12,21 @@ from typing import Any, Literal
 
 from metaseg.adapt.metatune import run_metatune
 from metaseg.adapt.naivetune import run_naivetune
+from metaseg.classify.active import run_classify_active
+from metaseg.classify.rounds import FOLDER as ROUNDS
+from metaseg.classify.train import run_classify_train
 from metaseg.config import MetatuneConfig, NaivetuneConfig, PretrainConfig
+from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.errors import MetasegError, RunError, TrainingError
 from metaseg.runs.files import read_json
 from metaseg.runs.folder import PATHS_AS_TEXT, RunFolder, config_changes, is_run
 from metaseg.runs.lock import is_locked
 from metaseg.runs.manifest import MANIFEST_NAME
 from metaseg.runs.state import RunState
-from metaseg.training.pretrain import STATE_FILE, run_pretrain
+from metaseg.training.fitted_run import STATE_FILE
+from metaseg.training.pretrain import run_pretrain
 
-RunConfig = PretrainConfig | NaivetuneConfig | MetatuneConfig
+RunConfig = PretrainConfig | NaivetuneConfig | MetatuneConfig | ClassifyTrainConfig | ClassifyActiveConfig
 State = Literal["done", "cut off", "missing", "changed", "damaged", "locked"]
 
 HEAVY = ("checkpoints", "metrics.csv", "selection.csv", "progress.png")
@@ -92,7 +97,7 @@ def run_unit(folder: Path, config: RunConfig, study: Path, *, show: bool = False
         return
     try:
         # A run that was cut off before it saved a state has nothing to go on from.
-        if state == "cut off" and (folder / "checkpoints" / STATE_FILE).exists():
+        if state == "cut off" and ((folder / "checkpoints" / STATE_FILE).exists() or (folder / ROUNDS).exists()):
             try:
                 return _continue(folder, config, show)
             except (TrainingError, BusyError):
@@ -129,8 +134,12 @@ def _run(config: RunConfig, show: bool) -> None:
             run_pretrain(config)
         elif isinstance(config, NaivetuneConfig):
             run_naivetune(config)
-        else:
+        elif isinstance(config, MetatuneConfig):
             run_metatune(config)
+        elif isinstance(config, ClassifyTrainConfig):
+            run_classify_train(config)
+        else:
+            run_classify_active(config)
 
 
 @contextlib.contextmanager
@@ -189,3 +198,16 @@ def _portable(value: Any, name: str, study: Path, resolve: bool) -> Any:
             return Path("STUDY") / path.relative_to(study)
         return path.expanduser().resolve() if resolve else path
     return value
+
+
+def last_step(path: Path) -> int:
+    """The last step that a log has reached; 0 if there is none."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - 400))
+            rows = stream.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return 0
+    steps = [row.partition(",")[0] for row in rows[1:]]
+    return max((int(step) for step in steps if step.isdigit()), default=0)

@@ -20,9 +20,11 @@ from metaseg.studies.estimate import print_plan
 from metaseg.studies.figures import summary
 from metaseg.studies.pairs import pairwise
 from metaseg.studies.plan import Plan, make_plan
+from metaseg.studies.plan_work import as_work
 from metaseg.studies.preparation import check_data, known_region, prepare
 from metaseg.studies.results import Tables, collect, write_results
 from metaseg.studies.table import write_table
+from metaseg.studies.work import Work
 from metaseg.studies.workers import Failure, do_units, left_to_do
 
 FAILURES = "failures.json"
@@ -90,12 +92,11 @@ def _run(plan: Plan) -> ComparisonResult:
         # Also of a study that is interrupted, what is there can be looked at.
         tables = collect(plan)
         write_results(plan, tables)
-    _write_failures(plan, failures)
+    write_failures(as_work(plan), failures)
     summarised = _write_figures(plan, tables)
     print_summary(plan, summarised)
     _print_files(plan, tables)
-    if failures:
-        raise _failed(plan, failures)
+    raise_failures(as_work(plan), failures)
     return ComparisonResult(plan.folder, tables.results, summarised)
 
 
@@ -164,8 +165,9 @@ def _print_files(plan: Plan, tables: Tables) -> None:
     print(f"A page on all of it: metaseg report {plan.folder}")
 
 
-def _write_failures(plan: Plan, failures: Sequence[Failure]) -> None:
-    path = plan.folder / FAILURES
+def write_failures(work: Work, failures: Sequence[Failure]) -> None:
+    """Write what went wrong into ``failures.json``; no such file where nothing did."""
+    path = work.folder / FAILURES
     if not failures:
         path.unlink(missing_ok=True)
         return
@@ -176,12 +178,19 @@ def _write_failures(plan: Plan, failures: Sequence[Failure]) -> None:
     write_json(path, rows)
 
 
-def _failed(plan: Plan, failures: Sequence[Failure]) -> RunError:
-    lines = [f"{len(failures)} of {len(plan.units)} units failed, all others are done:"]
+def raise_failures(work: Work, failures: Sequence[Failure]) -> None:
+    """End with an error where units failed.
+
+    Raises:
+        RunError: Some did.
+    """
+    if not failures:
+        return
+    lines = [f"{len(failures)} of {len(work.units)} units failed, all others are done:"]
     lines += [f"  - {one.unit.name}: {one.error.splitlines()[0]}" for one in failures[:20]]
     lines += [f"  - and {len(failures) - 20} more"] if len(failures) > 20 else []
-    return RunError(
+    raise RunError(
         "\n".join(lines),
-        where=plan.folder / FAILURES,
+        where=work.folder / FAILURES,
         remedy="look there for each error whole; the same command again tries only these",
     )

@@ -140,3 +140,11 @@ def _curves(rows: pd.DataFrame, seeds: np.ndarray, patients: pd.Index) -> Curves
     steps[seed, mark] = rows["step"].to_numpy()
     dice[seed, mark, patients.get_indexer(rows["patient"])] = rows["dice"].to_numpy()
     return Curves(steps, dice)
+
+
+def runs_by_method(table: pd.DataFrame, region: str) -> list[tuple[tuple[str, int], dict[str, RunGroup]]]:
+    """The runs of each target and number of shots, by method; for arguments and errors see :func:`group_runs`."""
+    cells: dict[tuple[str, int], dict[str, RunGroup]] = {}
+    for group in group_runs(table, region):
+        cells.setdefault((group.target, group.shots), {})[group.method] = group
+    return sorted(cells.items())

@@ -7,12 +7,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from metaseg.studies.cells import pace_of
-from metaseg.studies.plan import Plan, Unit
+from metaseg.studies.plan import Plan
+from metaseg.studies.plan_work import as_work
+from metaseg.studies.work import Work
 
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -30,16 +30,16 @@ class Display:
         jobs: Units at work at the same time.
     """
 
-    def __init__(self, plan: Plan, todo: Sequence[Unit], jobs: int) -> None:
-        self._plan, self._jobs = plan, jobs
+    def __init__(self, plan: Plan | Work, todo: Sequence[Any], jobs: int) -> None:
+        self._work, self._jobs = as_work(plan), jobs
         self._left = list(todo)
-        self._total = len(plan.units)
+        self._total = len(self._work.units)
         self._done = self._total - len(todo)
-        self._began: dict[Unit, float] = {}
+        self._began: dict[Any, float] = {}
         self._stream: IO[str] = sys.stderr
-        self._pace = Pace(plan)
+        self._pace = Pace(self._work)
         self._live: Any = None
-        self._tasks: dict[Unit, Any] = {}
+        self._tasks: dict[Any, Any] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()
@@ -60,15 +60,14 @@ class Display:
                 self._thread.join()
             self._live.stop()
 
-    def begin(self, unit: Unit) -> None:
+    def begin(self, unit: Any) -> None:
         """A unit is being worked on."""
         with self._lock:
             self._began[unit] = time.monotonic()
             if self._live is not None:
-                total = self._plan.study.budget * (self._plan.study.trials if unit.kind == "search" else 1)
-                self._tasks[unit] = self._live.add_task(unit.name, total=total, left="")
+                self._tasks[unit] = self._live.add_task(unit.name, total=self._work.amount(unit), left="")
 
-    def end(self, unit: Unit, word: str = "done") -> None:
+    def end(self, unit: Any, word: str = "done") -> None:
         """A unit has ended: ``done``, ``found`` done by another process, ``left`` to one, or ``failed``.
 
         Args:
@@ -136,59 +135,34 @@ class Display:
         with self._lock:
             self._live.update(self._whole, completed=self._done, left=self._left_text())
             for unit, task in self._tasks.items():
-                self._live.update(task, completed=spent_so_far(self._plan, unit))
+                self._live.update(task, completed=self._work.spent(unit))
 
 
 class Pace:
-    """How long work takes: seconds for each slice gradient evaluation by label, from what is done.
+    """How long work takes: seconds for each piece of it by label, from what is done.
 
     Args:
         plan: The comparison; the finished runs in its folder are what is known at first.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan | Work) -> None:
+        self._work = as_work(plan)
         self._paces: dict[str, list[float]] = {}
-        for unit in plan.units:
-            if unit.kind != "search" and (pace := pace_of(plan.folder / unit.folder)):
+        for unit in self._work.units:
+            if pace := self._work.pace(unit):
                 self._paces.setdefault(unit.label, []).append(pace)
 
-    def add(self, unit: Unit, seconds: float) -> None:
+    def add(self, unit: Any, seconds: float) -> None:
         """A unit took so long."""
-        self._paces.setdefault(unit.label, []).append(seconds / self._work(unit))
+        self._paces.setdefault(unit.label, []).append(seconds / self._work.amount(unit))
 
-    def seconds(self, units: Sequence[Unit]) -> float | None:
+    def seconds(self, units: Sequence[Any]) -> float | None:
         """Seconds that units will take one after another, by the medians; None if nothing is done yet."""
         if not self._paces:
             return None
         anyone = statistics.median([pace for paces in self._paces.values() for pace in paces])
         known = {label: statistics.median(paces) for label, paces in self._paces.items()}
-        return sum(known.get(unit.label, anyone) * self._work(unit) for unit in units)
-
-    def _work(self, unit: Unit) -> int:
-        return self._plan.study.budget * (max(1, self._plan.study.trials) if unit.kind == "search" else 1)
-
-
-def spent_so_far(plan: Plan, unit: Unit) -> int:
-    """Slice gradient evaluations that a unit at work has done, from its logs; 0 if it has none yet."""
-    folder = plan.folder / unit.folder
-    if unit.kind != "search":
-        return _last_step(folder / "metrics.csv")
-    trials = sorted((folder / "trials").glob("*")) if (folder / "trials").is_dir() else []
-    done = max(0, len(trials) - 1) * plan.study.budget
-    return done + (_last_step(trials[-1] / "metrics.csv") if trials else 0)
-
-
-def _last_step(path: Path) -> int:
-    try:
-        with path.open("rb") as stream:
-            stream.seek(0, 2)
-            stream.seek(max(0, stream.tell() - 400))
-            rows = stream.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return 0
-    steps = [row.partition(",")[0] for row in rows[1:]]
-    return max((int(step) for step in steps if step.isdigit()), default=0)
+        return sum(known.get(unit.label, anyone) * self._work.amount(unit) for unit in units)
 
 
 def duration(seconds: float) -> str:

@@ -110,7 +110,7 @@ def read_entry(label: str, given: Any, study: CompareConfig) -> Entry:
         shared = plain(study.shared)
         settings = {key: shared[key] for key in ("order", "replay") if key in shared} | settings
         if "order" in settings:
-            settings["order"] = find_order(str(settings["order"])).name
+            settings["order"] = find_order(str(settings["order"]), "segmentation").name
     if isinstance(space, str):
         return Entry(label, str(title or label), method, info.family, settings, {}, space)
     # What an entry sets itself stays so, unless its own space names it.

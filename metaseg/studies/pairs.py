@@ -11,7 +11,7 @@ import pandas as pd
 
 from metaseg.errors import UsageError
 from metaseg.evaluation.statistics import hierarchical_interval, holm, paired_wilcoxon
-from metaseg.studies.curve_arrays import RunGroup, group_runs, mean_over_seeds
+from metaseg.studies.curve_arrays import mean_over_seeds, runs_by_method
 from metaseg.studies.figures import PATIENT_FIGURES, patient_values
 
 PAIR_COLUMNS = (
@@ -110,11 +110,8 @@ def _compare(
         raise UsageError(
             f"'{strange[0]}' cannot be compared patient by patient", expected="one of " + ", ".join(PATIENT_FIGURES)
         )
-    cells: dict[tuple[str, int], dict[str, RunGroup]] = {}
-    for group in group_runs(table, region):
-        cells.setdefault((group.target, group.shots), {})[group.method] = group
     records: list[dict[str, Any]] = []
-    for (target, shots), methods in sorted(cells.items()):
+    for (target, shots), methods in runs_by_method(table, region):
         for figure in figures:
             values = {name: patient_values(group, figure) for name, group in methods.items()}
             rows = []

@@ -20,7 +20,7 @@ import numpy as np
 
 from metaseg.config import MetatuneConfig, NaivetuneConfig
 from metaseg.config_io import Config, describe_fields, plain_value
-from metaseg.errors import RunError, TrainingError, UsageError
+from metaseg.errors import RunError, TrainingError
 from metaseg.runs.csv_log import cell
 from metaseg.runs.files import read_json, write_json, write_text
 from metaseg.runs.folder import FREE_TO_CHANGE
@@ -28,6 +28,7 @@ from metaseg.runs.lock import RunLock
 from metaseg.studies.cells import BusyError, drop_weights, portable, run_unit, seconds_of
 from metaseg.studies.plan import Plan, Unit
 from metaseg.studies.spaces import Space
+from metaseg.studies.storage import open_database, own_storage
 
 BEST, TRIALS = "best.json", "trials.csv"
 WORST = 0.0
@@ -69,31 +70,12 @@ def digest(plan: Plan, unit: Unit) -> str:
 
 def storage_url(plan: Plan) -> str:
     """The database of a study's searches."""
-    return plan.study.storage or f"sqlite:///{plan.folder / 'optuna.db'}"
+    return plan.study.storage or own_storage(plan.folder)
 
 
 def open_storage(plan: Plan) -> Any:
-    """Open the database, and make its tables where there are none.
-
-    Raises:
-        UsageError: It cannot be reached.
-    """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    url = storage_url(plan)
-    # Several workers write one SQLite file: let them wait for each other.
-    options = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {}
-    try:
-        return optuna.storages.RDBStorage(url, engine_kwargs=options)
-    except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise UsageError(
-            f"the database of the search cannot be opened: {reason[0] if reason else type(error).__name__}",
-            where=url if "@" not in url else url.rpartition("@")[2],
-            expected="an SQLAlchemy URL such as sqlite:///search.db or postgresql://user@host/name",
-            remedy="check 'storage', and that the database's driver is installed",
-        ) from error
+    """Open the database of a study's searches; see :func:`~metaseg.studies.storage.open_database`."""
+    return open_database(storage_url(plan))
 
 
 def run_search(plan: Plan, unit: Unit) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from metaseg.errors import MetasegError
-from metaseg.studies.cells import BusyError, run_unit
+from metaseg.studies.cells import BusyError
 from metaseg.studies.display import Display
-from metaseg.studies.plan import Plan, Unit
-from metaseg.studies.results import is_done
-from metaseg.studies.search import best_values, run_search
+from metaseg.studies.plan import Plan
+from metaseg.studies.plan_work import as_work
+from metaseg.studies.work import Work
 
 SECONDS_BETWEEN_LOOKS = 5.0
 PATIENCE = 20.0
@@ -37,7 +37,7 @@ class Failure:
         details: The traceback; empty for errors that a user can mend.
     """
 
-    unit: Unit
+    unit: Any
     error: str
     details: str = ""
 
@@ -46,22 +46,22 @@ class Schedule:
     """Which unit comes next: the first in the plan's order whose needs are done.
 
     Args:
-        plan: The comparison.
+        work: All units.
         todo: Units to do.
     """
 
-    def __init__(self, plan: Plan, todo: Sequence[Unit]) -> None:
-        self._plan = plan
+    def __init__(self, work: Work, todo: Sequence[Any]) -> None:
+        self._work = work
         self._waiting = list(todo)
         self._open = set(todo)
-        self._busy: list[Unit] = []
+        self._busy: list[Any] = []
         self.failures: list[Failure] = []
 
-    def next(self) -> Unit | None:
+    def next(self) -> Any | None:
         """A unit to begin, or None if there is none at the moment."""
         failed = {failure.unit for failure in self.failures}
         for unit in list(self._waiting):
-            needs = self._plan.needs(unit)
+            needs = self._work.needs(unit)
             broken = [need for need in needs if need in failed]
             if broken:
                 self._waiting.remove(unit)
@@ -72,16 +72,16 @@ class Schedule:
                 return unit
         return None
 
-    def done(self, unit: Unit) -> None:
+    def done(self, unit: Any) -> None:
         """A unit is finished."""
         self._open.discard(unit)
 
-    def fail(self, unit: Unit, error: str, details: str = "") -> None:
+    def fail(self, unit: Any, error: str, details: str = "") -> None:
         """A unit could not be done."""
         self._open.discard(unit)
         self.failures.append(Failure(unit, error, details))
 
-    def leave(self, unit: Unit) -> None:
+    def leave(self, unit: Any) -> None:
         """Another process is at the unit: it comes last."""
         self._busy.append(unit)
 
@@ -97,41 +97,29 @@ class Schedule:
         return bool(self._waiting or self._busy)
 
 
-def do_unit(plan: Plan, unit: Unit) -> None:
-    """Do what is missing of a unit.
-
-    Raises:
-        BusyError: Another process is at it.
-        MetasegError: It cannot be done.
-    """
-    if unit.kind == "search":
-        return run_search(plan, unit)
-    values = {} if unit.kind == "oracle" else best_values(plan, unit.target, unit.label)
-    run_unit(plan.folder / unit.folder, plan.config(unit, values), plan.folder)
-
-
-def do_units(plan: Plan, todo: Sequence[Unit], display: Display) -> list[Failure]:
-    """Do units, in ``plan.study.jobs`` processes.
+def do_units(plan: Plan | Work, todo: Sequence[Any], display: Display) -> list[Failure]:
+    """Do units, in as many processes as the work asks for.
 
     Returns:
         Those that failed.
     """
-    schedule = Schedule(plan, todo)
-    if plan.study.jobs == 1:
-        _one_by_one(plan, schedule, display)
+    work = as_work(plan)
+    schedule = Schedule(work, todo)
+    if work.jobs == 1:
+        _one_by_one(work, schedule, display)
     else:
-        _side_by_side(plan, schedule, display)
+        _side_by_side(work, schedule, display)
     return schedule.failures
 
 
-def share_of_threads(plan: Plan) -> int:
+def share_of_threads(work: Work) -> int:
     """Threads of each process."""
-    return plan.study.threads or max(1, torch.get_num_threads() // plan.study.jobs)
+    return work.threads or max(1, torch.get_num_threads() // work.jobs)
 
 
-def _one_by_one(plan: Plan, schedule: Schedule, display: Display) -> None:
+def _one_by_one(work: Work, schedule: Schedule, display: Display) -> None:
     before = torch.get_num_threads()
-    torch.set_num_threads(share_of_threads(plan))
+    torch.set_num_threads(share_of_threads(work))
     try:
         while schedule.any_left:
             unit = schedule.next()
@@ -139,7 +127,7 @@ def _one_by_one(plan: Plan, schedule: Schedule, display: Display) -> None:
                 _wait_for_others(schedule, display)
                 continue
             display.begin(unit)
-            _settle(schedule, display, unit, _attempt(plan, unit))
+            _settle(schedule, display, unit, _attempt(work, unit))
     finally:
         torch.set_num_threads(before)
 
@@ -153,11 +141,11 @@ Outcome = tuple[str, str, str]
 """``done``, ``found`` done by another process, ``left`` to one, or ``failed``; the error; its traceback."""
 
 
-def _attempt(plan: Plan, unit: Unit) -> Outcome:
+def _attempt(work: Work, unit: Any) -> Outcome:
     try:
-        if is_done(plan, unit):
+        if work.is_done(unit):
             return "found", "", ""
-        do_unit(plan, unit)
+        work.do(unit)
     except BusyError:
         return "left", "", ""
     except MetasegError as error:
@@ -168,7 +156,7 @@ def _attempt(plan: Plan, unit: Unit) -> Outcome:
     return "done", "", ""
 
 
-def _settle(schedule: Schedule, display: Display, unit: Unit, outcome: Outcome) -> None:
+def _settle(schedule: Schedule, display: Display, unit: Any, outcome: Outcome) -> None:
     word, error, details = outcome
     display.end(unit, word)
     if word in ("done", "found"):
@@ -184,7 +172,7 @@ def _settle(schedule: Schedule, display: Display, unit: Unit, outcome: Outcome) 
 class _Worker:
     process: Any
     pipe: Connection
-    unit: Unit | None = None
+    unit: Any | None = None
 
     def stop(self) -> None:
         """End it: at once if idle, else after it has saved that it was stopped."""
@@ -199,13 +187,13 @@ class _Worker:
         self.pipe.close()
 
 
-def _side_by_side(plan: Plan, schedule: Schedule, display: Display) -> None:
-    start = _starter(plan)
+def _side_by_side(work: Work, schedule: Schedule, display: Display) -> None:
+    start = _starter(work)
     workers: list[_Worker] = []
     try:
         while schedule.any_left or any(worker.unit for worker in workers):
             workers = [worker for worker in workers if worker.process.is_alive() or worker.unit]
-            _hand_out(schedule, display, workers, plan.study.jobs, start)
+            _hand_out(schedule, display, workers, work.jobs, start)
             if any(worker.unit for worker in workers):
                 _take_in(schedule, display, workers)
             else:
@@ -218,12 +206,12 @@ def _side_by_side(plan: Plan, schedule: Schedule, display: Display) -> None:
             worker.join(until)
 
 
-def _starter(plan: Plan) -> Callable[[], _Worker]:
-    context, threads = multiprocessing.get_context("spawn"), share_of_threads(plan)
+def _starter(work: Work) -> Callable[[], _Worker]:
+    context, threads = multiprocessing.get_context("spawn"), share_of_threads(work)
 
     def start() -> _Worker:
         mine, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, plan, threads), daemon=True)
+        process = context.Process(target=_work, args=(theirs, work, threads), daemon=True)
         process.start()
         theirs.close()
         return _Worker(process, mine)
@@ -275,7 +263,7 @@ def _answer(worker: _Worker) -> Outcome:
     return "failed", f"the process that worked on it died ({reason}), perhaps for want of memory", ""
 
 
-def _work(pipe: Connection, plan: Plan, threads: int) -> None:
+def _work(pipe: Connection, work: Work, threads: int) -> None:
     """What a worker process does: units, as they come, until its parent has none or is gone."""
     # Ctrl-C reaches the whole group of processes: only the parent answers it, and then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -284,7 +272,7 @@ def _work(pipe: Connection, plan: Plan, threads: int) -> None:
     torch.set_num_threads(threads)
     try:
         while True:
-            pipe.send(_attempt(plan, pipe.recv()))
+            pipe.send(_attempt(work, pipe.recv()))
     except (EOFError, OSError, KeyboardInterrupt):
         pass
 
@@ -301,10 +289,10 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def left_to_do(plan: Plan) -> list[Unit]:
+def left_to_do(plan: Plan | Work) -> list[Any]:
     """The units of a plan that are not done, and those that need them anew."""
-    todo: list[Unit] = []
-    for unit in plan.units:
-        if any(need in todo for need in plan.needs(unit)) or not is_done(plan, unit):
+    work, todo = as_work(plan), list[Any]()
+    for unit in work.units:
+        if any(need in todo for need in work.needs(unit)) or not work.is_done(unit):
             todo.append(unit)
     return todo

@@ -21,7 +21,7 @@ from metaseg.runs.training_state import load_training_state, save_training_state
 from metaseg.training.averaging import AveragedModel
 
 Batch = tuple[Tensor, Tensor]
-"""Images ``(batch, modality, height, width)`` and classes ``(batch, height, width)``."""
+"""Images ``(batch, modality, height, width)`` and classes ``(batch, height, width)``; of whole slices ``(batch,)``."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Takes logits ``(batch, class, height, width)`` and classes ``(batch, height, width)``, gives a scalar."""
@@ -93,7 +93,7 @@ def fit(
     objective: Objective,
     listener: LoopListener,
     state: LoopState,
-    state_file: Path,
+    state_file: Path | None,
     resume: bool = False,
 ) -> nn.Module:
     """Train a network.
@@ -107,7 +107,7 @@ def fit(
         objective: What is minimised; see :func:`supervised`.
         listener: What to do after steps and at marks.
         state: Filled while training; shared with the listener.
-        state_file: Where the state is saved at every mark.
+        state_file: Where the state is saved at every mark; None for a training so short that it is rather repeated.
         resume: Continue from ``state_file``.
 
     Returns:
@@ -119,7 +119,7 @@ def fit(
     module = model
     model, optimizer = fabric.setup(module, optimizer)
     averaged = AveragedModel(module, plan.average) if plan.average else None
-    if resume:
+    if resume and state_file is not None:
         _restore(state_file, module, optimizer, averaged, state, fabric)
     final = averaged.model if averaged else module
     while state.step < plan.total_steps and not state.stopped:
@@ -130,7 +130,8 @@ def fit(
         listener.on_step(state.step, values)
         if plan.is_mark(state.step):
             state.stopped = not listener.on_mark(state.step, final)
-            _save(state_file, module, optimizer, averaged, state)
+            if state_file is not None:
+                _save(state_file, module, optimizer, averaged, state)
     return final
 
 

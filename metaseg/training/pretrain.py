@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -11,26 +11,25 @@ from torch import nn
 
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.config import PretrainConfig
+from metaseg.evaluation.inference import mean_dice, stored_dice
 from metaseg.models import ModelCard, build_segmenter, resolve_options
 from metaseg.models.device import make_fabric
 from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
-from metaseg.runs.manifest import make_manifest
-from metaseg.runs.networks import inherited_rows, patient_rows, run_of_checkpoint, trained_patients
 from metaseg.runs.progress import progress
-from metaseg.runs.training_state import load_training_state
 from metaseg.store.prepare import open_data, phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.training.augment import Augmentation
-from metaseg.training.loop import LoopPlan, LoopState, fit, supervised
+from metaseg.training.fit_listener import Validate, smoothed_score
+from metaseg.training.fitted_run import FittedRun, fit_in_run
+from metaseg.training.loop import LoopPlan, supervised
 from metaseg.training.losses import DiceCrossEntropy
 from metaseg.training.optimizers import build_optimizer
-from metaseg.training.pretrain_listener import PretrainListener
+from metaseg.training.pictures import log_overlay
 from metaseg.training.schedule import learning_rate
 from metaseg.training.slices import TrainingSlices, default_window
 from metaseg.training.source import choose_space, divide, shared_modalities
 
-STATE_FILE = "last.state.pt"
 EPOCHS, PHANTOM_EPOCHS = 200, 30
 """Epochs where none are asked for: of patients, and of the phantoms that are for first steps."""
 
@@ -164,54 +163,39 @@ def _train(config: PretrainConfig, run: RunFolder, fabric: Fabric, job: _Pretrai
         f"{job.card.in_channels} modalities and {job.card.num_classes} classes; {job.plan.total_steps} steps of "
         f"{config.batch_size} slices of {job.slices.window[0]}x{job.slices.window[1]} pixels on {fabric.device}"
     )
-    # Weights of an earlier run bring its patients along: they are no test patients of this one either.
-    earlier = run_of_checkpoint(Path(config.weights))
-    inherited = inherited_rows(trained_patients(earlier) if earlier else ())
-    patients = {"train": patient_rows(job.train), "val": patient_rows(job.val), "inherited": inherited}
-    run.write_json("patients.json", patients)
-    manifest = make_manifest(
+    loss = DiceCrossEntropy(LABEL_SPACES[job.card.label_space], config.recall_weight).to(fabric.device)
+    fitted = FittedRun(
         verb="pretrain",
-        seed=config.seed,
-        device=str(fabric.device),
-        data_fingerprint=job.store.fingerprint,
-        synthetic=job.card.synthetic,
+        title="pretraining",
+        model=job.model,
+        card=job.card,
+        optimizer=build_optimizer(config.optimizer, job.model.parameters(), config.learning_rate, config.weight_decay),
+        plan=job.plan,
+        draw=job.slices.draw,
+        objective=supervised(loss),
+        validate=partial(_validation, job, fabric),
+        score=smoothed_score,
+        steps_per_epoch=job.slices.steps_per_epoch,
+        patience=config.patience,
+        parts={"train": job.train, "val": job.val},
+        fingerprint=job.store.fingerprint,
+        weights=config.weights,
     )
-    manifest.save(run.path)
-    optimizer = build_optimizer(config.optimizer, job.model.parameters(), config.learning_rate, config.weight_decay)
-    state, state_file = LoopState(), run.checkpoints / STATE_FILE
-    resume = config.resume and state_file.exists()
-    start = int(load_training_state(state_file)["step"]) if resume else 0
-    with (
-        EventLog(run, resume_step=start if config.resume else None) as log,
-        progress("pretraining", job.plan.total_steps - start) as bar,
-    ):
-        listener = PretrainListener(
-            run=run,
-            log=log,
-            bar=bar,
-            card=job.card,
-            val=job.val,
-            state=state,
-            fabric=fabric,
-            steps_per_epoch=job.slices.steps_per_epoch,
-            patience=config.patience,
-        )
-        loss = DiceCrossEntropy(LABEL_SPACES[job.card.label_space], config.recall_weight).to(fabric.device)
-        objective = supervised(loss)
-        fit(
-            job.model, optimizer, fabric, job.plan, job.slices.draw, objective, listener, state, state_file, resume
-        )  # fmt: skip
-    _finish(run, state)
-    manifest.finish(run.path)
+    fit_in_run(fitted, run, fabric, seed=config.seed, resume=config.resume)
 
 
-def _finish(run: RunFolder, state: LoopState) -> None:
-    figures = {f"dice/val/{name}": value for name, value in state.extra["figures"].items()}
-    finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-    run.write_json("result.json", {"figures": finite, "steps": state.step, "best_step": state.extra["best_step"]})
-    print(f"run: {run.path}")
-    for name, value in figures.items():
-        print(f"  {name} {value:.3f} (best, step {state.extra['best_step']})")
+def _validation(job: _Pretraining, fabric: Fabric, log: EventLog) -> Validate:
+    """Dice of whole validation patients, and a picture of the first."""
+    space, modalities = LABEL_SPACES[job.card.label_space], job.card.modalities
+
+    def validate(model: nn.Module, step: int) -> dict[str, float]:
+        rows = [stored_dice(model, case, modalities, space, autocast=fabric.autocast) for case in job.val]
+        figures = mean_dice(rows)
+        if figures:
+            log_overlay(log, "val", model, job.val.cases[0], modalities, space, step)
+        return {f"dice/val/{name}": value for name, value in figures.items()}
+
+    return validate
 
 
 def _result(run: RunFolder) -> PretrainResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -17,10 +18,11 @@ from metaseg.adapt.meta_tuning import MetaTuning
 from metaseg.adapt.order_scores import BANDS, AdaptiveScores, check_order, require_same_task
 from metaseg.adapt.scoring import score_slices
 from metaseg.config import MetatuneConfig
+from metaseg.config_fields import describe_fields
 from metaseg.errors import RunError, UsageError
 from metaseg.models.checkpoint import save_checkpoint
 from metaseg.runs.networks import load_network
-from metaseg.sampling import Pool, plan_case
+from metaseg.sampling import Pool, order_names, plan_case
 from metaseg.store.stored_case import StoredCase
 
 SMALL = {"shots": 2, "slices": 6, "budget": 12, "marks": 1, "watch_cases": 1}
@@ -104,6 +106,7 @@ class TestCheck:
         ("settings", "message"),
         [
             ({"order": "activ"}, "unknown order 'activ'"),
+            ({"order": "badge"}, "order 'badge' is for classification, not for segmentation"),
             ({"order": "oracle"}, "order 'oracle' has no oracle"),
             ({"order": "active", "oracle": "runs/x"}, "order 'active' asks none"),
             ({"order": "learned-only", "replay": "learned"}, "puts source slices in their place"),
@@ -113,6 +116,11 @@ class TestCheck:
     def test_contradictions_are_refused(self, settings, message):
         with pytest.raises(UsageError, match=message):
             check_order(MetatuneConfig(**settings))
+
+    def test_the_help_names_every_order_that_fits(self):
+        help_text = next(field.help for field in describe_fields(MetatuneConfig) if field.name == "order")
+        named = set(re.findall(r"[a-z-]+", help_text)) - {"or"}
+        assert named == set(order_names(aliases=True, task="segmentation"))
 
     def test_an_oracle_that_is_not_there(self, tmp_path):
         with pytest.raises(RunError, match="no such run"):

@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from metaseg.cases import read_split
 from metaseg.cli import main
@@ -86,6 +87,24 @@ def test_split_is_written_once(cases: Path, capsys: pytest.CaptureFixture[str]) 
 def test_folds(cases: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "data", "split", cases, "--folds", "2")[0] == 0
     assert sorted(read_split("split.json").parts) == ["fold-0", "fold-1"]
+
+
+def test_split_of_pictures_tells_copies_and_classes_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(12):
+        noise = np.random.default_rng(number % 10).integers(0, 200, (10, 12), dtype=np.uint8)
+        path = tmp_path / "pictures" / ("rare" if number == 9 else "ab"[number % 2]) / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise).resize((96, 80), Image.Resampling.BICUBIC).save(path, quality=90 - number)
+    code, text, _ = call(capsys, "data", "split", "pictures", "--parts", "train=0.5,test=0.5", "--stratify", "grade")
+    assert code == 0
+    assert "2 of 12 pictures are copies or near-copies of others, and stay with them" in text
+    assert "warning: grade rare has 1 patient and is not in t" in text
+    parts = read_split("split.json").parts
+    for first, copy in (("a-0", "a-10"), ("b-1", "b-11")):
+        assert any({first, copy} <= set(part) for part in parts.values())
 
 
 def test_prepare(cases: Path, capsys: pytest.CaptureFixture[str]) -> None:

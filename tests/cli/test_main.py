@@ -17,6 +17,13 @@ from metaseg.cli.arguments import expand_lists
 from metaseg.cli.messages import explain
 from metaseg.cli.verbs import VERBS
 from metaseg.config import EvaluateConfig, MetatuneConfig, PredictConfig, PretrainConfig
+from metaseg.config_classify import (
+    ClassifyActiveConfig,
+    ClassifyCompareConfig,
+    ClassifyEvaluateConfig,
+    ClassifySearchConfig,
+    ClassifyTrainConfig,
+)
 from metaseg.config_io import dump_config
 from metaseg.config_studies import CompareConfig
 from metaseg.errors import DataError, TrainingError
@@ -92,6 +99,27 @@ def act(monkeypatch: pytest.MonkeyPatch, action: Callable[[Any], None]) -> None:
             ["predict", "runs/a", "c1", "c2", "--out", "o"],
             PredictConfig(run="runs/a", cases=(Path("c1"), Path("c2")), out=Path("o")),
         ),
+        (
+            ["classify", "train", "--data", "a", "b", "--slices-per-case", "HGG=10,LGG=30"],
+            ClassifyTrainConfig(data=(Path("a"), Path("b")), slices_per_case=("HGG=10", "LGG=30")),
+        ),
+        (
+            [
+                "classify",
+                "active",
+                "--strategy",
+                "committee",
+                "--initial",
+                "0.3",
+                "--committee-rates",
+                "1e-2,1e-3,1e-4",
+            ],
+            ClassifyActiveConfig(strategy="committee", initial=0.3, committee_rates=(1e-2, 1e-3, 1e-4)),
+        ),
+        (
+            ["classify", "evaluate", "runs/a", "--data", "x", "y"],
+            ClassifyEvaluateConfig(run="runs/a", data=(Path("x"), Path("y"))),
+        ),
     ],
 )
 def test_options_reach_the_verb(call: Call, done: list[Any], words: list[str], config: object) -> None:
@@ -102,7 +130,7 @@ def test_options_reach_the_verb(call: Call, done: list[Any], words: list[str], c
 
 def test_every_field_of_every_verb_has_an_option(call: Call) -> None:
     for verb in VERBS:
-        code, text, _ = call(verb.name, "--help")
+        code, text, _ = call(*verb.words.split(), "--help")
         assert code == 0
         for field in verb.fields:
             assert field.flag in text, (verb.name, field.name)
@@ -147,6 +175,11 @@ def test_resume_of_another_verbs_run_leaves_the_settings_alone(call: Call, done:
         (["runs", "missing"], 1, "no such folder"),
         (["data", "check", "missing"], 1, "does not exist"),
         (["data", "nonsense"], 2, "No such command"),
+        (["classify", "nonsense"], 2, "No such command"),
+        (["classify", "trian"], 2, "train"),
+        (["classify", "train", "--epoch", "3"], 2, "metaseg classify train --help"),
+        (["classify", "train", "--strategy", "thaw"], 2, "'strategy' is 'thaw'"),
+        (["classify", "compare"], 2, "a YAML file with settings of 'metaseg classify compare'"),
         (["data", "check"], 2, "DATA"),
         (["data", "split", "missing", "--parts", "a=x"], 2, "--parts"),
         (["data", "split", "missing", "--stratify", "age"], 2, "--stratify"),
@@ -252,6 +285,9 @@ def test_examples_of_the_help_are_valid(call: Call, done: list[Any], tmp_path: P
     (tmp_path / "configs").mkdir()
     dump_config(PretrainConfig(), tmp_path / "configs" / "pretrain.yaml")
     dump_config(CompareConfig(), tmp_path / "configs" / "compare" / "phantoms.yaml")
+    dump_config(ClassifyCompareConfig(), tmp_path / "configs" / "classify" / "phantoms.yaml")
+    dump_config(ClassifySearchConfig(), tmp_path / "configs" / "classify" / "search.yaml")
+    RunFolder.create(tmp_path / "runs" / "asked", "classify-active", ClassifyActiveConfig()).close()
     lines = [line for verb in VERBS for line in verb.examples] + [
         line.strip() for line in main.HELP.splitlines() if line.startswith("  ")
     ]
@@ -288,7 +324,9 @@ HEAVY = ("torch", "numpy", "pandas", "pydantic", "rich", "scipy", "monai", "matp
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["data"], ["data", "check"], *([verb.name] for verb in VERBS), ["runs"], ["doctor"]], ids=" ".join
+    "words",
+    [[], ["data"], ["data", "check"], ["classify"], *(verb.words.split() for verb in VERBS), ["runs"], ["doctor"]],
+    ids=" ".join,
 )
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     code = (

@@ -26,6 +26,6 @@ def test_reference_is_up_to_date() -> None:
 def test_reference_names_every_setting() -> None:
     text = (ROOT / "docs" / "reference.md").read_text()
     for verb in VERBS:
-        part = text.split(f"## metaseg {verb.name}\n")[1].split("\n## ")[0]
+        part = text.split(f"## metaseg {verb.words}\n")[1].split("\n## ")[0]
         for field in verb.fields:
             assert f"| `{field.flag}`" in part

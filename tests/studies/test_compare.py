@@ -19,7 +19,7 @@ from metaseg.cli import main
 from metaseg.config_io import dump_config, load_config
 from metaseg.config_studies import CompareConfig
 from metaseg.errors import DataError, MetasegError, RunError, TrainingError, UsageError
-from metaseg.studies import workers
+from metaseg.studies import plan_work, workers
 from metaseg.studies.compare import run_compare
 from metaseg.studies.plan import make_plan
 from metaseg.studies.preparation import prepare
@@ -79,15 +79,15 @@ def test_processes_side_by_side_give_the_same_tables(study, whole):
 
 def test_done_study_runs_nothing_again(study, whole, monkeypatch, tmp_path):
     shutil.copytree(whole, tmp_path / "study")
-    monkeypatch.setattr(workers, "do_unit", lambda plan, unit: pytest.fail(f"{unit.name} is done"))
+    monkeypatch.setattr(plan_work, "do_unit", lambda plan, unit: pytest.fail(f"{unit.name} is done"))
     assert tables(run_compare(study(**SEARCHED)).study) == tables(whole)
 
 
 def test_longer_study_runs_what_is_new(study, whole, monkeypatch, tmp_path):
     shutil.copytree(whole, tmp_path / "study")
     done = []
-    do_unit = workers.do_unit
-    monkeypatch.setattr(workers, "do_unit", lambda plan, unit: (done.append(unit.name), do_unit(plan, unit)))
+    do_unit = plan_work.do_unit
+    monkeypatch.setattr(plan_work, "do_unit", lambda plan, unit: (done.append(unit.name), do_unit(plan, unit)))
     result = run_compare(study(seeds=2, **SEARCHED))
     assert done == ["met/naive/shots-2/seed-1", "met/maml-active/shots-2/seed-1"]
     assert set(result.results["seed"]) == {0, 1}
@@ -189,7 +189,7 @@ def test_data_that_do_not_allow_the_plan_are_told_before_any_work(study, domains
 
 
 def test_failed_unit_is_told_and_the_others_go_on(study, monkeypatch, capsys):
-    do_unit = workers.do_unit
+    do_unit = plan_work.do_unit
 
     def failing(plan, unit):
         if unit.label == "naive":
@@ -198,7 +198,7 @@ def test_failed_unit_is_told_and_the_others_go_on(study, monkeypatch, capsys):
             raise ValueError("a bug")
         do_unit(plan, unit)
 
-    monkeypatch.setattr(workers, "do_unit", failing)
+    monkeypatch.setattr(plan_work, "do_unit", failing)
     with pytest.raises(RunError) as caught:
         run_compare(study(seeds=2))
     text = str(caught.value)
@@ -210,7 +210,7 @@ def test_failed_unit_is_told_and_the_others_go_on(study, monkeypatch, capsys):
     assert [one["unit"] for one in failures if "Traceback" in one["details"]] == ["met/maml-active/shots-2/seed-1"]
     assert set(read_table(folder / "results.csv")["method"]) == {"maml-active"}
     assert "1 of 4 cells are done" in capsys.readouterr().out
-    monkeypatch.setattr(workers, "do_unit", do_unit)
+    monkeypatch.setattr(plan_work, "do_unit", do_unit)
     run_compare(study(seeds=2))
     assert not (folder / "failures.json").exists()
 
@@ -224,7 +224,7 @@ def test_cells_of_a_failed_search_are_not_tried(study, monkeypatch):
         if unit.kind == "search" and unit.label == "naive":
             raise UsageError("no such thing")
 
-    monkeypatch.setattr(workers, "do_unit", failing)
+    monkeypatch.setattr(plan_work, "do_unit", failing)
     failures = do_units(plan, plan.units, Silent())
     assert [failure.unit.name for failure in failures] == ["met/naive/search", "met/naive/shots-2/seed-0"]
     assert tried == ["met/naive/search", "met/maml-active/search", "met/maml-active/shots-2/seed-0"]
@@ -239,7 +239,7 @@ def test_unit_of_another_process_is_taken_up_at_the_end(study, monkeypatch):
         if tried == ["naive"]:
             raise workers.BusyError
 
-    monkeypatch.setattr(workers, "do_unit", busy_at_first)
+    monkeypatch.setattr(plan_work, "do_unit", busy_at_first)
     monkeypatch.setattr(workers.time, "sleep", lambda seconds: None)
     assert do_units(plan, plan.units, Silent()) == []
     assert tried == ["naive", "maml-active", "naive"]

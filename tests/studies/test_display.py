@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from metaseg.studies.display import Display, Pace, duration, spent_so_far
+from metaseg.studies.display import Display, Pace, duration
 from metaseg.studies.plan import make_plan
+from metaseg.studies.plan_work import PlanWork
 
 
 class Terminal(io.StringIO):
@@ -91,18 +92,18 @@ def test_time_left_follows_from_the_median_of_the_same_entry(plan):
 
 def test_work_so_far_is_read_from_the_logs(plan):
     cell = next(plan.cells)
-    assert spent_so_far(plan, cell) == 0
+    assert PlanWork(plan).spent(cell) == 0
     folder = plan.folder / cell.folder
     folder.mkdir(parents=True)
     rows = [f"{step},,train/loss,0.{step}" for step in range(0, 400, 4)]
     (folder / "metrics.csv").write_text("step,epoch,name,value\n" + "\n".join(rows) + "\n40")
-    assert spent_so_far(plan, cell) == 396
+    assert PlanWork(plan).spent(cell) == 396
     search = plan.units[0]
     for number, steps in ((0, "12,,loss,1\n"), (1, "4,,loss,1\n")):
         trial = plan.folder / search.folder / "trials" / f"{number:03d}"
         trial.mkdir(parents=True)
         (trial / "metrics.csv").write_text("step,epoch,name,value\n" + steps)
-    assert spent_so_far(plan, search) == 12 + 4
+    assert PlanWork(plan).spent(search) == 12 + 4
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (5400, "1.5 h")])

@@ -11,10 +11,10 @@ from scipy.optimize import isotonic_regression
 
 from metaseg.studies.report.chart_style import LIGHT, chart_settings, css_variables, spread, svg_of
 from metaseg.studies.report.curve_charts import retention_figure, trajectory_figure
-from metaseg.studies.report.figure_texts import interval, number, p_value
-from metaseg.studies.report.inputs import ReportRun
+from metaseg.studies.report.numbers import interval, number, p_value
 from metaseg.studies.report.patient_charts import MOST_PATIENTS, paired_figure
 from metaseg.studies.report.roles import find_roles
+from metaseg.studies.report.runs import ReportRun
 
 
 def run_of(label: str, verb: str, **settings: object) -> ReportRun:

@@ -13,7 +13,7 @@ from metaseg.errors import DataError, RunError, UsageError
 from metaseg.models import load_checkpoint
 from metaseg.runs.networks import load_network
 from metaseg.store.prepare import open_data
-from metaseg.training.pretrain_listener import smoothed_score
+from metaseg.training.fit_listener import smoothed_score
 
 TINY = {"model_options": {"channels": [4, 8], "strides": [2]}, "batch_size": 4, "slices_per_epoch": 16, "jobs": 1}
 

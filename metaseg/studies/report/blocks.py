@@ -92,12 +92,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Panels in a row that wraps, under a heading; ``small`` for thumbnails."""
+    """Panels in a row that wraps, under a heading; ``small`` for thumbnails, ``wide`` for those that hold text."""
 
     kind: ClassVar[str] = "pictures"
     title: str
     panels: Sequence[Panel]
     small: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,3 +144,24 @@ class Section:
     id: str
     title: str
     blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report.
+
+    Attributes:
+        title: Its heading.
+        lead: What it is about, one sentence.
+        findings: What the figures say.
+        notes: What a reader must know before.
+        sections: Its sections; those without blocks are left out by whoever makes the page.
+        synthetic: Whether phantoms are among the data: a banner then says so.
+    """
+
+    title: str
+    lead: str
+    findings: Sequence[str]
+    notes: Sequence[str]
+    sections: Sequence[Section]
+    synthetic: bool

@@ -2,62 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from metaseg.evaluation.provenance import SYNTHETIC
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.progress_plot import read_curves
 from metaseg.studies.report import curve_charts, patient_charts
 from metaseg.studies.report.analysis import Analysis, Group
 from metaseg.studies.report.blocks import Block, Chart, Charts, Details, Facts, Heading, Note, Pictures, Section
-from metaseg.studies.report.chart_style import LIGHT, save_figure, svg_of
 from metaseg.studies.report.choices import Choices
-from metaseg.studies.report.figure_texts import number
-from metaseg.studies.report.inputs import ReportRun
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from metaseg.studies.report.figure_sink import FigureSink, file_name
+from metaseg.studies.report.numbers import number
+from metaseg.studies.report.runs import ReportRun
 
 FEW_METHODS = 6
 """Methods whose names fit beside small charts."""
-
-
-@dataclass
-class FigureSink:
-    """Takes every figure: as SVG for the page and, where there is a folder, as files.
-
-    Attributes:
-        folder: Where files go; None for none.
-        synthetic: Whether phantoms are among the data: the files then say so, since they leave the page behind.
-        files: Files written so far.
-    """
-
-    folder: Path | None
-    synthetic: bool = False
-    files: list[Path] = field(default_factory=list)
-    _count: int = 0
-
-    def chart(self, figure: Figure, caption: str, name: str = "", title: str = "") -> Chart:
-        """A figure as a chart of the page; with a ``name``, as files too, which stand under a title of their own."""
-        self._count += 1
-        chart = Chart(svg_of(figure, f"c{self._count}", caption), caption)
-        if name:
-            self.save(figure, name, title)
-        return chart
-
-    def save(self, figure: Figure, name: str, title: str) -> None:
-        """Write files only."""
-        if self.folder is not None:
-            figure.suptitle(title, fontsize=11, color=LIGHT["ink"])
-            if self.synthetic:
-                figure.supxlabel(SYNTHETIC, fontsize=8, color=LIGHT["faint"])
-            self.files += save_figure(figure, self.folder, name)
 
 
 def retention_section(analysis: Analysis, sink: FigureSink) -> Section:
@@ -142,7 +102,7 @@ def _paired_chart(
     figure = patient_charts.paired_figure(pairs, first[0], second[0], analysis.region, title)
     better = int((pairs["second"] > pairs["first"]).sum())
     caption = f"{group.title}, {domain}: {second[0]} is above {first[0]} in {better} of {len(pairs)} patients."
-    return [sink.chart(figure, caption, f"{slug(group)}-paired-{domain}-{_slug(second[0])}", group.title)]
+    return [sink.chart(figure, caption, f"{slug(group)}-paired-{domain}-{file_name(second[0])}", group.title)]
 
 
 def choices_section(choices: Sequence[Choices], sink: FigureSink) -> Section:
@@ -193,7 +153,7 @@ def training_section(runs: Sequence[ReportRun], sink: FigureSink) -> Section:
             if chosen:
                 figure = patient_charts.training_figure(chosen, ylabel, title)
                 charts.append(
-                    sink.chart(figure, f"{run.method}: {title.lower()}.", f"{_slug(run.method)}-{word}", run.method)
+                    sink.chart(figure, f"{run.method}: {title.lower()}.", f"{file_name(run.method)}-{word}", run.method)
                 )
         best = RunFolder.open(run.path).state.figures
         facts = [(name.removeprefix("dice/val/"), number(value)) for name, value in best.items() if value is not None]
@@ -204,8 +164,4 @@ def training_section(runs: Sequence[ReportRun], sink: FigureSink) -> Section:
 
 def slug(group: Group) -> str:
     """A group as part of a file's name."""
-    return f"{_slug(group.target)}-shots-{group.shots}"
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.") or "figure"
+    return f"{file_name(group.target)}-shots-{group.shots}"

@@ -11,9 +11,9 @@ from metaseg.errors import MetasegError
 from metaseg.runs.events import SELECTION_COLUMNS, SELECTION_NAME
 from metaseg.runs.progress_plot import read_curves
 from metaseg.store.stored_case import StoredCase, to_space
-from metaseg.studies.report.inputs import ReportRun
 from metaseg.studies.report.panels import Panel, SlicePainter
 from metaseg.studies.report.reopen import Reopener
+from metaseg.studies.report.runs import ReportRun
 
 THUMBNAILS = 24
 """Chosen slices of a run that are shown."""

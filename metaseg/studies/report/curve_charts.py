@@ -48,14 +48,28 @@ def retention_pair(curves: pd.DataFrame, roles: Mapping[str, str], region: str, 
 def draw_retention(
     axis: Axes, curves: pd.DataFrame, roles: Mapping[str, str], region: str, floors: Collection[str] = ()
 ) -> None:
-    """Draw mean Dice with 95 % bands; highlighted methods lie above the others.
+    """Draw mean Dice with 95 % bands.
 
     Args:
         axis: Where to.
-        curves: Columns ``method``, ``step``, ``mean``, ``low``, ``high``; of one target, number of shots and domain.
+        curves: See :func:`draw_lines`; of one target, number of shots and domain.
         roles: See :func:`retention_figure`.
         region: For the label of the axis.
         floors: Methods that know nothing of the source, such as training from scratch: the axis need not reach them.
+    """
+    axis.set_xlabel(WORK)
+    axis.set_ylabel(f"Dice {region}")
+    draw_lines(axis, curves, roles, floors)
+
+
+def draw_lines(axis: Axes, curves: pd.DataFrame, roles: Mapping[str, str], floors: Collection[str] = ()) -> None:
+    """Draw means with their bands, each named at its end; highlighted ones lie above the others.
+
+    Args:
+        axis: Where to.
+        curves: Columns ``method``, ``step``, ``mean``, ``low``, ``high``.
+        roles: Method to role of :data:`~metaseg.studies.report.chart_style.COLOURS`.
+        floors: Methods that the axis need not reach.
     """
     ends = []
     for method in _drawn_order(roles):
@@ -76,8 +90,6 @@ def draw_retention(
             zorder=3 if strong else 2,
         )
         ends.append((float(rows["mean"].iloc[-1]), method, colour, strong))
-    axis.set_xlabel(WORK)
-    axis.set_ylabel(f"Dice {region}")
     axis.set_xlim(left=0)
     axis.margins(x=0.0)
     _limit(axis, curves[~curves["method"].isin(floors)][["mean", "low", "high"]])

@@ -9,7 +9,7 @@ import pandas as pd
 from metaseg.studies.both_axes import SHARE
 from metaseg.studies.report.analysis import Analysis, Comparison, Group
 from metaseg.studies.report.blocks import Cell, Column, Row, Table
-from metaseg.studies.report.figure_texts import LEVEL, interval, number, p_value
+from metaseg.studies.report.numbers import LEVEL, interval, number, p_value
 
 PAPER = (
     ("pretrained, on BraTS", None, "0.66"),

@@ -1,11 +1,11 @@
-"""What a report is made from: one study, or one or more runs, read into the same tables."""
+"""What a report on segmentation is made from: one study, or one or more runs, read into the same tables."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,58 +13,11 @@ import pandas as pd
 
 from metaseg.errors import RunError, UsageError
 from metaseg.runs.csv_log import read_csv
-from metaseg.runs.files import read_json
-from metaseg.runs.folder import CONFIG_NAME, RunFolder, is_run, run_status
-from metaseg.runs.manifest import MANIFEST_NAME
-from metaseg.runs.networks import PATIENTS_NAME
+from metaseg.runs.folder import is_run
+from metaseg.studies.report.runs import STUDY_NAME, ReportRun, read_run, read_yaml, run_names, unfinished
 from metaseg.studies.table import TABLE_COLUMNS, TIMING_COLUMNS, check_table, read_table
 
-STUDY_NAME = "study.yaml"
 MARKS, TIMING = "marks.csv", "timing.csv"
-TUNED = ("metatune", "naivetune", "tune")
-
-
-@dataclass(frozen=True)
-class ReportRun:
-    """One run folder as the report needs it.
-
-    Attributes:
-        path: The folder.
-        verb: What made it.
-        status: As ``metaseg runs`` shows it.
-        reason: Why it stopped or failed.
-        target: Name of the disease or data that it was adapted to; empty for a pretraining.
-        method: Its name in tables and charts.
-        family: ``plain`` or ``meta``; empty for a pretraining.
-        shots: Labelled target patients.
-        seed: Its seed.
-        settings: ``config.yaml`` as plain values.
-        manifest: ``manifest.json``; empty if there is none.
-        patients: ``patients.json``; empty if there is none.
-    """
-
-    path: Path
-    verb: str
-    status: str
-    reason: str | None
-    target: str
-    method: str
-    family: str
-    shots: int
-    seed: int
-    settings: Mapping[str, Any] = field(repr=False)
-    manifest: Mapping[str, Any] = field(repr=False)
-    patients: Mapping[str, Any] = field(repr=False)
-
-    @property
-    def tuned(self) -> bool:
-        """Whether it is an adaptation."""
-        return self.verb in TUNED
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether phantoms were among its data."""
-        return bool(self.manifest.get("synthetic"))
 
 
 @dataclass(frozen=True)
@@ -144,7 +97,7 @@ def _read_study(folder: Path) -> ReportInputs:
     table = read_table(results)
     if table.empty:
         raise RunError("the study has no results yet", where=results, remedy="let it run on, and report it then")
-    settings = _read_yaml(folder / STUDY_NAME)
+    settings = read_yaml(folder / STUDY_NAME)
     runs = []
     for path in sorted((folder / "cells").glob("*/*/shots-*/seed-*")):
         if is_run(path):
@@ -170,7 +123,7 @@ def _moved(run: ReportRun, target: str, shots: int, seed: int) -> ReportRun:
 
 
 def _read_runs(paths: Sequence[Path]) -> ReportInputs:
-    runs = [read_run(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+    runs = [read_run(path, name) for path, name in zip(paths, run_names(paths), strict=True)]
     tuned = [run for run in runs if run.tuned]
     rows = [row for run in tuned for row in marks_of(run)]
     table = check_table(pd.DataFrame(rows, columns=list(TABLE_COLUMNS)), where=paths[0])
@@ -190,45 +143,7 @@ def _read_runs(paths: Sequence[Path]) -> ReportInputs:
         runs=tuple(runs),
         table=table,
         timing=check_table(timing, TIMING_COLUMNS, paths[0]),
-        notes=(*_unfinished(runs), *_unlike(tuned)),
-    )
-
-
-def read_run(path: Path, method: str) -> ReportRun:
-    """Read a run folder.
-
-    Args:
-        path: The folder.
-        method: Its name in tables and charts.
-
-    Raises:
-        RunError: It is no run, or damaged.
-    """
-    if not is_run(path):
-        raise RunError(
-            "this is neither a run nor a study" if path.exists() else "there is no such run or study",
-            where=path,
-            expected=f"a run folder with state.json, or a study folder with {STUDY_NAME}",
-            remedy="'metaseg runs' lists the runs there are",
-        )
-    run = RunFolder.open(path)
-    settings = _read_yaml(path / CONFIG_NAME)
-    patients = _optional_json(path / PATIENTS_NAME, "the patients of a metaseg run")
-    cohorts = sorted({row["cohort"] for row in patients.get("target", []) or patients.get("train", [])})
-    tuned = run.verb in TUNED
-    return ReportRun(
-        path=path,
-        verb=run.verb,
-        status=run_status(run),
-        reason=run.state.reason,
-        target="+".join(cohorts) if tuned else "",
-        method=method,
-        family={"naivetune": "plain", "tune": "plain", "metatune": "meta"}.get(run.verb, ""),
-        shots=int(settings.get("shots") or 0) if tuned else 0,
-        seed=int(settings.get("seed") or 0),
-        settings=settings,
-        manifest=_optional_json(path / MANIFEST_NAME, "the manifest of a metaseg run"),
-        patients=patients,
+        notes=(*unfinished(runs), *_unlike(tuned)),
     )
 
 
@@ -243,28 +158,6 @@ def marks_of(run: ReportRun) -> list[dict[str, Any]]:
 def _timing_of(run: ReportRun) -> list[dict[str, Any]]:
     head = {"target": run.target, "method": run.method, "shots": run.shots, "seed": run.seed}
     return [head | row for row in read_csv(run.path / TIMING)]
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Folder names, with as many parents as it takes to tell them apart."""
-    parts = [path.resolve().parts for path in paths]
-    if len(set(parts)) < len(parts):
-        twice = next(path for path, own in zip(paths, parts, strict=True) if parts.count(own) > 1)
-        raise UsageError("a run is named twice", where=twice, remedy="name each run once")
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(own[-depth:]) for own in parts]
-        if len(set(names)) == len(names):
-            return names
-    return ["/".join(own) for own in parts]
-
-
-def _unfinished(runs: Sequence[ReportRun]) -> tuple[str, ...]:
-    open_runs = [run for run in runs if run.status != "finished"]
-    if not open_runs:
-        return ()
-    named = [f"{run.method}{f', seed {run.seed}' if len(runs) > 1 else ''} ({run.status})" for run in open_runs]
-    more = f" and {len(named) - 8} more" if len(named) > 8 else ""
-    return (f"Not finished, reported as far as it came: {'; '.join(named[:8])}{more}.",)
 
 
 def _missing_cells(settings: Mapping[str, Any], table: pd.DataFrame, runs: Sequence[ReportRun]) -> tuple[str, ...]:
@@ -293,21 +186,3 @@ def _unlike(runs: Sequence[ReportRun]) -> tuple[str, ...]:
     if len({str(run.manifest.get("parent")) for run in runs}) > 1:
         notes.append("The runs start from different networks.")
     return tuple(notes)
-
-
-def _optional_json(path: Path, expected: str) -> Mapping[str, Any]:
-    if not path.exists():
-        return {}
-    content = read_json(path, expected)
-    return content if isinstance(content, dict) else {}
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    """Settings without their class, which another version may have changed."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RunError(f"cannot read the settings: {error}", where=path) from error
-    return content if isinstance(content, dict) else {}

@@ -16,9 +16,9 @@ from metaseg.evaluation.inference import predict_classes
 from metaseg.models.device import make_fabric
 from metaseg.runs.progress import progress
 from metaseg.store.stored_case import StoredCase, to_space
-from metaseg.studies.report.inputs import ReportRun
 from metaseg.studies.report.panels import Panel, SlicePainter, pixel_size
 from metaseg.studies.report.reopen import Reopener
+from metaseg.studies.report.runs import ReportRun
 
 PANEL = 230
 BEFORE = "before"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
@@ -12,39 +13,16 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from metaseg.config_studies import ReportConfig
-from metaseg.errors import RunError
-from metaseg.evaluation.overlay import class_colours
+from metaseg.errors import RunError, UsageError
 from metaseg.evaluation.provenance import NOTICE, SYNTHETIC
 from metaseg.runs.files import write_text
-from metaseg.studies.report.analysis import Analysis, Group, analyse
-from metaseg.studies.report.blocks import (
-    Block,
-    Cell,
-    Column,
-    Details,
-    Heading,
-    Key,
-    Note,
-    Pictures,
-    Row,
-    Section,
-    Table,
-)
-from metaseg.studies.report.chart_sections import (
-    FigureSink,
-    choices_section,
-    paired_section,
-    retention_section,
-    training_section,
-)
+from metaseg.studies.report.blocks import Page
 from metaseg.studies.report.chart_style import chart_settings, css_variables
-from metaseg.studies.report.choices import make_choices
-from metaseg.studies.report.figure_tables import COLUMNS, both_axes_table, paper_table, seconds_table, work_table
-from metaseg.studies.report.figure_texts import findings, number
-from metaseg.studies.report.inputs import ReportInputs, ReportRun, read_inputs
-from metaseg.studies.report.overlays import Overlays, make_overlays
-from metaseg.studies.report.provenance import provenance_section
-from metaseg.studies.report.reopen import Reopener
+from metaseg.studies.report.classification.inputs import is_classification, read_classifier_inputs
+from metaseg.studies.report.classification.page import classification_page
+from metaseg.studies.report.figure_sink import FigureSink
+from metaseg.studies.report.inputs import read_inputs
+from metaseg.studies.report.segmentation import segmentation_page
 
 PAGE_NAME, FIGURES_NAME = "report.html", "figures"
 
@@ -71,181 +49,66 @@ def run_report(config: ReportConfig) -> ReportResult:
         config: All settings; see :class:`~metaseg.config_studies.ReportConfig`.
 
     Raises:
-        UsageError: Nothing is named, a study with something else, or a region that was not evaluated.
+        UsageError: Nothing is named, a study with something else, segmentation with classification, or a region that
+            was not evaluated.
         RunError: A folder is neither a run nor a study, is damaged, holds no results yet, or cannot be written.
         DataError: A table of the study is damaged.
     """
-    inputs = read_inputs([Path(path).expanduser() for path in config.runs])
-    page = _page_path(config, inputs)
-    sink = FigureSink(page.parent / FIGURES_NAME if config.figures else None, inputs.synthetic)
-    analysis = analyse(inputs, config.region) if len(inputs.table) else None
+    paths = [Path(path).expanduser() for path in config.runs]
+    classified = [is_classification(path) for path in paths]
+    if any(classified) and not all(classified):
+        raise UsageError(
+            "segmentation and classification in one report",
+            where=paths[classified.index(True)],
+            expected="runs and studies of one kind",
+            remedy="make a report of each",
+        )
+    if any(classified):
+        found = read_classifier_inputs(paths, config.region)
+        build = partial(classification_page, found, worst=config.worst)
+        return _write(config, found.folder, found.synthetic, build)
+    inputs = read_inputs(paths)
+    build = partial(segmentation_page, inputs, worst=config.worst, region=config.region)
+    return _write(config, inputs.folder, inputs.synthetic, build)
+
+
+def _write(config: ReportConfig, folder: Path, synthetic: bool, build: Callable[[FigureSink], Page]) -> ReportResult:
+    file = _page_path(config, folder)
+    sink = FigureSink(file.parent / FIGURES_NAME if config.figures else None, synthetic)
     try:
         with chart_settings():
-            sections = _sections(inputs, analysis, sink, config.worst)
-        write_text(page, _render(inputs, analysis, sections))
+            page = build(sink)
+        write_text(file, _render(page))
     except OSError as error:
         raise RunError(
-            f"the report cannot be written: {error.strerror or error}", where=page, remedy="choose another --out"
+            f"the report cannot be written: {error.strerror or error}", where=file, remedy="choose another --out"
         ) from error
-    print(f"report: {page}" + (f"   ({SYNTHETIC})" if inputs.synthetic else ""))
+    print(f"report: {file}" + (f"   ({SYNTHETIC})" if page.synthetic else ""))
     if sink.files:
         print(f"  {len(sink.files)} figures in {sink.folder}")
-    return ReportResult(page, tuple(sink.files), inputs.synthetic)
+    return ReportResult(file, tuple(sink.files), page.synthetic)
 
 
-def _page_path(config: ReportConfig, inputs: ReportInputs) -> Path:
+def _page_path(config: ReportConfig, folder: Path) -> Path:
     if config.out is None:
-        return inputs.folder / PAGE_NAME
+        return folder / PAGE_NAME
     out = config.out.expanduser()
     return out if out.suffix.lower() in (".html", ".htm") and not out.is_dir() else out / PAGE_NAME
 
 
-def _sections(inputs: ReportInputs, analysis: Analysis | None, sink: FigureSink, worst: int) -> list[Section]:
-    sections = []
-    reopener = Reopener()
-    if analysis is not None:
-        shown = [_shown_runs(inputs, analysis, group) for group in analysis.main_groups]
-        sections += [retention_section(analysis, sink), _tables_section(analysis), paired_section(analysis, sink)]
-        sections.append(choices_section([make_choices(run, reopener) for runs in shown for run in runs], sink))
-        overlays = [
-            one
-            for runs in shown
-            if runs
-            for one in make_overlays(runs, analysis.rows, analysis.region, worst, reopener)
-        ]
-        sections.append(_overlays_section(overlays, analysis.region))
-    trainings = [run for run in inputs.runs if not run.tuned]
-    if trainings:
-        sections.append(training_section(trainings, sink))
-    sections.append(provenance_section(inputs))
-    return [section for section in sections if section.blocks]
-
-
-def _shown_runs(inputs: ReportInputs, analysis: Analysis, group: Group) -> list[ReportRun]:
-    """The run of each shown method at the group's first seed that most of them have."""
-    runs = [
-        run
-        for run in inputs.tuned
-        if (run.target, run.shots) == (group.target, group.shots) and run.method in analysis.roles.shown
-    ]
-    if not runs:
-        return []
-    seeds = [run.seed for run in runs]
-    seed = min(seeds, key=lambda one: (-seeds.count(one), one))
-    order = analysis.roles.shown.index
-    return sorted((run for run in runs if run.seed == seed), key=lambda run: order(run.method))
-
-
-def _tables_section(analysis: Analysis) -> Section:
-    blocks: list[Block] = []
-    main = analysis.main_groups
-    for group in analysis.groups:
-        tables: list[Block] = [work_table(analysis, group)]
-        both = both_axes_table(analysis, group)
-        if both is not None:
-            tables.append(both)
-        timed = seconds_table(analysis, group)
-        if timed is not None:
-            tables.append(timed)
-        blocks += [Heading(group.title), *tables] if group in main else [Details(group.title, tables)]
-    if analysis.seconds_problem:
-        blocks.append(Note(analysis.seconds_problem, "warning"))
-    blocks.append(_reading_help())
-    if analysis.roles.paper:
-        blocks += [Heading("Beside the paper"), paper_table(analysis, main), Note(_PAPER_NOTE, "quiet")]
-    return Section("figures", "All methods" if len(analysis.roles.colours) > 1 else "Figures", blocks)
-
-
-_PAPER_NOTE = (
-    "Han et al. 2018 pretrained a VGG-16 network on BraTS and adapted it to the metastases of their own hospital, 30 "
-    "patients in all. Data, network, patients and budget differ here: what can be compared is the order of the "
-    "methods, not the height of their figures."
-)
-
-
-def _reading_help() -> Details:
-    text = (
-        "Means over patients and seeds; in small print the 95 % bootstrap interval over both and the sample standard "
-        "deviation over patients. p values: Wilcoxon's signed-rank test over patients, each the mean of its seeds, "
-        "corrected after Holm for the comparisons with the reference; below them the mean difference to the reference. "
-        "Bold p values are below 0.05. A dash: cannot be computed from these runs."
-    )
-    names = [Row([Cell(column.title), Cell(column.hint)]) for column in COLUMNS]
-    table = Table("Columns", [Column("column", number=False), Column("meaning", number=False)], names)
-    return Details("How to read these tables", [Note(text), table])
-
-
-def _overlays_section(overlays: Sequence[Overlays], region: str) -> Section:
-    blocks: list[Block] = []
-    for one in overlays:
-        if one.problem:
-            blocks.append(Note(one.problem, "warning"))
-        if not one.rows:
-            continue
-        blocks.append(Heading(f"{one.target}: {one.domain} cases, seed {one.seed}"))
-        blocks += [Pictures(f"{row.case}, {row.slice}", row.panels) for row in one.rows]
-        blocks.append(_areas_table(one, region))
-    keys = {
-        name: "#" + bytes(colour).hex() for one in overlays if one.space for name, colour in class_colours(one.space)
-    }
-    if keys:
-        titles = {"ED": "edema (ED)", "NCR": "necrosis (NCR)", "ET": "enhancing tumour (ET)"}
-        note = (
-            "The worst cases first, by their mean Dice at the end over the methods shown; of each the slice that shows "
-            "most. Where letters stand, R is the patient's right. 'False' is predicted tumour of any class "
-            "outside the true tumour, summed over all slices of the case."
-        )
-        blocks = [
-            Note(note, "quiet"),
-            Key([(titles.get(name, name), colour) for name, colour in keys.items()]),
-            *blocks,
-        ]
-    return Section("cases", "Worst cases, and what was painted falsely", blocks)
-
-
-def _areas_table(one: Overlays, region: str) -> Table:
-    networks = list(dict.fromkeys(row.network for row in one.areas))
-    columns = [Column("case", number=False), *(Column(name) for name in networks)]
-    rows = []
-    for case in dict.fromkeys(row.case for row in one.areas):
-        cells = [
-            Cell(f"{row.area:,.0f} {row.unit}", f"Dice {number(row.dice, 2)}") for row in one.areas if row.case == case
-        ]
-        rows.append(Row([Cell(case), *cells]))
-    caption = f"{one.target}, {one.domain} cases: false-positive area of the case; below it its Dice {region}"
-    return Table(caption, columns, rows)
-
-
-def _render(inputs: ReportInputs, analysis: Analysis | None, sections: Sequence[Section]) -> str:
+def _render(page: Page) -> str:
     folder = files(__package__) / "templates"
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
     dark = f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {css_variables(True)} }} }}"
     style = f":root {{ color-scheme: light dark; {css_variables(False)} }}\n{dark}\n"
     return template.render(
-        title=f"Report on {inputs.name}",
+        title=page.title,
         style=style + (folder / "style.css").read_text(encoding="utf-8"),
-        synthetic=inputs.synthetic,
-        lead=_lead(inputs, analysis),
-        findings=findings(analysis) if analysis else [],
-        notes=inputs.notes,
-        sections=sections,
+        synthetic=page.synthetic,
+        lead=page.lead,
+        findings=page.findings,
+        notes=page.notes,
+        sections=page.sections,
         footer=f"metaseg {metadata.version('metaseg')}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. {NOTICE}",
     )
-
-
-def _lead(inputs: ReportInputs, analysis: Analysis | None) -> str:
-    if analysis is None:
-        return "Pretraining of a segmentation network of brain tumours on its source disease."
-    methods, groups = len(analysis.roles.colours), analysis.groups
-    targets = ", ".join(dict.fromkeys(group.target for group in groups))
-    if inputs.study is not None:
-        shots = ", ".join(str(shots) for shots in sorted({group.shots for group in groups}))
-        seeds = len(set(inputs.table["seed"]))
-        return (
-            f"A comparison of {methods} ways to adapt a brain-tumour segmentation network to {targets} from few "
-            f"labelled patients ({shots}), without forgetting its source disease; {seeds} "
-            f"seed{'s' if seeds != 1 else ''}, {len(inputs.runs)} runs."
-        )
-    what = "Adaptation" if methods == 1 else f"{methods} adaptations"
-    return f"{what} of a brain-tumour segmentation network to {targets}: what was gained there, and what was forgotten."

@@ -72,7 +72,7 @@ class SlicePainter:
         picture = Image.fromarray(paint(large, codes, class_palette(space), alpha=0.45))
         if mirror and self.size >= _SIDES_FROM:
             drawing.put_sides(picture, 0, 0, width, height, 13)
-        return Panel(_data_address(picture), width, height, alt, caption, kind)
+        return Panel(data_address(picture), width, height, alt, caption, kind)
 
     def _image(self) -> np.ndarray:
         (channel,) = self.case.channels((shown_modality(self.modalities),))
@@ -93,7 +93,8 @@ def pixel_size(case: StoredCase) -> tuple[float, float]:
     return spacing[1] * (y1 - y0) / height, spacing[2] * (x1 - x0) / width
 
 
-def _data_address(picture: Image.Image) -> str:
+def data_address(picture: Image.Image) -> str:
+    """A picture as text that a page can hold."""
     stream = io.BytesIO()
     # Full colour resolution: outlines are a pixel wide.
     picture.save(stream, format="JPEG", quality=80, subsampling=0, optimize=True)

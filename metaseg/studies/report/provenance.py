@@ -8,21 +8,33 @@ from datetime import datetime
 from typing import Any
 
 from metaseg.studies.report.blocks import Block, Cell, Column, Details, Facts, Row, Section, Table
-from metaseg.studies.report.inputs import ReportInputs, ReportRun
+from metaseg.studies.report.runs import ReportRun
 
 PARTS = {"train": "labels used", "target": "target, watched", "source": "source, watched", "val": "validation"}
 """Parts of ``patients.json`` and what they are called on the page."""
 
 
-def provenance_section(inputs: ReportInputs) -> Section:
-    """The last section of the page."""
-    blocks: list[Block] = [Facts("", _common_facts(inputs.runs)), _patients_table(inputs)]
-    if inputs.study is not None:
-        blocks.append(Details("Settings of the study", [Facts("", _flat(inputs.settings))]))
-    settings = [Facts(_title(run), _flat(run.settings)) for run in _one_of_each(inputs.runs)]
+def provenance_section(
+    runs: Sequence[ReportRun],
+    study: Mapping[str, Any] | None,
+    parts: Mapping[str, str] = PARTS,
+    first_of: str = "method at its first target, shots and seed",
+) -> Section:
+    """The last section of the page.
+
+    Args:
+        runs: All runs.
+        study: Settings of the study; None for runs.
+        parts: Parts of ``patients.json`` and what they are called.
+        first_of: Of which runs of a study the settings are shown.
+    """
+    blocks: list[Block] = [Facts("", _common_facts(runs)), _patients_table(runs, parts)]
+    if study is not None:
+        blocks.append(Details("Settings of the study", [Facts("", _flat(study))]))
+    settings = [Facts(_title(run), _flat(run.settings)) for run in _one_of_each(runs)]
     if settings:
-        name = "Settings of the run" if len(inputs.runs) == 1 else "Settings of the runs"
-        first = " (of each method at its first target, shots and seed)" if inputs.study is not None else ""
+        name = "Settings of the run" if len(runs) == 1 else "Settings of the runs"
+        first = f" (of each {first_of})" if study is not None else ""
         blocks.append(Details(name + first, settings))
     return Section("provenance", "Where these figures come from", blocks)
 
@@ -48,21 +60,22 @@ def _common_facts(runs: Sequence[ReportRun]) -> list[tuple[str, str]]:
     return [(name, text) for name, text in facts if text]
 
 
-def _patients_table(inputs: ReportInputs) -> Table:
-    """Patients of each part, of one run of each target and number of shots."""
+def _patients_table(runs: Sequence[ReportRun], parts: Mapping[str, str]) -> Table:
+    """Patients of each part, of one run of each target and number of shots, or of each name."""
     columns = [
         Column("data", number=False),
-        *(Column(name) for name in PARTS.values()),
+        *(Column(name) for name in parts.values()),
         Column("cohorts", number=False),
     ]
     seen: set[tuple[str, int]] = set()
     rows = []
-    for run in inputs.runs:
-        if (run.target, run.shots) in seen or not run.patients:
+    for run in runs:
+        key = (run.target if run.tuned else run.method, run.shots)
+        if key in seen or not run.patients:
             continue
-        seen.add((run.target, run.shots))
-        counts = [len({row["patient"] for row in run.patients.get(part, [])}) for part in PARTS]
-        cohorts = sorted({row["cohort"] for part in PARTS for row in run.patients.get(part, [])})
+        seen.add(key)
+        counts = [len({row["patient"] for row in run.patients.get(part, [])}) for part in parts]
+        cohorts = sorted({row["cohort"] for part in parts for row in run.patients.get(part, []) if row.get("cohort")})
         name = f"{run.target}, {run.shots} shots" if run.tuned else run.method
         cells = [Cell(name), *(Cell(str(count) if count else "–") for count in counts), Cell(", ".join(cohorts))]
         rows.append(Row(cells))

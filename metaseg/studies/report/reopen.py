@@ -15,7 +15,7 @@ from metaseg.runs.csv_log import read_csv
 from metaseg.runs.events import SELECTION_NAME
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import LoadedNetwork, load_network
-from metaseg.studies.report.inputs import ReportRun
+from metaseg.studies.report.runs import ReportRun
 
 CONFIGS: dict[str, type[AdaptOptions]] = {
     "metatune": MetatuneConfig,

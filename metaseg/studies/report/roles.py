@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from metaseg.studies.report.inputs import ReportRun
+from metaseg.studies.report.runs import ReportRun
 
 FREE = ("best", "extra", "active", "passive", "naive")
 """Colours for methods without a role, where there are few enough to give each one."""

@@ -1,0 +1,1 @@
+"""Slice classifiers: transfer strategies, active learning, figures and predictions."""

@@ -1,0 +1,249 @@
+"""What the strategies of active learning ask of a network, computed and put into the sampler core's pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from metaseg.classify.batches import augmented
+from metaseg.classify.measure import BATCH, slice_probabilities, softmax
+from metaseg.classify.slices import ClassifiedSlices
+from metaseg.config_classify import ClassifyActiveConfig
+from metaseg.errors import UsageError
+from metaseg.models import Classifier, mc_dropout
+from metaseg.sampling import (
+    Pool,
+    aift_scores,
+    bald_score,
+    committee_score,
+    least_confidence,
+    margin_score,
+    order_slices,
+    predictive_entropy,
+)
+from metaseg.sampling.bands import draw_from_band, share_count, trim
+from metaseg.training.augment import Augmentation
+
+Members = Callable[[], list[Classifier]]
+"""Trains the committee on all that is labelled, when it is needed."""
+
+ORDER_OF = {"aift-entropy": "aift", "aift-diversity": "aift", "random": "passive"}
+"""Strategies that are another order with settings of their own."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a round chose.
+
+    Attributes:
+        positions: Places among the slices that were ranked, the first choice first, ``(count,)``.
+        scores: What each was ranked by, ``(count,)``; NaN where the strategy has no score of a single slice.
+    """
+
+    positions: np.ndarray
+    scores: np.ndarray
+
+
+SETS = ("core-set", "badge")
+"""Strategies that choose a set, one after another, and rank nothing."""
+
+
+def check_strategy(config: ClassifyActiveConfig, model: Classifier, initial: int) -> None:
+    """Find out before anything is trained whether a strategy can be used.
+
+    Args:
+        config: Strategy and its settings.
+        model: The network.
+        initial: Slices that are labelled by chance.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if config.strategy in SETS and (config.drop_top or config.drop_bottom or config.draw == "random"):
+        raise UsageError(
+            f"--strategy {config.strategy} chooses a set, not a ranking: nothing can be dropped or drawn from it",
+            remedy="leave --drop-top, --drop-bottom and --draw away",
+        )
+    if config.strategy == "committee" and not initial:
+        raise UsageError(
+            "--strategy committee trains its members on labelled slices, and there are none before the first round",
+            remedy="label some by chance first, with --initial",
+        )
+    diverse = config.strategy in ("aift", "aift-diversity") and config.lambda_diversity
+    if diverse and share_count(config.patches, config.patch_share) < 2:
+        raise UsageError(
+            f"of {config.patches} patches a share of {config.patch_share:g} leaves one, which has no diversity",
+            expected="at least two patches after the majority selection",
+            remedy="raise --patches or --patch-share, or use --strategy aift-entropy",
+        )
+    if config.strategy == "bald":
+        with mc_dropout(model):
+            pass
+
+
+def choose(
+    config: ClassifyActiveConfig,
+    model: Classifier,
+    candidates: ClassifiedSlices,
+    labelled: ClassifiedSlices,
+    count: int,
+    seed: tuple[int, ...],
+    members: Members,
+) -> Choice:
+    """Choose the slices to label next.
+
+    Args:
+        config: Strategy and its settings.
+        model: The current network.
+        candidates: Slices to rank.
+        labelled: Slices that have labels.
+        count: How many to choose.
+        seed: Of this round's draws.
+        members: For the strategy ``committee``.
+    """
+    rng = np.random.default_rng(seed)
+    order = ORDER_OF.get(config.strategy, config.strategy)
+    pool = _pool(config, order, model, candidates, labelled, seed, members)
+    if order in SETS:
+        pool = Pool(
+            index=pool.index,
+            embedding=pool.embedding,
+            labelled_embedding=pool.labelled_embedding,
+            wanted=count,
+        )
+    ranking = order_slices(order, pool, rng)
+    rest = trim(ranking, config.drop_top, config.drop_bottom)
+    if config.draw == "random":
+        # At the end of a pool less may be left than a round would take.
+        count = min(count, len(rest))
+        chosen = draw_from_band(ranking, count, rng, drop_top=config.drop_top, drop_bottom=config.drop_bottom)
+    else:
+        chosen = rest[:count]
+    scores = pool.scores.get(order, pool.entropy if order == "entropy" else None)
+    return Choice(chosen, np.full(len(chosen), np.nan) if scores is None else np.asarray(scores)[chosen])
+
+
+def _pool(
+    config: ClassifyActiveConfig,
+    order: str,
+    model: Classifier,
+    candidates: ClassifiedSlices,
+    labelled: ClassifiedSlices,
+    seed: tuple[int, ...],
+    members: Members,
+) -> Pool:
+    index = np.arange(len(candidates))
+    if order == "passive":
+        return Pool(index=index)
+    if order == "aift":
+        return Pool(index=index, scores={"aift": _aift(config, model, candidates)})
+    if order == "bald":
+        passes = dropout_probabilities(model, candidates, config.dropout_passes, seed)
+        return Pool(index=index, scores={"bald": bald_score(passes)})
+    if order == "committee":
+        votes = np.stack([slice_probabilities(member, candidates) for member in members()])
+        return Pool(index=index, scores={"committee": committee_score(votes)})
+    if order == "core-set":
+        return Pool(
+            index=index,
+            embedding=embeddings(model, candidates),
+            labelled_embedding=embeddings(model, labelled) if len(labelled) else None,
+        )
+    if order == "badge":
+        return Pool(index=index, embedding=gradient_embeddings(model, candidates))
+    probabilities = slice_probabilities(model, candidates)
+    if order == "entropy":
+        return Pool(index=index, entropy=predictive_entropy(probabilities))
+    score = {"margin": margin_score, "least-confidence": least_confidence}[order]
+    return Pool(index=index, scores={order: score(probabilities)})
+
+
+def _aift(config: ClassifyActiveConfig, model: Classifier, slices: ClassifiedSlices) -> np.ndarray:
+    return aift_scores(
+        patch_probabilities(model, slices, config.patches, config.seed),
+        lambda_entropy=0.0 if config.strategy == "aift-diversity" else config.lambda_entropy,
+        lambda_diversity=0.0 if config.strategy == "aift-entropy" else config.lambda_diversity,
+        patch_share=config.patch_share,
+    )
+
+
+@torch.inference_mode()
+def patch_probabilities(model: Classifier, slices: ClassifiedSlices, patches: int, seed: int) -> np.ndarray:
+    """Class probabilities of the patches of each slice (Zhou et al. 2017).
+
+    Args:
+        model: The classifier.
+        slices: The candidates.
+        patches: Patches of each: the slice itself, and ``patches - 1`` augmentations at full strength, which are the
+            same ones in every round.
+        seed: Seed of the augmentations.
+
+    Returns:
+        ``(slices, patches, class)``.
+    """
+    device, augmentation = next(model.parameters()).device, Augmentation("full")
+    model.eval()
+    result = np.empty((len(slices), patches, len(slices.classes)))
+    for place in range(len(slices)):
+        image = slices.images([place])
+        seeds = np.random.default_rng([seed, 3, int(slices.rows[place])]).integers(2**31, size=patches - 1)
+        changed = augmented(image.repeat(patches - 1, 1, 1, 1), seeds, augmentation)
+        result[place] = softmax(model(torch.cat([image, changed]).to(device)))
+    return result
+
+
+@torch.inference_mode()
+def dropout_probabilities(
+    model: Classifier, slices: ClassifiedSlices, passes: int, seed: tuple[int, ...]
+) -> np.ndarray:
+    """Class probabilities of several passes with dropout, ``(passes, slices, class)`` (Gal et al. 2017).
+
+    Raises:
+        UsageError: The network has no dropout.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    result = np.empty((passes, len(slices), len(slices.classes)))
+    number = int(np.random.default_rng(seed).integers(2**31))
+    with mc_dropout(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(number)
+        for start in range(0, len(slices), BATCH):
+            places = np.arange(start, min(start + BATCH, len(slices)))
+            images = slices.images(places).to(device)
+            for one in range(passes):
+                result[one, places] = softmax(model(images))
+    return result
+
+
+@torch.inference_mode()
+def embeddings(model: Classifier, slices: ClassifiedSlices) -> np.ndarray:
+    """What the last layer sees of each slice, ``(slices, d)``."""
+    device = next(model.parameters()).device
+    model.eval()
+    parts = [
+        model.embed(slices.images(np.arange(start, min(start + BATCH, len(slices)))).to(device)).cpu().numpy()
+        for start in range(0, len(slices), BATCH)
+    ]
+    return np.concatenate(parts).astype(np.float64)
+
+
+@torch.inference_mode()
+def gradient_embeddings(model: Classifier, slices: ClassifiedSlices) -> np.ndarray:
+    """Gradient of the last layer's weights for the class that the network believes in (BADGE; Ash et al. 2020).
+
+    Returns:
+        ``(slices, class * d)``.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    parts = []
+    for start in range(0, len(slices), BATCH):
+        images = slices.images(np.arange(start, min(start + BATCH, len(slices)))).to(device)
+        logits, features = model.forward_with_embedding(images)
+        slope = torch.softmax(logits, dim=1)
+        slope[torch.arange(len(slope)), slope.argmax(dim=1)] -= 1.0
+        parts.append((slope[:, :, None] * features[:, None, :]).flatten(1).cpu().numpy())
+    return np.concatenate(parts).astype(np.float64)

@@ -1,0 +1,395 @@
+"""``metaseg classify active``: score, choose, label, fit, measure, round after round.
+
+Every round is a function of the one before and the seed, and its choice, its labels and its figures are written as
+soon as they are known: a run that was killed repeats at most one fit, and goes on to the same choices and figures.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from lightning_fabric import Fabric
+
+from metaseg.classify.acquire import Choice, check_strategy, choose
+from metaseg.classify.annotator import Annotator, refuse_files_of_others, refuse_to_lose_labels
+from metaseg.classify.curve import budget_areas, curve_table, write_curve
+from metaseg.classify.data import Parts, divide, open_slices, part_lines
+from metaseg.classify.fitting import classifier_card, new_classifier, weights_file
+from metaseg.classify.measure import part_figures, slice_probabilities, watched
+from metaseg.classify.round_fit import fit_round
+from metaseg.classify.rounds import Round, read_rounds, write_round
+from metaseg.classify.sizes import Sizes, read_sizes, within_budget
+from metaseg.classify.slices import ClassifiedSlices
+from metaseg.classify.train import SPLIT_NAME, cases_of, without_inherited
+from metaseg.config_classify import ClassifyActiveConfig
+from metaseg.errors import UsageError
+from metaseg.evaluation.classification_files import write_classification_figures
+from metaseg.models import Classifier, load_classifier, save_checkpoint
+from metaseg.models.checkpoint import checkpoint_files
+from metaseg.models.device import make_fabric
+from metaseg.runs.events import EventLog
+from metaseg.runs.folder import RunFolder
+from metaseg.runs.manifest import make_manifest
+from metaseg.runs.progress import Progress, progress
+from metaseg.training.fitted_run import write_patients
+
+VERB = "classify-active"
+
+
+@dataclass(frozen=True)
+class ActiveResult:
+    """What active learning leaves.
+
+    Attributes:
+        run: The run folder.
+        curve: Figures after each round, by part; see :func:`~metaseg.classify.curve.curve_table`.
+        area: Area under the budget curve of each figure on the test part.
+        labels: Labels spent.
+        waiting: The file whose labels the run waits for, or None.
+    """
+
+    run: Path
+    curve: pd.DataFrame
+    area: dict[str, float]
+    labels: int
+    waiting: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that is made before the run folder is touched."""
+
+    parts: Parts
+    fresh: Classifier
+    sizes: Sizes
+
+    @property
+    def pool(self) -> ClassifiedSlices:
+        return self.parts.train
+
+
+def run_classify_active(config: ClassifyActiveConfig) -> ActiveResult:
+    """Run active learning to its budget, or until an annotator is needed.
+
+    Args:
+        config: All settings; see :class:`~metaseg.config_classify.ClassifyActiveConfig`.
+
+    Raises:
+        DataError: The cases or the annotator's file cannot be used.
+        UsageError: Settings contradict each other or the data.
+        RunError: The run folder cannot be written or resumed.
+        TrainingError: The loss became non-finite.
+    """
+    fabric = make_fabric(config.device, config.precision)
+    finished = RunFolder.check(config.out, VERB, config, overwrite=config.overwrite, resume=config.resume)
+    if finished is not None:
+        print(f"{finished.path} is finished; nothing to resume")
+        return _result(finished.path, config)
+    job = _prepare(config)
+    with RunFolder.create(config.out, VERB, config, overwrite=config.overwrite, resume=config.resume) as run:
+        waiting = _Active(config, run, fabric, job).go()
+        if waiting is not None:
+            run.state.set_status("stopped", f"waits for labels in {waiting}")
+    return replace(_result(run.path, config, job.pool.classes), waiting=waiting)
+
+
+def _prepare(config: ClassifyActiveConfig) -> _Job:
+    if not config.data:
+        print("No --data given: working on SYNTHETIC phantoms of two grades, not on patients.")
+    if config.transfer == "scratch" and config.weights != "none":
+        raise UsageError(f"--transfer scratch with --weights {config.weights}", remedy="leave the weights away")
+    if config.ask is not None and not config.classes:
+        raise UsageError("--ask without --classes", expected="the classes that an annotator may name")
+    if not config.resume:
+        refuse_to_lose_labels(config.out)
+        if config.ask is not None:
+            refuse_files_of_others(config.ask)
+    slices = open_slices(config, config, annotator=config.ask is not None)
+    parts = without_inherited(divide(slices, config, config.seed, annotator=config.ask is not None), config.weights)
+    if config.stop_at is not None and not len(parts.val):
+        raise UsageError("--stop-at without a validation part", remedy="leave it away, or give a split that has one")
+    sizes = read_sizes(config, len(parts.train))
+    network = new_classifier(config, slices, config.seed)
+    check_strategy(config, network, sizes.initial)
+    return _Job(parts, network, sizes)
+
+
+class _Active:
+    """The loop over rounds in one run folder."""
+
+    def __init__(self, config: ClassifyActiveConfig, run: RunFolder, fabric: Fabric, job: _Job) -> None:
+        self.config, self.run, self.fabric, self.job = config, run, fabric, job
+        self.place = {name: place for place, name in enumerate(job.pool.ids)}
+        self.labels = np.full(len(job.pool), -1, dtype=np.int64)
+        self.rounds = read_rounds(run.path)
+        for one in self.rounds:
+            self._take_in(one)
+        self.exhausted = False
+        self.card = classifier_card(config, job.fresh, job.pool)
+
+    def go(self) -> Path | None:
+        """All rounds that are left; the file that is waited for, if any."""
+        self._begin()
+        manifest = make_manifest(
+            verb=VERB,
+            seed=self.config.seed,
+            device=str(self.fabric.device),
+            data_fingerprint=self.job.pool.store.fingerprint,
+            synthetic=self.job.pool.store.synthetic,
+        )
+        manifest.save(self.run.path)
+        done = sum(one.done for one in self.rounds)
+        with (
+            EventLog(self.run, resume_step=done if self.config.resume else None) as log,
+            progress("active learning", None) as bar,
+        ):
+            while not self._at_end():
+                waiting = self._round(log, bar)
+                if waiting is not None:
+                    return waiting
+        self._finish()
+        manifest.finish(self.run.path)
+        return None
+
+    def _begin(self) -> None:
+        pool, sizes = self.job.pool, self.job.sizes
+        print(
+            f"{self.config.model}, strategy {self.config.strategy}: {sizes.initial} labels by chance, then "
+            f"{sizes.batch} a round up to {sizes.budget} of {len(pool)} slices"
+        )
+        print("\n".join(part_lines(self.job.parts)))
+        self.job.parts.split.save(self.run.path / SPLIT_NAME)
+        parts = {"train": cases_of(pool), "val": cases_of(self.job.parts.val)}
+        write_patients(self.run, parts, weights_file(self.config.weights))
+        done = [one for one in self.rounds if one.done]
+        if done:
+            # What a kill at the end of a round has left undone.
+            self._forget_weights(done[-1].checkpoint)
+            self._write_curve()
+
+    def _at_end(self) -> bool:
+        done = [one for one in self.rounds if one.done]
+        if len(done) < len(self.rounds) or not done:
+            return False
+        if self.exhausted or done[-1].labelled >= self.job.sizes.budget or len(done) == self.config.rounds:
+            return True
+        reached = done[-1].figures.get("val", {}).get(self.config.monitor)
+        if self.config.stop_at is not None and reached is not None and reached >= self.config.stop_at:
+            print(f"{self.config.monitor} on the validation part reached {reached:.3f}: enough")
+            return True
+        # Choosing among all slices, a round may bring nothing new: two in a row end the run.
+        return len(done) > 2 and done[-1].labelled == done[-3].labelled
+
+    def _round(self, log: EventLog, bar: Progress) -> Path | None:
+        """Bring one round to its end; the annotator's file if it has to wait."""
+        begun = time.monotonic()
+        if not self.rounds or self.rounds[-1].done:
+            one = self._choose(len(self.rounds) + 1, bar)
+            if not one.chosen:
+                print("nothing is left of the ranking once its ends are dropped: the run ends here")
+                self.exhausted = True
+                return None
+            self.rounds.append(one)
+            write_round(self.run.path, one)
+        one = self.rounds[-1]
+        if not one.labels:
+            answered = self._label(one)
+            if answered is None:
+                return self.config.ask
+            self.rounds[-1] = one = answered
+            write_round(self.run.path, one)
+        self._take_in(one)
+        network = self._fit(one, bar)
+        name = f"round-{one.number:03d}"
+        save_checkpoint(self.run.checkpoints / name, network, replace(self.card, step=one.number))
+        figures = self._measure(network)
+        one = replace(
+            one,
+            figures={part: _finite(values) for part, values in figures.items()},
+            labelled=int(np.sum(self.labels >= 0)),
+            checkpoint=name,
+            seconds=round(time.monotonic() - begun, 3),
+        )
+        # What belongs to the round is logged before the round counts as done.
+        self._show(one, figures, log, bar)
+        self.rounds[-1] = one
+        write_round(self.run.path, one)
+        self._write_curve()
+        self._forget_weights(name)
+        return None
+
+    def _choose(self, number: int, bar: Progress) -> Round:
+        pool, sizes, known = self.job.pool, self.job.sizes, self.labels >= 0
+        left = sizes.budget - int(known.sum())
+        by_chance = number == 1 and sizes.initial > 0
+        ranks_all = self.config.rank == "all" and not by_chance
+        candidates = np.arange(len(pool)) if ranks_all else np.flatnonzero(~known)
+        count = sizes.initial if by_chance else sizes.batch
+        config = (
+            replace(self.config, strategy="random", drop_top=0, drop_bottom=0, draw="top") if by_chance else self.config
+        )
+        choice: Choice = choose(
+            config,
+            self._current(),
+            pool.take(candidates),
+            self._labelled(known),
+            min(count, len(candidates)) if ranks_all else min(count, left),
+            (self.config.seed, 4, number),
+            lambda: self._committee(number, bar),
+        )
+        places = candidates[choice.positions]
+        paid = within_budget(places, known, left)
+        ids = pool.ids
+        names = tuple(ids[place] for place in places[paid])
+        scores = tuple(float(score) if math.isfinite(score) else None for score in choice.scores[paid])
+        return Round(number, names, scores)
+
+    def _label(self, one: Round) -> Round | None:
+        """The round with its labels; None if the annotator was asked only now."""
+        pool = self.job.pool
+        places = np.array([self.place[name] for name in one.chosen])
+        if self.config.ask is None:
+            return replace(one, labels=tuple(int(label) for label in pool.labels[places]))
+        labels = self.labels[places]
+        new = labels < 0
+        if new.any():
+            scores = [math.nan if score is None else score for score in one.scores]
+            annotator = Annotator(self.config.ask, self.run.state)
+            before = {name for earlier in self.rounds[:-1] for name in earlier.chosen}
+            wanted = pool.take(places[new])
+            answers = annotator.labels(one.number, wanted, np.array(scores)[new].tolist(), before, pool.classes)
+            if answers is None:
+                print(f"{len(wanted)} slices to label are in {self.config.ask}: fill its column 'label'")
+                print(f"then: metaseg classify active --out {self.run.path} --resume")
+                return None
+            labels[new] = answers
+        return replace(one, labels=tuple(int(label) for label in labels))
+
+    def _take_in(self, one: Round) -> None:
+        for name, label in zip(one.chosen, one.labels, strict=False):
+            self.labels[self.place[name]] = label
+
+    def _labelled(self, known: np.ndarray) -> ClassifiedSlices:
+        return self.job.pool.with_labels(self.labels).take(np.flatnonzero(known))
+
+    def _fresh(self) -> Classifier:
+        return copy.deepcopy(self.job.fresh).to(self.fabric.device)
+
+    def _current(self) -> Classifier:
+        """The network after the last round, or the one that all begins with."""
+        done = [one for one in self.rounds if one.done]
+        if not done:
+            return self._fresh()
+        file = self.run.checkpoints / done[-1].checkpoint
+        # A run that was killed at its very end has its last weights under their last name.
+        file = file if checkpoint_files(file)[0].exists() else self.run.checkpoints / "last"
+        return load_classifier(file)[0].to(self.fabric.device)
+
+    def _fit(self, one: Round, bar: Progress) -> Classifier:
+        chosen = np.zeros(len(self.labels), dtype=bool)
+        chosen[[self.place[name] for name in one.chosen]] = True
+        learned = self._labelled(chosen if self.config.fit_on == "chosen" else self.labels >= 0)
+        begins = one.number == 1 or self.config.fit == "reset"
+        network = self._fresh() if begins else self._current()
+        seed = self.config.seed * 1000 + one.number
+        return fit_round(
+            network, learned, self.job.parts.val, self.config, self.fabric, bar, first=begins, seed=seed
+        )  # fmt: skip
+
+    def _committee(self, number: int, bar: Progress) -> list[Classifier]:
+        """Members that began alike and learned at different rates (Hao et al. 2021)."""
+        labelled = self._labelled(self.labels >= 0)
+        seed = self.config.seed * 1000 + number
+        return [
+            fit_round(
+                self._fresh(),
+                labelled,
+                self.job.parts.val,
+                self.config,
+                self.fabric,
+                bar,
+                first=True,
+                seed=seed,
+                rate=rate,
+            )
+            for rate in self.config.committee_rates
+        ]
+
+    def _measure(self, network: Classifier) -> dict[str, dict[str, float]]:
+        pool = self.job.pool
+        parts = {"test": self.job.parts.test, "val": self.job.parts.val}
+        if self.config.ask is None:
+            parts["pool"] = pool.take(np.flatnonzero(self.labels < 0))
+        figures = {}
+        for part, slices in parts.items():
+            if len(slices):
+                named = part_figures(network, slices, part)
+                figures[part] = {name.partition("/")[0]: value for name, value in named.items()}
+        return figures
+
+    def _forget_weights(self, keep: str = "") -> None:
+        for file in self.run.checkpoints.glob("round-*"):
+            if file.stem != keep:
+                file.unlink()
+
+    def _write_curve(self) -> None:
+        write_curve(
+            self.run.path,
+            curve_table([one for one in self.rounds if one.done], self.job.pool.classes),
+            self.config.monitor,
+            f"{self.config.strategy}, {self.config.model}",
+            self.job.pool.store.synthetic,
+        )
+
+    def _show(self, one: Round, figures: dict[str, dict[str, float]], log: EventLog, bar: Progress) -> None:
+        named = {f"{name}/{part}": value for part, values in figures.items() for name, value in values.items()}
+        log.scalars({"labels": float(one.labelled), **named}, step=one.number)
+        shown = figures.get("test") or figures.get("val") or {}
+        text = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        bar.note(f"round {one.number}: {one.labelled} labels  {text}")
+
+    def _finish(self) -> None:
+        network, test = self._current(), self.job.parts.test
+        save_checkpoint(self.run.checkpoints / "last", network, replace(self.card, step=len(self.rounds)))
+        self._forget_weights()
+        figures: dict[str, float] = {}
+        if len(test):
+            probabilities = slice_probabilities(network, test)
+            figures = watched(probabilities, test, "test")
+            write_classification_figures(
+                self.run.path / "test", probabilities, test, seed=self.config.seed, synthetic=test.store.synthetic
+            )
+        table = curve_table(self.rounds, self.job.pool.classes)
+        area = budget_areas(table, "test") if len(test) else {}
+        self.run.write_json(
+            "result.json",
+            {
+                "figures": _finite(figures),
+                "area_under_budget_curve": _finite(area),
+                "labels": self.rounds[-1].labelled,
+                "rounds": len(self.rounds),
+                "classes": list(self.job.pool.classes),
+            },
+        )
+        self.run.state.set_figures(figures)
+        print(f"run: {self.run.path}")
+        for name, value in figures.items():
+            print(f"  {name} {value:.3f} with {self.rounds[-1].labelled} labels")
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _result(run: Path, config: ClassifyActiveConfig, classes: tuple[str, ...] | None = None) -> ActiveResult:
+    rounds = [one for one in read_rounds(run) if one.done]
+    if classes is None:
+        classes = tuple(RunFolder.open(run).read_json("result.json")["classes"])
+    table = curve_table(rounds, classes)
+    return ActiveResult(run, table, budget_areas(table, "test"), rounds[-1].labelled if rounds else 0)

@@ -1,0 +1,364 @@
+"""From what a user names to classified slices, and their division into parts by patient."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from metaseg.cases.splits import Split, make_split
+from metaseg.classify.slices import ClassifiedSlices, choose_slices, gather
+from metaseg.config_classify import PartOptions, SliceOptions
+from metaseg.errors import DataError, UsageError
+from metaseg.runs.progress import progress
+from metaseg.store.prepare import open_data, phantom_folder
+from metaseg.store.store import SliceStore
+from metaseg.store.stored_case import StoredCase
+from metaseg.training.source import shared_modalities
+
+CASE_PROPERTIES = ("grade", "cohort", "site")
+STORED_SIZE = 1.25
+"""Slices are stored somewhat larger than the network's input, since they are cropped to the head after that."""
+
+
+class DataConfig(Protocol):
+    """What the settings of a verb need to open slices with."""
+
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def jobs(self) -> int: ...  # noqa: D102
+    @property
+    def cache(self) -> Path | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Slices by part, patients apart.
+
+    Attributes:
+        train: To train on, or to choose from.
+        val: To choose the best weights by; may be none.
+        test: For the figures; may be none.
+        split: The division, to be kept with the run.
+    """
+
+    train: ClassifiedSlices
+    val: ClassifiedSlices
+    test: ClassifiedSlices
+    split: Split
+
+
+def open_slices(
+    config: SliceOptions,
+    run: DataConfig,
+    classes: tuple[str, ...] = (),
+    modalities: tuple[str, ...] = (),
+    *,
+    annotator: bool = False,
+) -> ClassifiedSlices:
+    """Open the slices that settings name; nothing but what is needed to prepare cases is read.
+
+    Args:
+        config: Which slices.
+        run: Seed, threads and cache.
+        classes: Classes of a network that is there already, in its order; cases of others are left out, and said so.
+        modalities: Modalities of such a network.
+        annotator: Keep cases of other classes than ``config.classes``, or of none: somebody will be asked.
+
+    Raises:
+        DataError: A case cannot be used, or its class is not known.
+        UsageError: Settings contradict the data.
+    """
+    store = open_cases(config, run, modalities)
+    names = case_classes(store, config, needed=not annotator)
+    wanted = tuple(classes or config.classes)
+    chosen = wanted if annotator else _class_order(names, wanted, config)
+    if not annotator:
+        store = _of_classes(store, names, chosen, say=bool(classes))
+    per_case = _slices_per_case(config.slices_per_case, chosen)
+    counts = [per_case.get(names[case.id], per_case[""]) for case in store]
+    slices = [
+        choose_slices(case, count, config.slice_choice, run.seed) for case, count in zip(store, counts, strict=True)
+    ]
+    labels = [chosen.index(names[case.id]) if names[case.id] in chosen else -1 for case in store]
+    shared = tuple(modalities or config.modalities or shared_modalities(store))
+    return gather(store, labels, slices, chosen, shared, config.input_size)
+
+
+def open_cases(config: SliceOptions, run: DataConfig, modalities: tuple[str, ...] = ()) -> SliceStore:
+    """The prepared cases that settings name, or phantoms of two grades."""
+    folders = config.data or tuple(
+        phantom_folder(grade, config.phantom_cases, run.seed, run.cache) for grade in ("hgg", "lgg")
+    )
+    with progress("preparing cases", None) as bar:
+        return open_data(
+            folders,
+            format=config.format,
+            modalities=modalities or config.modalities,
+            image_size=ceil(STORED_SIZE * config.input_size),
+            cache=run.cache,
+            jobs=run.jobs,
+            progress=lambda done, total, name: bar.advance(),
+            group_copies=config.copies,
+        )
+
+
+def case_classes(store: SliceStore, config: SliceOptions, *, needed: bool = True) -> dict[str, str]:
+    """The class of each case, by id; empty where it is not known and not ``needed``.
+
+    Raises:
+        DataError: A case has none, or the table cannot be used.
+        UsageError: The property does not exist.
+    """
+    if config.case_table is not None:
+        return _from_table(store, config.case_table, config.label, needed)
+    if config.label not in CASE_PROPERTIES:
+        raise UsageError(
+            f"--label {config.label}",
+            expected=" or ".join(CASE_PROPERTIES) + ", or a column of --case-table",
+            remedy="give the table that has this column with --case-table",
+        )
+    found = {case.id: getattr(case, config.label) for case in store}
+    without = [name for name, value in found.items() if not value]
+    if without and needed:
+        raise DataError(
+            f"{len(without)} of {len(found)} cases have no {config.label}: {', '.join(without[:5])}",
+            expected=f"a {config.label} for each case",
+            remedy="name another property with --label, or classes in a table with --case-table",
+        )
+    return {name: str(value or "") for name, value in found.items()}
+
+
+def _from_table(store: SliceStore, path: Path, column: str, needed: bool) -> dict[str, str]:
+    try:
+        with path.expanduser().open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"the table cannot be read: {error}", where=path, expected="a CSV file in UTF-8") from error
+    key = next((name for name in ("case", "patient") if rows and name in rows[0]), None)
+    if key is None or column not in rows[0]:
+        raise DataError(
+            "the table has the columns " + (", ".join(filter(None, rows[0])) if rows else "(none)"),
+            where=path,
+            expected=f"'case' or 'patient', and '{column}'",
+            remedy="name the column of the classes with --label",
+        )
+    table: dict[str, str] = {}
+    for row in rows:
+        name, value = (row[key] or "").strip(), (row[column] or "").strip()
+        if table.setdefault(name, value) != value:
+            raise DataError(
+                f"the table names {key} '{name}' twice, with the classes '{table[name]}' and '{value}'",
+                where=path,
+                expected=f"one class for each {key}",
+                remedy="correct the rows",
+            )
+    names = {case.id: case.id if key == "case" else case.patient for case in store}
+    unknown = [name for name in table if name and name not in set(names.values())]
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} rows of the table name a {key} that the data do not have: {', '.join(unknown[:5])}",
+            where=path,
+            expected="names as 'metaseg data check' shows them",
+            remedy="correct or leave out the rows, or give all the data with --data",
+        )
+    classes = {case: table.get(name, "") for case, name in names.items()}
+    without = [name for name, value in classes.items() if not value]
+    if without and needed:
+        raise DataError(
+            f"{len(without)} of {len(classes)} cases have no class in the table: {', '.join(without[:5])}",
+            where=path,
+            expected=f"a row with '{key}' and '{column}' for each",
+            remedy="add the rows, or leave the cases out",
+        )
+    return classes
+
+
+def _class_order(names: Mapping[str, str], wanted: tuple[str, ...], config: SliceOptions) -> tuple[str, ...]:
+    found = sorted(set(names.values()))
+    doubled = [name for name in wanted if wanted.count(name) > 1]
+    if doubled:
+        raise UsageError(f"--classes names {doubled[0]} twice", expected="each class once")
+    absent = [name for name in config.classes if name not in found]
+    if absent:
+        raise UsageError(
+            f"no case is of class {', '.join(absent)}",
+            expected="some of " + ", ".join(found),
+            remedy="check --classes and --label",
+        )
+    classes = wanted or tuple(found)
+    if len(classes) < 2:
+        raise DataError(
+            f"all cases are of one class ({', '.join(classes)})",
+            where=", ".join(map(str, config.data)) or None,
+            expected="at least two classes",
+            remedy="give the data of the other class too, or choose another --label",
+        )
+    return classes
+
+
+def _of_classes(store: SliceStore, names: Mapping[str, str], classes: Sequence[str], *, say: bool) -> SliceStore:
+    """The cases of some classes; with ``say``, what is left out is printed."""
+    kept = tuple(case for case in store if names[case.id] in classes)
+    others = ", ".join(sorted(set(names.values()) - set(classes)))
+    if not kept:
+        raise DataError(
+            f"no case is of a class that the network knows; there are: {others}",
+            expected="cases of " + ", ".join(classes),
+            remedy="check --data and --label",
+        )
+    if say and len(kept) < len(store):
+        print(f"{len(store) - len(kept)} cases are left out: the network does not know their classes ({others})")
+    return SliceStore(kept)
+
+
+def _slices_per_case(given: Sequence[str], classes: tuple[str, ...]) -> dict[str, int | None]:
+    """Slices of a case by class, and under an empty name where the class is not known; None for all."""
+    counts: dict[str, int | None] = dict.fromkeys((*classes, ""))
+    for item in given:
+        name, _, number = item.rpartition("=")
+        whole = number.isascii() and number.isdigit() and int(number) > 0
+        if not whole or (name and name not in classes) or (not name and len(given) > 1):
+            raise UsageError(
+                f"--slices-per-case {','.join(given)}",
+                expected=f"a number such as 20, or one a class such as {','.join(f'{one}=10' for one in classes)}",
+            )
+        counts.update({name: int(number)} if name else dict.fromkeys(counts, int(number)))
+    return counts
+
+
+def divide(slices: ClassifiedSlices, config: PartOptions, seed: int, *, annotator: bool = False) -> Parts:
+    """Divide slices by patient: by the split file, or 70, 15 and 15 % of the patients of each class.
+
+    Args:
+        slices: All slices.
+        config: The split and its parts.
+        seed: Of a split that is drawn.
+        annotator: Slices of unknown class may be trained on, since somebody will be asked; none of them is measured.
+
+    Raises:
+        UsageError: The split has no such part.
+        DataError: The split is of other data, or a part that must not be lacks a class.
+    """
+    split, names = _split(slices, config, seed)
+    train, val, test = (
+        slices.of_cases([case.id for name in group for case in split.select(_listed(slices, split, name), name)])
+        if group
+        else slices.take([])
+        for group in names
+    )
+    if annotator:
+        val, test = (part.take(np.flatnonzero(part.labels >= 0)) for part in (val, test))
+    parts = Parts(train, val, test, split)
+    _check_classes(parts, annotator)
+    return parts
+
+
+def _listed(slices: ClassifiedSlices, split: Split, part: str) -> list[StoredCase]:
+    cases = list(slices.store.cases)
+    here = {case.id for case in cases}
+    if part in split.parts and not here & set(split.parts[part]):
+        raise DataError(f"part '{part}' of the split names none of the cases", remedy="give the split of this data set")
+    return cases
+
+
+def _split(slices: ClassifiedSlices, config: PartOptions, seed: int) -> tuple[Split, list[list[str]]]:
+    if config.split is None:
+        if config.fold is not None:
+            raise UsageError("--fold without --split", expected="a split of folds, from 'metaseg data split --folds 5'")
+        return _own_split(slices, seed), [["train"], ["val"], ["test"]]
+    split = _narrowed(Split.load(config.split), slices)
+    if config.fold is None:
+        wanted = [config.train_part, config.val_part, config.test_part]
+        # A split without validation or test part is one; a part that is asked for by name must be there.
+        usual = ("", "val", "test")
+        groups = [
+            [] if name == usual[number] and name not in split.parts else [name] for number, name in enumerate(wanted)
+        ]
+        return split, groups
+    folds = [name for name in split.parts if name.startswith("fold-")]
+    test, val = f"fold-{config.fold}", f"fold-{(config.fold + 1) % max(len(folds), 1)}"
+    if test not in folds or len(folds) < 3:
+        raise UsageError(
+            f"the split has no fold {config.fold}, or fewer than three folds",
+            where=config.split,
+            expected="a split of at least three folds, as 'metaseg data split --folds 5' makes",
+        )
+    return split, [[name for name in folds if name not in (test, val)], [val], [test]]
+
+
+def _narrowed(split: Split, slices: ClassifiedSlices) -> Split:
+    """The split without cases that were left out, such as those of other classes."""
+    here = {case.id for case in slices.store}
+    parts = {name: tuple(case for case in ids if case in here) for name, ids in split.parts.items()}
+    return Split(split.seed, split.stratify, parts, split.patients)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A case as the split sees it, its class for its grade."""
+
+    id: str
+    patient: str
+    grade: str | None
+    cohort: str = ""
+    site: str | None = None
+    files: tuple[Path, ...] = ()
+
+
+def _own_split(slices: ClassifiedSlices, seed: int) -> Split:
+    label = dict(zip(slices.owners.tolist(), slices.labels.tolist(), strict=True))
+    cases = {owner: slices.store.cases[owner] for owner in label}
+    patients = {cases[owner].patient for owner, number in label.items() if number >= 0}
+    known = [
+        _Member(cases[owner].id, cases[owner].patient, slices.classes[number] if number >= 0 else None)
+        for owner, number in label.items()
+        if cases[owner].patient in patients
+    ]
+    rest = [case for case in cases.values() if case.patient not in patients]
+    parts: dict[str, tuple[str, ...]] = {"train": (), "val": (), "test": ()}
+    if known:
+        parts.update(make_split(known, seed=seed, stratify="grade").parts)
+    # Those whose class nobody knows can only be learned from, once somebody was asked.
+    parts["train"] = (*parts["train"], *sorted(case.id for case in rest))
+    return Split(seed, "grade", parts, {case.id: case.patient for case in cases.values()})
+
+
+def _check_classes(parts: Parts, annotator: bool) -> None:
+    """Training needs all classes; a figure on a part that lacks one would be of another task."""
+    trained = [] if annotator else [("train", parts.train)]
+    for name, part in (*trained, ("val", parts.val), ("test", parts.test)):
+        lacking = [one for one, count in part.counts().items() if not count]
+        if lacking and len(part):
+            raise DataError(
+                f"part '{name}' has no slice of class {', '.join(lacking)}",
+                expected="all classes in every part",
+                remedy="give more patients of that class, make another split ('metaseg data split --stratify grade'), "
+                "or leave the class out with --classes",
+            )
+    if not len(parts.train):
+        raise DataError("there are no slices to train on", remedy="check --split and --train-part")
+
+
+def part_lines(parts: Parts) -> list[str]:
+    """One line for each part: patients, slices, slices by class."""
+    lines = []
+    for name, part in (("train", parts.train), ("val", parts.val), ("test", parts.test)):
+        if len(part):
+            by_class = ", ".join(f"{count} {one}" for one, count in part.counts().items())
+            lines.append(f"  {name}: {len(set(part.patients))} patients, {len(part)} slices ({by_class})")
+    return lines
+
+
+def class_shares(labels: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    """Share of each class among labels ``(n,)``; NaN where there are none."""
+    total = len(labels)
+    return {
+        name: float(np.sum(labels == number)) / total if total else float("nan") for number, name in enumerate(classes)
+    }

@@ -1,0 +1,156 @@
+"""``metaseg classify evaluate``: figures of a classifier by slice and by patient, with intervals and pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metaseg.cases.splits import Split
+from metaseg.classify.data import open_slices
+from metaseg.classify.grad_cam_pictures import write_grad_cams
+from metaseg.classify.measure import slice_probabilities
+from metaseg.classify.slices import ClassifiedSlices
+from metaseg.classify.train import SPLIT_NAME
+from metaseg.config_classify import ClassifyActiveConfig, ClassifyEvaluateConfig, ClassifyTrainConfig
+from metaseg.errors import RunError, UsageError
+from metaseg.evaluation.classification_files import write_classification_figures
+from metaseg.models.device import make_fabric
+from metaseg.runs.folder import RunFolder
+from metaseg.runs.networks import LoadedClassifier, load_classifier_network
+
+
+@dataclass(frozen=True)
+class ClassifyEvaluationResult:
+    """What an evaluation found.
+
+    Attributes:
+        folder: Where the files are.
+        figures: Figures by level, ``slice`` and ``patient``, then by name.
+        slices: Number of slices.
+        patients: Number of patients.
+    """
+
+    folder: Path
+    figures: dict[str, dict[str, float]]
+    slices: int
+    patients: int
+
+
+def run_classify_evaluate(config: ClassifyEvaluateConfig) -> ClassifyEvaluationResult:
+    """Measure a classifier on labelled slices.
+
+    Without ``data`` these are the test part of the data that the run was made with.
+
+    Args:
+        config: All settings; see :class:`~metaseg.config_classify.ClassifyEvaluateConfig`.
+
+    Raises:
+        DataError: The cases cannot be used.
+        UsageError: Settings contradict each other or the data.
+        RunError: The run cannot be used, or ``out`` holds other files.
+    """
+    fabric = make_fabric(config.device, config.precision)
+    network = load_classifier_network(config.run, config.checkpoint)
+    folder = _folder(config, network)
+    slices = _slices(config, network)
+    print(f"{len(slices)} slices of {len(set(slices.patients))} patients, classes {', '.join(slices.classes)}")
+    model = network.model.to(fabric.device)
+    probabilities = slice_probabilities(model, slices)
+    figures = write_classification_figures(
+        folder,
+        probabilities,
+        slices,
+        seed=config.seed,
+        resamples=config.resamples,
+        synthetic=slices.store.synthetic or network.card.synthetic,
+    )
+    if config.pictures:
+        # The most confident mistakes first, then the least confident hits.
+        true = probabilities[np.arange(len(slices)), slices.labels]
+        write_grad_cams(folder / "grad_cam", model, slices, np.argsort(true, kind="stable")[: config.pictures])
+    _print(figures)
+    print(f"figures: {folder}")
+    return ClassifyEvaluationResult(folder, figures, len(slices), len(set(slices.patients)))
+
+
+def _folder(config: ClassifyEvaluateConfig, network: LoadedClassifier) -> Path:
+    folder = config.out
+    if folder is None:
+        if network.run is None:
+            raise UsageError("a checkpoint outside of a run needs --out", expected="a folder for the figures")
+        folder = network.run / "evaluation"
+    if (folder / "figures.csv").exists() and not config.overwrite and config.out is not None:
+        raise RunError(
+            "the folder holds the figures of another evaluation",
+            where=folder,
+            remedy="replace them with --overwrite, or choose another --out",
+        )
+    return folder
+
+
+def run_config(run: Path) -> ClassifyTrainConfig | ClassifyActiveConfig:
+    """The settings that a classifier's run was made with."""
+    opened = RunFolder.open(run)
+    kinds: dict[str, Any] = {"classify-train": ClassifyTrainConfig, "classify-active": ClassifyActiveConfig}
+    if opened.verb not in kinds:
+        raise RunError(f"this is a run of 'metaseg {opened.verb}'", where=run, expected="a run of 'metaseg classify'")
+    return opened.config(kinds[opened.verb])
+
+
+def _slices(config: ClassifyEvaluateConfig, network: LoadedClassifier) -> ClassifiedSlices:
+    if network.run is None and not config.data:
+        raise UsageError("a checkpoint outside of a run needs --data", expected="labelled cases")
+    made = run_config(network.run) if network.run is not None else ClassifyTrainConfig()
+    options = replace(
+        made,
+        data=config.data or made.data,
+        format=config.format if config.data else made.format,
+        label=config.label or made.label,
+        case_table=config.case_table or (None if config.data else made.case_table),
+        classes=() if config.data else network.card.classes,
+        input_size=int(network.card.normalisation.get("input_size", made.input_size)),
+        cache=config.cache,
+        jobs=config.jobs,
+    )
+    card = network.card
+    slices = open_slices(options, options, card.classes, card.modalities, annotator=not config.data)
+    split_file, part = _part(config, network)
+    if split_file is not None and part is not None:
+        split = Split.load(split_file)
+        if part not in split.parts:
+            raise UsageError(
+                f"the split has no part '{part}'", where=split_file, expected="one of " + ", ".join(split.parts)
+            )
+        slices = slices.of_cases(split.parts[part])
+    slices = slices.take(np.flatnonzero(slices.labels >= 0))
+    if not config.include_training:
+        seen = np.isin(slices.patients, sorted(network.trained_patients))
+        if seen.any():
+            print(f"{len(set(slices.patients[seen]))} patients were trained on and are left out (--include-training)")
+        slices = slices.take(np.flatnonzero(~seen))
+    if not len(slices):
+        raise UsageError(
+            "no slice is left to evaluate",
+            remedy="give other --data, another --part, or --include-training",
+        )
+    return slices
+
+
+def _part(config: ClassifyEvaluateConfig, network: LoadedClassifier) -> tuple[Path | None, str | None]:
+    if config.split is not None:
+        return config.split, config.part or "test"
+    if config.data or network.run is None:
+        return None, None
+    made = run_config(network.run)
+    fold = made.fold
+    return network.run / SPLIT_NAME, config.part or (made.test_part if fold is None else f"fold-{fold}")
+
+
+def _print(figures: dict[str, dict[str, float]]) -> None:
+    for level, values in figures.items():
+        names = ("accuracy", "balanced_accuracy", "f1_macro", "auc_macro", "ece")
+        text = "  ".join(f"{name} {values[name]:.3f}" for name in names if name in values)
+        print(f"by {level}: {text}")

@@ -1,0 +1,201 @@
+"""``metaseg classify predict``: class probabilities of slices, and a verdict on each case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from metaseg.cases.case import Case
+from metaseg.cases.labels import label_scheme
+from metaseg.cases.readers import read_case_files, read_cases
+from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack
+from metaseg.classify.data import STORED_SIZE
+from metaseg.classify.grad_cam_pictures import write_grad_cams
+from metaseg.classify.measure import slice_probabilities
+from metaseg.classify.slices import ClassifiedSlices, choose_slices, gather, head_slices
+from metaseg.config_classify import ClassifyPredictConfig
+from metaseg.errors import DataError, UsageError
+from metaseg.models import ModelCard
+from metaseg.models.device import make_fabric
+from metaseg.runs.files import write_text
+from metaseg.runs.networks import load_classifier_network
+from metaseg.runs.progress import progress
+from metaseg.store.build import build_store, cache_root
+from metaseg.store.prepare_case import PrepareOptions
+from metaseg.store.store import SliceStore
+
+SLICES_NAME, CASES_NAME = "slices.csv", "cases.csv"
+
+
+@dataclass(frozen=True)
+class ClassifyPredictionResult:
+    """What was predicted.
+
+    Attributes:
+        folder: Where the files are.
+        slices: One row a slice: case, slice, predicted, and the probability of each class.
+        cases: One row a case: number of slices, predicted, and the mean probability of each class.
+    """
+
+    folder: Path
+    slices: pd.DataFrame
+    cases: pd.DataFrame
+
+
+def run_classify_predict(config: ClassifyPredictConfig) -> ClassifyPredictionResult:
+    """Classify the slices of cases; a case's verdict is the class with the largest mean probability.
+
+    Args:
+        config: All settings; see :class:`~metaseg.config_classify.ClassifyPredictConfig`.
+
+    Raises:
+        DataError: Nothing was found, or a case lacks a modality or cannot be read.
+        UsageError: Files would be replaced.
+        RunError: The run cannot be used.
+    """
+    fabric = make_fabric(config.device, config.precision)
+    network = load_classifier_network(config.run, config.checkpoint)
+    card = network.card
+    existing = [name for name in (SLICES_NAME, CASES_NAME) if (config.out / name).exists()]
+    if existing and not config.overwrite:
+        raise UsageError(
+            "the output exists already",
+            where=config.out / existing[0],
+            remedy="replace it with --overwrite, or choose another --out",
+        )
+    slices = _open(config, card)
+    model = network.model.to(fabric.device)
+    probabilities = slice_probabilities(model, slices)
+    by_slice = _slice_table(slices, probabilities)
+    by_case = _case_table(by_slice, card.classes)
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_text(config.out / SLICES_NAME, by_slice.to_csv(index=False, lineterminator="\n", float_format="%.6f"))
+    write_text(config.out / CASES_NAME, by_case.to_csv(index=False, lineterminator="\n", float_format="%.6f"))
+    if config.pictures:
+        write_grad_cams(config.out / "grad_cam", model, slices, _telling(by_slice, by_case, config.pictures))
+    for row in by_case.to_dict("records"):
+        print(f"{row['case']}: {row['predicted']} {row['prob_' + row['predicted']]:.2f} ({row['slices']} slices)")
+    print(f"written: {config.out}. Research only, not for clinical use.")
+    return ClassifyPredictionResult(config.out, by_slice, by_case)
+
+
+def _open(config: ClassifyPredictConfig, card: ModelCard) -> ClassifiedSlices:
+    cases = [_for_network(case, card, config) for case in find_cases(config.cases, config.format, card.modalities)]
+    size = int(card.normalisation.get("input_size", card.options.get("image_size", 224)))
+    options = PrepareOptions(card.modalities, ceil(STORED_SIZE * size))
+    with progress("preparing cases", None) as bar:
+        store = build_store(
+            cases,
+            cache_root(config.cache) / "cases",
+            options,
+            config.jobs,
+            lambda done, total, name: bar.advance(),
+            publish=False,
+        )
+    return gather(store, [-1] * len(store), _slices(store, config.slices), card.classes, card.modalities, size)
+
+
+def _slices(store: SliceStore, which: str) -> list[np.ndarray]:
+    if which == "brain":
+        return [head_slices(case) for case in store]
+    return [choose_slices(case, None, "even", 0) for case in store]
+
+
+def _for_network(case: Case, card: ModelCard, config: ClassifyPredictConfig) -> Case:
+    """The case with the network's modalities alone; a label stays only where it chooses the slices."""
+    images = dict(case.images)
+    if len(card.modalities) == 1 == len(images):
+        # Pictures do not tell what they show: one image is the one that a network of one modality asks for.
+        images = {card.modalities[0]: next(iter(images.values()))}
+    case = replace(case, images=images)
+    case.require(card.modalities)
+    wanted = {name: images[name] for name in card.modalities}
+    return replace(case, images=wanted, label=case.label if config.slices == "tumour" else None)
+
+
+def find_cases(paths: Sequence[Path], format: str, modalities: Sequence[str]) -> list[Case]:
+    """The cases that arguments name: case folders, folders of cases or pictures, pictures, or the files of one case.
+
+    Raises:
+        DataError: Nothing was found, or two cases have one id.
+    """
+    cases: list[Case] = []
+    volumes: list[Path] = []
+    for path in paths:
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            cases.append(_picture(path, modalities))
+        elif path.is_file() and path.suffix not in (".json", ".csv"):
+            volumes.append(path)
+        elif path.is_dir() and (pictures := _pictures(path)) and not (path / "index.csv").exists():
+            cases += [_picture(file, modalities) for file in pictures]
+        else:
+            cases += read_cases(path, format=format)
+    if volumes:
+        cases.append(read_case_files(volumes))
+    ids = [case.id for case in cases]
+    doubled = sorted({name for name in ids if ids.count(name) > 1})
+    if doubled:
+        raise DataError(
+            f"two cases are named {doubled[0]}",
+            expected="one case of each name",
+            remedy="name each case once, or predict them into different folders with --out",
+        )
+    return cases
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Pictures that lie directly in a folder."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+
+
+def _picture(file: Path, modalities: Sequence[str]) -> Case:
+    return Case(
+        id=file.stem,
+        patient=file.stem,
+        cohort="unknown",
+        images={modalities[0]: ImageStack((file,))},
+        label=None,
+        scheme=label_scheme("whole-lesion"),
+        format="image",
+    )
+
+
+def _slice_table(slices: ClassifiedSlices, probabilities: np.ndarray) -> pd.DataFrame:
+    cases = slices.store.cases
+    table = pd.DataFrame(
+        {
+            "case": slices.case_ids,
+            "slice": [
+                cases[owner].native_slice(index) for owner, index in zip(slices.owners, slices.indices, strict=True)
+            ],
+            "predicted": [slices.classes[number] for number in probabilities.argmax(axis=1)],
+        }
+    )
+    for number, name in enumerate(slices.classes):
+        table[f"prob_{name}"] = probabilities[:, number]
+    return table
+
+
+def _case_table(by_slice: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    columns = [f"prob_{name}" for name in classes]
+    groups = by_slice.groupby("case", sort=False)
+    means = groups[columns].mean()
+    table = pd.DataFrame({"case": means.index, "slices": groups.size().to_numpy()})
+    table["predicted"] = [classes[number] for number in means.to_numpy().argmax(axis=1)]
+    for column in columns:
+        table[column] = means[column].to_numpy()
+    return table
+
+
+def _telling(by_slice: pd.DataFrame, by_case: pd.DataFrame, count: int) -> list[int]:
+    """Of each case, the slices that speak most for its verdict."""
+    places: list[int] = []
+    for row in by_case.to_dict("records"):
+        mine = by_slice[by_slice["case"] == row["case"]]
+        places += mine[f"prob_{row['predicted']}"].sort_values(ascending=False, kind="stable").index[:count].tolist()
+    return places

@@ -1,0 +1,231 @@
+"""The slices that are classified: which slices of which cases, of which class, as square images."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from metaseg.errors import DataError, UsageError
+from metaseg.sampling import tumour_slices
+from metaseg.store.store import SliceStore
+from metaseg.store.stored_case import StoredCase, foreground
+
+HEAD_SHARE = 0.5
+"""A slice of a volume without outline has a say if it shows at least this share of the head's largest cut."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifiedSlices:
+    """Slices with their classes; a subset of them is of the same kind and shares what was read.
+
+    Attributes:
+        store: The prepared cases.
+        owners: Position of each slice's case in ``store``, ``(n,)``.
+        indices: Its stored index in the case, ``(n,)``.
+        labels: Its class, ``(n,)`` of ``int64``; -1 where it is not known.
+        classes: Names of the classes, in order.
+        modalities: Input modalities, in order.
+        input_size: Height and width of the images in pixels.
+        rows: Position of each slice in ``pixels``, ``(n,)``.
+        pixels: What was read so far.
+    """
+
+    store: SliceStore
+    owners: np.ndarray
+    indices: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    modalities: tuple[str, ...]
+    input_size: int
+    rows: np.ndarray
+    pixels: _Pixels
+
+    def __len__(self) -> int:
+        return len(self.owners)
+
+    @property
+    def patients(self) -> np.ndarray:
+        """The patient of each slice, ``(n,)``."""
+        return np.array([case.patient for case in self.store])[self.owners]
+
+    @property
+    def case_ids(self) -> np.ndarray:
+        """The case of each slice, ``(n,)``."""
+        return np.array([case.id for case in self.store])[self.owners]
+
+    @property
+    def ids(self) -> list[str]:
+        """A name for each slice: its case's id, and its place in the canonical volume where there are several."""
+        cases = self.store.cases
+        return [
+            cases[owner].id if cases[owner].num_slices == 1 else f"{cases[owner].id}#{cases[owner].native_slice(index)}"
+            for owner, index in zip(self.owners, self.indices, strict=True)
+        ]
+
+    @property
+    def one_hot(self) -> np.ndarray:
+        """The classes as ``(n, classes)`` of 0 and 1; as areas they let the sampler core balance them."""
+        return (self.labels[:, None] == np.arange(len(self.classes))).astype(np.int64)
+
+    def take(self, positions: Sequence[int] | np.ndarray) -> ClassifiedSlices:
+        """The slices at ``positions``, in that sequence."""
+        chosen = np.asarray(positions, dtype=np.int64)
+        return replace(
+            self,
+            owners=self.owners[chosen],
+            indices=self.indices[chosen],
+            labels=self.labels[chosen],
+            rows=self.rows[chosen],
+        )
+
+    def with_labels(self, labels: np.ndarray) -> ClassifiedSlices:
+        """The same slices with other classes, ``(n,)``."""
+        return replace(self, labels=np.asarray(labels, dtype=np.int64))
+
+    def of_cases(self, ids: Sequence[str]) -> ClassifiedSlices:
+        """The slices of some cases."""
+        return self.take(np.flatnonzero(np.isin(self.case_ids, list(ids))))
+
+    def images(self, positions: Sequence[int] | np.ndarray) -> Tensor:
+        """Images of slices.
+
+        Args:
+            positions: Which, in order.
+
+        Returns:
+            ``(len(positions), modality, input_size, input_size)``, ``float32``: z-scores of the foreground in half
+            precision, 0 in the background.
+        """
+        chosen = np.asarray(positions, dtype=np.int64)
+        rows = self.rows[chosen]
+        for position in chosen[~self.pixels.filled[rows]]:
+            case = self.store.cases[self.owners[position]]
+            self.pixels.fill(
+                self.rows[position],
+                square_images(case, [int(self.indices[position])], self.modalities, self.input_size)[0],
+            )
+        return torch.from_numpy(self.pixels.values[rows].astype(np.float32))
+
+    def counts(self) -> dict[str, int]:
+        """Slices of each class."""
+        return {name: int(np.sum(self.labels == number)) for number, name in enumerate(self.classes)}
+
+
+class _Pixels:
+    """Images that were read, kept in half precision: reading and shrinking a slice takes longer than using it."""
+
+    def __init__(self, count: int, channels: int, size: int) -> None:
+        # The system gives memory only to what is written.
+        self.values = np.empty((count, channels, size, size), dtype=np.float16)
+        self.filled = np.zeros(count, dtype=bool)
+
+    def fill(self, row: int, image: Tensor) -> None:
+        self.values[row] = image.numpy()
+        self.filled[row] = True
+
+
+def square_images(case: StoredCase, slices: Sequence[int], modalities: Sequence[str], size: int) -> Tensor:
+    """Slices of a case as square images: the head's box, widened to a square with background, brought to ``size``.
+
+    Args:
+        case: The case.
+        slices: Stored indices.
+        modalities: Modalities, in order.
+        size: Height and width wanted, in pixels.
+
+    Returns:
+        ``(len(slices), modality, size, size)``, ``float32``.
+    """
+    images = torch.from_numpy(case.images(list(slices), modalities))
+    height, width = images.shape[2:]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    images = F.pad(images, (left, side - width - left, top, side - height - top))
+    if side != size:
+        images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=side > size)
+    return images
+
+
+def head_slices(case: StoredCase, share: float = HEAD_SHARE) -> np.ndarray:
+    """Slices of a volume that show much of the head: at least ``share`` of its largest cut; all of separate images."""
+    if case.info.geometry.planar or case.num_slices == 1:
+        return np.arange(case.num_slices)
+    raw = case.raw_images
+    areas = np.array(
+        [np.count_nonzero(np.any(foreground(raw[index], case.info.background), axis=0)) for index in range(len(raw))]
+    )
+    return np.flatnonzero(areas >= share * areas.max())
+
+
+def choose_slices(case: StoredCase, count: int | None, method: str, seed: int) -> np.ndarray:
+    """Slices of a case that are classified: those with tumour, or all where single images have no outline.
+
+    Args:
+        case: The case.
+        count: How many; None for all.
+        method: ``even`` or ``random``.
+        seed: Of the random choice, which also depends on the case's id alone.
+
+    Raises:
+        DataError: It is a volume without outline, or without tumour.
+    """
+    rng = np.random.default_rng([seed, 7, zlib.crc32(case.id.encode())])
+    if not case.info.labelled:
+        if not case.info.geometry.planar:
+            raise DataError(
+                f"case {case.id} has no outline, so that it is not known which slices show tumour",
+                where=case.folder,
+                expected="a label for each volume",
+                remedy="outline it roughly, or leave it out",
+            )
+        areas = np.ones(case.num_slices, dtype=np.int64)
+    else:
+        areas = case.areas()[:, 1:].sum(axis=1)
+    if not np.any(areas):
+        raise DataError(f"case {case.id} shows no tumour", where=case.folder, remedy="leave the case out")
+    wanted = int(np.count_nonzero(areas)) if count is None else count
+    return tumour_slices(areas, wanted, method="random" if method == "random" else "even", rng=rng)
+
+
+def gather(
+    store: SliceStore,
+    labels: Sequence[int],
+    slices: Sequence[np.ndarray],
+    classes: tuple[str, ...],
+    modalities: tuple[str, ...],
+    input_size: int,
+) -> ClassifiedSlices:
+    """Make the table of slices.
+
+    Args:
+        store: The cases.
+        labels: Class of each case; -1 where it is not known.
+        slices: Stored indices of each case's slices.
+        classes: Names of the classes.
+        modalities: Input modalities.
+        input_size: Height and width of the images.
+
+    Raises:
+        UsageError: There is no slice.
+    """
+    counts = [len(chosen) for chosen in slices]
+    total = sum(counts)
+    if not total:
+        raise UsageError("there are no slices to classify", remedy="check --data, --classes and --slices-per-case")
+    return ClassifiedSlices(
+        store=store,
+        owners=np.repeat(np.arange(len(store)), counts),
+        indices=np.concatenate(list(slices)).astype(np.int64),
+        labels=np.repeat(np.asarray(labels, dtype=np.int64), counts),
+        classes=classes,
+        modalities=modalities,
+        input_size=input_size,
+        rows=np.arange(total),
+        pixels=_Pixels(total, len(modalities), input_size),
+    )

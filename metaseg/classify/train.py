@@ -1,0 +1,236 @@
+"""``metaseg classify train``: fit a slice classifier by a transfer strategy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_fabric import Fabric
+from torch import nn
+
+from metaseg.classify.annotator import refuse_to_lose_labels
+from metaseg.classify.batches import SliceBatches
+from metaseg.classify.data import Parts, divide, open_slices, part_lines
+from metaseg.classify.fitting import (
+    Rates,
+    classifier_card,
+    classifier_objective,
+    classifier_optimizer,
+    new_classifier,
+    weights_file,
+)
+from metaseg.classify.measure import part_figures, slice_probabilities, watched, watched_score
+from metaseg.classify.slices import ClassifiedSlices
+from metaseg.classify.transfer import Transfer, choose_strategy
+from metaseg.config_classify import ClassifyTrainConfig
+from metaseg.errors import UsageError
+from metaseg.evaluation.classification_files import write_classification_figures
+from metaseg.models.device import make_fabric
+from metaseg.runs.events import EventLog
+from metaseg.runs.folder import RunFolder
+from metaseg.runs.networks import load_classifier_network, run_of_checkpoint, trained_patients
+from metaseg.training.augment import Augmentation
+from metaseg.training.fit_listener import Validate
+from metaseg.training.fitted_run import FittedRun, fit_in_run
+from metaseg.training.loop import LoopPlan, LoopState
+
+VERB = "classify-train"
+SPLIT_NAME = "split.json"
+
+
+@dataclass(frozen=True)
+class ClassifyTrainResult:
+    """What a fit leaves.
+
+    Attributes:
+        run: The run folder.
+        figures: Validation figures at the best step, ``auc/val`` and so on, and those of the test part, ``auc/test``.
+        strategy: The transfer strategy that was followed.
+        steps: Optimiser steps done.
+    """
+
+    run: Path
+    figures: dict[str, float | None]
+    strategy: str
+    steps: int
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Everything that is made before the run folder is touched."""
+
+    parts: Parts
+    transfer: Transfer
+    batches: SliceBatches
+    plan: LoopPlan
+    reason: str
+
+
+def run_classify_train(config: ClassifyTrainConfig) -> ClassifyTrainResult:
+    """Fit a slice classifier, and measure it on the test part.
+
+    Args:
+        config: All settings; see :class:`~metaseg.config_classify.ClassifyTrainConfig`.
+
+    Raises:
+        DataError: The cases cannot be used.
+        UsageError: Settings contradict each other or the data.
+        RunError: The run folder cannot be written or resumed.
+        TrainingError: The loss became non-finite.
+    """
+    fabric = make_fabric(config.device, config.precision)
+    finished = RunFolder.check(config.out, VERB, config, overwrite=config.overwrite, resume=config.resume)
+    if finished is not None:
+        print(f"{finished.path} is finished; nothing to resume")
+        return _result(finished)
+    if config.overwrite:
+        refuse_to_lose_labels(config.out)
+    job = _prepare(config)
+    with RunFolder.create(config.out, VERB, config, overwrite=config.overwrite, resume=config.resume) as run:
+        _train(config, run, fabric, job)
+    return _result(run)
+
+
+def _prepare(config: ClassifyTrainConfig) -> _Fit:
+    if not config.data:
+        print("No --data given: training on SYNTHETIC phantoms of two grades, not on patients.")
+    slices = open_slices(config, config)
+    parts = without_inherited(divide(slices, config, config.seed), config.weights)
+    strategy: str = config.strategy
+    reason = "as asked for"
+    if strategy == "auto":
+        # Photographs are unlike scans; weights of an earlier run are of scans.
+        strategy, reason = choose_strategy(len(parts.train), config.weights, like=config.weights != "imagenet")
+    if strategy == "scratch" and config.weights != "none":
+        raise UsageError(
+            f"--strategy scratch with --weights {config.weights}",
+            remedy="leave the weights away, or choose another strategy",
+        )
+    if strategy in ("freeze", "gradual-unfreeze") and config.weights == "none":
+        raise UsageError(
+            f"--strategy {strategy} without --weights",
+            expected="weights that are worth keeping",
+            remedy="give --weights imagenet, a file or the run of another classifier, or use --strategy scratch",
+        )
+    transfer = Transfer(new_classifier(config, slices, config.seed), strategy)
+    batches = SliceBatches(parts.train, config.batch_size, config.balance, Augmentation(config.augment), config.seed)
+    return _Fit(parts, transfer, batches, _plan(config, transfer, batches.steps_per_epoch), reason)
+
+
+def _plan(config: ClassifyTrainConfig, transfer: Transfer, steps_per_epoch: int) -> LoopPlan:
+    epochs, marks = config.epochs, set[int]()
+    if transfer.strategy == "gradual-unfreeze":
+        epochs = config.unfreeze_epochs * (transfer.num_blocks + 1)
+        # A block is let go at the end of its stage, whether a validation falls there or not.
+        marks = set(range(config.unfreeze_epochs, epochs, config.unfreeze_epochs))
+    marks |= set(range(config.validate_every, epochs, config.validate_every))
+    total = epochs * steps_per_epoch
+    return LoopPlan(
+        total_steps=total,
+        mark_every=total,
+        rate=Rates(config, total, steps_per_epoch),
+        clip_norm=config.clip_norm,
+        seed=config.seed,
+        mark_steps=frozenset(epoch * steps_per_epoch for epoch in marks),
+    )
+
+
+def without_inherited(parts: Parts, weights: str) -> Parts:
+    """Parts whose validation and test patients the weights have not been trained on.
+
+    A part that loses all slices of a class by that is left out whole: its figures would be of another task.
+    """
+    run = run_of_checkpoint(Path(weights_file(weights)))
+    seen = trained_patients(run) if run is not None else frozenset()
+    left = {}
+    for name, part in (("validation", parts.val), ("test", parts.test)):
+        rest = part.take([place for place, patient in enumerate(part.patients) if patient not in seen])
+        if len(rest) < len(part):
+            print(f"{len(part) - len(rest)} {name} slices are of patients that the weights were trained on: left out")
+        lacking = [one for one, count in rest.counts().items() if not count]
+        if lacking and len(rest):
+            print(f"without them the {name} part has no slice of class {', '.join(lacking)}: it is left out whole")
+            rest = rest.take([])
+        left[name] = rest
+    return Parts(parts.train, left["validation"], left["test"], parts.split)
+
+
+def _train(config: ClassifyTrainConfig, run: RunFolder, fabric: Fabric, job: _Fit) -> None:
+    model, slices = job.transfer.model, job.parts.train
+    print(
+        f"{config.model} with {len(slices.modalities)} modalities and {len(slices.classes)} classes "
+        f"({', '.join(slices.classes)}), {slices.input_size} pixels, {job.plan.total_steps} steps of "
+        f"{job.batches.batch_size} slices on {fabric.device}"
+    )
+    print("\n".join(part_lines(job.parts)))
+    print(f"strategy {job.transfer.strategy}: {job.reason}")
+    job.parts.split.save(run.path / SPLIT_NAME)
+    state = LoopState()
+    fitted = FittedRun(
+        verb=VERB,
+        title="training",
+        model=model,
+        card=classifier_card(config, model, slices),
+        optimizer=classifier_optimizer(config, job.transfer),
+        plan=job.plan,
+        draw=job.batches.draw,
+        objective=classifier_objective(job.transfer, lambda: state.extra),
+        validate=lambda log: _validation(config, job, state, log),
+        score=lambda figures, before: watched_score(figures, config.monitor),
+        steps_per_epoch=job.batches.steps_per_epoch,
+        patience=config.patience,
+        parts={"train": cases_of(job.parts.train), "val": cases_of(job.parts.val)},
+        fingerprint=slices.store.fingerprint,
+        weights=weights_file(config.weights),
+        extra={"strategy": job.transfer.strategy, "reason": job.reason},
+        state=state,
+    )
+    fit_in_run(fitted, run, fabric, seed=config.seed, resume=config.resume)
+    if config.test and len(job.parts.test):
+        _test(config, run, job.parts.test, fabric)
+
+
+def cases_of(slices: ClassifiedSlices) -> list:
+    """The cases that slices are of."""
+    here = set(slices.owners.tolist())
+    return [case for owner, case in enumerate(slices.store) if owner in here]
+
+
+def _validation(config: ClassifyTrainConfig, job: _Fit, state: LoopState, log: EventLog) -> Validate:
+    """Figures of the validation slices; lets the next block go when gradual unfreezing has waited long enough."""
+
+    def validate(model: nn.Module, step: int) -> dict[str, float]:
+        figures = part_figures(model, job.parts.val, "val")
+        if job.transfer.strategy == "gradual-unfreeze":
+            extra = state.extra
+            best = max(float(extra.get("score", 0.0)), watched_score(figures, config.monitor))
+            if step % (config.unfreeze_epochs * job.batches.steps_per_epoch) == 0:
+                extra["enough"] = best >= config.unfreeze_target
+                if not extra["enough"] and job.transfer.released(extra) < job.transfer.num_blocks:
+                    extra["released"] = job.transfer.released(extra) + 1
+            log.scalars({"blocks/released": float(job.transfer.released(extra))}, step=step)
+        return figures
+
+    return validate
+
+
+def _test(config: ClassifyTrainConfig, run: RunFolder, test: ClassifiedSlices, fabric: Fabric) -> None:
+    network = load_classifier_network(run.path)
+    probabilities = slice_probabilities(network.model.to(fabric.device), test)
+    write_classification_figures(
+        run.path / "test", probabilities, test, seed=config.seed, synthetic=test.store.synthetic
+    )
+    figures = watched(probabilities, test, "test")
+    summary = run.read_json("result.json")
+    finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    run.write_json("result.json", {**summary, "figures": {**summary["figures"], **finite}})
+    run.state.set_figures(figures)
+    for name, value in figures.items():
+        print(f"  {name} {value:.3f}")
+
+
+def _result(run: RunFolder) -> ClassifyTrainResult:
+    summary = run.read_json("result.json")
+    strategy = run.read_json("manifest.json").get("strategy", "")
+    return ClassifyTrainResult(run.path, summary["figures"], strategy, summary["steps"])

@@ -1,0 +1,400 @@
+"""The settings of the verbs ``metaseg classify ...``: slice classifiers, active learning and their comparison.
+
+As for ``metaseg.config``, only the standard library is imported here, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Interval, MinLen
+
+from metaseg.config import DATA, MODEL, OUT, RUN, TRAIN, Formats, Help, Names, Paths, Precision, RunOptions
+from metaseg.config_studies import SEARCH, STUDY, Numbers, Settings, count_or_list, texts_or_numbers
+
+TRANSFER, ACTIVE = "Transfer", "Active learning"
+
+Strategies = Literal["auto", "freeze", "finetune", "gradual-unfreeze", "scratch"]
+Monitors = Literal["auc", "accuracy", "balanced_accuracy", "f1"]
+Papers = Literal["zhou2017", "hao2021", "hao2021-balanced", "lau2021", "aljanabi"]
+Acquisitions = Literal[
+    "aift",
+    "aift-entropy",
+    "aift-diversity",
+    "committee",
+    "random",
+    "entropy",
+    "margin",
+    "least-confidence",
+    "bald",
+    "core-set",
+    "badge",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceOptions:
+    """Which slices are classified, and what their classes are."""
+
+    data: Annotated[
+        Paths,
+        Help(
+            "Folder of cases, of images in a folder per class, or a prepared store; several are pooled. Default: "
+            "synthetic phantoms of two grades.",
+            panel=DATA,
+        ),
+    ] = ()
+    format: Annotated[Formats, Help("Naming convention of the files.", panel=DATA)] = "auto"
+    modalities: Annotated[
+        Names, Help("Input modalities in order, comma-separated; by default all that every case has.", panel=DATA)
+    ] = ()
+    label: Annotated[
+        str,
+        Help("What the class of a case is: grade, cohort, site, or a column of --case-table.", panel=DATA),
+    ] = "grade"
+    case_table: Annotated[
+        Path | None, Help("CSV with a column 'case' or 'patient' and the column named by --label.", panel=DATA)
+    ] = None
+    classes: Annotated[
+        Names,
+        Help(
+            "Classes to tell apart, in order, comma-separated; by default all that occur, by name. Of two, the second "
+            "is the positive one.",
+            panel=DATA,
+        ),
+    ] = ()
+    copies: Annotated[
+        Literal["near", "identical", "none"],
+        Help(
+            "Images without patients: what counts as one patient. Near-copies, identical files, or nothing, which "
+            "shows what leaking does.",
+            panel=DATA,
+        ),
+    ] = "near"
+    slices_per_case: Annotated[
+        Names,
+        texts_or_numbers,
+        Help(
+            "Tumour-bearing slices of each case, such as 20, or by class as HGG=10,LGG=30; by default all of them.",
+            panel=DATA,
+        ),
+    ] = ()
+    slice_choice: Annotated[
+        Literal["even", "random"], Help("How those are chosen: evenly through the tumour, or by chance.", panel=DATA)
+    ] = "even"
+    input_size: Annotated[int, Ge(16), Help("Height and width of the network's input in pixels.", panel=DATA)] = 224
+    phantom_cases: Annotated[int, Ge(6), Help("Without --data: number of phantoms of each grade.", panel=DATA)] = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartOptions:
+    """Which patients train, validate and test."""
+
+    split: Annotated[
+        Path | None,
+        Help("Split file of 'metaseg data split'; by default 70, 15 and 15 % of the patients by class.", panel=DATA),
+    ] = None
+    train_part: Annotated[str, Help("Part of --split to train on.", panel=DATA)] = "train"
+    val_part: Annotated[str, Help("Part of --split to validate on.", panel=DATA)] = "val"
+    test_part: Annotated[str, Help("Part of --split for the figures.", panel=DATA)] = "test"
+    fold: Annotated[
+        int | None,
+        Ge(0),
+        Help("With a --split of folds: the fold to test on; the next one validates, all others train.", panel=DATA),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """Network and training of a slice classifier."""
+
+    model: Annotated[
+        str,
+        Help(
+            "alexnet, vgg16, resnet50, resnet101, mobilenetv2, efficientnet-b0, xception, lau-cnn, 2d-cnn, or any name "
+            "of torchvision or timm.",
+            panel=MODEL,
+        ),
+    ] = "mobilenetv2"
+    weights: Annotated[str, Help("none, imagenet, a weights file, or the run of another classifier.", panel=MODEL)] = (
+        "none"
+    )
+    head: Annotated[
+        Literal["linear", "dense"],
+        Help("One linear layer, or dense, ReLU, batch norm, dropout 0.1, dense (Al-Janabi).", panel=MODEL),
+    ] = "linear"
+    optimizer: Annotated[Literal["adam", "adamw", "sgd"], Help("Optimiser.", panel=TRAIN)] = "adam"
+    momentum: Annotated[float, Interval(ge=0.0, lt=1.0), Help("Of SGD.", panel=TRAIN)] = 0.9
+    learning_rate: Annotated[float, Gt(0), Help("First learning rate of the base.", panel=TRAIN)] = 3e-4
+    head_factor: Annotated[
+        float, Gt(0), Help("The head's learning rate, as a multiple of the base's.", panel=TRAIN)
+    ] = 1.0
+    bias_factor: Annotated[
+        float, Gt(0), Help("The biases' learning rate, as a multiple of the weights' (2 in Zhou 2017).", panel=TRAIN)
+    ] = 1.0
+    weight_decay: Annotated[float, Ge(0), Help("Decoupled for AdamW, L2 otherwise.", panel=TRAIN)] = 1e-4
+    schedule: Annotated[
+        Literal["constant", "cosine", "poly", "exponential"], Help("Decay of the learning rate.", panel=TRAIN)
+    ] = "constant"
+    gamma: Annotated[
+        float, Interval(gt=0.0, le=1.0), Help("Factor of the exponential decay, an epoch.", panel=TRAIN)
+    ] = 0.95
+    batch_size: Annotated[int, Ge(1), Help("Slices of one step.", panel=TRAIN)] = 16
+    epochs: Annotated[int, Ge(1), Help("Passes over the training slices.", panel=TRAIN)] = 30
+    balance: Annotated[
+        bool, Help("Draw all classes equally often, instead of passing over the slices as they are.", panel=TRAIN)
+    ] = False
+    augment: Annotated[
+        Literal["full", "light", "none"],
+        Help("Strength of augmentation; it only ever touches the training part.", panel=TRAIN),
+    ] = "light"
+    monitor: Annotated[
+        Monitors, Help("Figure on the validation part by which the best weights are chosen.", panel=TRAIN)
+    ] = "auc"
+    clip_norm: Annotated[float, Ge(0), Help("Largest gradient norm; 0 switches clipping off.", panel=TRAIN)] = 12.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyTrainConfig(RunOptions, SliceOptions, PartOptions, FitOptions):
+    """``metaseg classify train``: fit a slice classifier."""
+
+    strategy: Annotated[
+        Strategies,
+        Help(
+            "freeze the base, finetune all, gradual-unfreeze block after block, from scratch, or auto, which chooses "
+            "by the data (Al-Janabi) and says why.",
+            panel=TRANSFER,
+        ),
+    ] = "auto"
+    unfreeze_target: Annotated[
+        float,
+        Interval(gt=0.0, le=1.0),
+        Help(
+            "gradual-unfreeze: --monitor on the validation part from which no more blocks are let go.", panel=TRANSFER
+        ),
+    ] = 0.9
+    unfreeze_epochs: Annotated[
+        int, Ge(1), Help("gradual-unfreeze: epochs with each number of blocks.", panel=TRANSFER)
+    ] = 5
+    validate_every: Annotated[
+        int, Ge(1), Help("Epochs between validations; large networks take long to save.", panel=TRAIN)
+    ] = 1
+    patience: Annotated[
+        int, Ge(0), Help("Validations without a better figure before stopping; 0 never stops early.", panel=TRAIN)
+    ] = 0
+    test: Annotated[bool, Help("Evaluate the best weights on the test part at the end.", panel=RUN)] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyActiveConfig(RunOptions, SliceOptions, PartOptions, FitOptions):
+    """``metaseg classify active``: which slices to label next, round after round."""
+
+    strategy: Annotated[
+        Acquisitions,
+        Help("How slices are chosen; 'docs/sampling.md' describes each.", panel=ACTIVE),
+    ] = "aift"
+    transfer: Annotated[
+        Literal["finetune", "freeze", "scratch"],
+        Help("What is trained: all layers, the head alone, or all from random weights.", panel=TRANSFER),
+    ] = "finetune"
+    initial: Annotated[
+        float,
+        Ge(0),
+        Help("Slices labelled by chance before the first choice: a number, or a share below 1.", panel=ACTIVE),
+    ] = 0.0
+    batch: Annotated[
+        float, Gt(0), Help("Slices labelled in each round: a number, or a share below 1.", panel=ACTIVE)
+    ] = 20.0
+    budget: Annotated[
+        float, Gt(0), Help("Labels in all: a number, or a share up to 1 of the training part.", panel=ACTIVE)
+    ] = 200.0
+    rounds: Annotated[int | None, Ge(1), Help("Rounds at most, the labels by chance among them.", panel=ACTIVE)] = None
+    stop_at: Annotated[
+        float | None,
+        Interval(gt=0.0, le=1.0),
+        Help("Stop as soon as --monitor on the validation part reaches this.", panel=ACTIVE),
+    ] = None
+    fit: Annotated[
+        Literal["continue", "reset"],
+        Help("Each round: fine-tune the network of the round before, or begin anew.", panel=ACTIVE),
+    ] = "continue"
+    fit_on: Annotated[
+        Literal["labelled", "chosen"],
+        Help("Each round: train on all that is labelled, or on what was chosen in it (Hao 2021).", panel=ACTIVE),
+    ] = "labelled"
+    keep: Annotated[
+        Literal["last", "best"],
+        Help("Weights of a round: those at its end, or the best by --monitor on the validation part.", panel=ACTIVE),
+    ] = "last"
+    later_epochs: Annotated[
+        int | None, Ge(1), Help("Epochs of the rounds after the first; by default as many.", panel=ACTIVE)
+    ] = None
+    later_head_factor: Annotated[
+        float | None, Gt(0), Help("--head-factor of the rounds after the first; by default the same.", panel=ACTIVE)
+    ] = None
+    rank: Annotated[
+        Literal["pool", "all"],
+        Help("Rank the unlabelled slices, or all, so that labelled ones can be chosen again at no cost.", panel=ACTIVE),
+    ] = "pool"
+    drop_top: Annotated[
+        float, Interval(ge=0.0, lt=1.0), Help("Share of the ranking left out at its top (Hao 2021: 0.1).", panel=ACTIVE)
+    ] = 0.0
+    drop_bottom: Annotated[
+        float, Interval(ge=0.0, lt=1.0), Help("Share of the ranking left out at its end.", panel=ACTIVE)
+    ] = 0.0
+    draw: Annotated[
+        Literal["top", "random"],
+        Help("Take the first of what is left of the ranking, or draw from it by chance.", panel=ACTIVE),
+    ] = "top"
+    patches: Annotated[
+        int, Ge(2), Help("aift: patches that each slice is augmented to; the first is the slice itself.", panel=ACTIVE)
+    ] = 12
+    patch_share: Annotated[
+        float, Interval(gt=0.0, le=1.0), Help("aift: share of them that is kept by majority selection.", panel=ACTIVE)
+    ] = 0.25
+    lambda_entropy: Annotated[float, Ge(0), Help("aift: weight of the entropy.", panel=ACTIVE)] = 1.0
+    lambda_diversity: Annotated[float, Ge(0), Help("aift: weight of the diversity.", panel=ACTIVE)] = 1.0
+    committee_rates: Annotated[
+        tuple[float, float, float], Help("committee: learning rates of its three members.", panel=ACTIVE)
+    ] = (1e-3, 5e-4, 1e-4)
+    dropout_passes: Annotated[int, Ge(2), Help("bald: passes with dropout.", panel=ACTIVE)] = 10
+    ask: Annotated[
+        Path | None,
+        Help(
+            "CSV that an annotator fills: the slices wanted are written there, and the run goes on with --resume when "
+            "the labels are there. Without it labels come from the data set.",
+            panel=ACTIVE,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyEvaluateConfig:
+    """``metaseg classify evaluate``: figures of a classifier, by slice and by patient."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    run: Annotated[str, Help("Run folder or checkpoint of a classifier.", argument=True)] = ""
+    checkpoint: Annotated[Literal["best", "last"], Help("Which weights of the run.")] = "best"
+    data: Annotated[
+        Paths, Help("Cases or classified images; by default the test part of the data of the run.", panel=DATA)
+    ] = ()
+    format: Annotated[Formats, Help("Naming convention of the files.", panel=DATA)] = "auto"
+    label: Annotated[str | None, Help("What the class of a case is; by default as for the run.", panel=DATA)] = None
+    case_table: Annotated[Path | None, Help("CSV with the column named by --label.", panel=DATA)] = None
+    split: Annotated[Path | None, Help("Split file; with --part, evaluate that part only.", panel=DATA)] = None
+    part: Annotated[str | None, Help("Part of --split.", panel=DATA)] = None
+    include_training: Annotated[
+        bool, Help("Evaluate the patients the classifier was trained on as well.", panel=DATA)
+    ] = False
+    out: Annotated[Path | None, Help("Folder to write; evaluation/ in the run if not given.", panel=OUT)] = None
+    pictures: Annotated[int, Ge(0), Help("Grad-CAM pictures to write, worst mistakes first.", panel=OUT)] = 8
+    resamples: Annotated[int, Ge(100), Help("Resamples of the bootstrap.")] = 1000
+    overwrite: Annotated[bool, Help("Replace the figures of another evaluation in --out.", panel=OUT)] = False
+    device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
+    precision: Annotated[Precision, Help("Number format.", panel=RUN)] = "32-true"
+    seed: Annotated[int, Ge(0), Help("Seed of the bootstrap.", panel=RUN)] = 0
+    jobs: Annotated[int, Ge(0), Help("Threads that prepare cases; 0 takes one a core.", panel=RUN)] = 0
+    cache: Annotated[Path | None, Help("Folder of prepared cases and phantoms.", panel=RUN)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyPredictConfig:
+    """``metaseg classify predict``: class probabilities of slices and verdicts on cases."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    run: Annotated[str, Help("Run folder or checkpoint of a classifier.", argument=True)] = ""
+    cases: Annotated[Paths, MinLen(1), Help("Case folders, folders of cases, or image files.", argument=True)] = ()
+    out: Annotated[Path, Help("Folder to write.", panel=OUT)] = Path("predictions")
+    checkpoint: Annotated[Literal["best", "last"], Help("Which weights of the run.")] = "best"
+    format: Annotated[Formats, Help("Naming convention of the files.", panel=DATA)] = "auto"
+    slices: Annotated[
+        Literal["brain", "tumour"],
+        Help("Slices of a volume that have a say: all with enough brain, or those where a label shows tumour."),
+    ] = "brain"
+    pictures: Annotated[int, Ge(0), Help("Grad-CAM pictures of each case.", panel=OUT)] = 3
+    overwrite: Annotated[bool, Help("Replace existing files.", panel=OUT)] = False
+    device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
+    precision: Annotated[Precision, Help("Number format.", panel=RUN)] = "32-true"
+    jobs: Annotated[int, Ge(0), Help("Threads that prepare cases; 0 takes one a core.", panel=RUN)] = 0
+    cache: Annotated[Path | None, Help("Folder of prepared cases.", panel=RUN)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyStudyOptions:
+    """What comparisons and searches of classifiers share."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    shared: Annotated[Settings, Help("Settings of all entries, such as data, split and model.", panel=STUDY)] = field(
+        default_factory=dict
+    )
+    out: Annotated[
+        Path | None, Help("Study folder; studies/ and the name of the settings file if not given.", panel=OUT)
+    ] = None
+    dry_run: Annotated[bool, Help("Print what is left to do, and write nothing.", panel=OUT)] = False
+    jobs: Annotated[int, Ge(1), Help("Processes that work side by side.", panel=RUN)] = 1
+    threads: Annotated[int, Ge(0), Help("Threads of each process; 0 divides the cores.", panel=RUN)] = 0
+    device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
+    cache: Annotated[Path | None, Help("Folder of prepared cases.", panel=RUN)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyCompareConfig(ClassifyStudyOptions):
+    """``metaseg classify compare``: classifiers, strategies or active learning over seeds, in one table."""
+
+    entries: Annotated[
+        Settings,
+        Help(
+            "Entries by label, each with its settings of 'classify train', or of 'classify active' where it says "
+            "'verb: active'.",
+            panel=STUDY,
+        ),
+    ] = field(default_factory=dict)
+    seeds: Annotated[Numbers, MinLen(1), count_or_list, Help("How many seeds, or a list of them.", panel=STUDY)] = (
+        0,
+        1,
+        2,
+        3,
+        4,
+    )
+    new_splits: Annotated[
+        bool, Help("Divide the patients anew for each seed, instead of once for all.", panel=STUDY)
+    ] = False
+    baseline: Annotated[
+        str | None, Help("Entry that the others are compared with; by default random, or the first.", panel=STUDY)
+    ] = None
+    figure: Annotated[
+        Literal["auc", "accuracy", "balanced_accuracy", "f1"], Help("Figure of the tables.", panel=STUDY)
+    ] = "auc"
+    resamples: Annotated[int, Ge(100), Help("Resamples of the bootstrap.", panel=STUDY)] = 2000
+    paper: Annotated[
+        Papers | None,
+        Help("Paper whose figures stand beside ours, where entries are called as in configs/paper.", panel=STUDY),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifySearchConfig(ClassifyStudyOptions):
+    """``metaseg classify search``: hyper-parameters of a classifier, judged on the validation part."""
+
+    space: Annotated[
+        Settings,
+        Help(
+            "Settings to search, each {low: 1e-5, high: 1e-2, log: true} or a list; by default the learning rate, the "
+            "weight decay and the batch size.",
+            panel=SEARCH,
+        ),
+    ] = field(default_factory=dict)
+    trials: Annotated[int, Ge(1), Help("Trials.", panel=SEARCH)] = 20
+    pruning: Annotated[
+        bool, Help("End a trial early whose figure lies below the median of the earlier ones.", panel=SEARCH)
+    ] = True
+    storage: Annotated[
+        str | None,
+        Help("Database as SQLAlchemy URL, for several machines; by default an SQLite file in the study.", panel=SEARCH),
+    ] = None
+    seed: Annotated[int, Ge(0), Help("Seed of the search and of every trial.", panel=RUN)] = 0

@@ -1,0 +1,1 @@
+"""Comparisons and searches of slice classifiers."""

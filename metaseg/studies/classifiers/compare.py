@@ -1,0 +1,144 @@
+"""``metaseg classify compare``: classifiers, transfer strategies or active learning over seeds, in one table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from metaseg.config_classify import ClassifyCompareConfig
+from metaseg.config_io import dump_config
+from metaseg.studies.classifiers.paper import print_paper
+from metaseg.studies.classifiers.plan import Cell, ClassifierWork, make_classifier_plan, with_split
+from metaseg.studies.classifiers.plots import NAMES, write_figure_plot, write_label_curves
+from metaseg.studies.classifiers.tables import Predictions, curve_rows, pairwise, read_predictions, summary
+from metaseg.studies.compare import raise_failures, write_failures
+from metaseg.studies.display import Display
+from metaseg.studies.preparation import STUDY_FILE
+from metaseg.studies.table import write_table
+from metaseg.studies.workers import do_units, left_to_do
+
+HEADINGS = {"balanced accuracy": "balanced", "macro F1": "F1"}
+"""Short headings, so that a table of a terminal's width has room for the entries' names."""
+
+
+@dataclass(frozen=True)
+class ClassifierComparison:
+    """What a comparison of classifiers leaves.
+
+    Attributes:
+        study: The study folder.
+        summary: One row for every entry.
+        curves: Figures of active learning by round.
+    """
+
+    study: Path
+    summary: pd.DataFrame
+    curves: pd.DataFrame
+
+
+def run_classify_compare(config: ClassifyCompareConfig) -> ClassifierComparison:
+    """Run what is missing of a comparison, and write its tables and pictures.
+
+    Args:
+        config: All settings; see :class:`~metaseg.config_classify.ClassifyCompareConfig`.
+
+    Raises:
+        UsageError: Settings are wrong, or contradict each other or the data.
+        DataError: The data cannot be used.
+        RunError: Cells failed; all others are done then.
+    """
+    work = make_classifier_plan(config)
+    if config.dry_run:
+        _print_plan(work)
+        return ClassifierComparison(work.folder, pd.DataFrame(), pd.DataFrame())
+    work.folder.mkdir(parents=True, exist_ok=True)
+    dump_config(config, work.folder / STUDY_FILE)
+    work = with_split(work)
+    todo = left_to_do(work)
+    try:
+        with Display(work, todo, work.jobs) as display:
+            failures = do_units(work, todo, display)
+    except KeyboardInterrupt as error:
+        error.__notes__ = ["To continue: give the same command again; what is done stays done."]
+        raise
+    write_failures(work, failures)
+    result = write_tables(work)
+    raise_failures(work, failures)
+    return result
+
+
+def baseline_of(work: ClassifierWork) -> str:
+    """The entry that the others are compared with."""
+    return work.study.baseline or ("random" if "random" in work.entries else next(iter(work.entries)))
+
+
+def write_tables(work: ClassifierWork) -> ClassifierComparison:
+    """Write tables and pictures of the cells that are done, and print the summary."""
+    done = [cell for cell in work.units if work.is_done(cell)]
+    found: dict[Cell, Predictions] = {}
+    for cell in done:
+        predictions = read_predictions(work, cell)
+        if predictions is not None:
+            found[cell] = predictions
+    curves = curve_rows(work, done)
+    summarised = summary(work, found, curves, baseline_of(work))
+    write_table(summarised, work.folder / "summary")
+    write_table(curves, work.folder / "curves")
+    write_table(pairwise(work, found, baseline_of(work)), work.folder / "pairwise")
+    if len(curves):
+        write_label_curves(work.folder / "curves.png", curves, work.study.figure, work.titles)
+    if len(summarised):
+        write_figure_plot(work.folder / "figures.png", summarised, work.study.figure, work.titles)
+    _print_summary(work, summarised)
+    print_paper(work.study.paper, summarised)
+    print(f"{len(done)} of {len(work.units)} cells are done; tables and pictures in {work.folder}")
+    return ClassifierComparison(work.folder, summarised, curves)
+
+
+def _print_plan(work: ClassifierWork) -> None:
+    todo = left_to_do(work)
+    print(f"study {work.folder}: {len(work.entries)} entries, {len(work.study.seeds)} seeds")
+    for label in work.entries:
+        mine = [cell for cell in work.units if cell.label == label]
+        left = sum(cell in todo for cell in mine)
+        print(f"  {label}: {len(mine)} cells, {len(mine) - left} done, {left} to do")
+    seconds = [pace for cell in work.units if (pace := work.pace(cell))]
+    if seconds and todo:
+        print(f"about {sum(seconds) / len(seconds) * len(todo) / work.jobs / 60:.0f} min in {work.jobs} processes")
+
+
+def _print_summary(work: ClassifierWork, summarised: pd.DataFrame) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    if summarised.empty:
+        return
+    table = Table(title="test part, mean over seeds (95 % interval over patients and seeds)", title_justify="left",
+                  box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)  # fmt: skip
+    table.add_column("entry")
+    active = [name for name in ("labels", "area", "labels_needed", "labels_saved") if name in summarised]
+    columns = [work.study.figure] if active else list(NAMES)
+    for name in ("seeds", *(NAMES[name] for name in columns), *active):
+        title = HEADINGS.get(name, name.removeprefix("labels_") if name != "labels" else name)
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in summarised.to_dict("records"):
+        main = [_interval(row, name) if name == work.study.figure else f"{row[name]:.3f}" for name in columns]
+        cells = [_cell(name, row.get(name, math.nan)) for name in active]
+        table.add_row(work.titles[row["entry"]], str(row["n_seeds"]), *main, *cells)
+    Console().print(table)
+
+
+def _interval(row: dict[str, float], name: str) -> str:
+    return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
+
+
+def _cell(name: str, value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    if name == "labels_saved":
+        return f"{100 * value:.0f} %"
+    return f"{value:.3f}" if name == "area" else f"{value:.0f}"

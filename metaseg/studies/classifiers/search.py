@@ -1,0 +1,340 @@
+"""``metaseg classify search``: hyper-parameters of a classifier's training, judged on the validation part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from metaseg.classify.data import divide, open_slices
+from metaseg.classify.train import SPLIT_NAME
+from metaseg.config import MODEL, TRAIN
+from metaseg.config_classify import TRANSFER, ClassifySearchConfig, ClassifyTrainConfig
+from metaseg.config_io import config_verb, describe_fields, dump_config, load_config, plain_value
+from metaseg.errors import UsageError
+from metaseg.runs.files import write_text
+from metaseg.runs.folder import FREE_TO_CHANGE
+from metaseg.studies.cells import portable
+from metaseg.studies.classifiers.plan import read_classifier_entry
+from metaseg.studies.classifiers.trials import CLAIMS, FOLDER, Trials, best_of, finished, first_values, unfinished
+from metaseg.studies.compare import raise_failures, write_failures
+from metaseg.studies.display import Display
+from metaseg.studies.preparation import STUDY_FILE
+from metaseg.studies.spaces import Space, parse_space
+from metaseg.studies.storage import open_database, own_storage
+from metaseg.studies.workers import do_units, left_to_do
+
+TRIALS, BEST = "trials.csv", "best.yaml"
+DEFAULT_SPACE: Mapping[str, Any] = {
+    "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
+    "weight_decay": {"low": 1e-6, "high": 1e-2, "log": True},
+    "batch_size": [8, 16, 32],
+}
+JUDGING = ("monitor", "validate_every", "patience")
+"""Settings by which trials are judged: they are the same for all."""
+
+
+@dataclass(frozen=True)
+class ClassifierSearch:
+    """What a search leaves.
+
+    Attributes:
+        study: The study folder.
+        trials: One row for every finished trial: ``trial``, the searched settings, ``value``, ``epochs``, ``seconds``
+            and ``state``, which is ``complete``, ``pruned`` or ``diverged``.
+        best: Values of the best trial, by setting; empty while there is none.
+        value: Its figure on the validation part; NaN while there is none.
+    """
+
+    study: Path
+    trials: pd.DataFrame
+    best: Mapping[str, Any]
+    value: float
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One trial that is to be done, whichever it will be: a unit of work.
+
+    Attributes:
+        number: From 0.
+    """
+
+    number: int
+
+    @property
+    def name(self) -> str:
+        """As in messages."""
+        return f"trial {self.number}"
+
+    @property
+    def label(self) -> str:
+        """All trials are alike."""
+        return "trial"
+
+    @property
+    def folder(self) -> Path:
+        """Where it will lie, if nothing intervenes."""
+        return Path(FOLDER, f"{self.number:03d}")
+
+
+class SearchWork:
+    """A search as :class:`~metaseg.studies.work.Work`: as many slots as trials are wanted.
+
+    Args:
+        config: Settings of the search.
+        trials: What the trials share.
+    """
+
+    def __init__(self, config: ClassifySearchConfig, trials: Trials) -> None:
+        self.config, self.trials = config, trials
+        self.folder, self.jobs, self.threads = trials.folder, config.jobs, config.threads
+        self._study: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Every process opens the database for itself.
+        return {**self.__dict__, "_study": None}
+
+    @property
+    def study(self) -> Any:
+        """Optuna's study, opened when first asked for."""
+        if self._study is None:
+            import optuna
+
+            self._study = optuna.create_study(
+                storage=open_database(self.config.storage or own_storage(self.folder)),
+                study_name=f"classify/{digest(self.trials)}",
+                direction="maximize",
+                load_if_exists=True,
+            )
+        return self._study
+
+    @property
+    def units(self) -> Sequence[Slot]:
+        """All slots."""
+        return tuple(Slot(number) for number in range(self.trials.limit))
+
+    def needs(self, unit: Slot) -> Sequence[Slot]:
+        """The slot as many places before as processes work: what fails once would fail for all that come after."""
+        return (Slot(unit.number - self.jobs),) if unit.number >= self.jobs else ()
+
+    def is_done(self, unit: Slot) -> bool:
+        """Whether that many trials are finished, by whichever process."""
+        return len(finished(self.study)) > unit.number
+
+    def do(self, unit: Slot) -> None:
+        """Run a trial."""
+        self.trials.run(self.study)
+        write_trials(self.folder, trial_table(self.study, self.trials.space))
+
+    def amount(self, unit: Slot) -> float:
+        """Trials count alike."""
+        return 1.0
+
+    def spent(self, unit: Slot) -> float:
+        """Nothing of a trial is counted before its end."""
+        return 0.0
+
+    def pace(self, unit: Slot) -> float | None:
+        """Seconds of a finished trial."""
+        done = finished(self.study)
+        return done[unit.number].user_attrs.get("seconds") if unit.number < len(done) else None
+
+
+def run_classify_search(config: ClassifySearchConfig) -> ClassifierSearch:
+    """Run what is missing of a search, and write ``trials.csv`` and ``best.yaml``.
+
+    The test part is never opened: ``metaseg classify train --config STUDY/best.yaml`` measures the best settings on it.
+
+    Args:
+        config: All settings; see :class:`~metaseg.config_classify.ClassifySearchConfig`.
+
+    Raises:
+        UsageError: Settings are wrong, contradict the data, or differ from those of the search in the folder.
+        DataError: The data cannot be used.
+        RunError: A trial failed.
+    """
+    trials = make_trials(config)
+    _check_same(config, trials)
+    if config.dry_run:
+        _print_plan(config, trials)
+        return ClassifierSearch(trials.folder, pd.DataFrame(), {}, math.nan)
+    trials.folder.mkdir(parents=True, exist_ok=True)
+    dump_config(config, trials.folder / STUDY_FILE)
+    work = SearchWork(config, _with_split(trials))
+    todo = left_to_do(work)
+    if todo:
+        _check_validation(work.trials)
+    try:
+        with Display(work, todo, work.jobs) as display:
+            failures = do_units(work, todo, display)
+    except KeyboardInterrupt as error:
+        error.__notes__ = ["To continue: give the same command again; finished trials stay."]
+        raise
+    write_failures(work, failures)
+    result = write_search(work)
+    # Of trials that were not even begun there is nothing to say.
+    raise_failures(work, [one for one in failures if not one.error.startswith("needs ")])
+    return result
+
+
+def make_trials(config: ClassifySearchConfig) -> Trials:
+    """Read settings and space of a search.
+
+    Raises:
+        UsageError: They cannot be used, or a value of the space is not allowed.
+    """
+    assert config.out is not None
+    folder = config.out.expanduser()
+    entry = read_classifier_entry("shared", config.shared, {}, config, folder)
+    if not isinstance(entry, ClassifyTrainConfig):
+        raise UsageError("shared: verb active", expected="settings of 'metaseg classify train'")
+    searchable = frozenset(
+        field.name
+        for field in describe_fields(ClassifyTrainConfig)
+        if (field.panel in (TRAIN, MODEL, TRANSFER) and field.name not in JUDGING) or field.name == "input_size"
+    )
+    space = parse_space(config.space or DEFAULT_SPACE, ClassifyTrainConfig, searchable, "space")
+    entry = replace(entry, seed=config.seed, test=False)
+    for parameter in space.values():
+        for value in parameter.ends():
+            load_config(ClassifyTrainConfig, None, {**_as_given(entry), parameter.name: value})
+    return Trials(folder, entry, space, config.seed, config.trials, config.pruning, config.storage is None)
+
+
+def _as_given(entry: ClassifyTrainConfig) -> dict[str, Any]:
+    return {field.name: getattr(entry, field.name) for field in describe_fields(ClassifyTrainConfig)}
+
+
+def digest(trials: Trials) -> str:
+    """A short digest of everything that shapes a search, its number of trials aside."""
+    config = portable(trials.config, trials.folder)
+    settings = {
+        field.name: plain_value(getattr(config, field.name))
+        for field in describe_fields(ClassifyTrainConfig)
+        # Where none is given, the study draws a split of its own from the seed.
+        if field.name not in FREE_TO_CHANGE and not (field.name == "split" and _is_own_split(trials))
+    }
+    space = {name: parameter.plain() for name, parameter in trials.space.items()}
+    text = json.dumps([settings, space, trials.seed, trials.pruning], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _is_own_split(trials: Trials) -> bool:
+    return trials.config.split in (None, trials.folder / SPLIT_NAME)
+
+
+def _check_same(config: ClassifySearchConfig, trials: Trials) -> None:
+    """Raise if the folder holds another study: trials of different searches cannot be told apart."""
+    path = trials.folder / STUDY_FILE
+    if not path.exists():
+        return
+    before = make_trials(replace(load_config(ClassifySearchConfig, path), out=config.out))
+    if digest(before) != digest(trials):
+        raise UsageError(
+            "the folder holds a search with other settings",
+            where=path,
+            expected="the same settings, but for trials, storage, jobs, threads, device and cache",
+            remedy="name another folder with --out, or remove this one",
+        )
+
+
+def _with_split(trials: Trials) -> Trials:
+    """All trials with one division of the patients, which the best settings are given too."""
+    if trials.config.split is not None:
+        return trials
+    path = trials.folder / SPLIT_NAME
+    if not path.exists():
+        divide(open_slices(trials.config, trials.config), trials.config, trials.seed).split.save(path)
+    return replace(trials, config=replace(trials.config, split=path))
+
+
+def _check_validation(trials: Trials) -> None:
+    parts = divide(open_slices(trials.config, trials.config), trials.config, trials.seed)
+    if not len(parts.val):
+        raise UsageError(
+            "there is no validation part, by which trials are judged",
+            where=trials.config.split,
+            expected=f"slices in part '{trials.config.val_part}'",
+            remedy="make a split with one ('metaseg data split'), or name its part in 'val_part'",
+        )
+
+
+def trial_table(study: Any, space: Space) -> pd.DataFrame:
+    """The finished trials, in order; see :class:`ClassifierSearch`."""
+    rows = []
+    for one in finished(study):
+        notes = one.user_attrs
+        state = "diverged" if "diverged" in notes else one.state.name.lower()
+        epochs = max(one.intermediate_values, default=0)
+        # What an early end was reached with is its best so far, as for the others.
+        best = max(one.intermediate_values.values(), default=math.nan)
+        value = best if state == "pruned" else one.value
+        rest = {"value": value, "epochs": epochs, "seconds": notes.get("seconds"), "state": state}
+        rows.append({"trial": one.number, **{name: one.params[name] for name in space}, **rest})
+    return pd.DataFrame(rows, columns=["trial", *space, "value", "epochs", "seconds", "state"])
+
+
+def write_trials(folder: Path, table: pd.DataFrame) -> None:
+    """Write ``trials.csv``."""
+    write_text(folder / TRIALS, table.to_csv(index=False, lineterminator="\n"))
+
+
+def write_search(work: SearchWork) -> ClassifierSearch:
+    """Write what is found so far, and print it."""
+    table, best = trial_table(work.study, work.trials.space), best_of(work.study)
+    write_trials(work.folder, table)
+    if best is None:
+        print(f"{len(table)} trials, none of which came to its end: no {BEST}")
+        return ClassifierSearch(work.folder, table, {}, math.nan)
+    found = replace(work.trials.config, **best.params, out=None, test=True, jobs=0, device=work.config.device)
+    dump_config(found, work.folder / BEST)
+    if not unfinished(work.study):
+        shutil.rmtree(work.folder / CLAIMS, ignore_errors=True)
+    _print_trials(work, table, best.number)
+    path = work.folder / BEST
+    print(f"best: trial {best.number}, {work.trials.figure} {best.value:.3f}; its settings are in {path}")
+    print(f"The test part was not looked at: metaseg {config_verb(ClassifyTrainConfig).replace('-', ' ', 1)} "
+          f"--config {path} --out {work.folder / 'best'}")  # fmt: skip
+    return ClassifierSearch(work.folder, table, dict(best.params), float(best.value))
+
+
+def _print_trials(work: SearchWork, table: pd.DataFrame, best: int) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=f"{len(table)} trials, {work.trials.figure} at each one's best epoch", title_justify="left",
+                  box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)  # fmt: skip
+    for name in ("trial", *work.trials.space, work.trials.config.monitor, "epochs", "state"):
+        shown.add_column(name, justify="left" if name == "state" else "right")
+    for row in table.to_dict("records"):
+        values = [_shown(row[name]) for name in work.trials.space]
+        number = f"{row['trial']}{' *' if row['trial'] == best else ''}"
+        figure = "-" if row["value"] is None or math.isnan(row["value"]) else f"{row['value']:.3f}"
+        shown.add_row(number, *values, figure, str(row["epochs"]), row["state"])
+    Console().print(shown)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _print_plan(config: ClassifySearchConfig, trials: Trials) -> None:
+    path = trials.folder / TRIALS
+    done = len(pd.read_csv(path)) if path.exists() else 0
+    left = max(0, trials.limit - done)
+    entry = trials.config
+    print(f"search {trials.folder}: {entry.model}, {trials.figure} with {entry.epochs} epochs a trial")
+    for name, parameter in trials.space.items():
+        print(f"  {parameter.text()}; first {_shown(first_values(entry, {name: parameter})[name])}")
+    pruning = "trials below the median end early" if trials.pruning else "no trial ends early"
+    print(f"  {trials.limit} trials, {done} done, {left} to do; {pruning}; {config.jobs} processes")
+    print(f"  database: {'in the study' if trials.own else str(config.storage).rpartition('@')[2]}")

@@ -1,0 +1,141 @@
+"""A training in a run folder: manifest, patients, logs, the loop, and what is written at its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim import Optimizer
+
+from metaseg.models.checkpoint import ModelCard
+from metaseg.runs.events import EventLog
+from metaseg.runs.folder import RunFolder
+from metaseg.runs.manifest import make_manifest
+from metaseg.runs.networks import inherited_rows, patient_rows, run_of_checkpoint, trained_patients
+from metaseg.runs.progress import progress
+from metaseg.runs.training_state import load_training_state
+from metaseg.training.fit_listener import FitListener, Score, Validate
+from metaseg.training.loop import Batch, LoopPlan, LoopState, Objective, fit
+
+STATE_FILE = "last.state.pt"
+
+
+@dataclass(frozen=True)
+class FittedRun:
+    """All that a training needs besides its run folder.
+
+    Attributes:
+        verb: What makes the run.
+        title: What the progress bar says.
+        model: The network.
+        card: What it is.
+        optimizer: Its optimiser.
+        plan: Length and pace.
+        draw: Batch of a step.
+        objective: What is minimised.
+        validate: Measures the network at marks; given the run's log.
+        score: By what the best weights are chosen.
+        steps_per_epoch: Steps of an epoch.
+        patience: Validations without a better figure before stopping.
+        parts: Cases by part, for ``patients.json``.
+        fingerprint: Digest of the data.
+        weights: The weights that the network began with, as the user named them.
+        extra: What else the manifest shall hold.
+        state: Where the loop stands; what ``objective`` and ``validate`` remember lies in its ``extra``.
+    """
+
+    verb: str
+    title: str
+    model: nn.Module
+    card: ModelCard
+    optimizer: Optimizer
+    plan: LoopPlan
+    draw: Callable[[int], Batch]
+    objective: Objective
+    validate: Callable[[EventLog], Validate]
+    score: Score
+    steps_per_epoch: int
+    patience: int
+    parts: Mapping[str, Any]
+    fingerprint: str
+    weights: str = "none"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    state: LoopState = field(default_factory=LoopState)
+
+
+def fit_in_run(job: FittedRun, run: RunFolder, fabric: Fabric, *, seed: int, resume: bool) -> LoopState:
+    """Train in a run folder, or go on; writes ``result.json`` and prints the best figures.
+
+    Args:
+        job: What to train, on what.
+        run: The folder, locked.
+        fabric: Device and precision.
+        seed: For the manifest.
+        resume: Continue from the run's last state, where there is one.
+
+    Raises:
+        TrainingError: The loss became non-finite.
+    """
+    write_patients(run, job.parts, job.weights)
+    manifest = make_manifest(
+        verb=job.verb,
+        seed=seed,
+        device=str(fabric.device),
+        data_fingerprint=job.fingerprint,
+        synthetic=job.card.synthetic,
+        extra=job.extra,
+    )
+    manifest.save(run.path)
+    state, state_file = job.state, run.checkpoints / STATE_FILE
+    goes_on = resume and state_file.exists()
+    start = int(load_training_state(state_file)["step"]) if goes_on else 0
+    with (
+        EventLog(run, resume_step=start if resume else None) as log,
+        progress(job.title, job.plan.total_steps - start) as bar,
+    ):
+        listener = FitListener(
+            run=run,
+            log=log,
+            bar=bar,
+            card=job.card,
+            validate=job.validate(log),
+            score=job.score,
+            state=state,
+            steps_per_epoch=job.steps_per_epoch,
+            patience=job.patience,
+        )
+        fit(
+            job.model, job.optimizer, fabric, job.plan, job.draw, job.objective, listener, state, state_file, goes_on
+        )  # fmt: skip
+    _finish(run, state)
+    manifest.finish(run.path)
+    return state
+
+
+def write_patients(run: RunFolder, parts: Mapping[str, Any], weights: str) -> None:
+    """Write ``patients.json``: whom a run trains and validates on, and whom the weights that it begins with have seen.
+
+    Args:
+        run: The run folder.
+        parts: Cases by part.
+        weights: ``none``, ``imagenet`` or a weights file. One of an earlier run brings that run's patients along: they
+            are no test patients of this one either.
+    """
+    earlier = run_of_checkpoint(Path(weights))
+    inherited = inherited_rows(trained_patients(earlier) if earlier else ())
+    rows = {name: patient_rows(cases) for name, cases in parts.items()}
+    run.write_json("patients.json", {**rows, "inherited": inherited})
+
+
+def _finish(run: RunFolder, state: LoopState) -> None:
+    figures: dict[str, float] = state.extra["figures"]
+    finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    run.write_json("result.json", {"figures": finite, "steps": state.step, "best_step": state.extra["best_step"]})
+    print(f"run: {run.path}")
+    for name, value in figures.items():
+        print(f"  {name} {value:.3f} (best, step {state.extra['best_step']})")

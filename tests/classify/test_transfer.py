@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from metaseg.classify.batches import SliceBatches
+from metaseg.classify.fitting import classifier_objective, classifier_optimizer
+from metaseg.classify.train import run_classify_train
+from metaseg.classify.transfer import SMALL, Transfer, choose_strategy
+from metaseg.errors import UsageError
+from metaseg.models import build_classifier
+from metaseg.models.device import make_fabric
+from metaseg.runs.networks import load_classifier_network
+from metaseg.runs.training_state import load_training_state
+from metaseg.training.augment import Augmentation
+from metaseg.training.loop import LoopPlan, LoopState, fit
+
+MODELS = ("lau-cnn", "2d-cnn")
+
+
+@pytest.mark.parametrize(
+    ("slices", "weights", "like", "expected"),
+    [
+        (SMALL - 1, "run", True, "freeze"),
+        (SMALL - 1, "imagenet", False, "gradual-unfreeze"),
+        (SMALL, "run", True, "finetune"),
+        (SMALL, "imagenet", False, "finetune"),
+        (SMALL, "none", False, "scratch"),
+        (10, "none", True, "scratch"),
+    ],
+)
+def test_choose_strategy_follows_al_janabi(slices, weights, like, expected):
+    strategy, reason = choose_strategy(slices, weights, like)
+    assert strategy == expected
+    assert reason
+
+
+class Silent:
+    def on_step(self, step, values):
+        pass
+
+    def on_mark(self, step, model):
+        return True
+
+
+def steps(model, slices, config, strategy, count=3, extra=None):
+    """Some steps of a fit; the parameters and buffers before and after."""
+    before = copy.deepcopy(model.state_dict())
+    transfer, extra = Transfer(model, strategy), extra or {}
+    batches = SliceBatches(slices, 8, False, Augmentation("none"), 0)
+    plan = LoopPlan(total_steps=count, mark_every=count, rate=lambda step: config.learning_rate)
+    objective = classifier_objective(transfer, lambda: extra)
+    fit(
+        model, classifier_optimizer(config, transfer), make_fabric("cpu", "32-true"), plan, batches.draw, objective,
+        Silent(), LoopState(), None,
+    )  # fmt: skip
+    return before, model.state_dict()
+
+
+def names_of(model, modules):
+    wanted = {id(value) for module in modules for value in (*module.parameters(), *module.buffers())}
+    return {name for name, value in model.state_dict(keep_vars=True).items() if id(value) in wanted}
+
+
+@pytest.fixture
+def slices(open_set):
+    return open_set()
+
+
+class TestFreeze:
+    @pytest.mark.parametrize("name", MODELS)
+    @pytest.mark.parametrize("head", ["linear", "dense"])
+    def test_the_base_keeps_every_bit_and_the_head_moves(self, slices, train_config, name, head):
+        model = build_classifier(name, 1, 2, seed=0, head=head, image_size=16)
+        before, after = steps(model, slices, train_config(weight_decay=0.1), "freeze")
+        in_head = names_of(model, model.head_modules)
+        for key, value in before.items():
+            assert torch.equal(value, after[key]) != (key in in_head), key
+        assert any("running_mean" in key for key in before)
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test_without_it_all_parameters_move(self, slices, train_config, name):
+        model = build_classifier(name, 1, 2, seed=0, image_size=16)
+        before, after = steps(model, slices, train_config(), "finetune")
+        assert [key for key in before if torch.equal(before[key], after[key])] == []
+
+    @pytest.mark.parametrize("released", [0, 1, 2])
+    def test_gradually_the_last_blocks_move_first(self, slices, train_config, released):
+        model = build_classifier("2d-cnn", 1, 2, seed=0, image_size=16)
+        blocks = [modules for _, modules in model.blocks]
+        free = [*model.head_modules, *(module for block in blocks[len(blocks) - released :] for module in block)]
+        before, after = steps(model, slices, train_config(), "gradual-unfreeze", extra={"released": released})
+        in_free = names_of(model, free)
+        assert {key for key in before if not torch.equal(before[key], after[key])} == in_free
+
+
+class TestRates:
+    @pytest.mark.parametrize("name", MODELS)
+    @pytest.mark.parametrize("head", ["linear", "dense"])
+    def test_every_parameter_is_in_one_group(self, name, head):
+        model = build_classifier(name, 1, 3, seed=0, head=head, image_size=16)
+        grouped = [id(one) for group in Transfer(model, "finetune").parameter_groups(3, 2) for one in group["params"]]
+        assert sorted(grouped) == sorted(id(one) for one in model.parameters())
+
+    def one_step(self, slices, config):
+        model = build_classifier("lau-cnn", 1, 2, seed=0, image_size=16)
+        before, after = steps(model, slices, config, "finetune", count=1)
+        in_head = names_of(model, model.head_modules)
+        return {name: after[name] - before[name] for name, _ in model.named_parameters()}, in_head
+
+    def test_biases_move_twice_as_far(self, slices, train_config):
+        plain = {"optimizer": "sgd", "momentum": 0, "weight_decay": 0, "clip_norm": 0}
+        once, _ = self.one_step(slices, train_config(**plain))
+        twice, _ = self.one_step(slices, train_config(**plain, bias_factor=2))
+        for name, way in once.items():
+            factor = 2 if name.endswith(".bias") else 1
+            assert way.abs().max() > 0, name
+            assert torch.allclose(twice[name], factor * way, rtol=1e-3, atol=1e-7), name
+
+    def test_the_head_moves_faster(self, slices, train_config):
+        plain = {"optimizer": "sgd", "momentum": 0, "weight_decay": 0, "clip_norm": 0}
+        once, in_head = self.one_step(slices, train_config(**plain))
+        faster, _ = self.one_step(slices, train_config(**plain, head_factor=5, bias_factor=2))
+        for name, way in once.items():
+            factor = (5 if name in in_head else 1) * (2 if name.endswith(".bias") else 1)
+            assert torch.allclose(faster[name], factor * way, rtol=1e-3, atol=1e-7), name
+
+
+@pytest.fixture(scope="session")
+def source(common, tmp_path_factory):
+    """A classifier from whose weights others begin."""
+    from metaseg.config_classify import ClassifyTrainConfig
+    from metaseg.config_io import load_config
+
+    out = tmp_path_factory.mktemp("source") / "run"
+    result = run_classify_train(
+        load_config(ClassifyTrainConfig, None, common | {"out": out, "epochs": 1, "test": False, "model": "2d-cnn"})
+    )
+    return str(result.run)
+
+
+class TestStrategies:
+    def test_freeze_keeps_the_base_of_the_run_it_begins_from(self, train_config, source, images):
+        result = run_classify_train(train_config(model="2d-cnn", weights=source, strategy="freeze"))
+        old, new = (load_classifier_network(run, "last").model for run in (source, result.run))
+        in_head = names_of(new, new.head_modules)
+        for key, value in new.state_dict().items():
+            # The best weights of the source, which it began from, may be other than its last.
+            best = load_classifier_network(source).model.state_dict()[key]
+            assert torch.equal(value, best) != (key in in_head), key
+        assert result.strategy == "freeze"
+        assert old.name == new.name
+
+    def test_auto_says_what_it_chose_and_why(self, train_config, source, capsys):
+        assert run_classify_train(train_config(model="2d-cnn", weights=source, epochs=1)).strategy == "freeze"
+        assert "training slices are few" in capsys.readouterr().out
+
+    def test_patients_of_the_weights_are_no_test_patients(self, train_config, source, parts_of, capsys):
+        # Another seed divides otherwise: what the weights have seen must not be tested on.
+        seen = set(parts_of().train.patients)
+
+        def classes_left(seed):
+            test = parts_of(seed=seed).test
+            return set(test.labels[[patient not in seen for patient in test.patients]])
+
+        seed = next(seed for seed in range(1, 60) if len(classes_left(seed)) == 2)
+        wanted = set(parts_of(seed=seed).test.patients)
+        result = run_classify_train(train_config(model="2d-cnn", weights=source, epochs=1, seed=seed))
+        tested = {row.split(",")[1] for row in (result.run / "test" / "predictions.csv").read_text().split()[1:]}
+        assert wanted & seen
+        assert tested == wanted - seen
+        assert "left out" in capsys.readouterr().out
+
+    def released(self, run):
+        rows = [row.split(",") for row in (run / "metrics.csv").read_text().splitlines()]
+        return [int(float(value)) for _, _, name, value in rows if name == "blocks/released"]
+
+    @pytest.fixture
+    def never_good(self, monkeypatch):
+        figures = {f"{name}/val": 0.5 for name in ("auc", "accuracy", "balanced_accuracy", "f1")}
+        monkeypatch.setattr("metaseg.classify.train.part_figures", lambda model, slices, part: figures)
+
+    @pytest.mark.usefixtures("never_good")
+    @pytest.mark.parametrize("validate_every", [1, 2, 3])
+    def test_gradual_unfreezing_lets_a_block_go_at_the_end_of_each_stage(self, train_config, source, validate_every):
+        config = train_config(
+            model="2d-cnn", weights=source, strategy="gradual-unfreeze", unfreeze_epochs=2,
+            validate_every=validate_every, test=False,
+        )  # fmt: skip
+        run = run_classify_train(config).run
+        blocks = Transfer(load_classifier_network(run).model, "gradual-unfreeze").num_blocks
+        state = load_training_state(run / "checkpoints" / "last.state.pt")
+        assert state["extra"]["released"] == blocks
+        assert sorted(set(self.released(run)) - {0}) == list(range(1, blocks + 1))
+
+    def test_gradual_unfreezing_stops_at_the_target(self, train_config, source):
+        config = train_config(
+            model="2d-cnn", weights=source, strategy="gradual-unfreeze", unfreeze_epochs=1, unfreeze_target=0.01,
+            test=False,
+        )  # fmt: skip
+        run = run_classify_train(config).run
+        assert self.released(run) == [0]
+
+    @pytest.mark.usefixtures("never_good")
+    @pytest.mark.parametrize("stop_at", [1, 2, 3])
+    def test_gradual_unfreezing_goes_on_after_an_interruption(
+        self, train_config, source, tmp_path, monkeypatch, stop_at
+    ):
+        settings = {
+            "model": "2d-cnn", "weights": source, "strategy": "gradual-unfreeze", "unfreeze_epochs": 1,
+            "test": False,
+        }  # fmt: skip
+        whole = run_classify_train(train_config(**settings, out=tmp_path / "whole")).run
+        real, calls = Transfer.apply, []
+
+        def interrupt(self, extra):
+            calls.append(1)
+            if len(calls) == 3 * stop_at + 1:
+                raise KeyboardInterrupt
+            real(self, extra)
+
+        monkeypatch.setattr(Transfer, "apply", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_classify_train(train_config(**settings))
+        monkeypatch.setattr(Transfer, "apply", real)
+        cut = run_classify_train(train_config(**settings, resume=True)).run
+        assert (cut / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+        one, other = (load_classifier_network(run, "last").model.state_dict() for run in (whole, cut))
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+    @pytest.mark.parametrize("strategy", ["freeze", "gradual-unfreeze"])
+    def test_without_weights_there_is_nothing_to_keep(self, train_config, tmp_path, strategy):
+        with pytest.raises(UsageError, match="without --weights"):
+            run_classify_train(train_config(strategy=strategy))
+        assert not (tmp_path / "run").exists()
+
+    def test_scratch_takes_no_weights(self, train_config, source, tmp_path):
+        with pytest.raises(UsageError, match="--strategy scratch with --weights"):
+            run_classify_train(train_config(model="2d-cnn", weights=source, strategy="scratch"))
+        assert not (tmp_path / "run").exists()

@@ -1,0 +1,213 @@
+"""A small study of classifiers on generated images: a bright disc on the left or on the right."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from metaseg.cases.splits import Split
+from metaseg.classify import active
+from metaseg.config_classify import ClassifyCompareConfig
+from metaseg.config_io import load_config
+from metaseg.errors import RunError, UsageError
+from metaseg.studies import cells
+from metaseg.studies.classifiers.compare import run_classify_compare
+from metaseg.studies.classifiers.plan import Cell, make_classifier_plan, with_split
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_pictures():
+    """Drawing takes longer than all else here, and has tests of its own."""
+    from matplotlib.figure import Figure
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda self, stream, **options: stream.write(b"a picture"))
+        patch.setattr("metaseg.evaluation.classification_files._draw", lambda *args: [])
+        yield
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("discs")
+    down, across = np.indices((24, 24))
+    for side, middle in (("left", 6), ("right", 17)):
+        (root / side).mkdir()
+        for one in range(14):
+            rng = np.random.default_rng([one, middle])
+            disc = (down - rng.integers(8, 16)) ** 2 + (across - middle) ** 2 < 16
+            picture = np.clip(70 + 12 * rng.standard_normal((24, 24)) + 130 * disc, 1, 255)
+            Image.fromarray(picture.astype(np.uint8)).save(root / side / f"{side}{one:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def disc_cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("disc-cache")
+
+
+@pytest.fixture(scope="module")
+def make_study(discs, disc_cache) -> Callable[..., ClassifyCompareConfig]:
+    """The settings of a small study; keywords change them."""
+
+    def make(**changes: Any) -> ClassifyCompareConfig:
+        settings: dict[str, Any] = {
+            "shared": {
+                "data": str(discs), "copies": "identical", "model": "lau-cnn", "input_size": 16, "batch_size": 8,
+                "learning_rate": 0.01, "epochs": 1, "augment": "none", "batch": 5, "budget": 10,
+            },
+            "entries": {"full": {}, "random": {"verb": "active", "strategy": "random"},
+                        "margin": {"verb": "active", "strategy": "margin", "title": "Margin"}},
+            "seeds": [0, 1], "resamples": 200, "device": "cpu", "threads": 1, "cache": disc_cache,
+        }  # fmt: skip
+        return load_config(ClassifyCompareConfig, None, settings | changes)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished(make_study, tmp_path_factory):
+    return run_classify_compare(make_study(out=tmp_path_factory.mktemp("studies") / "study"))
+
+
+@pytest.fixture
+def study(finished, tmp_path):
+    """A copy of a finished study, to be spoiled."""
+    return shutil.copytree(finished.study, tmp_path / "study")
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """Folders of the runs that are begun or continued."""
+    seen, real = [], cells._run
+
+    def spy(config, show):
+        seen.append(("resumed" if config.resume else "begun", config.out.parent.name, config.seed))
+        real(config, show)
+
+    monkeypatch.setattr(cells, "_run", spy)
+    return seen
+
+
+class TestRun:
+    def test_all_cells_are_done_and_tabled(self, finished):
+        assert finished.summary["entry"].tolist() == ["full", "random", "margin"]
+        assert finished.summary["n_seeds"].tolist() == [2, 2, 2]
+        assert finished.summary["labels"].dropna().tolist() == [10.0, 10.0]
+        for name in ("summary.csv", "curves.csv", "pairwise.csv", "curves.png", "figures.png", "split.json"):
+            assert (finished.study / name).exists(), name
+        assert set(finished.curves["labels"]) == {5, 10}
+
+    def test_all_seeds_have_the_split_of_the_study(self, finished):
+        split = Split.load(finished.study / "split.json")
+        for run in finished.study.glob("cells/*/seed-*"):
+            assert Split.load(run / "split.json").parts == split.parts
+            tested = set(pd.read_csv(run / "test" / "predictions.csv")["case"])
+            assert tested == set(split.parts["test"])
+
+    def test_what_is_done_is_not_done_again(self, finished, study, make_study, begun):
+        again = run_classify_compare(make_study(out=study))
+        assert begun == []
+        pd.testing.assert_frame_equal(again.summary, finished.summary)
+
+    def test_a_new_entry_and_seed_are_added(self, study, make_study, begun):
+        entries = {**make_study().entries, "entropy": {"verb": "active", "strategy": "entropy"}}
+        run_classify_compare(make_study(out=study, entries=entries))
+        assert begun == [("begun", "entropy", 0), ("begun", "entropy", 1)]
+
+    def test_an_entry_with_other_settings_is_done_again(self, study, make_study, begun):
+        entries = {**make_study().entries, "margin": {"verb": "active", "strategy": "margin", "epochs": 2}}
+        run_classify_compare(make_study(out=study, entries=entries))
+        assert begun == [("begun", "margin", 0), ("begun", "margin", 1)]
+
+    def test_a_killed_cell_goes_on(self, finished, study, make_study, begun, monkeypatch):
+        shutil.rmtree(study / "cells" / "margin" / "seed-1")
+        real, calls = active.fit_round, []
+
+        def interrupted(*args, **options):
+            calls.append(1)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return real(*args, **options)
+
+        monkeypatch.setattr(active, "fit_round", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_classify_compare(make_study(out=study))
+        monkeypatch.setattr(active, "fit_round", real)
+        again = run_classify_compare(make_study(out=study))
+        assert begun == [("begun", "margin", 1), ("resumed", "margin", 1)]
+        pd.testing.assert_frame_equal(again.summary, finished.summary)
+        pd.testing.assert_frame_equal(again.curves, finished.curves)
+
+    def test_a_cell_that_fails_leaves_the_others(self, make_study, tmp_path):
+        entries = {"full": {}, "bald": {"verb": "active", "strategy": "committee"}}
+        with pytest.raises(RunError):
+            run_classify_compare(make_study(out=tmp_path / "study", entries=entries, seeds=[0]))
+        assert (tmp_path / "study" / "summary.csv").exists()
+        table = pd.read_csv(tmp_path / "study" / "summary.csv")
+        assert table["entry"].tolist() == ["full"]
+
+    def test_a_dry_run_writes_nothing(self, make_study, tmp_path, capsys, study):
+        run_classify_compare(make_study(out=tmp_path / "none", dry_run=True))
+        assert "margin: 2 cells, 0 done, 2 to do" in capsys.readouterr().out
+        assert not (tmp_path / "none").exists()
+
+    def test_new_splits_divide_for_each_seed(self, make_study, tmp_path):
+        config = make_study(out=tmp_path / "study", entries={"full": {}}, new_splits=True)
+        run_classify_compare(config)
+        one, other = (
+            json.loads(path.read_text()) for path in sorted((tmp_path / "study").glob("cells/full/*/split.json"))
+        )
+        assert one["parts"] != other["parts"]
+        assert not (tmp_path / "study" / "split.json").exists()
+
+
+class TestPlan:
+    def test_seeds_come_first(self, make_study, tmp_path):
+        work = make_classifier_plan(make_study(out=tmp_path / "study"))
+        assert [cell.name for cell in work.units] == [
+            "full/seed-0", "random/seed-0", "margin/seed-0", "full/seed-1", "random/seed-1", "margin/seed-1",
+        ]  # fmt: skip
+        assert work.titles == {"full": "full", "random": "random", "margin": "Margin"}
+        assert work.config(Cell("margin", 1)).seed == 1
+
+    def test_shared_settings_go_to_the_verbs_that_have_them(self, make_study, tmp_path):
+        shared = {**make_study().shared, "strategy": "scratch", "patience": 3}
+        work = make_classifier_plan(make_study(out=tmp_path / "study", shared=shared))
+        assert work.entries["full"].strategy == "scratch"
+        assert work.entries["full"].patience == 3
+        assert work.entries["random"].strategy == "random"
+        assert work.entries["random"].budget == 10
+
+    def test_a_split_of_ones_own_is_kept(self, make_study, tmp_path, finished):
+        shared = {**make_study().shared, "split": str(finished.study / "split.json")}
+        work = with_split(make_classifier_plan(make_study(out=tmp_path / "study", shared=shared)))
+        assert {entry.split for entry in work.entries.values()} == {finished.study / "split.json"}
+        assert not (tmp_path / "study").exists()
+
+    @pytest.mark.parametrize(
+        ("changes", "match"),
+        [
+            ({"entries": {}}, "has no entries"),
+            ({"entries": {"a/b": {}}}, "the entry's name 'a/b'"),
+            ({"entries": {"a": "active"}}, "entry 'a' is 'active'"),
+            ({"entries": {"a": {"verb": "evaluate"}}}, "entry 'a': verb evaluate"),
+            ({"entries": {"a": {"epochs": 0}}}, "entry 'a': .*epochs"),
+            ({"entries": {"a": {"epoch": 3}}}, "entry 'a': .*epoch"),
+            ({"entries": {"a": {"seed": 3}}}, "entry 'a' sets 'seed'"),
+            ({"entries": {"a": {"verb": "active", "ask": "x.csv"}}}, "entry 'a' sets 'ask'"),
+            ({"shared": {"colour": 3}}, "shared: no setting 'colour'"),
+            ({"baseline": "nobody"}, "--baseline nobody"),
+        ],
+    )
+    def test_wrong_entries_are_told(self, make_study, tmp_path, changes, match):
+        with pytest.raises(UsageError, match=match):
+            run_classify_compare(make_study(out=tmp_path / "study", **changes))
+        assert not (tmp_path / "study").exists()

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from metaseg.config import PretrainConfig
+from metaseg.models import ModelCard, build_classifier
+from metaseg.models.checkpoint import load_classifier
+from metaseg.runs.csv_log import read_csv
+from metaseg.runs.events import EventLog
+from metaseg.runs.folder import RunFolder
+from metaseg.runs.progress import progress
+from metaseg.training.fit_listener import FitListener, smoothed_score
+from metaseg.training.loop import LoopState
+
+
+@pytest.fixture
+def model() -> torch.nn.Module:
+    return build_classifier("lau-cnn", 1, 2, seed=0, image_size=16)
+
+
+@pytest.fixture
+def listen(tmp_path, model):
+    """Makes a listener to whom validations give the figures of a list, one after another."""
+    with contextlib.ExitStack() as stack:
+
+        def make(found: list[dict[str, float]], patience: int = 0, **extra: Any) -> FitListener:
+            run = stack.enter_context(RunFolder.create(tmp_path / "run", "pretrain", PretrainConfig()))
+            card = ModelCard(
+                name=model.name, in_channels=1, num_classes=2, modalities=("t1",), label_space="classes",
+                options=model.options, normalisation={}, trained_on=("a",), synthetic=False, parent=None,
+                task="classification", classes=("a", "b"),
+            )  # fmt: skip
+            coming: Iterator[dict[str, float]] = iter(found)
+            return FitListener(
+                run=run,
+                log=stack.enter_context(EventLog(run)),
+                bar=stack.enter_context(progress("test", None)),
+                card=card,
+                validate=lambda network, step: next(coming),
+                score=lambda values, before: values.get("auc/val", 0.0),
+                state=LoopState(extra=dict(extra)),
+                steps_per_epoch=2,
+                patience=patience,
+            )
+
+        yield make
+
+
+def mark(listener: FitListener, model: torch.nn.Module, steps: int) -> list[bool]:
+    """Marks, before each of which the weights become the number of the step."""
+    answers = []
+    for step in range(1, steps + 1):
+        with torch.no_grad():
+            model.net.fc.bias.fill_(step)
+        answers.append(listener.on_mark(step, model))
+    return answers
+
+
+def weights_of(listener: FitListener, name: str) -> float:
+    return float(load_classifier(listener.run.checkpoints / name)[0].net.fc.bias[0].detach())
+
+
+def auc(*values: float) -> list[dict[str, float]]:
+    return [{"auc/val": value} for value in values]
+
+
+def test_best_and_last_weights_are_kept(listen, model):
+    listener = listen(auc(0.5, 0.9, 0.7, 0.9))
+    assert mark(listener, model, 4) == [True] * 4
+    assert weights_of(listener, "best") == 2
+    assert weights_of(listener, "last") == 4
+    assert listener.state.extra["best_step"] == 2
+    assert load_classifier(listener.run.checkpoints / "best")[1].figures == {"auc/val": 0.9}
+    assert listener.run.state.figures == {"auc/val": 0.9}
+
+
+@pytest.mark.parametrize(("patience", "stopped_at"), [(0, None), (1, 3), (2, 6)])
+def test_patience_counts_validations_without_a_better_figure(listen, model, patience, stopped_at):
+    answers = mark(listen(auc(0.5, 0.6, 0.6, 0.7, 0.1, 0.2, 0.3), patience), model, 7)
+    assert answers.index(False) + 1 == stopped_at if stopped_at else all(answers)
+
+
+def test_stops_when_validation_has_enough(listen, model):
+    listener = listen(auc(0.5, 0.6))
+    assert listener.on_mark(1, model)
+    listener.state.extra["enough"] = True
+    assert not listener.on_mark(2, model)
+
+
+def test_without_validation_the_last_weights_are_the_best(listen, model):
+    listener = listen([{}, {}, {}], patience=1)
+    assert mark(listener, model, 3) == [True] * 3
+    assert weights_of(listener, "best") == weights_of(listener, "last") == 3
+
+
+def test_goes_on_from_what_the_state_remembers(listen, model):
+    listener = listen(auc(0.6, 0.95), score=0.9, best_step=1, figures={"auc/val": 0.9}, stale=0)
+    listener.on_mark(2, model)
+    assert listener.state.extra["best_step"] == 1
+    assert listener.state.extra["stale"] == 1
+    listener.on_mark(3, model)
+    assert listener.state.extra["best_step"] == 3
+
+
+def test_the_mean_loss_of_an_epoch_is_logged(listen):
+    listener = listen([])
+    for step, loss in enumerate([1.0, 3.0, 5.0, 6.0], start=1):
+        listener.on_step(step, {"loss": loss, "learning_rate": 0.1})
+    rows = [row for row in read_csv(listener.run.path / "metrics.csv") if row["name"] == "train/loss"]
+    assert [(row["step"], row["epoch"], float(row["value"])) for row in rows] == [("2", "1", 2.0), ("4", "2", 5.5)]
+
+
+@pytest.mark.parametrize(
+    ("figures", "before", "expected"),
+    [
+        ({}, 0.4, 0.0),
+        ({"a": 0.4, "b": 0.8}, None, 0.6),
+        ({"a": 0.4, "b": math.nan}, None, 0.2),
+        ({"a": 1.0}, 0.5, 0.65),
+    ],
+)
+def test_smoothed_score(figures: Mapping[str, float], before: float | None, expected: float):
+    assert smoothed_score(figures, before) == pytest.approx(expected)
