@@ -29,7 +29,8 @@ def reference() -> str:
 
 
 def _verb(verb: Verb) -> str:
-    lines = [f"## metaseg {verb.name}", "", verb.help, "", f"In Python: `metaseg.config.{verb.config.__name__}`.", ""]
+    settings = f"{verb.config.__module__}.{verb.config.__name__}"
+    lines = [f"## metaseg {verb.words}", "", verb.help, "", f"In Python: `{settings}`.", ""]
     lines += ["```sh", *verb.examples, "```", ""]
     panels: dict[str, list[FieldDescription]] = {}
     for field in verb.fields:
