@@ -89,11 +89,8 @@ def compare(
     rows = []
     for name, own in times.items():
         ratios = [mine / other for mine, other in zip(own, times[base], strict=True)]
-        rows.append(
-            Ratio(
-                name, statistics.median(ratios), min(ratios), max(ratios), statistics.median(own), limits.get(name)
-            )  # fmt: skip
-        )
+        middle = statistics.median(ratios)
+        rows.append(Ratio(name, middle, min(ratios), max(ratios), statistics.median(own), limits.get(name)))
     return rows
 
 

@@ -43,7 +43,7 @@ def main(config: Path, folds: Path, out: Path, jobs: int = 2) -> None:
     region = str(pooled["region"].iloc[0])
     write_table(pooled, out / "results")
     write_table(summary(pooled, region), out / "summary")
-    write_table(both_axes(pooled, region, ["naive", "naive-slow"]), out / "both_axes")
+    write_table(both_axes(pooled, region, ["naive"]), out / "both_axes")
 
 
 if __name__ == "__main__":
