@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from metaseg.config_fields import command_words
 from metaseg.config_io import Config, describe_fields, dump_config, load_config, plain_value
 from metaseg.errors import RunError, UsageError
-from metaseg.runs.files import read_json, write_json
+from metaseg.runs.files import read_json, remove_unfinished, write_json
 from metaseg.runs.lock import LOCK_NAME, RunLock, is_locked
 from metaseg.runs.state import STATE_NAME, RunState
 
@@ -145,6 +145,7 @@ class RunFolder:
         try:
             state = RunState.open(path / STATE_NAME)
             if state.status != "finished":
+                remove_unfinished(path)
                 state.set_status("running")
         except BaseException:
             lock.release()

@@ -121,6 +121,17 @@ def test_run_begun_with_overwrite_can_be_resumed_with_its_own_settings(tmp_path:
     make(tmp_path / "run", resumed, overwrite=resumed.overwrite, resume=resumed.resume).close()
 
 
+def test_resume_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
+    run = make(tmp_path / "run")
+    (run.checkpoints / ".last.safetensors.4711.tmp").write_bytes(b"half")
+    (run.path / ".metrics.csv.4711.tmp").write_text("half")
+    (run.checkpoints / "last.safetensors").write_bytes(b"whole")
+    run.close()
+    with make(tmp_path / "run", resume=True) as run:
+        assert [file.name for file in run.checkpoints.iterdir()] == ["last.safetensors"]
+        assert not list(run.path.glob("*.tmp"))
+
+
 def test_finished_run_stays_finished_when_resumed(tmp_path: Path) -> None:
     with make(tmp_path / "run"):
         pass
