@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -93,11 +94,12 @@ class Case:
         volumes = [*self.images.values(), *([self.label] if self.label else [])]
         return tuple(dict.fromkeys(path for volume in volumes for path in volume.files))
 
-    def read_images(self, modalities: Sequence[str]) -> np.ndarray:
+    def read_images(self, modalities: Sequence[str], threads: int = 1) -> np.ndarray:
         """Read modalities in the canonical frame.
 
         Args:
             modalities: Names, in the order wanted.
+            threads: Files to read at a time. Of several damaged ones, the first in order is reported in any case.
 
         Returns:
             Array ``(modality, slices, height, width)``, ``float32``, intensities as in the files.
@@ -108,26 +110,40 @@ class Case:
         self.require(modalities)
         shape = self.geometry.canonical_shape
         images = np.empty((len(modalities), *shape), dtype=np.float32)
-        for position, name in enumerate(modalities):
-            volume = self.images[name]
-            array = volume.read()
-            if array.shape != shape:
-                raise DataError(
-                    f"case {self.id}: {name} has shape {array.shape} (slices, height, width)",
-                    where=volume.files[0],
-                    expected=f"{shape}, as {self.modalities[0]} has",
-                    remedy="register and resample the case's images to one grid",
-                )
-            self._check_place(name, volume)
-            if not np.all(np.isfinite(array)):
-                raise DataError(
-                    f"case {self.id}: {name} holds non-finite values",
-                    where=volume.files[0],
-                    expected="finite intensities",
-                    remedy="run 'metaseg data check' on the folder and repair or leave out the case",
-                )
-            images[position] = array
+        # The volumes of a 4-D file come out of one decompression, which threads would each do anew.
+        shared = len({self.images[name].files for name in modalities}) < len(modalities)
+        if threads == 1 or shared or len(modalities) == 1:
+            for name, image in zip(modalities, images, strict=True):
+                self._read_image(name, image)
+            return images
+        with ThreadPoolExecutor(min(threads, len(modalities))) as pool:
+            try:
+                list(pool.map(self._read_image, modalities, images))
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
         return images
+
+    def _read_image(self, name: str, out: np.ndarray) -> None:
+        """Read one modality into ``out`` ``(slices, height, width)``, or raise as :meth:`read_images` does."""
+        volume = self.images[name]
+        array = volume.read()
+        if array.shape != out.shape:
+            raise DataError(
+                f"case {self.id}: {name} has shape {array.shape} (slices, height, width)",
+                where=volume.files[0],
+                expected=f"{out.shape}, as {self.modalities[0]} has",
+                remedy="register and resample the case's images to one grid",
+            )
+        self._check_place(name, volume)
+        if not np.all(np.isfinite(array)):
+            raise DataError(
+                f"case {self.id}: {name} holds non-finite values",
+                where=volume.files[0],
+                expected="finite intensities",
+                remedy="run 'metaseg data check' on the folder and repair or leave out the case",
+            )
+        out[...] = array
 
     def read_label(self) -> np.ndarray:
         """Read the label in the canonical frame as classes of ``scheme.space``.

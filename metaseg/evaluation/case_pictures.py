@@ -65,7 +65,7 @@ def case_overlay(
 
 def case_heatmap(
     case: StoredCase,
-    probabilities: np.ndarray,
+    chance: np.ndarray,
     space: LabelSpace,
     modalities: Sequence[str],
     *,
@@ -75,12 +75,11 @@ def case_heatmap(
 
     Args:
         case: The prepared case.
-        probabilities: ``(class, slices, height, width)`` on the stored grid.
+        chance: Probability of :func:`heat_class`, ``(slices, height, width)`` on the stored grid.
         space: The network's label space.
         modalities: The network's modalities.
         synthetic: True marks the picture.
     """
-    chance = probabilities[heat_class(space)]
     # Squares, so that a small lesion outweighs faint doubts all over a slice.
     stored = int(np.argmax(np.square(chance).sum(axis=(1, 2))))
     modality = shown_modality(modalities)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from metaseg.runs.files import replacing
 
 _DESCRIPTION_BYTES = 79
 _LABEL_INTENT = "label"
+# Label maps halve from level 3 to 4 and hardly shrink beyond; probabilities, almost noise, gain 2 % above level 1.
+_LABEL_LEVEL, _PROBABILITY_LEVEL = 4, 1
 _OPENERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
 
 
@@ -59,25 +61,29 @@ def write_label(
     own = _own_header(header, np.uint8, text)
     own["cal_max"] = largest
     own.set_intent(_LABEL_INTENT)
-    _write(path, array.reshape(shape), own)
+    _write(path, array.reshape(shape), own, _LABEL_LEVEL)
 
 
-def write_probabilities(path: Path, maps: np.ndarray, geometry: Geometry, header: nib.Nifti1Header, text: str) -> None:
+def write_probabilities(
+    path: Path, maps: Iterable[np.ndarray], classes: int, geometry: Geometry, header: nib.Nifti1Header, text: str
+) -> None:
     """Write class probabilities as a 4-D image whose last axis is the class.
 
     Args:
         path: The file, named ``.nii.gz``.
-        maps: ``(class, slices, height, width)`` in the canonical frame, ``float32``.
+        maps: ``(slices, height, width)`` of one class after the other in the canonical frame, ``float32``.
+        classes: How many.
         geometry: Grid of the input.
         header: Header of the input.
         text: Content of ``descrip``.
     """
-    array = np.empty((*geometry.shape, len(maps)), dtype=np.float32)
-    for number, values in enumerate(maps):
+    # Laid out as in the file, class by class, so that writing needs no second copy.
+    array = np.empty((*geometry.shape, classes), dtype=np.float32, order="F")
+    for number, values in zip(range(classes), maps, strict=True):
         array[..., number] = geometry.from_canonical(values)
     own = _own_header(header, np.float32, text)
     own["cal_max"] = 1.0
-    _write(path, array, own)
+    _write(path, array, own, _PROBABILITY_LEVEL)
 
 
 def _own_header(header: nib.Nifti1Header, dtype: type, text: str) -> nib.Nifti1Header:
@@ -93,12 +99,12 @@ def _own_header(header: nib.Nifti1Header, dtype: type, text: str) -> nib.Nifti1H
     return own
 
 
-def _write(path: Path, array: np.ndarray, header: nib.Nifti1Header) -> None:
+def _write(path: Path, array: np.ndarray, header: nib.Nifti1Header, level: int) -> None:
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     # The header's own affine, so that nibabel leaves sform, qform and their codes untouched.
     image = kind(array, header.get_best_affine(), header)
     with (
         replacing(path) as stream,
-        gzip.GzipFile(filename="", fileobj=stream, mode="wb", compresslevel=5, mtime=0) as packed,
+        gzip.GzipFile(filename="", fileobj=stream, mode="wb", compresslevel=level, mtime=0) as packed,
     ):
         image.to_stream(packed)

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import math
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning_fabric import Fabric
 
 from metaseg import __version__
-from metaseg.cases.labels import LABEL_SPACES, LabelSpace, region_mask
+from metaseg.cases.labels import LABEL_SPACES, LabelSpace
 from metaseg.config import PredictConfig
 from metaseg.errors import DataError, MetasegError
-from metaseg.evaluation.case_pictures import case_heatmap, case_overlay
-from metaseg.evaluation.inference import predict_probabilities
+from metaseg.evaluation.case_pictures import case_heatmap, case_overlay, heat_class
 from metaseg.evaluation.nifti_output import description, read_header, write_label, write_probabilities
 from metaseg.evaluation.prediction_jobs import PredictionJob, plan_predictions, remove_earlier
 from metaseg.evaluation.provenance import NOTICE, SYNTHETIC, network_name, network_record
+from metaseg.evaluation.read_ahead import read_ahead
 from metaseg.evaluation.slice_output import mask_values, write_masks
-from metaseg.evaluation.volume import class_map
+from metaseg.evaluation.volume import CaseSegmentation, full_probabilities, segment_case
 from metaseg.models.device import make_fabric
 from metaseg.runs.files import replacing, write_json
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.progress import progress
-from metaseg.store.prepare_case import PrepareOptions, prepare_case
+from metaseg.store.prepare_case import PrepareOptions
 from metaseg.store.stored_case import StoredCase
+from metaseg.store.unstored_case import UnstoredCase, read_unstored
 
 _MM3_PER_ML = 1000.0
 
@@ -88,10 +90,10 @@ def predict_cases(network: LoadedNetwork, config: PredictConfig) -> PredictionRe
     predictor = _Predictor(network, config, space, fabric)
     done: list[CasePrediction] = []
     failed: list[MetasegError] = []
-    with progress("predicting", len(jobs)) as bar:
-        for job in jobs:
+    with progress("predicting", len(jobs)) as bar, read_ahead(predictor.read, jobs) as reading:
+        for job, read in reading:
             try:
-                done.append(predictor.predict(job))
+                done.append(predictor.predict(job, read))
             except DataError as error:
                 if len(jobs) == 1:
                     raise
@@ -119,50 +121,56 @@ class _Predictor:
         self.model = fabric.to_device(network.model)
         self.modalities = network.card.modalities
 
-    def predict(self, job: PredictionJob) -> CasePrediction:
-        """Predict one case and write its files, the summary last."""
+    def read(self, job: PredictionJob) -> UnstoredCase:
+        """Read and prepare a case."""
         options = PrepareOptions(self.modalities, self.network.card.normalisation.get("image_size"))
-        with tempfile.TemporaryDirectory(prefix="metaseg-") as scratch:
-            prepare_case(job.case, options, Path(scratch) / "case")
-            stored = StoredCase(Path(scratch) / "case")
-            probabilities = predict_probabilities(
-                self.model, stored, self.modalities, tta=self.config.tta, autocast=self.fabric.autocast
-            )
-            classes = class_map(stored, probabilities)
-            synthetic = self.network.card.synthetic or job.case.synthetic
-            if self.config.overwrite:
-                remove_earlier(job, self.config)
-            self._write_maps(job, stored, classes, probabilities, synthetic)
-            if self.config.pictures:
-                self._write_pictures(job, stored, classes, probabilities, synthetic)
-        volumes = region_volumes(classes, self.space, stored)
-        write_json(job.files["summary"], self._summary(job, stored, volumes, synthetic))
+        return read_unstored(job.case, options, threads=torch.get_num_threads())
+
+    def predict(self, job: PredictionJob, read: Callable[[], StoredCase]) -> CasePrediction:
+        """Predict the case that ``read`` gives and write its files, the summary last."""
+        case = read()
+        segmented = segment_case(
+            self.model, case, self.modalities, self._wanted(), tta=self.config.tta, autocast=self.fabric.autocast
+        )
+        synthetic = self.network.card.synthetic or job.case.synthetic
+        if self.config.overwrite:
+            remove_earlier(job, self.config)
+        self._write_maps(job, case, segmented, synthetic)
+        if self.config.pictures:
+            self._write_pictures(job, case, segmented, synthetic)
+        volumes = region_volumes(segmented.classes, self.space, case)
+        write_json(job.files["summary"], self._summary(job, case, volumes, synthetic))
         return CasePrediction(job.case.id, job.files, volumes, synthetic)
 
-    def _write_maps(
-        self, job: PredictionJob, stored: StoredCase, classes: np.ndarray, probabilities: np.ndarray, synthetic: bool
-    ) -> None:
-        geometry, files = stored.info.geometry, job.files
+    def _wanted(self) -> tuple[int, ...]:
+        """Classes whose probabilities are written or drawn."""
+        if self.config.probabilities:
+            return tuple(range(self.space.num_classes))
+        return (heat_class(self.space),) if self.config.pictures else ()
+
+    def _write_maps(self, job: PredictionJob, case: StoredCase, segmented: CaseSegmentation, synthetic: bool) -> None:
+        geometry, files = case.info.geometry, job.files
         if job.nifti is None:
             masks = [file for kind, file in files.items() if kind.startswith("masks/")]
-            write_masks(masks, classes, geometry, job.scheme)
+            write_masks(masks, segmented.classes, geometry, job.scheme)
         else:
             header, text = read_header(job.nifti.path), description(network_name(self.network), synthetic)
-            values = job.scheme.encode(classes)
+            values = job.scheme.encode(segmented.classes)
             write_label(files["label"], values, geometry, header, text, largest=max(job.scheme.values))
         if "probabilities" in files:
-            maps = stored.restore(probabilities)
+            maps = full_probabilities(case, segmented.kept)
             if job.nifti is None:
                 with replacing(files["probabilities"]) as stream:
                     np.save(stream, np.stack([geometry.from_canonical(part).transpose(2, 1, 0) for part in maps]))
             else:
-                write_probabilities(files["probabilities"], maps, geometry, header, text)
+                write_probabilities(files["probabilities"], maps, len(segmented.kept), geometry, header, text)
 
     def _write_pictures(
-        self, job: PredictionJob, stored: StoredCase, classes: np.ndarray, probabilities: np.ndarray, synthetic: bool
+        self, job: PredictionJob, case: StoredCase, segmented: CaseSegmentation, synthetic: bool
     ) -> None:
-        overlay = case_overlay(stored, classes, self.space, self.modalities, synthetic=synthetic)
-        heatmap = case_heatmap(stored, probabilities, self.space, self.modalities, synthetic=synthetic)
+        chance = segmented.kept[heat_class(self.space)]
+        overlay = case_overlay(case, segmented.classes, self.space, self.modalities, synthetic=synthetic)
+        heatmap = case_heatmap(case, chance, self.space, self.modalities, synthetic=synthetic)
         for kind, picture in (("overlay", overlay), ("heatmap", heatmap)):
             with replacing(job.files[kind]) as stream:
                 picture.save(stream, format="PNG")
@@ -207,11 +215,10 @@ def region_volumes(classes: np.ndarray, space: LabelSpace, case: StoredCase) -> 
     """
     geometry = case.info.geometry
     ml = math.nan if geometry.planar or geometry.unit != "mm" else geometry.voxel_volume / _MM3_PER_ML
-    sizes = {region: int(region_mask(classes, space, region).sum()) for region in space.regions}
+    counts = [int(np.count_nonzero(classes == value)) for value in range(space.num_classes)]
+    sizes = {region: sum(counts[value] for value in values) for region, values in space.regions.items()}
     alone = {values[0] for values in space.regions.values() if len(values) == 1}
-    sizes |= {
-        name: int((classes == value).sum()) for value, name in enumerate(space.classes) if value and value not in alone
-    }
+    sizes |= {name: counts[value] for value, name in enumerate(space.classes) if value and value not in alone}
     return {
         name: {"voxels": size, "ml": None if math.isnan(ml) else round(size * ml, 6)} for name, size in sizes.items()
     }

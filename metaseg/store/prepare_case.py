@@ -61,9 +61,26 @@ def prepare_case(case: Case, options: PrepareOptions, folder: Path) -> None:
     Raises:
         DataError: The case cannot be read, lacks a modality, or holds nothing but zeros.
     """
-    if folder.exists():
-        return
-    images = case.read_images(options.modalities)
+    if not folder.exists():
+        _write(folder, *arrange_case(case, options))
+
+
+def arrange_case(case: Case, options: PrepareOptions, threads: int = 1) -> tuple[StoredCaseInfo, dict[str, np.ndarray]]:
+    """What :func:`prepare_case` writes, in memory.
+
+    Args:
+        case: The case.
+        options: How to prepare it.
+        threads: Files to read at a time.
+
+    Returns:
+        What ``case.json`` holds, and the arrays ``images`` ``(slices, modality, height, width)`` and, of a labelled
+        case, ``label`` and where slices were shrunk ``label_full`` ``(slices, height, width)``.
+
+    Raises:
+        DataError: As :func:`prepare_case`.
+    """
+    images = case.read_images(options.modalities, threads)
     label = case.read_label() if case.label else None
     planar = case.geometry.planar
     background = PLANAR_BACKGROUND * float(images.max()) if planar else 0.0
@@ -96,7 +113,7 @@ def prepare_case(case: Case, options: PrepareOptions, folder: Path) -> None:
     arrays = {"images": lossless(stored_images.transpose(1, 0, 2, 3)), "label": stored_label}
     if label_full is not None and stored_label is not None and stored_label.shape != label_full.shape:
         arrays["label_full"] = label_full
-    _write(folder, info, {name: array for name, array in arrays.items() if array is not None})
+    return info, {name: array for name, array in arrays.items() if array is not None}
 
 
 def brain_box(

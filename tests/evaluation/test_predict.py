@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,10 +218,16 @@ def test_nothing_half_written_stays(workshop, monkeypatch):
         stream.write(b"some bytes")
         raise KeyboardInterrupt
 
+    scratch = workshop.root / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
     monkeypatch.setattr(nib.Nifti1Image, "to_stream", fail)
+    other = workshop.case("MET", "b_1", label=False)
     with pytest.raises(KeyboardInterrupt):
-        predict_cases(workshop.network(), config(out, folder))
+        predict_cases(workshop.network(), config(out, folder, other))
     assert list(out.iterdir()) == []
+    assert list(scratch.iterdir()) == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("metaseg-read")]
 
 
 def test_one_bad_case_does_not_stop_the_others(workshop, capsys):
