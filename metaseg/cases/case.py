@@ -93,21 +93,23 @@ class Case:
         volumes = [*self.images.values(), *([self.label] if self.label else [])]
         return tuple(dict.fromkeys(path for volume in volumes for path in volume.files))
 
-    def read_images(self, modalities: Sequence[str]) -> np.ndarray:
+    def read_images(self, modalities: Sequence[str], *, whole: bool = False) -> np.ndarray:
         """Read modalities in the canonical frame.
 
         Args:
             modalities: Names, in the order wanted.
+            whole: Keep whole numbers as ``int16`` where every file's number type fits: half the memory to pass over.
 
         Returns:
-            Array ``(modality, slices, height, width)``, ``float32``, intensities as in the files.
+            Array ``(modality, slices, height, width)``, ``float32`` or ``int16``, intensities as in the files.
 
         Raises:
             DataError: A modality is missing, a file is unreadable, shapes disagree or a value is not finite.
         """
         self.require(modalities)
-        shape = self.geometry.canonical_shape
-        images = np.empty((len(modalities), *shape), dtype=np.float32)
+        reference = self.geometry
+        shape = reference.canonical_shape
+        images = np.empty((len(modalities), *shape), dtype=np.int16 if whole else np.float32)
         for position, name in enumerate(modalities):
             volume = self.images[name]
             array = volume.read()
@@ -118,14 +120,16 @@ class Case:
                     expected=f"{shape}, as {self.modalities[0]} has",
                     remedy="register and resample the case's images to one grid",
                 )
-            self._check_place(name, volume)
-            if not np.all(np.isfinite(array)):
+            self._check_place(name, volume, reference)
+            if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
                 raise DataError(
                     f"case {self.id}: {name} holds non-finite values",
                     where=volume.files[0],
                     expected="finite intensities",
                     remedy="run 'metaseg data check' on the folder and repair or leave out the case",
                 )
+            if not np.can_cast(array.dtype, images.dtype) and images.dtype == np.int16:
+                images = images.astype(np.float32)
             images[position] = array
         return images
 
@@ -140,20 +144,19 @@ class Case:
         """
         if self.label is None:
             raise DataError(f"case {self.id} has no label", where=self.files[0].parent, remedy="leave the case out")
-        array = self.label.read()
-        if array.shape != self.geometry.canonical_shape:
+        array, reference = self.label.read(), self.geometry
+        if array.shape != reference.canonical_shape:
             raise DataError(
                 f"case {self.id}: the label has shape {array.shape} (slices, height, width)",
                 where=self.label.files[0],
-                expected=f"{self.geometry.canonical_shape}, as the images have",
+                expected=f"{reference.canonical_shape}, as the images have",
                 remedy="draw or resample the label on the images' grid",
             )
-        self._check_place("the label", self.label)
+        self._check_place("the label", self.label, reference)
         return self.scheme.decode(array, self.label.files[0])
 
-    def _check_place(self, name: str, volume: Volume) -> None:
+    def _check_place(self, name: str, volume: Volume, reference: Geometry) -> None:
         """Raise unless a volume lies where the first image does: overlaid voxels must be the same place in the head."""
-        reference = self.geometry
         corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(reference.canonical_shape[::-1]) - 1)
         here, there = (
             corners @ affine[:3, :3].T + affine[:3, 3]

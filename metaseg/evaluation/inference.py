@@ -99,7 +99,8 @@ def _logits_of_case(
     model.eval()
     try:
         for start in range(0, len(indices), batch_size):
-            images = torch.from_numpy(case.images(indices[start : start + batch_size], modalities)).to(device)
+            chosen = indices[start : start + batch_size]
+            images = torch.from_numpy(case.images(chosen, modalities, keep=False)).to(device)
             with autocast():
                 logits = predict_logits(model, images, tta)
             yield logits
