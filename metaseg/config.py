@@ -253,6 +253,11 @@ class MetatuneConfig(AdaptOptions):
     rescore_every: Annotated[
         int, Ge(0), Help("Meta-steps between new scores inside a case; 0: once a visit to the case.", panel=ADAPT)
     ] = 0
+    rescore_tolerance: Annotated[
+        float,
+        Ge(0),
+        Help("Relative change of the parameters up to which a case's scores are used again; 0: never.", panel=ADAPT),
+    ] = 0.0
     support_size: Annotated[int, Ge(1), Help("Slices of a task's inner loop; 1 in the paper.", panel=ADAPT)] = 1
     query_size: Annotated[int, Ge(1), Help("Slices of a task's outer loop; 1 in the paper.", panel=ADAPT)] = 1
     replay: Annotated[

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaseg.cases.labels import LabelSpace, region_mask
+from metaseg.cases.labels import LabelSpace
+from metaseg.evaluation.overlap import joint_histogram
 from metaseg.store.stored_case import StoredCase, to_space
 
 Autocast = Callable[[], AbstractContextManager]
@@ -134,13 +135,15 @@ def stored_dice(
     label, known = case.labels(slice(None)), case.space
     if known != space and space.num_classes < known.num_classes:
         label, known = to_space(label, known, space, case.id), space
+    histogram = joint_histogram(label, predicted, max(known.num_classes, space.num_classes))
     figures = {}
     for region in space.regions:
         if region not in known.regions:
             continue
-        truth, found = region_mask(label, known, region), region_mask(predicted, space, region)
+        truth, found = histogram[list(known.regions[region])], histogram[:, list(space.regions[region])]
         total = int(truth.sum()) + int(found.sum())
-        figures[region] = 2 * int((truth & found).sum()) / total if total else float("nan")
+        both = int(truth[:, list(space.regions[region])].sum())
+        figures[region] = 2 * both / total if total else float("nan")
     return figures
 
 

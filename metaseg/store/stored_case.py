@@ -145,6 +145,7 @@ class StoredCase:
                 remedy="delete the store and prepare it again",
             )
         self.info = StoredCaseInfo.from_json(values)
+        self._statistics: dict[tuple[str, ...] | None, tuple[tuple[int, ...] | None, np.ndarray, np.ndarray]] = {}
 
     def __repr__(self) -> str:
         return f"StoredCase({self.info.id!r}, shape={self.info.shape})"
@@ -239,28 +240,21 @@ class StoredCase:
         Returns:
             Array ``(slices, modality, height, width)``, ``float32``, the caller's own.
         """
-        channels = range(len(self.info.modalities)) if modalities is None else self.channels(modalities)
-        chosen = None if list(channels) == list(range(len(self.info.modalities))) else tuple(channels)
-        indices = np.arange(self.num_slices)[slices]
-        images = np.empty((len(indices), len(channels), *self.info.shape[1:]), dtype=np.float32)
+        chosen, mean, sd = self._channel_statistics(None if modalities is None else tuple(modalities))
+        indices = self._numbers[slices]
+        images = np.empty((len(indices), len(mean), *self.info.shape[1:]), dtype=np.float32)
+        cache = self.cache
         for image, index in zip(images, indices.tolist(), strict=True):
-            self._fill(image, index, chosen, keep)
+            key = (self.folder.name, index, chosen)
+            ready = None if cache is None else cache.get(key)
+            if ready is not None:
+                np.copyto(image, ready)
+                continue
+            raw = self._plain_images[index]
+            normalise_slice(raw if chosen is None else raw[list(chosen)], mean, sd, self.info.background, image)
+            if cache is not None and keep:
+                cache.put(key, image)
         return images
-
-    def _fill(self, image: np.ndarray, index: int, chosen: tuple[int, ...] | None, keep: bool) -> None:
-        """Write one normalised slice, from the cache where it is there."""
-        key = (self.folder.name, index, chosen)
-        ready = None if self.cache is None else self.cache.get(key)
-        if ready is not None:
-            np.copyto(image, ready)
-            return
-        raw, (mean, sd) = self._plain_images[index], self._statistics
-        if chosen is not None:
-            rows = list(chosen)
-            raw, mean, sd = raw[rows], mean[rows], sd[rows]
-        normalise_slice(raw, mean, sd, self.info.background, image)
-        if self.cache is not None and keep:
-            self.cache.put(key, image)
 
     @cached_property
     def _plain_images(self) -> np.ndarray:
@@ -268,10 +262,21 @@ class StoredCase:
         return np.asarray(self.raw_images)
 
     @cached_property
-    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation of each modality, ``(modality, 1, 1)`` ``float32``."""
-        mean, sd = (np.asarray(values, np.float32)[:, None, None] for values in (self.info.mean, self.info.sd))
-        return mean, sd
+    def _numbers(self) -> np.ndarray:
+        return np.arange(self.num_slices)
+
+    def _channel_statistics(
+        self, modalities: tuple[str, ...] | None
+    ) -> tuple[tuple[int, ...] | None, np.ndarray, np.ndarray]:
+        """Channels to take (None: all as they are), and their mean and deviation ``(modality, 1, 1)`` ``float32``."""
+        if modalities not in self._statistics:
+            stored = tuple(range(len(self.info.modalities)))
+            channels = stored if modalities is None else tuple(self.channels(modalities))
+            mean, sd = (
+                np.asarray(values, np.float32)[list(channels), None, None] for values in (self.info.mean, self.info.sd)
+            )
+            self._statistics[modalities] = (None if channels == stored else channels, mean, sd)
+        return self._statistics[modalities]
 
     def labels(self, slices: Sequence[int] | np.ndarray | slice, space: LabelSpace | None = None) -> np.ndarray:
         """Class maps ``(slices, height, width)``, ``uint8``, in ``space`` (by default the stored one).
