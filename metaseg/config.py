@@ -151,6 +151,9 @@ class PretrainConfig(RunOptions, DataOptions):
         int, Ge(0), Help("Validations without a better figure before stopping; 0 never stops early.", panel=TRAIN)
     ] = 0
     phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms.", panel=DATA)] = 16
+    cache_gb: Annotated[
+        float, Ge(0), Help("Most memory for slices kept ready for the next draw, in GB; 0 keeps none.", panel=RUN)
+    ] = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +213,9 @@ class AdaptOptions(RunOptions, DataOptions):
     ] = True
     clip_norm: Annotated[float, Ge(0), Help("Largest gradient norm; 0 switches clipping off.", panel=ADAPT)] = 12.0
     phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms.", panel=DATA)] = 12
+    cache_gb: Annotated[
+        float, Ge(0), Help("Most memory for slices kept ready for the next draw, in GB; 0 keeps none.", panel=RUN)
+    ] = 0.5
 
 
 PlainMethods = Literal[
@@ -247,6 +253,11 @@ class MetatuneConfig(AdaptOptions):
     rescore_every: Annotated[
         int, Ge(0), Help("Meta-steps between new scores inside a case; 0: once a visit to the case.", panel=ADAPT)
     ] = 0
+    rescore_tolerance: Annotated[
+        float,
+        Ge(0),
+        Help("Relative change of the parameters up to which a case's scores are used again; 0: never.", panel=ADAPT),
+    ] = 0.0
     support_size: Annotated[int, Ge(1), Help("Slices of a task's inner loop; 1 in the paper.", panel=ADAPT)] = 1
     query_size: Annotated[int, Ge(1), Help("Slices of a task's outer loop; 1 in the paper.", panel=ADAPT)] = 1
     replay: Annotated[

@@ -23,6 +23,8 @@ from metaseg.adapt.engines import TaskBatch
 from metaseg.adapt.interpolation import Interpolation
 from metaseg.adapt.methods.maml import Maml
 from metaseg.adapt.order_scores import build_order_scores
+from metaseg.adapt.prefetch import Prefetch
+from metaseg.adapt.score_memory import ScoreMemory
 from metaseg.adapt.scoring import score_slices
 from metaseg.adapt.setting import Setting, Shot
 from metaseg.adapt.source_tasks import SourceTasks
@@ -92,6 +94,8 @@ class MetaTuning:
             SourceTasks(setting.memory, setting.space, *sizes, config.seed) if config.replay != "none" else None
         )
         self.order_scores = build_order_scores(config, setting, fabric, self.loss)
+        self.memory = ScoreMemory(config.rescore_tolerance)
+        self.prefetch = Prefetch(setting.modalities)
         self.state = MetaState()
         self.figures: dict[str, dict[str, float]] = {}
         self.plan_figures: dict[str, float] = {}
@@ -103,7 +107,9 @@ class MetaTuning:
 
     def visit(self) -> None:
         """Work through the next case, scoring anew as often as asked for."""
-        shot = self.setting.shots[case_of_visit(self.state.visit, len(self.setting.shots), self.config.seed)]
+        shots, seed = self.setting.shots, self.config.seed
+        shot = shots[case_of_visit(self.state.visit, len(shots), seed)]
+        self.prefetch.start(shots[case_of_visit(self.state.visit + 1, len(shots), seed)])
         left, round_ = shot.slices, 0
         while len(left) >= 2 and self.state.spent < self.config.budget:
             left = self._round(shot, left, round_)
@@ -112,8 +118,12 @@ class MetaTuning:
 
     def _round(self, shot: Shot, slices: np.ndarray, round_: int) -> np.ndarray:
         """Score, plan and step; gives the slices that are left for another round."""
-        pool = score_slices(
-            self.model, shot.case, slices, self.setting.modalities, self.setting.space, self.fabric.autocast
+        pool = self.memory.pool(
+            shot.case.id,
+            slices,
+            lambda: score_slices(
+                self.model, shot.case, slices, self.setting.modalities, self.setting.space, self.fabric.autocast
+            ),
         )
         pool = self.order_scores.complete(shot, pool)
         plan = self._plan(shot, pool, round_)
@@ -177,7 +187,7 @@ class MetaTuning:
             if learned := self.method.parameters():
                 self._guard(clip_grad_norm_(learned, self.config.clip_norm), "gradient of the inner rates")
         own = [(task.query, batch) for task, batch in zip(chosen, batches, strict=True) if task.kind != "source"]
-        with self.order_scores.rewarding(self.model, own):
+        with self.order_scores.rewarding(self.model, own), self.memory.moving(self.model):
             self.optimizer.step()
         if self.averaged:
             self.averaged.update(self.model)
@@ -263,6 +273,7 @@ class MetaTuning:
             "optimizer": self.optimizer.state_dict(),
             "method": self.method.state_dict(),
             "order": self.order_scores.state_dict(),
+            "scores": self.memory.state_dict(),
         }
         if self.averaged:
             values |= {"average": self.averaged.model.state_dict(), "average_updates": self.averaged.updates}
@@ -274,6 +285,7 @@ class MetaTuning:
         self.optimizer.load_state_dict(values["optimizer"])
         self.method.load_state_dict(values["method"])
         self.order_scores.load_state_dict(values.get("order", {}))
+        self.memory.load_state_dict(values.get("scores", {}))
         if self.averaged:
             self.averaged.model.load_state_dict(values["average"])
             self.averaged.updates = values["average_updates"]

@@ -12,6 +12,7 @@ from metaseg.adapt.setting import Setting, prepare_setting
 from metaseg.config import AdaptOptions
 from metaseg.models.device import make_fabric
 from metaseg.runs.folder import RunFolder
+from metaseg.store.slice_cache import share_cache
 
 C = TypeVar("C", bound=AdaptOptions)
 Tune = Callable[[C, RunFolder, Fabric, Setting], None]
@@ -39,6 +40,7 @@ def run_adaptation(verb: str, config: C, tune: Tune[C], memory: bool) -> Adaptat
         return adaptation_result(finished)
     # Before the folder is made: data that cannot be used leave none behind.
     setting = prepare_setting(config, memory)
+    share_cache(setting.cases, config.cache_gb)
     with RunFolder.create(config.out, verb, config, overwrite=config.overwrite, resume=config.resume) as run:
         tune(config, run, fabric, setting)
     return adaptation_result(run)

@@ -67,11 +67,16 @@ class Setting:
         )
 
     @property
-    def fingerprint(self) -> str:
-        """Digest of all data that is read."""
+    def cases(self) -> SliceStore:
+        """All cases that are read, those of several parts several times."""
         return SliceStore(
             (*(shot.case for shot in self.shots), *self.target.cases, *self.source.cases, *self.memory.cases)
-        ).fingerprint
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all data that is read."""
+        return self.cases.fingerprint
 
 
 def prepare_setting(config: AdaptOptions, memory: bool = False) -> Setting:

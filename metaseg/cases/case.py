@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -94,56 +95,65 @@ class Case:
         volumes = [*self.images.values(), *([self.label] if self.label else [])]
         return tuple(dict.fromkeys(path for volume in volumes for path in volume.files))
 
-    def read_images(self, modalities: Sequence[str], threads: int = 1) -> np.ndarray:
+    def read_images(self, modalities: Sequence[str], threads: int = 1, *, whole: bool = False) -> np.ndarray:
         """Read modalities in the canonical frame.
 
         Args:
             modalities: Names, in the order wanted.
             threads: Files to read at a time. Of several damaged ones, the first in order is reported in any case.
+            whole: Keep whole numbers as ``int16`` where every file's number type fits: half the memory to pass over.
 
         Returns:
-            Array ``(modality, slices, height, width)``, ``float32``, intensities as in the files.
+            Array ``(modality, slices, height, width)``, ``float32`` or ``int16``, intensities as in the files.
 
         Raises:
             DataError: A modality is missing, a file is unreadable, shapes disagree or a value is not finite.
         """
         self.require(modalities)
-        shape = self.geometry.canonical_shape
-        images = np.empty((len(modalities), *shape), dtype=np.float32)
+        shape = (len(modalities), *self.geometry.canonical_shape)
+        images = np.empty(shape, dtype=np.int16 if whole else np.float32)
+        for position, array in enumerate(self._arrays(modalities, threads)):
+            if images.dtype == np.int16 and not np.can_cast(array.dtype, np.int16):
+                images = images.astype(np.float32)
+            images[position] = array
+        return images
+
+    def _arrays(self, modalities: Sequence[str], threads: int) -> Iterator[np.ndarray]:
+        """The modalities one after the other, in their files' number type."""
+        read = partial(self._read_image, reference=self.geometry)
         # The volumes of a 4-D file come out of one decompression, which threads would each do anew.
         shared = len({self.images[name].files for name in modalities}) < len(modalities)
         if threads == 1 or shared or len(modalities) == 1:
-            for name, image in zip(modalities, images, strict=True):
-                self._read_image(name, image)
-            return images
+            yield from map(read, modalities)
+            return
         with ThreadPoolExecutor(min(threads, len(modalities))) as pool:
             try:
-                list(pool.map(self._read_image, modalities, images))
+                yield from pool.map(read, modalities)
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-        return images
 
-    def _read_image(self, name: str, out: np.ndarray) -> None:
-        """Read one modality into ``out`` ``(slices, height, width)``, or raise as :meth:`read_images` does."""
+    def _read_image(self, name: str, reference: Geometry) -> np.ndarray:
+        """Read one modality ``(slices, height, width)``, or raise as :meth:`read_images` does."""
         volume = self.images[name]
         array = volume.read()
-        if array.shape != out.shape:
+        shape = reference.canonical_shape
+        if array.shape != shape:
             raise DataError(
                 f"case {self.id}: {name} has shape {array.shape} (slices, height, width)",
                 where=volume.files[0],
-                expected=f"{out.shape}, as {self.modalities[0]} has",
+                expected=f"{shape}, as {self.modalities[0]} has",
                 remedy="register and resample the case's images to one grid",
             )
-        self._check_place(name, volume)
-        if not np.all(np.isfinite(array)):
+        self._check_place(name, volume, reference)
+        if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
             raise DataError(
                 f"case {self.id}: {name} holds non-finite values",
                 where=volume.files[0],
                 expected="finite intensities",
                 remedy="run 'metaseg data check' on the folder and repair or leave out the case",
             )
-        out[...] = array
+        return array
 
     def read_label(self) -> np.ndarray:
         """Read the label in the canonical frame as classes of ``scheme.space``.
@@ -156,20 +166,19 @@ class Case:
         """
         if self.label is None:
             raise DataError(f"case {self.id} has no label", where=self.files[0].parent, remedy="leave the case out")
-        array = self.label.read()
-        if array.shape != self.geometry.canonical_shape:
+        array, reference = self.label.read(), self.geometry
+        if array.shape != reference.canonical_shape:
             raise DataError(
                 f"case {self.id}: the label has shape {array.shape} (slices, height, width)",
                 where=self.label.files[0],
-                expected=f"{self.geometry.canonical_shape}, as the images have",
+                expected=f"{reference.canonical_shape}, as the images have",
                 remedy="draw or resample the label on the images' grid",
             )
-        self._check_place("the label", self.label)
+        self._check_place("the label", self.label, reference)
         return self.scheme.decode(array, self.label.files[0])
 
-    def _check_place(self, name: str, volume: Volume) -> None:
+    def _check_place(self, name: str, volume: Volume, reference: Geometry) -> None:
         """Raise unless a volume lies where the first image does: overlaid voxels must be the same place in the head."""
-        reference = self.geometry
         corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(reference.canonical_shape[::-1]) - 1)
         here, there = (
             corners @ affine[:3, :3].T + affine[:3, 3]

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaseg.cases.labels import LabelSpace, region_mask
+from metaseg.cases.labels import LabelSpace
 from metaseg.evaluation.batch_threads import over_threads
+from metaseg.evaluation.overlap import joint_histogram
 from metaseg.store.stored_case import StoredCase, to_space
 
 Autocast = Callable[[], AbstractContextManager]
@@ -156,7 +157,7 @@ def _over_slices(
 
     @torch.inference_mode()
     def work(batch: np.ndarray) -> Finished:
-        images = torch.from_numpy(case.images(batch, modalities)).to(device)
+        images = torch.from_numpy(case.images(batch, modalities, keep=False)).to(device)
         with autocast():
             logits = predict_logits(model, images, tta)
         return finish(logits)
@@ -196,13 +197,15 @@ def stored_dice(
     label, known = case.labels(slice(None)), case.space
     if known != space and space.num_classes < known.num_classes:
         label, known = to_space(label, known, space, case.id), space
+    histogram = joint_histogram(label, predicted, max(known.num_classes, space.num_classes))
     figures = {}
     for region in space.regions:
         if region not in known.regions:
             continue
-        truth, found = region_mask(label, known, region), region_mask(predicted, space, region)
+        truth, found = histogram[list(known.regions[region])], histogram[:, list(space.regions[region])]
         total = int(truth.sum()) + int(found.sum())
-        figures[region] = 2 * int((truth & found).sum()) / total if total else float("nan")
+        both = int(truth[:, list(space.regions[region])].sum())
+        figures[region] = 2 * both / total if total else float("nan")
     return figures
 
 

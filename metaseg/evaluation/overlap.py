@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+BLOCK = 1 << 16
+"""Voxels that are counted together."""
+
 
 class ClassCounts(NamedTuple):
     """Voxel counts per class; additive, so the counts of a volume are the sum of those of its slices.
@@ -49,14 +52,35 @@ def joint_histogram(label: np.ndarray, prediction: np.ndarray, num_classes: int,
         # A value outside would silently be counted as another pair of classes.
         if array.size and (array.min() < 0 or array.max() >= num_classes):
             raise ValueError(f"{name} holds values outside 0 .. {num_classes - 1}")
-    code = label.astype(np.intp).reshape(slices, -1)
+    rows = zip(label.reshape(slices, -1), prediction.reshape(slices, -1), strict=True)
+    count = _count_bytes if label.dtype == prediction.dtype == np.uint8 and cells <= 256 else _count_any
+    counts = np.array([count(*row, num_classes) for row in rows], dtype=np.int64)
+    return counts.reshape((slices, num_classes, num_classes) if per_slice else (num_classes, num_classes))
+
+
+def _count_any(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
+    """How often each pair of classes occurs in two flat maps, ``(classes * classes,)``."""
+    code = label.astype(np.intp)
     code *= num_classes
-    code += prediction.reshape(slices, -1).astype(np.intp)
-    if per_slice:
-        code += np.arange(slices, dtype=np.intp)[:, None] * cells
-    counts = np.bincount(code.ravel(), minlength=slices * cells)
-    shape = (slices, num_classes, num_classes) if per_slice else (num_classes, num_classes)
-    return counts.reshape(shape).astype(np.int64, copy=False)
+    code += prediction.astype(np.intp)
+    return np.bincount(code, minlength=num_classes * num_classes)
+
+
+def _count_bytes(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
+    """:func:`_count_any` of ``uint8`` maps, in blocks that stay in the CPU's cache.
+
+    Most voxels are background in both maps. Eight at a time these are left out by a look at the words of the codes.
+    """
+    counts = np.zeros(num_classes * num_classes, dtype=np.int64)
+    for start in range(0, label.size, BLOCK):
+        code = label[start : start + BLOCK] * np.uint8(num_classes)
+        code += prediction[start : start + BLOCK]
+        whole = code.size // 8 * 8
+        words = code[:whole].view(np.uint64)
+        busy = np.append(words[words != 0].view(np.uint8), code[whole:])
+        counts += np.bincount(busy, minlength=len(counts))
+        counts[0] += code.size - busy.size
+    return counts
 
 
 def counts_from_histogram(histogram: np.ndarray) -> ClassCounts:

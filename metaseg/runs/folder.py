@@ -18,7 +18,7 @@ from metaseg.runs.lock import LOCK_NAME, RunLock, is_locked
 from metaseg.runs.state import STATE_NAME, RunState
 
 CONFIG_NAME = "config.yaml"
-FREE_TO_CHANGE = frozenset({"out", "jobs", "cache", "resume", "overwrite", "pictures"})
+FREE_TO_CHANGE = frozenset({"out", "jobs", "cache", "cache_gb", "resume", "overwrite", "pictures"})
 """Settings that may differ when a run is continued, since no figure depends on them."""
 
 PATHS_AS_TEXT = frozenset({"run", "from_run", "parent", "weights"})

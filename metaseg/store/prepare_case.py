@@ -80,16 +80,18 @@ def arrange_case(case: Case, options: PrepareOptions, threads: int = 1) -> tuple
     Raises:
         DataError: As :func:`prepare_case`.
     """
-    images = case.read_images(options.modalities, threads)
+    geometry = case.geometry
+    planar = geometry.planar
+    # Whole numbers stay int16 where that compares alike: a threshold between two of them is not the same in float32.
+    images = case.read_images(options.modalities, threads, whole=not planar)
     label = case.read_label() if case.label else None
-    planar = case.geometry.planar
     background = PLANAR_BACKGROUND * float(images.max()) if planar else 0.0
     crop = brain_box(images, label, background, planar, case)
     box = tuple(slice(start, stop) for start, stop in crop)
     images = images[(slice(None), *box)]
     mean, sd = foreground_statistics(images, background)
     label_full = None if label is None else label[box]
-    stored_images, stored_label = _shrink(images, label_full, case.geometry.canonical_shape, options.image_size)
+    stored_images, stored_label = _shrink(images, label_full, geometry.canonical_shape, options.image_size)
     info = StoredCaseInfo(
         id=case.id,
         patient=case.patient,
@@ -101,7 +103,7 @@ def arrange_case(case: Case, options: PrepareOptions, threads: int = 1) -> tuple
         modalities=tuple(options.modalities),
         space=case.scheme.space.name,
         labelled=label is not None,
-        geometry=case.geometry,
+        geometry=geometry,
         crop=crop,
         shape=_shape(stored_images),
         mean=mean,
@@ -134,7 +136,9 @@ def brain_box(
     Raises:
         DataError: There is no voxel above the background.
     """
-    inside = np.any(foreground(images, background), axis=0)
+    inside = foreground(images[0], background)
+    for image in images[1:]:
+        inside |= foreground(image, background)
     if not inside.any():
         raise DataError(
             f"case {case.id}: all images are empty",
@@ -144,14 +148,15 @@ def brain_box(
         )
     if label is not None:
         inside |= label > 0
-    box = []
-    for axis in range(3):
-        if axis == 0 and planar:
-            box.append((0, inside.shape[0]))
-            continue
-        hits = np.flatnonzero(inside.any(axis=tuple(other for other in range(3) if other != axis)))
-        box.append((int(hits[0]), int(hits[-1]) + 1))
-    return (box[0], box[1], box[2])
+    rows = np.any(inside, axis=2)
+    slices = (0, len(inside)) if planar else _span(np.any(rows, axis=1))
+    return (slices, _span(np.any(rows, axis=0)), _span(np.any(np.any(inside, axis=0), axis=0)))
+
+
+def _span(hits: np.ndarray) -> tuple[int, int]:
+    """First True, and one after the last."""
+    found = np.flatnonzero(hits)
+    return (int(found[0]), int(found[-1]) + 1)
 
 
 def foreground_statistics(images: np.ndarray, background: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -174,6 +179,8 @@ def foreground_statistics(images: np.ndarray, background: float) -> tuple[tuple[
 
 def lossless(images: np.ndarray) -> np.ndarray:
     """The same values as int16 where they are whole numbers that fit, otherwise float32; contiguous."""
+    if images.dtype == np.int16:
+        return np.ascontiguousarray(images)
     if images.min() >= -32768 and images.max() <= 32767 and np.array_equal(images, np.rint(images)):
         return np.ascontiguousarray(images, dtype=np.int16)
     return np.ascontiguousarray(images, dtype=np.float32)
@@ -185,6 +192,7 @@ def _shrink(
     scale = 1.0 if image_size is None else image_size / max(full[1:])
     if scale >= 1.0:
         return images, label
+    images = images.astype(np.float32, copy=False)
     size = tuple(max(1, round(side * scale)) for side in images.shape[2:])
     small = np.stack(
         [
@@ -214,7 +222,9 @@ def _shape(images: np.ndarray) -> tuple[int, int, int]:
 def _areas(label: np.ndarray | None, slices: int, classes: int) -> tuple[tuple[int, ...], ...]:
     if label is None:
         return tuple((0,) * classes for _ in range(slices))
-    return tuple(tuple(int(count) for count in np.bincount(plane.ravel(), minlength=classes)) for plane in label)
+    lesion = [np.count_nonzero(label == value, axis=(1, 2)) for value in range(1, classes)]
+    areas = np.stack([label[0].size - np.sum(lesion, axis=0), *lesion], axis=1)
+    return tuple(tuple(row) for row in areas.tolist())
 
 
 def _write(folder: Path, info: StoredCaseInfo, arrays: dict[str, np.ndarray]) -> None:

@@ -18,6 +18,7 @@ from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.progress import progress
 from metaseg.store.prepare import open_data, phantom_folder
+from metaseg.store.slice_cache import share_cache
 from metaseg.store.store import SliceStore
 from metaseg.training.augment import Augmentation
 from metaseg.training.fit_listener import Validate, smoothed_score
@@ -107,6 +108,7 @@ def _prepare(config: PretrainConfig) -> _Pretraining:
         print("No --data given: training on SYNTHETIC phantoms, not on patients.")
     store = open_pretraining_data(config)
     train, val = divide(store, config)
+    share_cache(store, config.cache_gb)
     modalities = tuple(config.modalities or shared_modalities(store))
     card = _card(config, store, train, modalities)
     model = build_segmenter(

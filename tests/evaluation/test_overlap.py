@@ -29,6 +29,37 @@ def test_counts_equal_masks_counted_one_by_one(maps):
         assert counts.predicted[value] == np.sum(prediction == value)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+@pytest.mark.parametrize("num_classes", [2, 4, 16, 17])
+@pytest.mark.parametrize("shape", [(5,), (3, 9, 7), (1, 300, 301), (0, 4, 4)])
+@pytest.mark.parametrize("busy", [0.0, 0.02, 1.0])
+def test_histogram_counts_every_pair(dtype, num_classes, shape, busy):
+    # Blocks, words of eight voxels and what is left over: all sizes meet the plain definition.
+    rng = np.random.default_rng(5)
+    label, prediction = (
+        np.where(rng.random(shape) < busy, rng.integers(0, num_classes, shape), 0).astype(dtype) for _ in range(2)
+    )
+    expected = np.zeros((num_classes, num_classes), int)
+    np.add.at(expected, (label.ravel(), prediction.ravel()), 1)
+    found = joint_histogram(label, prediction, num_classes)
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.int64
+
+
+def test_histogram_of_maps_that_are_not_contiguous(maps):
+    turned = [array.transpose(2, 0, 1)[::-1, ::2] for array in maps]
+    expected = joint_histogram(*(np.ascontiguousarray(array) for array in turned), 4, per_slice=True)
+    np.testing.assert_array_equal(joint_histogram(*turned, 4, per_slice=True), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_value_that_is_no_class_is_refused(maps, dtype):
+    label, prediction = (array.astype(dtype) for array in maps)
+    prediction[0, 0, 0] = 4
+    with pytest.raises(ValueError, match=r"prediction holds values outside 0 \.\. 3"):
+        joint_histogram(label, prediction, 4)
+
+
 def test_counts_add_up_over_slices(maps):
     slices = class_counts(*maps, 4, per_slice=True)
     whole = class_counts(*maps, 4)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +14,7 @@ from PIL import Image
 import metaseg.store.build as build_module
 from metaseg.cases.labels import SUBREGIONS, WHOLE_LESION
 from metaseg.cases.readers import read_cases
+from metaseg.cases.volumes import volume_from_file
 from metaseg.errors import DataError, UsageError
 from metaseg.store.build import build_store, common_modalities
 from metaseg.store.prepare import open_data, prepare_store
@@ -104,6 +106,35 @@ class TestLossless:
     def test_values_beyond_int16_stay_float(self):
         assert lossless(np.array([[[[40000.0]]]], np.float32)).dtype == np.float32
         assert lossless(np.array([[[[-32768.0, 32767.0]]]], np.float32)).dtype == np.int16
+
+
+class TestWholeNumbers:
+    def test_case_of_whole_numbers_is_prepared_as_the_same_case_in_floats(self, cases, write_cases, tmp_path):
+        # int16 files never become float32 on the way; nothing that is stored may tell.
+        floats = read_cases(write_cases(count=3, dtype=np.float32))
+        for case, other in zip(cases, floats, strict=True):
+            assert case.read_images(FOUR, whole=True).dtype == np.int16
+            assert other.read_images(FOUR, whole=True).dtype == np.float32
+        ours = build_store(cases, tmp_path / "whole", PrepareOptions(FOUR), jobs=1)
+        theirs = build_store(floats, tmp_path / "floats", PrepareOptions(FOUR), jobs=1)
+        small = [
+            build_store(of, tmp_path / f"{number}", PrepareOptions(FOUR, 16), jobs=1)
+            for number, of in enumerate((cases, floats))
+        ]
+        for one, other in [*zip(ours, theirs, strict=True), *zip(*small, strict=True)]:
+            assert one.info == other.info
+            np.testing.assert_array_equal(one.raw_images, other.raw_images)
+            np.testing.assert_array_equal(one.raw_label, other.raw_label)
+
+    def test_one_file_of_another_type_makes_all_floats(self, write_cases, tmp_path):
+        case = read_cases(write_cases(count=1))[0]
+        image = nib.load(case.images["t1ce"].files[0])
+        path = tmp_path / "t1ce.nii.gz"
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj).astype(np.float32) + 0.5, image.affine), path)
+        mixed = replace(case, images={**case.images, "t1ce": volume_from_file(path)})
+        images, expected = mixed.read_images(FOUR, whole=True), mixed.read_images(FOUR)
+        assert images.dtype == np.float32
+        np.testing.assert_array_equal(images, expected)
 
 
 class TestBuild:
