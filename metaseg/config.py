@@ -281,9 +281,10 @@ class MetatuneConfig(AdaptOptions):
     outer_schedule: Annotated[
         Literal["constant", "cosine", "poly"], Help("Decay of the outer learning rate.", panel=ADAPT)
     ] = "constant"
-    engine: Annotated[Literal["learn2learn", "functional"], Help("Who computes the meta-gradient.", panel=ADAPT)] = (
-        "learn2learn"
-    )
+    engine: Annotated[
+        Literal["auto", "learn2learn", "functional", "batched"],
+        Help("Who computes the meta-gradient; auto takes the quickest for network and device.", panel=ADAPT),
+    ] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

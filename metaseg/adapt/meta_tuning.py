@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from metaseg.adapt.balanced_slices import augmented
-from metaseg.adapt.engines import TaskBatch
+from metaseg.adapt.engines import Choice, TaskBatch
 from metaseg.adapt.interpolation import Interpolation
 from metaseg.adapt.methods.maml import Maml
 from metaseg.adapt.order_scores import build_order_scores
@@ -97,6 +97,7 @@ class MetaTuning:
         self.memory = ScoreMemory(config.rescore_tolerance)
         self.prefetch = Prefetch(setting.modalities)
         self.state = MetaState()
+        self.choice: Choice | None = None
         self.figures: dict[str, dict[str, float]] = {}
         self.plan_figures: dict[str, float] = {}
 
@@ -179,6 +180,7 @@ class MetaTuning:
         self.model.eval()
         with self.fabric.autocast():
             result = self.method.step(self.model, batches, self.loss, progress)
+        self._say_engine()
         self._guard(result.query_losses, "loss")
         if self.config.clip_norm:
             norm = clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
@@ -208,6 +210,13 @@ class MetaTuning:
         self.watch.advance(cost, loss=query)
         if due_marks(before, self.state.spent, self.config.budget, self.config.marks):
             self.figures["after"] = self.watch.mark(self.final, self.state.spent)
+
+    def _say_engine(self) -> None:
+        """Name the engine of the step once, and again only if another one takes over."""
+        choice = self.method.engine_choice()
+        if choice is not None and (self.choice is None or choice.engine != self.choice.engine):
+            self.choice = choice
+            self.watch.record(str(choice), engine={"name": choice.engine, "why": choice.reason})
 
     def _tasks(self, shot: Shot, step: Step) -> list[ChosenTask]:
         """The step's tasks: the plan's, and those of the source."""

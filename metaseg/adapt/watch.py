@@ -102,6 +102,17 @@ class Watch:
         """Print a line beside the bar."""
         self.bar.note(text)
 
+    def record(self, text: str, **values: Any) -> None:
+        """Print a line, and enter what it says into the manifest.
+
+        Args:
+            text: The line.
+            values: JSON values by their name in the session's entry of the manifest.
+        """
+        self.note(text)
+        self._manifest.record["sessions"][-1].update(values)
+        self._manifest.save(self.run.path)
+
     def mark(self, model: nn.Module, spent: int) -> dict[str, float]:
         """Evaluate the watched cases and log the figures; the time that this takes is not counted as work.
 

@@ -1,6 +1,7 @@
 """Meta-step engines: interchangeable ways to compute the outer gradient of MAML."""
 
 from metaseg.adapt.engines import learn2learn_engine as learn2learn_engine  # enters its engine into the registry
+from metaseg.adapt.engines.auto_engine import AutoEngine, Choice
 from metaseg.adapt.engines.base import (
     ENGINES,
     Loss,
@@ -12,12 +13,16 @@ from metaseg.adapt.engines.base import (
     register_engine,
     slice_gradient_evaluations,
 )
+from metaseg.adapt.engines.batched_engine import BatchedEngine
 from metaseg.adapt.engines.fast_weights import FastWeights
 from metaseg.adapt.engines.functional_engine import FunctionalEngine, InnerLoop
 from metaseg.adapt.engines.isolation import NormStatistics
 
 __all__ = [
     "ENGINES",
+    "AutoEngine",
+    "BatchedEngine",
+    "Choice",
     "FastWeights",
     "FunctionalEngine",
     "InnerLoop",

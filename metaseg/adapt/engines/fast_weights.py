@@ -1,9 +1,9 @@
 """A network with other parameter values for the time of one forward: the ground of the functional engine and Reptile.
 
 An inner loop needs the network at θ, at θ' and so on, without losing θ. Here the values are put into the network
-itself, into every place that holds the parameter, and taken out again after the forward. No module is copied, so that
-modules that are held twice, or also as plain attributes, are seen at their new values everywhere. A network that
-computes activations anew in the backward pass (checkpointing) would find θ there again, and is not for this.
+itself, into every place that holds the parameter, and taken out again after the pass. No module is copied, so that
+modules that are held twice, or also as plain attributes, are seen at their new values everywhere. The values stay for
+the backward pass, so that a network that computes activations anew there (checkpointing) finds them.
 """
 
 from __future__ import annotations
@@ -66,6 +66,10 @@ class FastWeights:
         """θ, detached; it shares the parameters' memory."""
         return {name: parameter.detach() for name, parameter in self.parameters.items()}
 
+    def over_tasks(self, values: Values) -> Values:
+        """Values of a task as they add up over the tasks that were computed together: of one, as they are."""
+        return values
+
     def differentiate(
         self,
         values: Mapping[str, Tensor],
@@ -90,12 +94,18 @@ class FastWeights:
         """
         needed = self.parameters if second_order else over
         leaves = {name: value.detach().requires_grad_(name in needed) for name, value in values.items()}
-        with torch.enable_grad():
-            value = loss(self._forward(leaves, images), labels)
-            if value.ndim:
-                raise ValueError(f"the loss must be a scalar, got shape {tuple(value.shape)}")
-            gradient = vector_product({"loss": value}, {}, {name: leaves[name] for name in over}, second_order)
+        with torch.enable_grad(), self.placed(leaves):
+            value = self.loss_at(leaves, loss, images, labels)
+            gradient = vector_product({"loss": value.sum()}, {}, {name: leaves[name] for name in over}, second_order)
         return Pass(value.detach(), leaves, gradient)
+
+    def loss_at(self, values: Values, loss: Loss, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch, a scalar, with the graph to the values, which are in their places.
+
+        Raises:
+            ValueError: The loss is not a scalar.
+        """
+        return checked_scalar(loss(self.model(images), labels))
 
     def add_gradient(self, gradient: Mapping[str, Tensor], factor: float = 1.0) -> None:
         """Add to ``p.grad`` of the parameters named."""
@@ -105,14 +115,28 @@ class FastWeights:
                 parameter.grad = torch.zeros_like(parameter)
             parameter.grad.add_(value.detach(), alpha=factor)
 
-    def _forward(self, values: Values, images: Tensor) -> Tensor:
+    @contextmanager
+    def placed(self, values: Values) -> Iterator[None]:
+        """The network at these values for as long as the context lasts; then at those that it had before."""
+        before = [table[key] for table, key, _ in self._places]
         try:
             for table, key, name in self._places:
                 table[key] = values[name]  # type: ignore[assignment]
-            return self.model(images)
+            yield
         finally:
-            for table, key, name in self._places:
-                table[key] = self.parameters[name]
+            for (table, key, _), one in zip(self._places, before, strict=True):
+                table[key] = one
+
+
+def checked_scalar(value: Tensor) -> Tensor:
+    """A loss as it is.
+
+    Raises:
+        ValueError: It is not a scalar.
+    """
+    if value.ndim:
+        raise ValueError(f"the loss must be a scalar, got shape {tuple(value.shape)}")
+    return value
 
 
 def vector_product(

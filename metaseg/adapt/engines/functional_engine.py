@@ -12,7 +12,7 @@ v at θ_0 is the outer gradient. Query graphs are let go at once, the support gr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,9 @@ from metaseg.adapt.engines.isolation import NormStatistics, check_norm_statistic
 
 Rates = Mapping[str, Tensor | float]
 """Inner rates by the name of the parameter: a number, or a tensor that broadcasts to the parameter's shape."""
+
+RateShares = dict[int, tuple[Tensor, Tensor]]
+"""Inner rates with their gradients, by the identity of the rate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +65,25 @@ class _InnerStep:
     support: Pass
     rates: Rates
     query: Values
+
+
+@dataclass(frozen=True, eq=False)
+class TaskGradient:
+    """What one task, or several that were computed together, add to a step.
+
+    Attributes:
+        positions: Of the tasks in the step.
+        support_losses: Before each inner step, ``(tasks, inner_steps)``.
+        query_losses: Of the last parameters, ``(tasks,)``.
+        gradient: With respect to θ, summed over the tasks.
+        rates: With respect to the inner rates that require a gradient, likewise.
+    """
+
+    positions: tuple[int, ...]
+    support_losses: Tensor
+    query_losses: Tensor
+    gradient: Values
+    rates: RateShares
 
 
 @register_engine("functional")
@@ -116,18 +138,73 @@ class FunctionalEngine:
         """
         weights = FastWeights(model)
         _check(weights, tasks, inner)
-        found: dict[int, tuple[Tensor, Tensor]] = {}
-        support_losses, query_losses = [], []
-        for task in tasks:
-            with weights.task(self.norm_statistics):
-                trail, query_loss = _adapt(weights, task, loss, inner)
-            support_losses.append(torch.stack([step.support.loss for step in trail]))
-            query_losses.append(query_loss)
-            weights.add_gradient(_sweep_back(trail, inner.first_order, found))
-        if found:
-            # Once for all tasks: what the rates are computed from is gone through a single time.
-            torch.autograd.backward([rate for rate, _ in found.values()], [share for _, share in found.values()])
-        return StepResult(torch.stack(support_losses), torch.stack(query_losses))
+        rates = RateGradients()
+        support_losses: dict[int, Tensor] = {}
+        query_losses: dict[int, Tensor] = {}
+        for found in self.task_gradients(weights, tasks, loss, inner):
+            weights.add_gradient(found.gradient)
+            rates.add(found.rates)
+            for row, position in enumerate(found.positions):
+                support_losses[position], query_losses[position] = found.support_losses[row], found.query_losses[row]
+        rates.backward()
+        order = range(len(tasks))
+        return StepResult(
+            torch.stack([support_losses[position] for position in order]),
+            torch.stack([query_losses[position] for position in order]),
+        )
+
+    def task_gradients(
+        self, weights: FastWeights, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop
+    ) -> Iterator[TaskGradient]:
+        """Gradients of all tasks, always in the same order: what is added up in it has the same bits in every run."""
+        for position, task in enumerate(tasks):
+            yield task_gradient(weights, task, loss, inner, self.norm_statistics, (position,))
+
+
+class RateGradients:
+    """Gradients of those inner rates that require one, added up over tasks."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def add(self, shares: RateShares) -> None:
+        """Add to those that are there."""
+        for key, (rate, share) in shares.items():
+            self._found[key] = (rate, self._found[key][1] + share if key in self._found else share)
+
+    def backward(self) -> None:
+        """Hand them on. Once for all tasks: what the rates are computed from is gone through a single time."""
+        if self._found:
+            torch.autograd.backward(
+                [rate for rate, _ in self._found.values()], [one for _, one in self._found.values()]
+            )
+
+
+def task_gradient(
+    weights: FastWeights,
+    task: TaskBatch,
+    loss: Loss,
+    inner: InnerLoop,
+    statistics: NormStatistics,
+    positions: tuple[int, ...],
+) -> TaskGradient:
+    """The inner loop of a task and the way back.
+
+    Args:
+        weights: The network.
+        task: Its data, or those of several tasks as the weights take them.
+        loss: Mean over the slices of a batch, as a scalar.
+        inner: How it is adapted.
+        statistics: Of normalisation layers.
+        positions: Of the task among those of the step.
+    """
+    with weights.task(statistics):
+        trail, query_loss = _adapt(weights, task, loss, inner)
+        support_losses = torch.stack([step.support.loss for step in trail], dim=-1)
+        gradient, rates = _sweep_back(weights, trail, inner.first_order)
+    return TaskGradient(
+        positions, support_losses.reshape(len(positions), -1), query_loss.reshape(len(positions)), gradient, rates
+    )
 
 
 def _adapt(weights: FastWeights, task: TaskBatch, loss: Loss, inner: InnerLoop) -> tuple[list[_InnerStep], Tensor]:
@@ -145,14 +222,17 @@ def _adapt(weights: FastWeights, task: TaskBatch, loss: Loss, inner: InnerLoop) 
         query: Values = {}
         if weight or number == inner.steps - 1:
             after = weights.differentiate(values, weights.parameters, loss, task.query_images, task.query_labels)
-            query, last = {name: weight * gradient for name, gradient in after.gradient.items()}, after.loss
+            query, last = after.gradient, after.loss
+            if weight != 1:
+                query = {name: weight * gradient for name, gradient in query.items()}
         trail.append(_InnerStep(support, rates, query))
     return trail, last
 
 
-def _sweep_back(trail: list[_InnerStep], first_order: bool, found: dict[int, tuple[Tensor, Tensor]]) -> Values:
-    """The outer gradient of one task. The trail is used up; gradients of rates are added to ``found``, by identity."""
+def _sweep_back(weights: FastWeights, trail: list[_InnerStep], first_order: bool) -> tuple[Values, RateShares]:
+    """The outer gradient of a task, and that of its inner rates. The trail is used up."""
     sweep: Values = {}
+    found: RateShares = {}
     while trail:
         step = trail.pop()
         add_to(sweep, step.query)
@@ -164,8 +244,9 @@ def _sweep_back(trail: list[_InnerStep], first_order: bool, found: dict[int, tup
                 found[id(rate)] = (rate, found[id(rate)][1] + share if id(rate) in found else share)
         if not first_order:
             vector = {name: -_constant(step.rates[name]) * sweep[name] for name in reached}
-            add_to(sweep, vector_product(reached, vector, step.support.leaves))
-    return sweep
+            with weights.placed(step.support.leaves):
+                add_to(sweep, vector_product(reached, vector, step.support.leaves))
+    return weights.over_tasks(sweep), found
 
 
 def _constant(rate: Tensor | float) -> Tensor | float:

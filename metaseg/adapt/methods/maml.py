@@ -10,6 +10,9 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from metaseg.adapt.engines import (
+    AutoEngine,
+    BatchedEngine,
+    Choice,
     FunctionalEngine,
     InnerLoop,
     Loss,
@@ -45,8 +48,8 @@ class Maml:
     * ``first_order_share``: derivative-order annealing, first order until that share of the budget is spent.
     * ``learned_inner_rates``: an inner rate for every layer and inner step; see :mod:`metaseg.adapt.inner_rates`.
 
-    ``config.engine`` computes what is a plain step of MAML. Where several query losses or learned rates take part, or
-    the inner loop takes some parameters only, the functional engine does, whichever engine is named: no other can.
+    ``config.engine`` computes the steps. Where several query losses or learned rates take part, or the inner loop takes
+    some parameters only, ``learn2learn`` cannot, and the functional engine does instead.
 
     Args:
         config: The verb's settings.
@@ -66,9 +69,11 @@ class Maml:
         self.adapted = self.inner_parameters(model, trainable)
         self.learned = self.learned_rates(self.adapted)
         self.multi_step = config.multi_step_loss and config.inner_steps > 1
-        self.functional = FunctionalEngine()
         self.plain = self.learned is None and not self.multi_step and self.adapted.keys() == trainable.keys()
-        self.engine: MetaStepEngine = build_engine(config.engine) if self.plain else self.functional
+        # The reference is imported only where it has something to do.
+        named = self.plain or config.engine != "learn2learn"
+        self.engine: MetaStepEngine = build_engine(config.engine if named else "functional")
+        self.functional = self.engine if isinstance(self.engine, FunctionalEngine) else FunctionalEngine()
 
     @classmethod
     def check(cls, config: MetatuneConfig) -> None:
@@ -140,6 +145,16 @@ class Maml:
         rates = self.learned.tables() if self.learned else dict.fromkeys(self.adapted, rate)
         inner = InnerLoop(rates, steps, first_order, self.query_weights(progress))
         return self.functional.meta_gradient(model, tasks, loss, inner)
+
+    def engine_choice(self) -> Choice | None:
+        """Which engine computed the last step, and why; None where none does."""
+        if isinstance(self.engine, AutoEngine):
+            return self.engine.choice
+        if isinstance(self.engine, BatchedEngine):
+            return Choice("batched", f"as asked for; {self.engine.said}")
+        if self.plain or self.config.engine == "functional":
+            return Choice(self.config.engine, "as asked for")
+        return Choice("functional", f"{self.config.engine} has no such inner loop")
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the network, its optimiser and the counters."""

@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from metaseg.adapt.engines import FastWeights, Loss, StepResult, TaskBatch
+from metaseg.adapt.engines import Choice, FastWeights, Loss, StepResult, TaskBatch
 from metaseg.adapt.engines.base import check_step
 from metaseg.adapt.engines.fast_weights import Values, add_to
 from metaseg.adapt.methods.maml import Maml
@@ -77,6 +77,10 @@ class Reptile(Maml):
             for batches in inner_batches(task, self.config.inner_steps)
             for images, _ in batches
         )
+
+    def engine_choice(self) -> Choice | None:
+        """None: nothing is differentiated but single passes."""
+        return None
 
     def step(self, model: nn.Module, tasks: Sequence[TaskBatch], loss: Loss, progress: float) -> StepResult:
         """Add the outer gradient of a step to the network's.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import re
 import warnings
 from typing import Any
 
@@ -90,7 +91,7 @@ class TestMaml:
     def test_without_switches_is_learn2learns_step_to_the_bit(self):
         model, tasks = tiny_net(), make_tasks()
         build_engine("learn2learn").step(model, tasks, F.cross_entropy, RATE, 2)
-        found = outer_gradient("maml", tasks=tasks, inner_steps=2)
+        found = outer_gradient("maml", tasks=tasks, inner_steps=2, engine="learn2learn")
         assert all(torch.equal(found[name], grad) for name, grad in gradients(model).items())
 
     def test_several_query_losses_of_one_inner_step_are_one(self):
@@ -98,9 +99,33 @@ class TestMaml:
         assert all(torch.equal(switched[name], grad) for name, grad in plain.items())
 
     @pytest.mark.parametrize("name", ["maml", "fomaml"])
-    def test_the_engine_makes_no_difference(self, name):
-        one, other = (outer_gradient(name, engine=engine, inner_steps=2) for engine in ("learn2learn", "functional"))
+    @pytest.mark.parametrize("engine", ["auto", "functional", "batched"])
+    def test_the_engine_makes_no_difference(self, name, engine):
+        one, other = (outer_gradient(name, engine=each, inner_steps=2) for each in ("learn2learn", engine))
         assert relative_error(one, other) <= 1e-12
+
+    @pytest.mark.parametrize("name", ["anil", "meta-sgd", "maml"])
+    @pytest.mark.parametrize("engine", ["auto", "batched", "learn2learn"])
+    def test_nor_where_learn2learn_cannot_compute_it(self, name, engine):
+        settings = {"inner_steps": 2, "multi_step_loss": True}
+        net = tiny_unet if name == "anil" else tiny_net
+        one, other = (outer_gradient(name, net, engine=each, **settings) for each in ("functional", engine))
+        assert relative_error(one, other) <= 1e-12
+
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            ({}, r"meta-step engine: batched \(cpu: .*\)"),
+            ({"engine": "learn2learn"}, r"meta-step engine: learn2learn \(as asked for\)"),
+            ({"engine": "learn2learn", "learned_inner_rates": True}, r"meta-step engine: functional \(learn2learn has"),
+            ({"engine": "batched", "learned_inner_rates": True}, r"meta-step engine: batched \(as asked for; .*\)"),
+        ],
+    )
+    def test_the_engine_is_named(self, settings, expected):
+        model = tiny_net()
+        method = build("maml", model, **settings)
+        method.step(model, make_tasks(), F.cross_entropy, 0.5)
+        assert re.match(expected, str(method.engine_choice()))
 
     def test_first_order_comes_nearer_in_proportion_to_the_inner_rate(self):
         def error(rate: float) -> float:

@@ -1,0 +1,209 @@
+"""The quick engine: several tasks at a time, on a GPU in one launch, on a CPU in threads.
+
+A pass of one slice leaves a machine idle: a GPU waits for launches, and the cores of a CPU for each other at the end of
+every operation. Tasks do not depend on each other, so that they can share the machine instead:
+
+* On a GPU, tasks of equal shapes are computed by one pass over stacked parameters (:mod:`.stacked_weights`).
+* On a CPU, each task is computed by a thread of its own, on a replica of the network that shares the tensors
+  (:mod:`.replicas`). The intra-op threads are divided among the tasks.
+
+Gradients are added up in the order of the tasks. On a CPU they have the same bits as those of the functional engine
+with as many intra-op threads as a task has here: with as many tasks as threads, or more, that is one, whatever the
+number of threads.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from torch import Tensor, nn
+
+from metaseg.adapt.engines.base import Loss, TaskBatch, register_engine
+from metaseg.adapt.engines.fast_weights import FastWeights
+from metaseg.adapt.engines.functional_engine import FunctionalEngine, InnerLoop, TaskGradient, task_gradient
+from metaseg.adapt.engines.isolation import NormStatistics
+from metaseg.adapt.engines.memory import free_memory, kept_bytes, tasks_that_fit
+from metaseg.adapt.engines.replicas import replicate
+from metaseg.adapt.engines.stacked_weights import StackedWeights, stack_tasks
+from metaseg.adapt.engines.thread_state import Autocast, intra_op_threads, settle_threads
+
+Shapes = tuple[torch.Size, ...]
+
+
+@register_engine("batched")
+class BatchedEngine(FunctionalEngine):
+    """Meta-steps of several tasks at a time; gradients equal those of the other engines.
+
+    What cannot share the machine is computed task by task: tasks of other shapes than their neighbours on a GPU, a
+    network with dropout in train mode (whose masks would come in any order), one whose modules cannot be copied, and
+    on a GPU one whose buffers a forward pass changes, or that :func:`torch.func.vmap` cannot map.
+
+    Args:
+        norm_statistics: As in :class:`~metaseg.adapt.engines.learn2learn_engine.Learn2LearnEngine`.
+        together: Compute tasks by one pass over stacked parameters, not by threads; by default on a GPU.
+        threads: Threads on a CPU; by default torch's intra-op threads.
+
+    Attributes:
+        said: How the last step was computed, in a few words.
+
+    Raises:
+        UsageError: The choice of statistics is unknown.
+    """
+
+    def __init__(
+        self, norm_statistics: NormStatistics = "running", together: bool | None = None, threads: int | None = None
+    ) -> None:
+        super().__init__(norm_statistics)
+        self.together, self.threads = together, threads
+        self.said = ""
+        self._limit, self._hindrance = 1, ""
+        self._kept: dict[tuple[Shapes, bool], int] = {}
+        settle_threads()
+
+    def task_gradients(
+        self, weights: FastWeights, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop
+    ) -> Iterator[TaskGradient]:
+        """Gradients of all tasks, in an order that is the same in every run."""
+        device = next(iter(weights.parameters.values())).device
+        together = device.type == "cuda" if self.together is None else self.together
+        if has_random_layers(weights.model):
+            self.said = "task by task: dropout is on"
+            return super().task_gradients(weights, tasks, loss, inner)
+        if together:
+            return self._stacked(weights, tasks, loss, inner)
+        if device.type == "cpu":
+            return self._in_threads(weights, tasks, loss, inner)
+        self.said = f"task by task: on {device.type}"
+        return super().task_gradients(weights, tasks, loss, inner)
+
+    def _most(self, weights: FastWeights, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop, wanted: int) -> int:
+        """How many tasks at a time, no more than wanted, memory has room for."""
+        if wanted == 1:
+            return 1
+        largest = max(tasks, key=lambda task: max(task.support_images.numel(), task.query_images.numel()))
+        key = (shapes_of(largest), torch.is_autocast_enabled(largest.support_images.device.type))
+        if key not in self._kept:
+            self._kept[key] = kept_bytes(weights, largest, loss, self.norm_statistics)
+        fit = tasks_that_fit(free_memory(largest.support_images.device), self._kept[key], inner.first_order)
+        return wanted if fit is None else min(wanted, fit)
+
+    def _in_threads(
+        self, weights: FastWeights, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop
+    ) -> Iterator[TaskGradient]:
+        threads = self.threads or torch.get_num_threads()
+        # Of tasks and threads alone, so that the bits of a gradient do not depend on free memory.
+        side_by_side = min(len(tasks), threads)
+        intra_op = threads // side_by_side
+        with intra_op_threads(intra_op):
+            count = self._most(weights, tasks, loss, inner, side_by_side)
+            replicas = self._replicas(weights, count)
+            if len(replicas) == 1:
+                if count == side_by_side == 1:
+                    self.said = f"task by task: {threads} threads, {len(tasks)} tasks"
+                elif count == 1:
+                    self.said = "task by task: memory is short"
+                yield from super().task_gradients(weights, tasks, loss, inner)
+            else:
+                self.said = f"{count} tasks at a time, {intra_op} threads each"
+                yield from self._from_threads(replicas, tasks, loss, inner, intra_op)
+
+    def _replicas(self, weights: FastWeights, count: int) -> list[FastWeights]:
+        """The network and replicas of it."""
+        try:
+            return [weights, *(FastWeights(replicate(weights.model)) for _ in range(count - 1))]
+        except Exception as error:
+            # Anything may be among the attributes of a network.
+            self.said = f"task by task: the network cannot be copied, {error}"
+            return [weights]
+
+    def _from_threads(
+        self, replicas: list[FastWeights], tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop, intra_op: int
+    ) -> Iterator[TaskGradient]:
+        autocast = Autocast.current("cpu")
+        idle: queue.SimpleQueue[FastWeights] = queue.SimpleQueue()
+        for replica in replicas:
+            idle.put(replica)
+
+        def compute(position: int) -> TaskGradient:
+            weights = idle.get()
+            try:
+                with autocast.uncached():
+                    return task_gradient(weights, tasks[position], loss, inner, self.norm_statistics, (position,))
+            finally:
+                idle.put(weights)
+
+        waiting: deque[Future[TaskGradient]] = deque()
+        pool = ThreadPoolExecutor(len(replicas), "metaseg-task", torch.set_num_threads, (intra_op,))
+        try:
+            for position in range(len(tasks)):
+                waiting.append(pool.submit(compute, position))
+                # So many gradients wait at most for the one before them: each is as large as the network.
+                if len(waiting) == 2 * len(replicas):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _stacked(
+        self, weights: FastWeights, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop
+    ) -> Iterator[TaskGradient]:
+        sizes, self._hindrance = [1], "no two tasks are of equal shapes"
+        for left in equal_shapes(tasks):
+            self._limit = self._most(weights, [tasks[left[0]]], loss, inner, len(left))
+            while left:
+                batch = left[: self._limit]
+                if len(batch) > 1:
+                    found = self._in_one_pass(weights.model, tasks, batch, loss, inner)
+                else:
+                    found = task_gradient(weights, tasks[batch[0]], loss, inner, self.norm_statistics, (batch[0],))
+                if found is not None:
+                    yield found
+                    sizes.append(len(batch))
+                    left = left[len(batch) :]
+        most = max(sizes)
+        self.said = f"{most} tasks in one pass" if most > 1 else f"task by task: {self._hindrance}"
+
+    def _in_one_pass(
+        self, model: nn.Module, tasks: Sequence[TaskBatch], positions: list[int], loss: Loss, inner: InnerLoop
+    ) -> TaskGradient | None:
+        """Gradient of these tasks; None, with the limit lowered, if too many or the network cannot be mapped."""
+        try:
+            batch = stack_tasks([tasks[position] for position in positions])
+            weights = StackedWeights(model, len(positions))
+            return task_gradient(weights, batch, loss, inner, self.norm_statistics, tuple(positions))
+        except torch.OutOfMemoryError:
+            self._limit, self._hindrance = len(positions) // 2, "memory is short"
+        except RuntimeError as error:
+            # Of what the caller made wrong, the pass of a single task gives the same error again.
+            self._limit, self._hindrance = 1, f"the network cannot be mapped over tasks, {str(error).splitlines()[0]}"
+        # Outside of the handlers, which hold on to the tensors of the pass.
+        torch.cuda.empty_cache()
+        return None
+
+
+def shapes_of(task: TaskBatch) -> Shapes:
+    """Shapes of its four tensors."""
+    tensors: tuple[Tensor, ...] = (task.support_images, task.support_labels, task.query_images, task.query_labels)
+    return tuple(tensor.shape for tensor in tensors)
+
+
+def equal_shapes(tasks: Sequence[TaskBatch]) -> list[list[int]]:
+    """Positions of the tasks, those of equal shapes together, in the order in which the shapes appear."""
+    groups: dict[Shapes, list[int]] = {}
+    for position, task in enumerate(tasks):
+        groups.setdefault(shapes_of(task), []).append(position)
+    return list(groups.values())
+
+
+def has_random_layers(model: nn.Module) -> bool:
+    """Whether a layer of the network draws at random as it stands: dropout in train mode."""
+    return any(
+        module.training and module.p > 0
+        for module in model.modules()
+        if isinstance(module, nn.modules.dropout._DropoutNd)
+    )
