@@ -276,7 +276,7 @@ def classify_compare(**settings: Any) -> ClassifierComparison:
     Several ``jobs`` are processes, so a script that asks for them needs an ``if __name__ == "__main__":`` around it.
 
     Args:
-        settings: Those of :class:`metaseg.config_classify.ClassifyCompareConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`metaseg.config_classify_studies.ClassifyCompareConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         The study folder and its tables.
@@ -284,7 +284,7 @@ def classify_compare(**settings: Any) -> ClassifierComparison:
     Raises:
         MetasegError: Settings or data cannot be used, or a cell failed.
     """
-    from metaseg.config_classify import ClassifyCompareConfig
+    from metaseg.config_classify_studies import ClassifyCompareConfig
     from metaseg.studies.classifiers.compare import run_classify_compare
 
     return run_classify_compare(_study_settings(ClassifyCompareConfig, settings))
@@ -294,7 +294,7 @@ def classify_search(**settings: Any) -> ClassifierSearch:
     """Search hyper-parameters of a classifier on the validation part.
 
     Args:
-        settings: Those of :class:`metaseg.config_classify.ClassifySearchConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`metaseg.config_classify_studies.ClassifySearchConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         The study folder, its trials and the best of them.
@@ -302,7 +302,7 @@ def classify_search(**settings: Any) -> ClassifierSearch:
     Raises:
         MetasegError: Settings or data cannot be used.
     """
-    from metaseg.config_classify import ClassifySearchConfig
+    from metaseg.config_classify_studies import ClassifySearchConfig
     from metaseg.studies.classifiers.search import run_classify_search
 
     return run_classify_search(_study_settings(ClassifySearchConfig, settings))

@@ -13,88 +13,27 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Interval, MinLen
 
-
-@dataclass(frozen=True)
-class Help:
-    """Help text of a field, shown by ``metaseg VERB --help`` and in the reference.
-
-    Attributes:
-        text: One or two sentences.
-        option: The command line's option where it differs from the field's name.
-        panel: Heading under which ``--help`` lists it.
-        argument: True for a positional argument.
-    """
-
-    text: str
-    option: str | None = None
-    panel: str = "Options"
-    argument: bool = False
-
-
-DATA, MODEL, TRAIN, ADAPT, RUN, OUT = "Data", "Network", "Training", "Adaptation", "Run", "Output"
-METHOD = "Settings of single methods"
-
-Formats = Literal["auto", "brats", "brats2023", "nnunet", "slices", "cheng-mat", "image-folder"]
-Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
-Paths = tuple[Path, ...]
-Names = tuple[str, ...]
+from metaseg.config_options import (
+    ADAPT,
+    DATA,
+    METHOD,
+    MODEL,
+    OUT,
+    RUN,
+    TRAIN,
+    DataOptions,
+    Formats,
+    Help,
+    Names,
+    Paths,
+    Precision,
+    ProcessOptions,
+    RunOptions,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What every long verb shares."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    out: Annotated[Path | None, Help("Run folder to write; a new name under runs/ if not given.", panel=RUN)] = None
-    seed: Annotated[int, Ge(0), Help("Seed of everything that is drawn.", panel=RUN)] = 0
-    device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
-    precision: Annotated[Precision, Help("Number format; mixed precision pays on a GPU only.", panel=RUN)] = "32-true"
-    resume: Annotated[
-        bool, Help("Continue the run in --out from its last checkpoint, to the same bits on a CPU.", panel=RUN)
-    ] = False
-    overwrite: Annotated[bool, Help("Replace an existing run in --out.", panel=RUN)] = False
-    jobs: Annotated[int, Ge(0), Help("Threads that prepare cases; 0 takes one a core.", panel=RUN)] = 0
-    cache: Annotated[
-        Path | None,
-        Help("Folder of prepared cases and phantoms; METASEG_CACHE or the user's cache by default.", panel=RUN),
-    ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """How cases are read and prepared."""
-
-    data: Annotated[
-        Paths,
-        Help("Folder of cases, or a prepared store; several are pooled. Default: synthetic phantoms.", panel=DATA),
-    ] = ()
-    format: Annotated[Formats, Help("Naming convention of the files.", panel=DATA)] = "auto"
-    label_scheme: Annotated[
-        str | None,
-        Help("What label values mean: brats (4 is ET), brats2023 (3 is ET), msd-brats, whole-lesion.", panel=DATA),
-    ] = None
-    labels: Annotated[
-        Literal["subregions", "whole-lesion"] | None,
-        Help("Classes to learn; by default those of the data. whole-lesion unites all tumour classes.", panel=DATA),
-    ] = None
-    modalities: Annotated[
-        Names, Help("Input modalities in order, comma-separated; by default all that every case has.", panel=DATA)
-    ] = ()
-    classes: Annotated[Names, Help("Keep only cases of these cohorts or classes, comma-separated.", panel=DATA)] = ()
-    split: Annotated[Path | None, Help("Split file of 'metaseg data split'.", panel=DATA)] = None
-    image_size: Annotated[
-        int | None,
-        Ge(16),
-        Help(
-            "Shrink slices so that the longer side has at most this many pixels; figures stay on the full grid.",
-            panel=DATA,
-        ),
-    ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig(RunOptions, DataOptions):
+class PretrainConfig(RunOptions, ProcessOptions, DataOptions):
     """``metaseg pretrain``: train a segmentation network on a source disease."""
 
     train_part: Annotated[str, Help("Part of --split to train on.", panel=DATA)] = "train"
@@ -157,7 +96,7 @@ class PretrainConfig(RunOptions, DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptOptions(RunOptions, DataOptions):
+class AdaptOptions(RunOptions, ProcessOptions, DataOptions):
     """What all adaptation methods share: which patients, which slices, how much work."""
 
     from_run: Annotated[
@@ -334,7 +273,7 @@ class TuneConfig(NaivetuneConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(DataOptions):
+class EvaluateConfig(ProcessOptions, DataOptions):
     """``metaseg evaluate``: whole-patient figures of a network on one or more cohorts."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -364,7 +303,7 @@ class EvaluateConfig(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictConfig(ProcessOptions):
     """``metaseg predict``: segment cases and write NIfTI files on their own grid."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, Union
 
 from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 
-from metaseg.config import Help
+from metaseg.config_options import Help
 
 
 class Config(Protocol):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 from annotated_types import Ge, MinLen
 
-from metaseg.config import DATA, OUT, RUN, Help, Paths, Precision
+from metaseg.config_options import DATA, OUT, RUN, Help, Paths, Precision
 
 STUDY, SEARCH = "Study", "Search of hyper-parameters"
 

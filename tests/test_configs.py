@@ -10,7 +10,8 @@ import yaml
 
 from metaseg.cli.verbs import VERBS
 from metaseg.config import EvaluateConfig, MetatuneConfig, NaivetuneConfig, PredictConfig, PretrainConfig
-from metaseg.config_classify import ClassifyActiveConfig, ClassifyCompareConfig, ClassifyTrainConfig
+from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
+from metaseg.config_classify_studies import ClassifyCompareConfig
 from metaseg.config_fields import command_words
 from metaseg.config_io import Config, load_config
 from metaseg.config_studies import named_after

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ from metaseg.adapt.prefetch import Prefetch
 from metaseg.adapt.score_memory import ScoreMemory
 from metaseg.adapt.scoring import score_slices
 from metaseg.adapt.setting import Setting, Shot
+from metaseg.adapt.shared_tasks import first_pool, score_shared, shared_step
 from metaseg.adapt.source_tasks import SourceTasks
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config import MetatuneConfig
@@ -120,13 +122,10 @@ class MetaTuning:
     def _round(self, shot: Shot, slices: np.ndarray, round_: int) -> np.ndarray:
         """Score, plan and step; gives the slices that are left for another round."""
         pool = self.memory.pool(
-            shot.case.id,
-            slices,
-            lambda: score_slices(
-                self.model, shot.case, slices, self.setting.modalities, self.setting.space, self.fabric.autocast
-            ),
+            shot.case.id, slices, lambda: score_shared(self.fabric, partial(self._score, shot.case), slices)
         )
-        pool = self.order_scores.complete(shot, pool)
+        # Processes agree to the bit on what is drawn.
+        pool = first_pool(self.fabric, self.order_scores.complete(shot, pool))
         plan = self._plan(shot, pool, round_)
         self.order_scores.planned(pool, plan)
         taken: set[int] = set()
@@ -138,6 +137,9 @@ class MetaTuning:
             taken |= {index for task in step.tasks for index in (*task.support, *task.query)}
             self._step(shot, step, plan, pool)
         return np.empty(0, dtype=int)
+
+    def _score(self, case: StoredCase, slices: np.ndarray) -> Pool:
+        return score_slices(self.model, case, slices, self.setting.modalities, self.setting.space, self.fabric.autocast)
 
     def _plan(self, shot: Shot, pool: Pool, round_: int) -> CasePlan:
         config = self.config
@@ -179,7 +181,9 @@ class MetaTuning:
         # Evaluation mode: no dropout, so that support and query see one network; norm layers are the engine's.
         self.model.eval()
         with self.fabric.autocast():
-            result = self.method.step(self.model, batches, self.loss, progress)
+            step_alone = partial(self.method.step, self.model, loss=self.loss, progress=progress)
+            learned = [*self.model.parameters(), *self.method.parameters()]
+            result = shared_step(self.fabric, step_alone, batches, learned)
         self._say_engine()
         self._guard(result.query_losses, "loss")
         if self.config.clip_norm:

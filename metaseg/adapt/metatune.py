@@ -18,6 +18,7 @@ from metaseg.adapt.setting import Setting
 from metaseg.adapt.watch import Watch
 from metaseg.config import MetatuneConfig
 from metaseg.errors import DataError, UsageError
+from metaseg.models.processes import agree
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.training_state import load_training_state, save_training_state
 from metaseg.training.fitted_run import STATE_FILE
@@ -56,6 +57,7 @@ def _tune(config: MetatuneConfig, run: RunFolder, fabric: Fabric, setting: Setti
     values = load_training_state(state_file) if config.resume and state_file.exists() else None
     spent = 0 if values is None else int(values["spent"])
     with Watch(run, config, setting, fabric, spent if values is not None else None) as watch:
+        agree(fabric, model)
         tuning = MetaTuning(config, setting, fabric, watch, method, optimizer)
         if values is not None:
             tuning.restore(values)

@@ -10,8 +10,10 @@ from lightning_fabric import Fabric
 from metaseg.adapt.result import AdaptationResult, adaptation_result
 from metaseg.adapt.setting import Setting, prepare_setting
 from metaseg.config import AdaptOptions
-from metaseg.models.device import make_fabric
+from metaseg.models.device import fabric_of
+from metaseg.models.processes import first_of_machine
 from metaseg.runs.folder import RunFolder
+from metaseg.runs.together import open_run, together
 from metaseg.store.slice_cache import share_cache
 
 C = TypeVar("C", bound=AdaptOptions)
@@ -33,14 +35,16 @@ def run_adaptation(verb: str, config: C, tune: Tune[C], memory: bool) -> Adaptat
         RunError: There is no such pretrained run, or the run folder cannot be written or resumed.
         TrainingError: A loss or gradient became non-finite.
     """
-    fabric = make_fabric(config.device, config.precision)
+    fabric = fabric_of(config)
     finished = RunFolder.check(config.out, verb, config, overwrite=config.overwrite, resume=config.resume)
     if finished is not None:
         print(f"{finished.path} is finished; nothing to resume")
         return adaptation_result(finished)
-    # Before the folder is made: data that cannot be used leave none behind.
-    setting = prepare_setting(config, memory)
-    share_cache(setting.cases, config.cache_gb)
-    with RunFolder.create(config.out, verb, config, overwrite=config.overwrite, resume=config.resume) as run:
-        tune(config, run, fabric, setting)
-    return adaptation_result(run)
+    with together(fabric, config):
+        # Before the folder is made: data that cannot be used leave none behind.
+        with first_of_machine(fabric):
+            setting = prepare_setting(config, memory)
+        share_cache(setting.cases, config.cache_gb)
+        with open_run(fabric, config) as run:
+            tune(config, run, fabric, setting)
+        return adaptation_result(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +17,7 @@ from metaseg.adapt.setting import Setting
 from metaseg.config import AdaptOptions
 from metaseg.evaluation.inference import mean_dice, stored_dice
 from metaseg.models.checkpoint import save_checkpoint
+from metaseg.models.processes import shared_map
 from metaseg.runs.csv_log import CsvLog, read_csv
 from metaseg.runs.events import EventLog, SelectionLog
 from metaseg.runs.folder import RunFolder
@@ -23,6 +25,7 @@ from metaseg.runs.manifest import make_manifest
 from metaseg.runs.networks import inherited_rows, patient_rows
 from metaseg.runs.progress import progress
 from metaseg.runs.progress_plot import write_progress_plot
+from metaseg.store.stored_case import StoredCase
 from metaseg.training.pictures import log_overlay
 
 MARKS_NAME, MARKS_COLUMNS = "marks.csv", ("step", "domain", "case", "patient", "region", "dice")
@@ -127,10 +130,7 @@ class Watch:
         self.timing.append([{"step": spent, "seconds": self.seconds}])
         figures: dict[str, float] = {}
         for domain, store in (("target", self.setting.target), ("source", self.setting.source)):
-            rows = [
-                stored_dice(model, case, self.setting.modalities, self.setting.space, autocast=self.fabric.autocast)
-                for case in store
-            ]
+            rows = shared_map(self.fabric, partial(self._dice, model), store.cases)
             figures |= {f"dice/{domain}/{region}": value for region, value in mean_dice(rows).items()}
             self.marks.append(
                 [
@@ -148,6 +148,9 @@ class Watch:
             write_progress_plot(self.run.path, synthetic=self.setting.synthetic)
         self._started = self._clock()
         return figures
+
+    def _dice(self, model: nn.Module, case: StoredCase) -> dict[str, float]:
+        return stored_dice(model, case, self.setting.modalities, self.setting.space, autocast=self.fabric.autocast)
 
     def _clock(self) -> float:
         """Seconds of work: of the process on a CPU, where neighbours would spoil the wall clock, else of the wall."""

@@ -46,13 +46,16 @@ class SliceBatches:
             drawn = order_slices("passive", Pool(index=np.arange(count)), rng)
         return np.resize(drawn, self.steps_per_epoch * self.batch_size)
 
-    def draw(self, step: int) -> Batch:
-        """Images ``(batch, modality, height, width)`` and classes ``(batch,)`` of one step, counted from 0."""
+    def draw(self, step: int, rows: slice = slice(None)) -> Batch:
+        """Images ``(batch, modality, height, width)`` and classes ``(batch,)`` of one step, counted from 0.
+
+        With ``rows`` only those of the batch; the others are then not even read.
+        """
         epoch, place = divmod(step, self.steps_per_epoch)
         chosen = self._epoch(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
         seeds = np.random.default_rng([self.seed, 2, step]).integers(2**31, size=len(chosen))
-        images = augmented(self.slices.images(chosen), seeds, self.augmentation)
-        return images, torch.from_numpy(self.slices.labels[chosen])
+        images = augmented(self.slices.images(chosen[rows]), seeds[rows], self.augmentation)
+        return images, torch.from_numpy(self.slices.labels[chosen[rows]])
 
 
 def balanced_draw(one_hot: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

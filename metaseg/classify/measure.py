@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.evaluation.classification import classification_figures
+from metaseg.models.processes import several, shared_map
 
 BATCH = 32
 FIGURES = {
@@ -55,11 +57,20 @@ def softmax(logits: torch.Tensor) -> np.ndarray:
     return torch.softmax(logits.double(), dim=1).cpu().numpy()
 
 
-def part_figures(model: nn.Module, slices: ClassifiedSlices, part: str) -> dict[str, float]:
-    """The watched figures of a part, by slice: ``auc/val`` and so on; none for no slices."""
+def part_figures(
+    model: nn.Module, slices: ClassifiedSlices, part: str, fabric: Fabric | None = None
+) -> dict[str, float]:
+    """The watched figures of a part, by slice: ``auc/val`` and so on; none for no slices.
+
+    With the fabric of several processes the slices are shared out, in runs of a batch.
+    """
     if not len(slices):
         return {}
-    return watched(slice_probabilities(model, slices), slices, part)
+    if fabric is None or not several(fabric):
+        return watched(slice_probabilities(model, slices), slices, part)
+    runs = [np.arange(start, min(start + BATCH, len(slices))) for start in range(0, len(slices), BATCH)]
+    found = shared_map(fabric, lambda run: slice_probabilities(model, slices, run), runs)
+    return watched(np.concatenate(found), slices, part)
 
 
 def watched(probabilities: np.ndarray, slices: ClassifiedSlices, part: str) -> dict[str, float]:

@@ -26,14 +26,17 @@ from metaseg.classify.transfer import Transfer, choose_strategy
 from metaseg.config_classify import ClassifyTrainConfig
 from metaseg.errors import UsageError
 from metaseg.evaluation.classification_files import write_classification_figures
-from metaseg.models.device import make_fabric
+from metaseg.models.device import fabric_of
+from metaseg.models.processes import first_of_machine
 from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import load_classifier_network, run_of_checkpoint, trained_patients
+from metaseg.runs.together import open_run, together
 from metaseg.training.augment import Augmentation
 from metaseg.training.fit_listener import Validate
 from metaseg.training.fitted_run import FittedRun, fit_in_run
 from metaseg.training.loop import LoopPlan, LoopState
+from metaseg.training.shared_batches import shared_draw
 
 VERB = "classify-train"
 SPLIT_NAME = "split.json"
@@ -79,17 +82,19 @@ def run_classify_train(config: ClassifyTrainConfig) -> ClassifyTrainResult:
         RunError: The run folder cannot be written or resumed.
         TrainingError: The loss became non-finite.
     """
-    fabric = make_fabric(config.device, config.precision)
+    fabric = fabric_of(config)
     finished = RunFolder.check(config.out, VERB, config, overwrite=config.overwrite, resume=config.resume)
     if finished is not None:
         print(f"{finished.path} is finished; nothing to resume")
         return _result(finished)
     if config.overwrite:
         refuse_to_lose_labels(config.out)
-    job = _prepare(config)
-    with RunFolder.create(config.out, VERB, config, overwrite=config.overwrite, resume=config.resume) as run:
-        _train(config, run, fabric, job)
-    return _result(run)
+    with together(fabric, config):
+        with first_of_machine(fabric):
+            job = _prepare(config)
+        with open_run(fabric, config) as run:
+            _train(config, run, fabric, job)
+        return _result(run)
 
 
 def _prepare(config: ClassifyTrainConfig) -> _Fit:
@@ -174,9 +179,9 @@ def _train(config: ClassifyTrainConfig, run: RunFolder, fabric: Fabric, job: _Fi
         card=classifier_card(config, model, slices),
         optimizer=classifier_optimizer(config, job.transfer),
         plan=job.plan,
-        draw=job.batches.draw,
+        draw=shared_draw(fabric, job.batches.draw, job.batches.batch_size),
         objective=classifier_objective(job.transfer, lambda: state.extra),
-        validate=lambda log: _validation(config, job, state, log),
+        validate=lambda log: _validation(config, job, state, log, fabric),
         score=lambda figures, before: watched_score(figures, config.monitor),
         steps_per_epoch=job.batches.steps_per_epoch,
         patience=config.patience,
@@ -197,11 +202,11 @@ def cases_of(slices: ClassifiedSlices) -> list:
     return [case for owner, case in enumerate(slices.store) if owner in here]
 
 
-def _validation(config: ClassifyTrainConfig, job: _Fit, state: LoopState, log: EventLog) -> Validate:
+def _validation(config: ClassifyTrainConfig, job: _Fit, state: LoopState, log: EventLog, fabric: Fabric) -> Validate:
     """Figures of the validation slices; lets the next block go when gradual unfreezing has waited long enough."""
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:
-        figures = part_figures(model, job.parts.val, "val")
+        figures = part_figures(model, job.parts.val, "val", fabric)
         if job.transfer.strategy == "gradual-unfreeze":
             extra = state.extra
             best = max(float(extra.get("score", 0.0)), watched_score(figures, config.monitor))

@@ -13,7 +13,7 @@ import typer
 from metaseg.cli.data_tables import print_split, print_summary
 from metaseg.cli.help import PlainCommand, PlainGroup
 from metaseg.cli.messages import messages
-from metaseg.config import Formats
+from metaseg.config_options import Formats
 from metaseg.errors import UsageError
 
 data_app = typer.Typer(

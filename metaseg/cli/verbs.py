@@ -16,13 +16,6 @@ import typer
 from metaseg.cli.help import PlainCommand, PlainGroup
 from metaseg.cli.messages import messages
 from metaseg.config import (
-    ADAPT,
-    DATA,
-    METHOD,
-    MODEL,
-    OUT,
-    RUN,
-    TRAIN,
     EvaluateConfig,
     MetatuneConfig,
     NaivetuneConfig,
@@ -34,13 +27,13 @@ from metaseg.config_classify import (
     ACTIVE,
     TRANSFER,
     ClassifyActiveConfig,
-    ClassifyCompareConfig,
     ClassifyEvaluateConfig,
     ClassifyPredictConfig,
-    ClassifySearchConfig,
     ClassifyTrainConfig,
 )
+from metaseg.config_classify_studies import ClassifyCompareConfig, ClassifySearchConfig
 from metaseg.config_fields import Config, FieldDescription, command_words, describe_fields
+from metaseg.config_options import ADAPT, DATA, METHOD, MODEL, OUT, RUN, TRAIN
 from metaseg.config_studies import SEARCH, STUDY, CompareConfig, ReportConfig, named_after
 
 TRAINING, USING, COMPARING = "Train and adapt", "Use and judge", "Compare and report"

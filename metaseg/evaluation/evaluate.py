@@ -24,9 +24,11 @@ from metaseg.evaluation.figure_tables import print_changes, print_figures
 from metaseg.evaluation.provenance import NOTICE, SYNTHETIC
 from metaseg.evaluation.volume import predict_class_map
 from metaseg.evaluation.worst_cases import WorstCases
-from metaseg.models.device import make_fabric
+from metaseg.models.device import fabric_of, make_fabric
+from metaseg.models.processes import first_of_machine, gather, is_first, share
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.progress import progress
+from metaseg.runs.together import together
 from metaseg.store.stored_case import StoredCase, to_space
 
 BOOTSTRAP = 1000
@@ -68,8 +70,9 @@ def run_evaluate(config: EvaluateConfig) -> EvaluationResult:
         DataError: The data cannot be used, or no case is left.
         UsageError: Settings contradict each other, or the folder holds another evaluation.
     """
-    network = load_network(config.run, config.checkpoint)
-    return evaluate_network(network, find_parent(config, network), config)
+    network, fabric = load_network(config.run, config.checkpoint), fabric_of(config)
+    with together(fabric, config):
+        return evaluate_network(network, find_parent(config, network), config, fabric)
 
 
 def find_parent(config: EvaluateConfig, network: LoadedNetwork) -> LoadedNetwork | None:
@@ -101,12 +104,18 @@ def find_parent(config: EvaluateConfig, network: LoadedNetwork) -> LoadedNetwork
     return parent
 
 
-def evaluate_network(network: LoadedNetwork, parent: LoadedNetwork | None, config: EvaluateConfig) -> EvaluationResult:
-    """As :func:`run_evaluate`, with networks in memory; ``config.run`` and ``config.parent`` are not read."""
-    fabric = make_fabric(config.device, config.precision)
+def evaluate_network(
+    network: LoadedNetwork, parent: LoadedNetwork | None, config: EvaluateConfig, fabric: Fabric | None = None
+) -> EvaluationResult:
+    """As :func:`run_evaluate`, with networks in memory; ``config.run`` and ``config.parent`` are not read.
+
+    One process does this, whatever ``config.devices`` says, unless it is given the fabric of several.
+    """
+    fabric = fabric or make_fabric(config.device, config.precision)
     networks = {"after": network} if parent is None else {"before": parent, "after": network}
     files = EvaluationFiles.in_folder(config, network)
-    cases = choose_cases(config, [network, *([parent] if parent else [])])
+    with first_of_machine(fabric):
+        cases = choose_cases(config, [network, *([parent] if parent else [])])
     synthetic = cases.store.synthetic or any(other.card.synthetic for other in networks.values())
     _tell(cases, synthetic, config)
     record = evaluation_record(config, networks, cases, synthetic, str(fabric.device), BOOTSTRAP)
@@ -120,7 +129,7 @@ def evaluate_network(network: LoadedNetwork, parent: LoadedNetwork | None, confi
     if parent is not None:
         changes = change_figures(rows, parent.card.trained_on, BOOTSTRAP, generator)
         domains = domain_figures(rows, parent.card.trained_on)
-    pictures = files.write(record, rows, cohorts, changes, domains, worst, network)
+    pictures = files.write(record, rows, cohorts, changes, domains, worst, network) if is_first(fabric) else ()
     _print(cohorts, changes, parent, files.folder, synthetic)
     return EvaluationResult(files.folder, rows, cohorts, changes, pictures, synthetic)
 
@@ -148,19 +157,22 @@ def _case_rows(
     fabric: Fabric,
     worst: WorstCases,
 ) -> list[dict[str, Any]]:
-    """Predict every case with every network, one case in memory at a time."""
+    """Predict every case with every network, one case in memory at a time; several processes share the cases."""
     rows: list[dict[str, Any]] = []
+    of_cases: list[list[dict[str, Any]]] = []
+    own = share(fabric, cases.store.cases)
     models = {role: fabric.to_device(network.model) for role, network in networks.items()}
     space = compared_space(config, networks["after"])
-    own = LABEL_SPACES[networks["after"].card.label_space]
-    with progress("evaluating", len(cases.store) * len(networks)) as bar:
-        for case in cases.store:
+    known = LABEL_SPACES[networks["after"].card.label_space]
+    with progress("evaluating", len(own) * len(networks)) as bar:
+        for case in own:
+            begun = len(rows)
             label = case.native_label()
             for role, network in networks.items():
                 predicted = predict_class_map(
                     models[role], case, network.card.modalities, tta=config.tta, autocast=fabric.autocast
                 )
-                figures = score_case(case, label, to_space(predicted, own, space, case.id), space, config.surface)
+                figures = score_case(case, label, to_space(predicted, known, space, case.id), space, config.surface)
                 head = {
                     "network": role,
                     "cohort": case.cohort,
@@ -173,7 +185,9 @@ def _case_rows(
                 if role == "after":
                     worst.offer(case, predicted, mean_region_dice(figures, space))
                 bar.advance(1, **_mean_so_far(rows, role, space))
-    return rows
+            of_cases.append(rows[begun:])
+    worst.merge(fabric, cases.store.cases)
+    return [row for of_case in gather(fabric, of_cases) for row in of_case]
 
 
 def score_case(

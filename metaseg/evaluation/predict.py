@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,12 @@ from metaseg.evaluation.provenance import NOTICE, SYNTHETIC, network_name, netwo
 from metaseg.evaluation.read_ahead import read_ahead
 from metaseg.evaluation.slice_output import mask_values, write_masks
 from metaseg.evaluation.volume import CaseSegmentation, full_probabilities, segment_case
-from metaseg.models.device import make_fabric
+from metaseg.models.device import fabric_of, make_fabric
+from metaseg.models.processes import gather, several, share
 from metaseg.runs.files import replacing, write_json
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.progress import progress
+from metaseg.runs.together import together
 from metaseg.store.prepare_case import PrepareOptions
 from metaseg.store.stored_case import StoredCase
 from metaseg.store.unstored_case import UnstoredCase, read_unstored
@@ -77,29 +80,39 @@ def run_predict(config: PredictConfig) -> PredictionResult:
         DataError: A case cannot be read or lacks a modality. Cases that can be predicted are, before this is raised.
         UsageError: A setting does not fit, or files would be replaced without ``overwrite``.
     """
-    return predict_cases(load_network(config.run, config.checkpoint), config)
+    network, fabric = load_network(config.run, config.checkpoint), fabric_of(config)
+    with together(fabric, config):
+        return predict_cases(network, config, fabric)
 
 
-def predict_cases(network: LoadedNetwork, config: PredictConfig) -> PredictionResult:
-    """As :func:`run_predict`, with a network in memory; ``config.run`` and ``config.checkpoint`` are not read."""
-    fabric = make_fabric(config.device, config.precision)
+def predict_cases(network: LoadedNetwork, config: PredictConfig, fabric: Fabric | None = None) -> PredictionResult:
+    """As :func:`run_predict`, with a network in memory; ``config.run`` and ``config.checkpoint`` are not read.
+
+    One process does this, whatever ``config.devices`` says, unless it is given the fabric of several.
+    """
+    fabric = fabric or make_fabric(config.device, config.precision)
     space = LABEL_SPACES[network.card.label_space]
     jobs = plan_predictions(config, network.card.modalities, space)
     if network.card.synthetic:
         print(f"The network was trained on {SYNTHETIC}.")
-    predictor = _Predictor(network, config, space, fabric)
-    done: list[CasePrediction] = []
-    failed: list[MetasegError] = []
-    with progress("predicting", len(jobs)) as bar, read_ahead(predictor.read, jobs) as reading:
+    if several(fabric):
+        # Nobody writes before all have looked whether the files exist.
+        fabric.barrier()
+    predictor, own = _Predictor(network, config, space, fabric), share(fabric, jobs)
+    outcomes: list[CasePrediction | MetasegError] = []
+    with progress("predicting", len(own)) as bar, read_ahead(predictor.read, own) as reading:
         for job, read in reading:
             try:
-                done.append(predictor.predict(job, read))
+                outcomes.append(predictor.predict(job, read))
             except DataError as error:
                 if len(jobs) == 1:
                     raise
-                failed.append(error)
+                outcomes.append(error)
                 bar.note(f"{job.case.id}: not predicted\n{error}")
             bar.advance()
+    outcomes = _of_all(fabric, outcomes)
+    done = [one for one in outcomes if isinstance(one, CasePrediction)]
+    failed = [one for one in outcomes if isinstance(one, MetasegError)]
     for case in done:
         print(_line(case))
     print(f"{len(done)} of {len(jobs)} cases predicted in {config.out}. {NOTICE}")
@@ -111,6 +124,15 @@ def predict_cases(network: LoadedNetwork, config: PredictConfig) -> PredictionRe
             remedy=failed[0].remedy or "see the messages above",
         )
     return PredictionResult(config.out, tuple(done), any(case.synthetic for case in done))
+
+
+def _of_all(fabric: Fabric, mine: list[CasePrediction | MetasegError]) -> list[CasePrediction | MetasegError]:
+    """What all processes made of their cases, in the order of the cases; tells of those that others could not do."""
+    everyones = gather(fabric, mine)
+    for position, one in enumerate(everyones):
+        if isinstance(one, MetasegError) and position % fabric.world_size != fabric.global_rank:
+            print(f"not predicted\n{one}", file=sys.stderr)
+    return everyones
 
 
 class _Predictor:

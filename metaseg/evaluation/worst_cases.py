@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
+from lightning_fabric import Fabric
 
+from metaseg.models.processes import gather, several
 from metaseg.store.stored_case import StoredCase
 
 
@@ -57,9 +61,28 @@ class WorstCases:
         if self.count == 0 or (len(self._heap) == self.count and score >= -self._heap[0][0]):
             return
         voxels = np.flatnonzero(classes)
-        kept = Prediction(case, score, voxels, classes.reshape(-1)[voxels])
+        self._keep(Prediction(case, score, voxels, classes.reshape(-1)[voxels]))
+
+    def merge(self, fabric: Fabric, cases: Sequence[StoredCase]) -> None:
+        """Have in all processes what one would have kept that had been offered everything.
+
+        Args:
+            fabric: Of this process.
+            cases: All cases, in their order.
+        """
+        if not several(fabric):
+            return
+        place = {case.id: number for number, case in enumerate(cases)}
+        mine = [(place[one.case.id], one.score, one.voxels, one.values) for one in self.worst_first()]
+        everyones = sorted(chain.from_iterable(gather(fabric, [mine])), key=lambda entry: entry[0])
+        self._heap, self._offered = [], 0
+        for number, score, voxels, values in everyones:
+            self._offered += 1
+            self._keep(Prediction(cases[number], score, voxels, values))
+
+    def _keep(self, prediction: Prediction) -> None:
         # The heap's root is the best of the worst: lowest negative score, and of equals the latest.
-        heapq.heappush(self._heap, (-score, -self._offered, kept))
+        heapq.heappush(self._heap, (-prediction.score, -self._offered, prediction))
         if len(self._heap) > self.count:
             heapq.heappop(self._heap)
 

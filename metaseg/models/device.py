@@ -1,15 +1,30 @@
-"""Choose device and precision through Lightning Fabric, and set the process up for fast training."""
+"""Choose devices and precision through Lightning Fabric, and set the process up for fast training."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import warnings
+from datetime import timedelta
+from typing import Literal, Protocol
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import nn
 
+from metaseg.config_options import ProcessOptions
 from metaseg.errors import UsageError
+
+Strategy = Literal["auto", "ddp"]
+PATIENCE = timedelta(hours=24)
+"""How long a process waits for the others: one may prepare hundreds of cases meanwhile. A dead one is noticed by its
+closed connections and by whoever started it, not by this."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
@@ -31,15 +46,51 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
-def make_fabric(device: str, precision: str) -> Fabric:
-    """Fabric for one device.
+class Replicas(DDPStrategy):
+    """Fabric's data-parallel strategy without torch's wrapper around the network.
+
+    The wrapper averages gradients of losses that each process computed by itself. Here every process computes the loss
+    of the whole batch or of whole tasks, and :mod:`metaseg.models.processes` brings the gradients together.
+    """
+
+    def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
+        """The network itself."""
+        return module
+
+
+class ProcessSettings(Protocol):
+    """The settings that say what a verb computes on; see :class:`~metaseg.config_options.TeamOptions`."""
+
+    @property
+    def device(self) -> str: ...  # noqa: D102
+    @property
+    def precision(self) -> str: ...  # noqa: D102
+    @property
+    def devices(self) -> int: ...  # noqa: D102
+    @property
+    def nodes(self) -> int: ...  # noqa: D102
+
+
+def fabric_of(config: ProcessSettings) -> Fabric:
+    """:func:`make_fabric` of a verb's settings."""
+    strategy: Strategy = config.strategy if isinstance(config, ProcessOptions) else "auto"
+    return make_fabric(config.device, config.precision, config.devices, config.nodes, strategy)
+
+
+def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1, strategy: Strategy = "auto") -> Fabric:
+    """Fabric for one device, or for one process a device that :func:`metaseg.runs.together.together` starts and joins.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: ``32-true``, ``16-mixed`` or ``bf16-mixed``.
+        devices: Processes on each machine, each with a GPU of its own where there are GPUs.
+        nodes: Machines.
+        strategy: How several processes work together; ``auto`` is ``ddp`` for several. With ``ddp`` one process
+            joins a group of its own, with the same results.
 
     Raises:
-        UsageError: The device does not exist here, or cannot do the precision.
+        UsageError: The devices do not exist here, or cannot do the precision, or a launcher started another number of
+            processes.
     """
     accelerator, _, index = device.partition(":")
     if accelerator == "auto":
@@ -57,5 +108,66 @@ def make_fabric(device: str, precision: str) -> Fabric:
         keep_freed_memory()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        devices: int | list[int] = [int(index)] if index and accelerator == "cuda" else 1
-        return Fabric(accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
+        if devices * nodes == 1 and strategy == "auto":
+            chosen: int | list[int] = [int(index)] if index and accelerator == "cuda" else 1
+            return Fabric(accelerator=accelerator, devices=chosen, precision=precision)  # type: ignore[arg-type]
+        _check_several(accelerator, device, devices)
+        ddp = Replicas(cluster_environment=_environment(devices, nodes), timeout=PATIENCE)
+        return Fabric(
+            accelerator=accelerator,
+            strategy=ddp,
+            devices=devices,
+            num_nodes=nodes,
+            precision=precision,  # type: ignore[arg-type]
+        )
+
+
+def launched_outside() -> bool:
+    """Whether torchrun or SLURM started this process as one of several."""
+    return TorchElasticEnvironment.detect() or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+
+
+def _environment(devices: int, nodes: int) -> ClusterEnvironment:
+    """Who tells a process its rank.
+
+    SLURM's own variables stand in every batch script too, also where it calls metaseg without ``srun``: only those of a
+    step count, in which ``srun`` starts the processes.
+
+    Raises:
+        UsageError: A launcher started another number of processes than the settings say.
+    """
+    if not launched_outside():
+        return LightningEnvironment()
+    launcher, started = "srun", int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if TorchElasticEnvironment.detect():
+        launcher, started = "torchrun", int(os.environ["WORLD_SIZE"])
+    if started != devices * nodes:
+        raise UsageError(
+            f"{launcher} started {started} processes, but --devices {devices} --nodes {nodes} are {devices * nodes}",
+            remedy="give the number of processes of each machine with --devices, and that of machines with --nodes",
+        )
+    return TorchElasticEnvironment() if launcher == "torchrun" else SLURMEnvironment(auto_requeue=False)
+
+
+def _check_several(accelerator: str, device: str, devices: int) -> None:
+    """Refuse what several processes cannot have.
+
+    Raises:
+        UsageError: One GPU was named, there are too few, or the device is Apple's.
+    """
+    if accelerator == "mps":
+        raise UsageError(
+            f"{devices} devices of kind mps, of which a machine has one",
+            remedy="leave --devices and --nodes away, or add --device cpu",
+        )
+    if ":" in device:
+        raise UsageError(
+            f"--device {device} names one GPU, for several processes",
+            expected="one GPU for each",
+            remedy="use --device cuda, and choose GPUs with CUDA_VISIBLE_DEVICES",
+        )
+    if accelerator == "cuda" and devices > torch.cuda.device_count():
+        raise UsageError(
+            f"--devices {devices}, but there are {torch.cuda.device_count()} GPUs here",
+            remedy="lower --devices; --device cpu starts processes without GPU",
+        )

@@ -18,8 +18,10 @@ from metaseg.runs.lock import LOCK_NAME, RunLock, is_locked
 from metaseg.runs.state import STATE_NAME, RunState
 
 CONFIG_NAME = "config.yaml"
-FREE_TO_CHANGE = frozenset({"out", "jobs", "cache", "cache_gb", "resume", "overwrite", "pictures"})
-"""Settings that may differ when a run is continued, since no figure depends on them."""
+FREE_TO_CHANGE = frozenset(
+    {"out", "jobs", "cache", "cache_gb", "resume", "overwrite", "pictures", "devices", "nodes", "strategy"}
+)
+"""Settings that may differ when a run is continued, since no figure depends on them beyond rounding."""
 
 PATHS_AS_TEXT = frozenset({"run", "from_run", "parent", "weights"})
 """Settings that are texts because they may name something else, but may be paths."""

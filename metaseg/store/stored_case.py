@@ -129,8 +129,6 @@ class StoredCase:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.cache: SliceCache | None = None
         try:
             values = json.loads((folder / "case.json").read_text())
         except (OSError, ValueError) as error:
@@ -144,7 +142,12 @@ class StoredCase:
                 expected=f"version {FORMAT_VERSION}",
                 remedy="delete the store and prepare it again",
             )
-        self.info = StoredCaseInfo.from_json(values)
+        self._hold(folder, StoredCaseInfo.from_json(values))
+
+    def _hold(self, folder: Path, info: StoredCaseInfo) -> None:
+        """What every kind of stored case has."""
+        self.folder, self.info = folder, info
+        self.cache: SliceCache | None = None
         self._statistics: dict[tuple[str, ...] | None, tuple[tuple[int, ...] | None, np.ndarray, np.ndarray]] = {}
 
     def __repr__(self) -> str:

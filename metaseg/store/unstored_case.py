@@ -19,8 +19,7 @@ class UnstoredCase(StoredCase):
     """
 
     def __init__(self, case: Case, info: StoredCaseInfo, images: np.ndarray) -> None:
-        self.folder = case.files[0].parent
-        self.info = info
+        self._hold(case.files[0].parent, info)
         self.raw_images = images
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from metaseg.adapt.methods import find_method, method_names
-from metaseg.config import DataOptions, MetatuneConfig, NaivetuneConfig, RunOptions
+from metaseg.config import MetatuneConfig, NaivetuneConfig
+from metaseg.config_options import DataOptions, RunOptions
 from metaseg.config_studies import CompareConfig
 from metaseg.errors import UsageError
 from metaseg.sampling import find_order

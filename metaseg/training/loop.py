@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metaseg.errors import TrainingError
+from metaseg.models.processes import WholeBatch, agree, combine_gradients, several
+from metaseg.models.whole_batch_layers import span_batches
 from metaseg.runs.training_state import load_training_state, save_training_state
 from metaseg.training.averaging import AveragedModel
 
@@ -117,7 +119,12 @@ def fit(
         TrainingError: The loss or the gradient became non-finite; the state of the last mark stays on disk.
     """
     module = model
+    if several(fabric):
+        span_batches(module)
     model, optimizer = fabric.setup(module, optimizer)
+    if several(fabric):
+        agree(fabric, module)
+        model = WholeBatch(model, fabric)
     averaged = AveragedModel(module, plan.average) if plan.average else None
     if resume and state_file is not None:
         _restore(state_file, module, optimizer, averaged, state, fabric)
@@ -157,6 +164,7 @@ def _step(
     if number != number or number in (float("inf"), float("-inf")):
         raise _non_finite("loss", step)
     fabric.backward(value)
+    combine_gradients(fabric, model.parameters(), mean=True)
     values = {"loss": number, "learning_rate": rate}
     if plan.clip_norm:
         norm = fabric.clip_gradients(model, optimizer, max_norm=plan.clip_norm, error_if_nonfinite=False)

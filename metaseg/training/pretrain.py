@@ -13,10 +13,12 @@ from metaseg.cases.labels import LABEL_SPACES
 from metaseg.config import PretrainConfig
 from metaseg.evaluation.inference import mean_dice, stored_dice
 from metaseg.models import ModelCard, build_segmenter, resolve_options
-from metaseg.models.device import make_fabric
+from metaseg.models.device import fabric_of
+from metaseg.models.processes import first_of_machine, shared_map
 from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.progress import progress
+from metaseg.runs.together import open_run, together
 from metaseg.store.prepare import open_data, phantom_folder
 from metaseg.store.slice_cache import share_cache
 from metaseg.store.store import SliceStore
@@ -28,6 +30,7 @@ from metaseg.training.losses import DiceCrossEntropy
 from metaseg.training.optimizers import build_optimizer
 from metaseg.training.pictures import log_overlay
 from metaseg.training.schedule import learning_rate
+from metaseg.training.shared_batches import shared_draw
 from metaseg.training.slices import TrainingSlices, default_window
 from metaseg.training.source import choose_space, divide, shared_modalities
 
@@ -75,15 +78,17 @@ def run_pretrain(config: PretrainConfig) -> PretrainResult:
         RunError: The run folder cannot be written or resumed.
         TrainingError: The loss became non-finite.
     """
-    fabric = make_fabric(config.device, config.precision)
+    fabric = fabric_of(config)
     finished = RunFolder.check(config.out, "pretrain", config, overwrite=config.overwrite, resume=config.resume)
     if finished is not None:
         print(f"{finished.path} is finished; nothing to resume")
         return _result(finished)
-    job = _prepare(config)
-    with RunFolder.create(config.out, "pretrain", config, overwrite=config.overwrite, resume=config.resume) as run:
-        _train(config, run, fabric, job)
-    return _result(run)
+    with together(fabric, config):
+        with first_of_machine(fabric):
+            job = _prepare(config)
+        with open_run(fabric, config) as run:
+            _train(config, run, fabric, job)
+        return _result(run)
 
 
 def open_pretraining_data(config: PretrainConfig) -> SliceStore:
@@ -173,7 +178,7 @@ def _train(config: PretrainConfig, run: RunFolder, fabric: Fabric, job: _Pretrai
         card=job.card,
         optimizer=build_optimizer(config.optimizer, job.model.parameters(), config.learning_rate, config.weight_decay),
         plan=job.plan,
-        draw=job.slices.draw,
+        draw=shared_draw(fabric, job.slices.draw, config.batch_size),
         objective=supervised(loss),
         validate=partial(_validation, job, fabric),
         score=smoothed_score,
@@ -191,7 +196,8 @@ def _validation(job: _Pretraining, fabric: Fabric, log: EventLog) -> Validate:
     space, modalities = LABEL_SPACES[job.card.label_space], job.card.modalities
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:
-        rows = [stored_dice(model, case, modalities, space, autocast=fabric.autocast) for case in job.val]
+        dice = partial(stored_dice, model, modalities=modalities, space=space, autocast=fabric.autocast)
+        rows = shared_map(fabric, dice, job.val.cases)
         figures = mean_dice(rows)
         if figures:
             log_overlay(log, "val", model, job.val.cases[0], modalities, space, step)

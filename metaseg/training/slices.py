@@ -93,21 +93,17 @@ class TrainingSlices:
         count = self.steps_per_epoch * self.batch_size
         return foreground_epoch(self.areas, count, self.foreground_share, rng)
 
-    def draw(self, step: int) -> Batch:
-        """The batch of one step, counted from 0."""
+    def draw(self, step: int, rows: slice = slice(None)) -> Batch:
+        """The batch of one step, counted from 0, or some rows of it; the others are then not even read."""
         epoch, position = divmod(step, self.steps_per_epoch)
         chosen = self._epoch(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
         rng = np.random.default_rng([self.seed, 2, step])
-        images, labels = [], []
-        for row in chosen:
-            image, label = self._slice(int(row), rng)
-            images.append(image)
-            labels.append(label)
-        return torch.stack(images), torch.stack(labels)
+        draws = [((float(rng.random()), float(rng.random())), int(rng.integers(2**31))) for _ in chosen]
+        slices = [self._slice(int(row), *draw) for row, draw in list(zip(chosen, draws, strict=True))[rows]]
+        return torch.stack([image for image, _ in slices]), torch.stack([label for _, label in slices])
 
-    def _slice(self, row: int, rng: np.random.Generator) -> Batch:
+    def _slice(self, row: int, corner: tuple[float, float], seed: int) -> Batch:
         case, index = self.store.cases[self.owners[row]], [int(self.indices[row])]
-        corner = (float(rng.random()), float(rng.random()))
         image = fit_window(case.images(index, self.modalities)[0], self.window, corner)
         label = fit_window(case.labels(index, self.space)[0], self.window, corner)
-        return self.augmentation(image, label, int(rng.integers(2**31)))
+        return self.augmentation(image, label, seed)

@@ -17,13 +17,8 @@ from metaseg.cli.arguments import expand_lists
 from metaseg.cli.messages import explain
 from metaseg.cli.verbs import VERBS
 from metaseg.config import EvaluateConfig, MetatuneConfig, PredictConfig, PretrainConfig
-from metaseg.config_classify import (
-    ClassifyActiveConfig,
-    ClassifyCompareConfig,
-    ClassifyEvaluateConfig,
-    ClassifySearchConfig,
-    ClassifyTrainConfig,
-)
+from metaseg.config_classify import ClassifyActiveConfig, ClassifyEvaluateConfig, ClassifyTrainConfig
+from metaseg.config_classify_studies import ClassifyCompareConfig, ClassifySearchConfig
 from metaseg.config_io import dump_config
 from metaseg.config_studies import CompareConfig
 from metaseg.errors import DataError, TrainingError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from metaseg.config_classify import ClassifyCompareConfig
+from metaseg.config_classify_studies import ClassifyCompareConfig
 from metaseg.config_io import dump_config
 from metaseg.studies.classifiers.paper import print_paper
 from metaseg.studies.classifiers.plan import Cell, ClassifierWork, make_classifier_plan, with_split

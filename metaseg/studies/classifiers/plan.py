@@ -9,7 +9,8 @@ from typing import Any
 
 from metaseg.classify.data import divide, open_slices
 from metaseg.classify.train import SPLIT_NAME
-from metaseg.config_classify import ClassifyActiveConfig, ClassifyCompareConfig, ClassifyTrainConfig
+from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
+from metaseg.config_classify_studies import ClassifyCompareConfig
 from metaseg.config_io import load_config
 from metaseg.errors import UsageError
 from metaseg.store.prepare import phantom_folder

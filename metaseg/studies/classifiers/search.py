@@ -15,9 +15,10 @@ import pandas as pd
 
 from metaseg.classify.data import divide, open_slices
 from metaseg.classify.train import SPLIT_NAME
-from metaseg.config import MODEL, TRAIN
-from metaseg.config_classify import TRANSFER, ClassifySearchConfig, ClassifyTrainConfig
+from metaseg.config_classify import TRANSFER, ClassifyTrainConfig
+from metaseg.config_classify_studies import ClassifySearchConfig
 from metaseg.config_io import config_verb, describe_fields, dump_config, load_config, plain_value
+from metaseg.config_options import MODEL, TRAIN
 from metaseg.errors import UsageError
 from metaseg.runs.files import write_text
 from metaseg.runs.folder import FREE_TO_CHANGE

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from metaseg.classify.rounds import read_rounds
-from metaseg.config_classify import ClassifyCompareConfig
+from metaseg.config_classify_studies import ClassifyCompareConfig
 from metaseg.config_io import load_config
 from metaseg.config_studies import ReportConfig
 from metaseg.errors import RunError, UsageError

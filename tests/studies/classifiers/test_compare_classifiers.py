@@ -15,7 +15,7 @@ from PIL import Image
 
 from metaseg.cases.splits import Split
 from metaseg.classify import active
-from metaseg.config_classify import ClassifyCompareConfig
+from metaseg.config_classify_studies import ClassifyCompareConfig
 from metaseg.config_io import load_config
 from metaseg.errors import RunError, UsageError
 from metaseg.studies import cells

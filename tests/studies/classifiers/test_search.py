@@ -12,7 +12,8 @@ import yaml
 
 from metaseg.cases.splits import Split
 from metaseg.classify import slices as slices_module
-from metaseg.config_classify import ClassifySearchConfig, ClassifyTrainConfig
+from metaseg.config_classify import ClassifyTrainConfig
+from metaseg.config_classify_studies import ClassifySearchConfig
 from metaseg.config_io import load_config
 from metaseg.errors import DataError, RunError, TrainingError, UsageError
 from metaseg.runs.lock import RunLock

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from metaseg.config_classify import ClassifyCompareConfig
+from metaseg.config_classify_studies import ClassifyCompareConfig
 from metaseg.config_io import load_config
 from metaseg.errors import MetasegError, RunError, UsageError
 from metaseg.evaluation.classification_files import PREDICTIONS, SUMMARY

@@ -1,0 +1,112 @@
+"""Settings that verbs share, and how a setting carries its help text; :mod:`metaseg.config` makes verbs of them.
+
+Only the standard library is imported here, so that ``--help`` answers at once. A field's name is the option's name
+(``inner_steps`` is ``--inner-steps``) and the key in a YAML file; its help text and limits stand beside its type.
+``metaseg.config_io`` validates values with pydantic and reads and writes YAML.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge
+
+
+@dataclass(frozen=True)
+class Help:
+    """Help text of a field, shown by ``metaseg VERB --help`` and in the reference.
+
+    Attributes:
+        text: One or two sentences.
+        option: The command line's option where it differs from the field's name.
+        panel: Heading under which ``--help`` lists it.
+        argument: True for a positional argument.
+    """
+
+    text: str
+    option: str | None = None
+    panel: str = "Options"
+    argument: bool = False
+
+
+DATA, MODEL, TRAIN, ADAPT, RUN, OUT = "Data", "Network", "Training", "Adaptation", "Run", "Output"
+METHOD = "Settings of single methods"
+
+Formats = Literal["auto", "brats", "brats2023", "nnunet", "slices", "cheng-mat", "image-folder"]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+Paths = tuple[Path, ...]
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every long verb shares."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    out: Annotated[Path | None, Help("Run folder to write; a new name under runs/ if not given.", panel=RUN)] = None
+    seed: Annotated[int, Ge(0), Help("Seed of everything that is drawn.", panel=RUN)] = 0
+    device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
+    precision: Annotated[Precision, Help("Number format; mixed precision pays on a GPU only.", panel=RUN)] = "32-true"
+    resume: Annotated[
+        bool, Help("Continue the run in --out from its last checkpoint, to the same bits on a CPU.", panel=RUN)
+    ] = False
+    overwrite: Annotated[bool, Help("Replace an existing run in --out.", panel=RUN)] = False
+    jobs: Annotated[int, Ge(0), Help("Threads that prepare cases; 0 takes one a core.", panel=RUN)] = 0
+    cache: Annotated[
+        Path | None,
+        Help("Folder of prepared cases and phantoms; METASEG_CACHE or the user's cache by default.", panel=RUN),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeamOptions:
+    """Several processes at one verb."""
+
+    devices: Annotated[
+        int, Ge(1), Help("Processes on each machine; each takes a GPU where there are GPUs.", panel=RUN)
+    ] = 1
+    nodes: Annotated[int, Ge(1), Help("Machines; more than one are started by srun or torchrun.", panel=RUN)] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions(TeamOptions):
+    """As :class:`TeamOptions`, where no other setting is called strategy."""
+
+    strategy: Annotated[
+        Literal["auto", "ddp"], Help("How several processes share the work; auto is ddp for several.", panel=RUN)
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How cases are read and prepared."""
+
+    data: Annotated[
+        Paths,
+        Help("Folder of cases, or a prepared store; several are pooled. Default: synthetic phantoms.", panel=DATA),
+    ] = ()
+    format: Annotated[Formats, Help("Naming convention of the files.", panel=DATA)] = "auto"
+    label_scheme: Annotated[
+        str | None,
+        Help("What label values mean: brats (4 is ET), brats2023 (3 is ET), msd-brats, whole-lesion.", panel=DATA),
+    ] = None
+    labels: Annotated[
+        Literal["subregions", "whole-lesion"] | None,
+        Help("Classes to learn; by default those of the data. whole-lesion unites all tumour classes.", panel=DATA),
+    ] = None
+    modalities: Annotated[
+        Names, Help("Input modalities in order, comma-separated; by default all that every case has.", panel=DATA)
+    ] = ()
+    classes: Annotated[Names, Help("Keep only cases of these cohorts or classes, comma-separated.", panel=DATA)] = ()
+    split: Annotated[Path | None, Help("Split file of 'metaseg data split'.", panel=DATA)] = None
+    image_size: Annotated[
+        int | None,
+        Ge(16),
+        Help(
+            "Shrink slices so that the longer side has at most this many pixels; figures stay on the full grid.",
+            panel=DATA,
+        ),
+    ] = None

@@ -1,0 +1,178 @@
+"""Several processes at one piece of work: who does which share, and how the results come together.
+
+Every process holds the same network and computes the same loss, that of the whole batch; only the network's passes are
+shared out. Losses that pool a batch (Dice over all its pixels) and penalties on the weights so keep their meaning, and
+the gradient is that of one process, to rounding. With one process everything here does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from metaseg.errors import UsageError
+from metaseg.models.whole_batch_layers import WholeBatchDropout, WholeBatchNorm
+
+T = TypeVar("T")
+Draw = Callable[[int], tuple[Tensor, Tensor]]
+
+
+def several(fabric: Fabric) -> bool:
+    """Whether processes have joined to work together."""
+    return fabric.world_size > 1
+
+
+def is_first(fabric: Fabric) -> bool:
+    """Whether this is the process that writes and speaks; one alone is."""
+    return fabric.global_rank == 0
+
+
+def share(fabric: Fabric, items: Sequence[T]) -> list[T]:
+    """The items that this process works on: every n-th of n processes."""
+    return list(items[fabric.global_rank :: fabric.world_size])
+
+
+def gather(fabric: Fabric, mine: Sequence[T]) -> list[T]:
+    """What all processes made of their :func:`share`, in the order of the items; the same for each.
+
+    Args:
+        fabric: Of this process.
+        mine: One object for each item of the share, of any kind that can be pickled.
+    """
+    if not several(fabric):
+        return list(mine)
+    parts: list[Any] = [None] * fabric.world_size
+    distributed.all_gather_object(parts, list(mine))
+    longest = max(len(part) for part in parts)
+    return [part[row] for row in range(longest) for part in parts if row < len(part)]
+
+
+def shared_map(fabric: Fabric, function: Callable[[T], Any], items: Sequence[T]) -> list[Any]:
+    """``[function(item) for item in items]``, the items shared out."""
+    return gather(fabric, [function(item) for item in share(fabric, items)])
+
+
+@contextmanager
+def first_of_machine(fabric: Fabric) -> Iterator[None]:
+    """Let one process of each machine do the block first, such as filling a cache that the others then find."""
+    if several(fabric) and fabric.local_rank > 0:
+        fabric.barrier()
+    yield
+    if several(fabric) and fabric.local_rank == 0:
+        fabric.barrier()
+
+
+def row_bounds(rows: int, processes: int) -> list[int]:
+    """Where the processes' shares of a batch begin, and where the last ends; none is larger than another by two."""
+    return [rows * rank // processes for rank in range(processes + 1)]
+
+
+def agree(fabric: Fabric, model: nn.Module) -> None:
+    """Give all processes the first one's weights and buffers, to the bit."""
+    if several(fabric):
+        for tensor in (*model.parameters(), *model.buffers()):
+            distributed.broadcast(tensor.data, 0)
+
+
+def combine_gradients(fabric: Fabric, parameters: Iterable[Tensor], *, mean: bool) -> None:
+    """Sum ``p.grad`` over all processes, in one exchange.
+
+    Args:
+        fabric: Of this process.
+        parameters: The same everywhere, in the same sequence. One without gradient counts as zero, and stays without
+            where no process has one: optimisers leave such a parameter alone, weight decay included.
+        mean: Divide by the number of processes, as :class:`WholeBatch` wants it.
+    """
+    learned = [parameter for parameter in parameters if parameter.requires_grad]
+    if not several(fabric) or not learned:
+        return
+    known = learned[0].new_tensor([parameter.grad is not None for parameter in learned])
+    parts = [torch.zeros_like(one) if one.grad is None else one.grad for one in learned]
+    flat = torch.cat([known, *(part.reshape(-1) for part in parts)])
+    distributed.all_reduce(flat)
+    present, flat = flat[: len(learned)].tolist(), flat[len(learned) :]
+    if mean:
+        flat /= fabric.world_size
+    for parameter, count, values in zip(learned, present, flat.split([one.numel() for one in learned]), strict=True):
+        parameter.grad = values.view_as(parameter).clone() if count else None
+
+
+class WholeBatch(nn.Module):
+    """A network whose logits are those of the whole batch, although this process passes its own share of it alone.
+
+    Backward hands the own share its gradient times the number of processes. Gradients of terms that every process
+    computes, such as penalties, come once from each: in the mean over processes both are those of one process.
+
+    Args:
+        model: The network, as the fabric set it up.
+        fabric: Of this process.
+    """
+
+    def __init__(self, model: nn.Module, fabric: Fabric) -> None:
+        super().__init__()
+        self.model, self.fabric = model, fabric
+        self.pools = any(isinstance(module, WholeBatchNorm) for module in model.modules())
+        self.dropouts = [module for module in model.modules() if isinstance(module, WholeBatchDropout)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(batch, ...)`` of images ``(batch, modality, height, width)``, the same in every process.
+
+        Raises:
+            UsageError: A network with batch normalisation gets fewer slices than there are processes.
+        """
+        processes = self.fabric.world_size
+        if len(images) < processes and self.pools:
+            raise UsageError(
+                f"a batch of {len(images)} slices for {processes} processes and a network with batch normalisation",
+                expected="one slice for each process at least",
+                remedy="raise --batch-size, or lower --devices",
+            )
+        bounds = row_bounds(len(images), processes)
+        start, stop = bounds[self.fabric.global_rank : self.fabric.global_rank + 2]
+        own = images[start:stop]
+        for module in self.dropouts:
+            module.rows = (start, stop, len(images))
+        logits = self.model(own) if len(own) else None
+        if len(images) < processes:
+            # Who has no slice does not know the logits' shape; the last process always has one.
+            known: Any = None if logits is None else (tuple(logits.shape[1:]), logits.dtype)
+            shape, kind = self.fabric.broadcast(known, src=processes - 1)
+            if logits is None:
+                logits = images.new_zeros((0, *shape), dtype=kind).requires_grad_(torch.is_grad_enabled())
+        gathered: Tensor = _GatherRows.apply(logits, bounds, self.fabric.global_rank)
+        return gathered
+
+
+class _GatherRows(torch.autograd.Function):
+    """All processes' rows, one share after the other."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, bounds: list[int], rank: int) -> Tensor:
+        ctx.start, ctx.stop, ctx.processes = bounds[rank], bounds[rank + 1], len(bounds) - 1
+        return gather_rows(own, bounds)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient[ctx.start : ctx.stop] * ctx.processes, None, None
+
+
+def gather_rows(own: Tensor, bounds: Sequence[int]) -> Tensor:
+    """Rows ``(batch, ...)`` of all processes' shares ``(share, ...)``; without gradient.
+
+    Args:
+        own: The own share, of as many rows as ``bounds`` says.
+        bounds: See :func:`row_bounds`.
+    """
+    sizes = [stop - start for start, stop in pairwise(bounds)]
+    # Collectives want equal shapes: shares are filled up to the longest.
+    padded = F.pad(own.detach(), [0] * (2 * own.dim() - 1) + [max(sizes) - len(own)]).contiguous()
+    parts = [torch.empty_like(padded) for _ in sizes]
+    distributed.all_gather(parts, padded)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])

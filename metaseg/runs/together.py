@@ -1,0 +1,246 @@
+"""One verb done by several processes: they are started, joined, watched and ended here.
+
+Processes come about in two ways. Where torchrun or SLURM started all of them, each finds its rank in the environment.
+Otherwise the first starts the others of its machine as ``python -m metaseg VERB --config FILE`` with its own settings,
+so that a script or notebook that calls metaseg is not run again. All of them then do the same verb. Only the first
+(rank 0) speaks and writes: what the others print is dropped, and their run folder is a temporary one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import distributed
+
+from metaseg.config_fields import command_words, config_verb
+from metaseg.config_io import Config
+from metaseg.errors import MetasegError, TrainingError
+from metaseg.models.device import Replicas, launched_outside
+from metaseg.models.processes import is_first, several
+from metaseg.runs.companions import BOUND, Companions, bind_to_parent
+from metaseg.runs.folder import CONFIG_NAME, RunFolder
+from metaseg.runs.lock import LOCK_NAME
+
+HEARD, LAST_WORDS = "metaseg/heard", "metaseg/last-words/"
+SECONDS_TO_LEARN = 5.0
+"""How long a process whose connection broke waits to learn who died, and of what."""
+KEPT = (".json", ".yaml", ".csv", ".pt", ".safetensors")
+"""Files of a run that a process may read again when the run goes on."""
+
+
+class ProcessLostError(TrainingError):
+    """Another process of the work has died."""
+
+
+_current: _Team | None = None
+
+
+class _Team:
+    """The processes of one verb, as one of them sees the others.
+
+    Attributes:
+        fabric: Of this process.
+        companions: The processes that this one started.
+    """
+
+    def __init__(self, fabric: Fabric, companions: Companions | None) -> None:
+        self.fabric, self.companions = fabric, companions
+        self.scratch = contextlib.ExitStack()
+
+    @property
+    def store(self) -> Any:
+        """The key-value store by which the processes found each other; the first process or the launcher has it."""
+        return distributed.distributed_c10d._get_default_store()
+
+    def who_died(self) -> str | None:
+        """In words, which other process died and of what; None if none did, as far as is known."""
+        count = self.fabric.world_size
+        with contextlib.suppress(Exception):
+            for rank in range(count):
+                if rank != self.fabric.global_rank and self.store.check([LAST_WORDS + str(rank)]):
+                    words = self.store.get(LAST_WORDS + str(rank)).decode()
+                    return f"process {rank} of {count} failed: {words}"
+        found = self.companions.dead() if self.companions else None
+        if found is None:
+            return None
+        rank, code = found
+        how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
+        return f"process {rank} of {count} {how}"
+
+    def explained(self, error: BaseException, where: Path | None, remedy: str) -> BaseException:
+        """The error to raise instead: where it comes of another's death, one that says so."""
+        if isinstance(error, MetasegError) or not several(self.fabric):
+            return error
+        broken = _is_broken_connection(error)
+        until = time.monotonic() + (SECONDS_TO_LEARN if broken else 0.0)
+        while (found := self.who_died()) is None and time.monotonic() < until:
+            time.sleep(0.1)
+        if isinstance(error, KeyboardInterrupt) and not (self.companions and self.companions.told):
+            return error
+        if found is None and not broken:
+            return error
+        return ProcessLostError(found or "another process of the work has died", where=where, remedy=remedy)
+
+    def say_last_words(self, error: BaseException) -> None:
+        """Leave for the first process why this one ends; where it does not hear them, say them oneself."""
+        text = str(error).strip() or type(error).__name__
+        heard = False
+        with contextlib.suppress(Exception):
+            if not isinstance(error, ProcessLostError):
+                self.store.set(LAST_WORDS + str(self.fabric.global_rank), text)
+            until = time.monotonic() + SECONDS_TO_LEARN
+            while not heard and time.monotonic() < until:
+                heard = self.store.check([HEARD])
+                time.sleep(0.1)
+        if not heard and BOUND not in os.environ:
+            print(f"metaseg: process {self.fabric.global_rank}: {text}", file=sys.__stderr__)
+
+
+@contextlib.contextmanager
+def together(fabric: Fabric, config: Config) -> Iterator[None]:
+    """Do a block in all processes that the fabric asks for; with one, just do it.
+
+    Args:
+        fabric: Of :func:`~metaseg.models.device.make_fabric`.
+        config: The verb's settings, with which other processes are started.
+
+    Raises:
+        ProcessLostError: Another process died.
+        SystemExit: In all processes but the first, where the block raised: the first tells.
+    """
+    global _current
+    if not isinstance(fabric.strategy, Replicas) or distributed.is_initialized():
+        yield
+        return
+    before, threads = dict(os.environ), torch.get_num_threads()
+    starts = not launched_outside() and "LOCAL_RANK" not in os.environ
+    companions = Companions(config, fabric.strategy) if starts else None
+    if BOUND in os.environ:
+        bind_to_parent()
+    team = _current = _Team(fabric, companions)
+    try:
+        with team.scratch:
+            if companions is not None:
+                companions.start()
+            with _without_announcements():
+                fabric.launch()
+            with _quiet() if not is_first(fabric) else contextlib.nullcontext():
+                yield
+            fabric.barrier()
+    except BaseException as error:
+        reason = team.explained(error, None, f"give the same command again: {command_words(config_verb(type(config)))}")
+        if fabric.global_rank > 0 and not isinstance(error, SystemExit):
+            team.say_last_words(reason)
+            raise SystemExit(1) from error
+        with contextlib.suppress(Exception):
+            team.store.set(HEARD, "1")
+        if reason is error:
+            raise
+        raise reason from error
+    finally:
+        failed = sys.exc_info()[0] is not None
+        if companions is not None:
+            companions.end(at_once=failed)
+        _current = None
+        with contextlib.suppress(Exception):
+            distributed.destroy_process_group()
+        os.environ.clear()
+        os.environ.update(before)
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def open_run(fabric: Fabric, config: Any) -> Iterator[RunFolder]:
+    """The run folder of a verb, inside :func:`together`; the first process's is the one that stays.
+
+    The others write what they write into a temporary folder, which holds what the run had when it goes on.
+
+    Args:
+        fabric: Of this process.
+        config: The verb's settings.
+
+    Raises:
+        RunError: As :meth:`~metaseg.runs.folder.RunFolder.create`.
+        ProcessLostError: Another process died.
+    """
+    verb, resume = config_verb(type(config)), config.resume
+    if not several(fabric) or _current is None:
+        with RunFolder.create(config.out, verb, config, overwrite=config.overwrite, resume=resume) as run:
+            yield run
+        return
+    if is_first(fabric):
+        run = RunFolder.create(config.out, verb, config, overwrite=config.overwrite, resume=resume)
+        fabric.broadcast(_kept_files(run.path) if resume else {})
+    else:
+        shadow = Path(_current.scratch.enter_context(tempfile.TemporaryDirectory(prefix="metaseg-"))) / "run"
+        kept: dict[str, bytes] = fabric.broadcast({})
+        for name, content in kept.items():
+            (shadow / name).parent.mkdir(parents=True, exist_ok=True)
+            (shadow / name).write_bytes(content)
+        resume = resume and (shadow / CONFIG_NAME).exists()
+        own = replace(config, out=shadow, overwrite=False, resume=resume)
+        run = RunFolder.create(shadow, verb, own, resume=resume)
+    remedy = f"continue from the last mark: metaseg {command_words(verb)} --out {run.path} --resume"
+    with run:
+        try:
+            yield run
+        except BaseException as error:
+            reason = _current.explained(error, run.path, remedy)
+            if reason is error:
+                raise
+            raise reason from error
+
+
+def _kept_files(folder: Path) -> dict[str, bytes]:
+    """What a process needs of a run that goes on, by path within the folder."""
+    places = (*folder.iterdir(), *(folder / "checkpoints").glob("*"))
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in places
+        if path.is_file() and path.suffix in KEPT and path.name != LOCK_NAME
+    }
+
+
+@contextlib.contextmanager
+def _without_announcements() -> Iterator[None]:
+    """Keep Fabric from telling on standard error that processes join."""
+    loggers = [logging.getLogger(name) for name in ("lightning_fabric", "lightning_fabric.utilities.distributed")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop what is printed."""
+    with (
+        open(os.devnull, "w") as nothing,
+        contextlib.redirect_stdout(nothing),
+        contextlib.redirect_stderr(nothing),
+    ):
+        yield
+
+
+def _is_broken_connection(error: BaseException) -> bool:
+    """Whether an error is what a collective raises when another process has gone."""
+    if isinstance(error, distributed.DistError):
+        return True
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL", "recvValue failed")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

@@ -1,0 +1,224 @@
+"""Two processes on a CPU do what one does, to rounding: each verb is run by one, then by two that are really started.
+
+The first of the two is this one, which reads the command line; it starts the other. All learn by SGD: Adam divides a
+gradient by its size, and biases before a normalisation, whose gradient is zero but for rounding, so move by chance.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from metaseg.cli.main import run as run_command
+from metaseg.runs.files import read_json
+from metaseg.runs.networks import load_classifier_network, load_network
+from metaseg.runs.training_state import load_training_state
+
+TWO = ("--devices", "2")
+META = ("--outer-optimizer", "sgd", "--outer-learning-rate", "0.01")
+"""Of metatune: two tasks a step, a learned and an unlearned one."""
+
+
+def command(*words: object) -> int:
+    """Run a command line in this process; gives the exit code."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run_command([str(word) for word in words])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return int(ended.value.code or 0)
+
+
+def options(settings: dict[str, object]) -> list[str]:
+    return [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def assert_close(one: Path, other: Path, load=load_network) -> None:
+    first, second = (load(run, "last").model.state_dict() for run in (one, other))
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=1e-4, atol=1e-5, msg=name)
+    figures = [pd.read_csv(run / "metrics.csv") for run in (one, other)]
+    pd.testing.assert_frame_equal(*figures, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def common(write_cases, tmp_path_factory):
+    root = tmp_path_factory.mktemp("processes")
+    return root, {"cache": root / "cache", "jobs": 1}
+
+
+@pytest.fixture(scope="module")
+def pretraining(write_cases, common) -> dict[str, object]:
+    # Batches of five: the shares of two processes differ.
+    return common[1] | {
+        "data": write_cases(count=5), "epochs": 3, "slices_per_epoch": 10, "batch_size": 5, "validate_every": 1,
+        "val_share": 0.4, "optimizer": "sgd", "learning_rate": 0.02,
+        "model_options": '{"channels": [4, 8], "strides": [2]}',
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def source(pretraining, common) -> Path:
+    out = common[0] / "pretrained"
+    assert command("pretrain", *options(pretraining), "--out", out) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def adaptation(write_cases, common, source) -> dict[str, object]:
+    return common[1] | {
+        "from": source, "data": write_cases("MET", 4, centre=0.35), "shots": 2, "slices": 6, "marks": 2, "budget": 24,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tuned(adaptation, common) -> Path:
+    out = common[0] / "tuned"
+    assert command("metatune", *options(adaptation), *META, "--out", out) == 0
+    return out
+
+
+def test_pretrain(pretraining, source, tmp_path, capfd):
+    assert command("pretrain", *options(pretraining), "--out", tmp_path / "two", *TWO) == 0
+    assert_close(source, tmp_path / "two")
+    said = capfd.readouterr().out
+    assert said.count("to validate") == 1
+    assert said.count("run: ") == 1
+    assert os.listdir(tmp_path) == ["two"]
+
+
+def test_naivetune(adaptation, tmp_path):
+    # A penalty that every process computes, and a batch that two cannot share evenly.
+    settings = options(
+        adaptation
+        | {
+            "method": "l2-sp",
+            "batch_size": 3,
+            "l2_sp_alpha": 1.0,
+            "optimizer": "sgd",
+            "learning_rate": 0.01,
+        }
+    )
+    for name, several in (("one", ()), ("two", TWO)):
+        assert command("naivetune", *settings, "--out", tmp_path / name, *several) == 0
+    assert_close(tmp_path / "one", tmp_path / "two")
+    for table in ("selection.csv", "patients.json"):
+        assert (tmp_path / "one" / table).read_text() == (tmp_path / "two" / table).read_text()
+    marks = [pd.read_csv(tmp_path / name / "marks.csv") for name in ("one", "two")]
+    pd.testing.assert_frame_equal(*marks, rtol=1e-3, atol=1e-3)
+
+
+def test_metatune(adaptation, tuned, tmp_path):
+    assert command("metatune", *options(adaptation), *META, "--out", tmp_path / "two", *TWO) == 0
+    assert_close(tuned, tmp_path / "two")
+    one, two = (pd.read_csv(run / "selection.csv") for run in (tuned, tmp_path / "two"))
+    chosen = ["step", "case", "slice", "task", "role", "position"]
+    pd.testing.assert_frame_equal(one[chosen], two[chosen])
+
+
+def test_classify_train(write_cases, common, tmp_path):
+    root = tmp_path / "both"
+    root.mkdir()
+    for cohort, centre in (("HGG", 0.5), ("LGG", 0.3)):
+        (root / cohort).symlink_to(write_cases(cohort, 7, centre=centre))
+    # Two blocks with batch normalisation: its statistics are those of both processes' slices.
+    settings = options(common[1] | {
+        "data": root, "model": "2d-cnn", "input_size": 32, "batch_size": 6, "epochs": 2,
+        "augment": "light", "optimizer": "sgd",
+    })  # fmt: skip
+    for name, several in (("one", ()), ("two", TWO)):
+        assert command("classify", "train", *settings, "--out", tmp_path / name, *several) == 0
+    assert_close(tmp_path / "one", tmp_path / "two", load_classifier_network)
+
+
+def test_predict_and_evaluate(tuned, write_cases, tmp_path):
+    cases = write_cases("MET", 4, centre=0.35)
+    for name, several in (("one", ()), ("two", TWO)):
+        assert command("predict", tuned, cases, "--out", tmp_path / name, "--no-pictures", *several) == 0
+        assert command("evaluate", tuned, "--out", tmp_path / f"{name}-figures", *several) == 0
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "two").iterdir())
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    one, two = tmp_path / "one-figures", tmp_path / "two-figures"
+    assert (one / "figures.csv").read_text() == (two / "figures.csv").read_text()
+    figures = [read_json(folder / "figures.json", "figures") for folder in (one, two)]
+    assert figures[0] == figures[1]
+    for picture in (one / "pictures").iterdir():
+        assert picture.read_bytes() == (two / "pictures" / picture.name).read_bytes()
+
+
+@pytest.mark.parametrize(("before", "after"), [((), TWO), (TWO, ())])
+def test_run_goes_on_with_another_number_of_processes(pretraining, source, tmp_path, before, after, monkeypatch):
+    from metaseg.training import fit_listener
+
+    marks = fit_listener.FitListener.on_mark
+
+    def stops(self, step, model):
+        if step == 4:
+            raise KeyboardInterrupt
+        return marks(self, step, model)
+
+    monkeypatch.setattr(fit_listener.FitListener, "on_mark", stops)
+    assert command("pretrain", *options(pretraining), "--out", tmp_path / "run", *before) == 130
+    monkeypatch.undo()
+    settings = ("--devices", len(after) or 1)
+    assert command("pretrain", "--out", tmp_path / "run", "--resume", *settings) == 0
+    assert_close(source, tmp_path / "run")
+
+
+def begin(settings: dict[str, object], out: Path) -> tuple[subprocess.Popen[str], int]:
+    """Start a pretraining of two processes; gives it and the second's process id once a state is saved."""
+    words = ["pretrain", *options(settings), "--epochs", "10000", "--out", str(out), *TWO]
+    process = subprocess.Popen([sys.executable, "-m", "metaseg", *words], stderr=subprocess.PIPE, text=True)
+    patience = time.monotonic() + 300
+    while not (out / "checkpoints" / "last.state.pt").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < patience
+        time.sleep(0.05)
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return process, int(child)
+
+
+def assert_gone(pid: int) -> None:
+    patience = time.monotonic() + 60
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < patience
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes as Linux shows them")
+@pytest.mark.parametrize("victim", ["first", "second", "interrupted"])
+def test_dead_process_ends_the_run_with_one_message(pretraining, tmp_path, victim):
+    out = tmp_path / "run"
+    process, child = begin(pretraining, out)
+    if victim == "second":
+        os.kill(child, signal.SIGKILL)
+    else:
+        process.send_signal(signal.SIGKILL if victim == "first" else signal.SIGINT)
+    said = process.communicate(timeout=120)[1]
+    assert_gone(child)
+    assert "Traceback" not in said
+    messages = [line for line in said.splitlines() if line.startswith("metaseg: ")]
+    assert len(messages) == 1, said
+    assert "--resume" in said
+    expected = {
+        "first": (-signal.SIGKILL, "the first process", "running"),
+        "second": (1, "process 1 of 2 was killed (SIGKILL)", "failed"),
+        "interrupted": (130, "interrupted", "stopped"),
+    }
+    code, words, status = expected[victim]
+    assert process.returncode == code
+    assert words in messages[0]
+    assert read_json(out / "state.json", "state")["status"] == status
+    # What is there can be gone on from.
+    assert load_training_state(out / "checkpoints" / "last.state.pt")["step"] >= 2
