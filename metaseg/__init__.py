@@ -276,7 +276,8 @@ def classify_compare(**settings: Any) -> ClassifierComparison:
     Several ``jobs`` are processes, so a script that asks for them needs an ``if __name__ == "__main__":`` around it.
 
     Args:
-        settings: Those of :class:`metaseg.config_classify_studies.ClassifyCompareConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`metaseg.config_classify_studies.ClassifyCompareConfig`, as keywords; see
+            :func:`pretrain`.
 
     Returns:
         The study folder and its tables.
@@ -294,7 +295,8 @@ def classify_search(**settings: Any) -> ClassifierSearch:
     """Search hyper-parameters of a classifier on the validation part.
 
     Args:
-        settings: Those of :class:`metaseg.config_classify_studies.ClassifySearchConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`metaseg.config_classify_studies.ClassifySearchConfig`, as keywords; see
+            :func:`pretrain`.
 
     Returns:
         The study folder, its trials and the best of them.
