@@ -47,14 +47,14 @@ def assert_same(one: Path, other: Path) -> None:
 
 @pytest.fixture
 def delay() -> float:
-    seconds = random.SystemRandom().uniform(0.0, 1.5)
+    seconds = random.SystemRandom().uniform(0.0, 1.0)
     print(f"killed {seconds:.3f} s after the first state")
     return seconds
 
 
 def test_pretrain(write_cases, tmp_path, delay):
     settings = {
-        "data": write_cases(count=5), "cache": tmp_path / "cache", "epochs": 60, "slices_per_epoch": 24, "jobs": 1,
+        "data": write_cases(count=5), "cache": tmp_path / "cache", "epochs": 24, "slices_per_epoch": 24, "jobs": 1,
         "validate_every": 1, "batch_size": 4, "model_options": '{"channels": [4, 8], "strides": [2], "dropout": 0.2}',
     }  # fmt: skip
     metaseg.pretrain(**settings, out=tmp_path / "whole")
@@ -70,7 +70,7 @@ def test_metatune(write_cases, tmp_path, delay):
     )  # fmt: skip
     settings = {
         "data": write_cases("MET", 5, centre=0.35), "cache": tmp_path / "cache", "jobs": 1, "shots": 3, "slices": 6,
-        "budget": 900, "marks": 10, "order": "passive",
+        "budget": 400, "marks": 10, "order": "passive",
     }  # fmt: skip
     metaseg.metatune(**settings, from_run=source.run, out=tmp_path / "whole")
     arguments = ["metatune", "--from", str(source.run), *options(settings), "--out", str(tmp_path / "cut")]

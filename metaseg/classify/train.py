@@ -179,7 +179,7 @@ def _train(config: ClassifyTrainConfig, run: RunFolder, fabric: Fabric, job: _Fi
         card=classifier_card(config, model, slices),
         optimizer=classifier_optimizer(config, job.transfer),
         plan=job.plan,
-        draw=shared_draw(fabric, job.batches.draw, job.batches.batch_size),
+        draw=shared_draw(fabric, job.batches.draw, job.batches.batch_size, job.plan.total_steps),
         objective=classifier_objective(job.transfer, lambda: state.extra),
         validate=lambda log: _validation(config, job, state, log, fabric),
         score=lambda figures, before: watched_score(figures, config.monitor),

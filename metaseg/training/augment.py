@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import torch
 from monai.data.meta_obj import set_track_meta
@@ -66,7 +68,23 @@ class Augmentation:
         self.strength = strength
         # Slices are plain tensors here: MONAI's metadata would only be carried along.
         set_track_meta(False)
-        self.spatial, self.intensity = Compose(_spatial(strength)), Compose(_intensity(strength))
+        self._of_thread = threading.local()
+
+    @property
+    def spatial(self) -> Compose:
+        """The spatial changes; this thread's own, since MONAI's transforms hold what they have drawn."""
+        if not hasattr(self._of_thread, "spatial"):
+            self._of_thread.spatial = Compose(_spatial(self.strength))
+        chain: Compose = self._of_thread.spatial
+        return chain
+
+    @property
+    def intensity(self) -> Compose:
+        """The changes of intensity; this thread's own."""
+        if not hasattr(self._of_thread, "intensity"):
+            self._of_thread.intensity = Compose(_intensity(self.strength))
+        chain: Compose = self._of_thread.intensity
+        return chain
 
     def __call__(self, image: np.ndarray, label: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
         """Change one slice.

@@ -178,7 +178,7 @@ def _train(config: PretrainConfig, run: RunFolder, fabric: Fabric, job: _Pretrai
         card=job.card,
         optimizer=build_optimizer(config.optimizer, job.model.parameters(), config.learning_rate, config.weight_decay),
         plan=job.plan,
-        draw=shared_draw(fabric, job.slices.draw, config.batch_size),
+        draw=shared_draw(fabric, job.slices.draw, config.batch_size, job.plan.total_steps),
         objective=supervised(loss),
         validate=partial(_validation, job, fabric),
         score=smoothed_score,

@@ -8,24 +8,24 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from metaseg.models.processes import gather_rows, row_bounds, several
+from metaseg.training.draw_ahead import DrawAhead, DrawRows, threads_ahead
 from metaseg.training.loop import Batch
 
-DrawRows = Callable[[int, slice], Batch]
-"""Takes a step and rows of its batch, gives these rows."""
 
-
-def shared_draw(fabric: Fabric, draw: DrawRows, batch_size: int) -> Callable[[int], Batch]:
-    """The loop's draw of a batch of which this process passes its share alone.
+def shared_draw(fabric: Fabric, draw: DrawRows, batch_size: int, total_steps: int) -> Callable[[int], Batch]:
+    """The loop's draw of a batch of which this process passes its share alone; for a GPU, threads draw ahead.
 
     Args:
         fabric: Of this process.
-        draw: Draws rows of a batch; the same for all processes.
+        draw: Draws rows of a batch; the same for all processes, and one that threads may call.
         batch_size: Rows of every batch.
+        total_steps: Steps of the loop.
 
     Returns:
         Draws a batch whose images are zero but for the own share's, see
         :class:`~metaseg.models.processes.WholeBatch`; its classes are those of the whole batch.
     """
+    draw = DrawAhead(draw, threads_ahead(fabric.device), total_steps)
     if not several(fabric):
         return lambda step: draw(step, slice(None))
     bounds = row_bounds(batch_size, fabric.world_size)

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -15,7 +16,7 @@ import pytest
 from scipy import ndimage
 
 from metaseg.cases.check import check_dataset
-from metaseg.cases.phantoms import MARKER, SIZES, PhantomSize, build_phantom, make_phantoms
+from metaseg.cases.phantoms import MARKER, SIZES, PhantomSize, build_phantom, make_phantoms, write
 from metaseg.cases.phantoms.fields import Grid, capsule_distance, ellipsoid_depth, smooth_noise
 from metaseg.cases.phantoms.scanner import thick_slices
 from metaseg.cases.readers import read_cases
@@ -221,6 +222,16 @@ class TestWriting:
         (case,) = make_phantoms(tmp_path, "HGG", cases=1)
         for file in case.iterdir():
             assert file.read_bytes() == (folder / "HGG" / case.name / file.name).read_bytes()
+
+    def test_two_that_want_the_same_folder_share_it(self, tmp_path, monkeypatch):
+        coarse = PhantomSize((24, 56, 48), (24, 56, 48), (6.0, 3.8, 3.8))
+        monkeypatch.setattr(write, "SIZES", {"small": coarse})
+        made = []
+        monkeypatch.setattr(write, "build_phantom", lambda *which: (made.append(which), build_phantom(*which))[1])
+        with ThreadPoolExecutor(3) as pool:
+            folders = list(pool.map(lambda cases: make_phantoms(tmp_path, "HGG", cases=cases), (3, 2, 3)))
+        assert [len(found) for found in folders] == [3, 2, 3]
+        assert sorted(number for _, _, number, _ in made) == [1, 2, 3]
 
     def test_seed_number_and_cohort_change_the_patient(self):
         coarse = PhantomSize((24, 56, 48), (24, 56, 48), (6.0, 3.8, 3.8))

@@ -180,7 +180,7 @@ class TestStrategies:
     @pytest.fixture
     def never_good(self, monkeypatch):
         figures = {f"{name}/val": 0.5 for name in ("auc", "accuracy", "balanced_accuracy", "f1")}
-        monkeypatch.setattr("metaseg.classify.train.part_figures", lambda model, slices, part: figures)
+        monkeypatch.setattr("metaseg.classify.train.part_figures", lambda model, slices, part, fabric=None: figures)
 
     @pytest.mark.usefixtures("never_good")
     @pytest.mark.parametrize("validate_every", [1, 2, 3])

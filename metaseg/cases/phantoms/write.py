@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
+from filelock import FileLock
 
 from metaseg.cases.phantoms.phantom import COHORTS, SEQUENCES, SIZES, Phantom, PhantomSize, build_phantom
 from metaseg.errors import DataError, UsageError
@@ -63,12 +64,23 @@ def make_phantoms(
         raise UsageError(f"unknown size '{size}'", expected="one of " + ", ".join(SIZES))
     if cases < 1 or seed < 0:
         raise UsageError(f"{cases} cases of seed {seed}", expected="at least 1 case, and a seed of at least 0")
+    _read_marker(out, size)
+    out.mkdir(parents=True, exist_ok=True)
+    # Two processes of one study may want them at the same time: the second waits, and finds them made.
+    with FileLock(out / ".lock"):
+        return _make(out, name, cases, seed, size, progress)
+
+
+def _make(
+    out: Path, name: str, cases: int, seed: int, size: str, progress: Callable[[int, int], None] | None
+) -> list[Path]:
+    """Make what is not there yet; for the holder of the folder's lock."""
     marker = _read_marker(out, size)
     # Another seed gives other patients: they must not pass for those that a network was trained on.
     suffix = f"-seed{seed}" if seed else ""
     wanted = {f"Phantom_{name}_{number:03d}{suffix}": number for number in range(1, cases + 1)}
     _check_seed(marker["cases"], wanted, seed, out)
-    (out / name).mkdir(parents=True, exist_ok=True)
+    (out / name).mkdir(exist_ok=True)
     _write_marker(out, marker)
     folders = [out / name / case for case in wanted]
     for done, (folder, number) in enumerate(zip(folders, wanted.values(), strict=True), 1):
