@@ -23,7 +23,7 @@ from metaseg.runs.networks import load_classifier_network, load_network
 from metaseg.runs.training_state import load_training_state
 
 TWO = ("--devices", "2")
-META = ("--outer-optimizer", "sgd", "--outer-learning-rate", "0.01")
+META = ("--outer-optimizer", "sgd", "--outer-learning-rate", "0.01", "--rescore-tolerance", "0.01")
 """Of metatune: two tasks a step, a learned and an unlearned one."""
 
 

@@ -28,7 +28,7 @@ from metaseg.adapt.prefetch import Prefetch
 from metaseg.adapt.score_memory import ScoreMemory
 from metaseg.adapt.scoring import score_slices
 from metaseg.adapt.setting import Setting, Shot
-from metaseg.adapt.shared_tasks import first_pool, score_shared, shared_step
+from metaseg.adapt.shared_tasks import of_first, score_shared, shared_step
 from metaseg.adapt.source_tasks import SourceTasks
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config import MetatuneConfig
@@ -125,7 +125,7 @@ class MetaTuning:
             shot.case.id, slices, lambda: score_shared(self.fabric, partial(self._score, shot.case), slices)
         )
         # Processes agree to the bit on what is drawn.
-        pool = first_pool(self.fabric, self.order_scores.complete(shot, pool))
+        pool = of_first(self.fabric, self.order_scores.complete(shot, pool))
         plan = self._plan(shot, pool, round_)
         self.order_scores.planned(pool, plan)
         taken: set[int] = set()
@@ -195,6 +195,9 @@ class MetaTuning:
         own = [(task.query, batch) for task, batch in zip(chosen, batches, strict=True) if task.kind != "source"]
         with self.order_scores.rewarding(self.model, own), self.memory.moving(self.model):
             self.optimizer.step()
+        if self.memory.tolerance:
+            # Processors that round differently must not disagree on whether a case is scored anew.
+            self.memory.travelled = of_first(self.fabric, self.memory.travelled)
         if self.averaged:
             self.averaged.update(self.model)
         self.state.spent += cost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from metaseg.adapt.engines import StepResult, TaskBatch
 from metaseg.models.processes import combine_gradients, gather, row_bounds, several, share
 from metaseg.sampling import Pool
 
+T = TypeVar("T")
 SCORES = ("index", "dice", "entropy", "foreground")
 
 
@@ -34,9 +35,9 @@ def score_shared(fabric: Fabric, score: Callable[[np.ndarray], Pool], slices: np
     return Pool(**joined)
 
 
-def first_pool(fabric: Fabric, pool: Pool) -> Pool:
-    """The first process's pool, for all."""
-    return fabric.broadcast(pool) if several(fabric) else pool
+def of_first(fabric: Fabric, value: T) -> T:
+    """The first process's value, for all."""
+    return fabric.broadcast(value) if several(fabric) else value
 
 
 def shared_step(
