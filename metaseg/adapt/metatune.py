@@ -43,7 +43,7 @@ def run_metatune(config: MetatuneConfig) -> AdaptationResult:
     config = resolve_defaults(config)
     if config.precision == "16-mixed":
         raise UsageError("16-mixed cannot scale meta-gradients", remedy="use --precision bf16-mixed or 32-true")
-    return run_adaptation("metatune", config, _tune, config.replay != "none")
+    return run_adaptation(config, _tune, config.replay != "none")
 
 
 def _tune(config: MetatuneConfig, run: RunFolder, fabric: Fabric, setting: Setting) -> None:

@@ -19,7 +19,6 @@ from metaseg.adapt.session import run_adaptation
 from metaseg.adapt.setting import Setting
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config import NaivetuneConfig
-from metaseg.config_fields import config_verb
 from metaseg.errors import UsageError
 from metaseg.runs.files import replacing
 from metaseg.runs.folder import RunFolder
@@ -74,7 +73,7 @@ def run_naivetune(config: NaivetuneConfig) -> AdaptationResult:
         TrainingError: The loss became non-finite.
     """
     config, info = resolve_defaults(config), find_method(config.method, "plain")
-    return run_adaptation(config_verb(type(config)), config, _tune, info.needs_source == "always")
+    return run_adaptation(config, _tune, info.needs_source == "always")
 
 
 def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric, setting: Setting) -> None:

@@ -11,20 +11,18 @@ from metaseg.adapt.result import AdaptationResult, adaptation_result
 from metaseg.adapt.setting import Setting, prepare_setting
 from metaseg.config import AdaptOptions
 from metaseg.models.device import fabric_of
-from metaseg.models.processes import first_of_machine
 from metaseg.runs.folder import RunFolder
-from metaseg.runs.together import open_run, together
+from metaseg.runs.verb_frame import in_run_folder
 from metaseg.store.slice_cache import share_cache
 
 C = TypeVar("C", bound=AdaptOptions)
 Tune = Callable[[C, RunFolder, Fabric, Setting], None]
 
 
-def run_adaptation(verb: str, config: C, tune: Tune[C], memory: bool) -> AdaptationResult:
+def run_adaptation(config: C, tune: Tune[C], memory: bool) -> AdaptationResult:
     """Run one adaptation, or say that it is finished.
 
     Args:
-        verb: Whose run it is.
         config: The verb's settings.
         tune: Does the work inside the run folder.
         memory: The method draws from the source's training cases.
@@ -36,15 +34,12 @@ def run_adaptation(verb: str, config: C, tune: Tune[C], memory: bool) -> Adaptat
         TrainingError: A loss or gradient became non-finite.
     """
     fabric = fabric_of(config)
-    finished = RunFolder.check(config.out, verb, config, overwrite=config.overwrite, resume=config.resume)
-    if finished is not None:
-        print(f"{finished.path} is finished; nothing to resume")
-        return adaptation_result(finished)
-    with together(fabric, config):
-        # Before the folder is made: data that cannot be used leave none behind.
-        with first_of_machine(fabric):
-            setting = prepare_setting(config, memory)
+
+    def prepare() -> Setting:
+        setting = prepare_setting(config, memory)
         share_cache(setting.cases, config.cache_gb)
-        with open_run(fabric, config) as run:
-            tune(config, run, fabric, setting)
-        return adaptation_result(run)
+        return setting
+
+    return in_run_folder(
+        config, fabric, prepare, lambda run, setting: tune(config, run, fabric, setting), adaptation_result
+    )

@@ -37,6 +37,7 @@ from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.manifest import make_manifest
 from metaseg.runs.progress import Progress, progress
+from metaseg.runs.verb_frame import finished_run
 from metaseg.training.fitted_run import write_patients
 
 VERB = "classify-active"
@@ -87,9 +88,8 @@ def run_classify_active(config: ClassifyActiveConfig) -> ActiveResult:
         TrainingError: The loss became non-finite.
     """
     fabric = make_fabric(config.device, config.precision)
-    finished = RunFolder.check(config.out, VERB, config, overwrite=config.overwrite, resume=config.resume)
+    finished = finished_run(config)
     if finished is not None:
-        print(f"{finished.path} is finished; nothing to resume")
         return _result(finished.path, config)
     job = _prepare(config)
     with RunFolder.create(config.out, VERB, config, overwrite=config.overwrite, resume=config.resume) as run:

@@ -27,11 +27,10 @@ from metaseg.config_classify import ClassifyTrainConfig
 from metaseg.errors import UsageError
 from metaseg.evaluation.classification_files import write_classification_figures
 from metaseg.models.device import fabric_of
-from metaseg.models.processes import first_of_machine
 from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import load_classifier_network, run_of_checkpoint, trained_patients
-from metaseg.runs.together import open_run, together
+from metaseg.runs.verb_frame import in_run_folder
 from metaseg.training.augment import Augmentation
 from metaseg.training.fit_listener import Validate
 from metaseg.training.fitted_run import FittedRun, fit_in_run
@@ -83,21 +82,14 @@ def run_classify_train(config: ClassifyTrainConfig) -> ClassifyTrainResult:
         TrainingError: The loss became non-finite.
     """
     fabric = fabric_of(config)
-    finished = RunFolder.check(config.out, VERB, config, overwrite=config.overwrite, resume=config.resume)
-    if finished is not None:
-        print(f"{finished.path} is finished; nothing to resume")
-        return _result(finished)
-    if config.overwrite:
-        refuse_to_lose_labels(config.out)
-    with together(fabric, config):
-        with first_of_machine(fabric):
-            job = _prepare(config)
-        with open_run(fabric, config) as run:
-            _train(config, run, fabric, job)
-        return _result(run)
+    return in_run_folder(
+        config, fabric, lambda: _prepare(config), lambda run, job: _train(config, run, fabric, job), _result
+    )
 
 
 def _prepare(config: ClassifyTrainConfig) -> _Fit:
+    if config.overwrite:
+        refuse_to_lose_labels(config.out)
     if not config.data:
         print("No --data given: training on SYNTHETIC phantoms of two grades, not on patients.")
     slices = open_slices(config, config)

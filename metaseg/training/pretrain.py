@@ -14,11 +14,11 @@ from metaseg.config import PretrainConfig
 from metaseg.evaluation.inference import mean_dice, stored_dice
 from metaseg.models import ModelCard, build_segmenter, resolve_options
 from metaseg.models.device import fabric_of
-from metaseg.models.processes import first_of_machine, shared_map
+from metaseg.models.processes import shared_map
 from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.progress import progress
-from metaseg.runs.together import open_run, together
+from metaseg.runs.verb_frame import in_run_folder
 from metaseg.store.prepare import open_data, phantom_folder
 from metaseg.store.slice_cache import share_cache
 from metaseg.store.store import SliceStore
@@ -79,16 +79,9 @@ def run_pretrain(config: PretrainConfig) -> PretrainResult:
         TrainingError: The loss became non-finite.
     """
     fabric = fabric_of(config)
-    finished = RunFolder.check(config.out, "pretrain", config, overwrite=config.overwrite, resume=config.resume)
-    if finished is not None:
-        print(f"{finished.path} is finished; nothing to resume")
-        return _result(finished)
-    with together(fabric, config):
-        with first_of_machine(fabric):
-            job = _prepare(config)
-        with open_run(fabric, config) as run:
-            _train(config, run, fabric, job)
-        return _result(run)
+    return in_run_folder(
+        config, fabric, lambda: _prepare(config), lambda run, job: _train(config, run, fabric, job), _result
+    )
 
 
 def open_pretraining_data(config: PretrainConfig) -> SliceStore:
