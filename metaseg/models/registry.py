@@ -16,6 +16,7 @@ from torch import nn
 from torchvision.models import WeightsEnum
 
 from metaseg.errors import MetasegError, UsageError
+from metaseg.models.instance_norm import use_grouped_kernels
 from metaseg.models.padding import PadToStride
 from metaseg.models.weights import WeightReport, load_weights, read_tensors
 
@@ -223,6 +224,7 @@ def build_segmenter(
         model = entry.build(
             in_channels, num_classes, **{key: getattr(chosen, key) for key in entry.options.model_fields}
         )
+    use_grouped_kernels(model)
     if weights != "none":
         report = _load(model, entry, weights, adapt_input)
         if on_weights is not None:

@@ -117,7 +117,8 @@ def test_the_default_is_monais_unet_with_the_settings_promised() -> None:
     ours = build_segmenter("unet", 4, 4, seed=0)
     theirs.load_state_dict(ours.net.state_dict())
     images = torch.randn(1, 4, 32, 48)
-    assert torch.equal(ours(images), theirs(images))
+    # To rounding: ours normalises by another kernel.
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-5)
 
 
 def test_groups_divide_every_width() -> None:
