@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from metaseg.runs.files import read_json
 from metaseg.runs.networks import load_classifier_network, load_network
 from metaseg.runs.training_state import load_training_state
 
+linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes as Linux shows them")
 TWO = ("--devices", "2")
 META = ("--outer-optimizer", "sgd", "--outer-learning-rate", "0.01", "--rescore-tolerance", "0.01")
 """Of metatune: two tasks a step, a learned and an unlearned one."""
@@ -157,36 +159,39 @@ def test_predict_and_evaluate(tuned, write_cases, tmp_path):
         assert picture.read_bytes() == (two / "pictures" / picture.name).read_bytes()
 
 
-@pytest.mark.parametrize(("before", "after"), [((), TWO), (TWO, ())])
-def test_run_goes_on_with_another_number_of_processes(pretraining, source, tmp_path, before, after, monkeypatch):
+def test_run_goes_on_with_another_number_of_processes(pretraining, source, tmp_path, monkeypatch):
     from metaseg.training import fit_listener
 
-    marks = fit_listener.FitListener.on_mark
+    marks, out = fit_listener.FitListener.on_mark, tmp_path / "run"
 
-    def stops(self, step, model):
-        if step == 4:
-            raise KeyboardInterrupt
-        return marks(self, step, model)
+    def until(last):
+        def stops(self, step, model):
+            if step == last:
+                raise KeyboardInterrupt
+            return marks(self, step, model)
 
-    monkeypatch.setattr(fit_listener.FitListener, "on_mark", stops)
-    assert command("pretrain", *options(pretraining), "--out", tmp_path / "run", *before) == 130
+        monkeypatch.setattr(fit_listener.FitListener, "on_mark", stops)
+
+    # Marks at steps 2, 4 and 6: with one process to the first, with two to the second, and with one to the end.
+    until(4)
+    assert command("pretrain", *options(pretraining), "--out", out) == 130
+    until(6)
+    assert command("pretrain", "--out", out, "--resume", *TWO) == 130
+    assert read_json(out / "state.json", "state")["status"] == "stopped"
     monkeypatch.undo()
-    settings = ("--devices", len(after) or 1)
-    assert command("pretrain", "--out", tmp_path / "run", "--resume", *settings) == 0
-    assert_close(source, tmp_path / "run")
+    assert command("pretrain", "--out", out, "--resume", "--devices", 1) == 0
+    assert_close(source, out)
 
 
-def begin(settings: dict[str, object], out: Path) -> tuple[subprocess.Popen[str], int]:
-    """Start a pretraining of two processes; gives it and the second's process id once a state is saved."""
-    words = ["pretrain", *options(settings), "--epochs", "10000", "--out", str(out), *TWO]
-    process = subprocess.Popen([sys.executable, "-m", "metaseg", *words], stderr=subprocess.PIPE, text=True)
+def child_of(pid: int, out: Path) -> int:
+    """The process that a process has started, once the run has a saved state."""
     patience = time.monotonic() + 300
     while not (out / "checkpoints" / "last.state.pt").exists():
-        assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < patience
         time.sleep(0.05)
-    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return process, int(child)
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    (child,) = [int(found) for task in tasks for found in (task / "children").read_text().split()]
+    return child
 
 
 def assert_gone(pid: int) -> None:
@@ -196,29 +201,39 @@ def assert_gone(pid: int) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes as Linux shows them")
-@pytest.mark.parametrize("victim", ["first", "second", "interrupted"])
-def test_dead_process_ends_the_run_with_one_message(pretraining, tmp_path, victim):
-    out = tmp_path / "run"
-    process, child = begin(pretraining, out)
-    if victim == "second":
-        os.kill(child, signal.SIGKILL)
-    else:
-        process.send_signal(signal.SIGKILL if victim == "first" else signal.SIGINT)
-    said = process.communicate(timeout=120)[1]
-    assert_gone(child)
+def assert_one_message(said: str, words: str, out: Path, status: str) -> None:
     assert "Traceback" not in said
-    messages = [line for line in said.splitlines() if line.startswith("metaseg: ")]
-    assert len(messages) == 1, said
+    (message,) = [line for line in said.splitlines() if line.startswith("metaseg: ")]
+    assert words in message
     assert "--resume" in said
-    expected = {
-        "first": (-signal.SIGKILL, "the first process", "running"),
-        "second": (1, "process 1 of 2 was killed (SIGKILL)", "failed"),
-        "interrupted": (130, "interrupted", "stopped"),
-    }
-    code, words, status = expected[victim]
-    assert process.returncode == code
-    assert words in messages[0]
     assert read_json(out / "state.json", "state")["status"] == status
     # What is there can be gone on from.
     assert load_training_state(out / "checkpoints" / "last.state.pt")["step"] >= 2
+
+
+@linux
+def test_death_of_another_process_ends_the_run_with_one_message(pretraining, tmp_path, capfd):
+    out, killed = tmp_path / "run", []
+
+    def kill() -> None:
+        killed.append(child_of(os.getpid(), out))
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    assert command("pretrain", *options(pretraining | {"epochs": 10000}), "--out", out, *TWO) == 1
+    thread.join()
+    assert_gone(killed[0])
+    assert_one_message(capfd.readouterr().err, "process 1 of 2 was killed (SIGKILL)", out, "failed")
+
+
+@linux
+def test_death_of_the_first_process_ends_the_others_with_one_message(pretraining, tmp_path):
+    out = tmp_path / "run"
+    words = ["pretrain", *options(pretraining | {"epochs": 10000}), "--out", str(out), *TWO]
+    process = subprocess.Popen([sys.executable, "-m", "metaseg", *words], stderr=subprocess.PIPE, text=True)
+    child = child_of(process.pid, out)
+    process.kill()
+    said = process.communicate(timeout=120)[1]
+    assert_gone(child)
+    assert_one_message(said, "the first process", out, "running")
