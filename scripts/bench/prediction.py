@@ -148,7 +148,7 @@ def stages(options: argparse.Namespace, case_folder: Path, checkpoint: Path, fol
 
 
 def own_peak_mb() -> float:
-    """Largest resident memory of this process; ``ru_maxrss`` counts from its parent's size before it became this one."""
+    """Largest resident memory of this process; ``ru_maxrss`` would count from that of its parent."""
     line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 

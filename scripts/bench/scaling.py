@@ -1,8 +1,8 @@
 """What a large study costs, from the unit costs of this machine: the plan of docs/scaling.md.
 
 Units are measured (seconds and operations of a slice forward, and forward with backward; bytes of a prepared case) or
-counted. What other hardware would take follows from the operations and the speed that is given for it, which is an
-assumption and is named as one.
+counted; seconds are those of one core, or of one GPU. What other hardware would take follows from the operations and
+the speed that is given for it, which is an assumption and is named as one.
 """
 
 from __future__ import annotations
@@ -49,13 +49,15 @@ def slice_costs(model: str, size: tuple[int, int], batch: int, rounds: int, devi
     for name, call in (("forward", forward), ("backward", backward)):
         with FlopCounterMode(display=False) as counter:
             call()
+        # On a CPU the seconds of all cores, which a busy neighbour does not lengthen.
+        clock = time.process_time if device == "cpu" else time.perf_counter
         seconds = []
         for _ in range(rounds):
-            start = time.perf_counter()
+            start = clock()
             call()
             if device != "cpu":
                 torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(clock() - start)
         costs[f"{name}_flop"] = counter.get_total_flops() / batch
         costs[f"{name}_seconds"] = sorted(seconds)[len(seconds) // 2] / batch
     return costs
@@ -100,7 +102,7 @@ def plan(given: argparse.Namespace, unit: dict[str, float], case: dict[str, floa
     hours = {}
     for name, flop in work.items():
         speed = forward if name.startswith("prediction") else here
-        hours[f"{name}: hours here"] = flop / speed / 3600
+        hours[f"{name}: core hours here"] = flop / speed / 3600
         hours[f"{name}: hours on {given.devices} devices"] = flop / there / 3600
     return hours | {
         "preparing: core hours": given.cases * case["prepare_seconds"] / 3600,
