@@ -14,7 +14,7 @@ DrawRows = Callable[[int, slice], Batch]
 """Takes a step and rows of its batch, gives these rows."""
 
 MOST_THREADS = 4
-"""A training step of a GPU takes about as long as drawing and augmenting its batch on this many cores."""
+"""Chosen without a GPU at hand; more would wait for each other at the interpreter's lock."""
 
 
 def threads_ahead(device: torch.device) -> int:
