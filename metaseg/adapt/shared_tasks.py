@@ -11,11 +11,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from metaseg.adapt.engines import StepResult, TaskBatch
+from metaseg.adapt.score_memory import SCORES
 from metaseg.models.processes import combine_gradients, gather, row_bounds, several, share
 from metaseg.sampling import Pool
 
 T = TypeVar("T")
-SCORES = ("index", "dice", "entropy", "foreground")
 
 
 def score_shared(fabric: Fabric, score: Callable[[np.ndarray], Pool], slices: np.ndarray) -> Pool:
@@ -31,7 +31,9 @@ def score_shared(fabric: Fabric, score: Callable[[np.ndarray], Pool], slices: np
     bounds = row_bounds(len(slices), fabric.world_size)
     own = slices[bounds[fabric.global_rank] : bounds[fabric.global_rank + 1]]
     pools = [pool for pool in gather(fabric, [score(own) if len(own) else None]) if pool is not None]
-    joined: dict[str, Any] = {name: np.concatenate([getattr(pool, name) for pool in pools]) for name in SCORES}
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(pool, name) for pool in pools]) for name in ("index", *SCORES)
+    }
     return Pool(**joined)
 
 

@@ -54,6 +54,13 @@ def _intensity(strength: str) -> list[Transform]:
     ]
 
 
+class _Chains(threading.local):
+    """Spatial and intensity transforms, made anew for each thread: MONAI's hold what they have drawn."""
+
+    def __init__(self, strength: str) -> None:
+        self.spatial, self.intensity = Compose(_spatial(strength)), Compose(_intensity(strength))
+
+
 class Augmentation:
     """Spatial, then intensity changes of one slice; the background stays 0, as the network will always see it.
 
@@ -62,29 +69,14 @@ class Augmentation:
 
     Attributes:
         strength: As given.
+        chains: The transforms; each thread sees its own.
     """
 
     def __init__(self, strength: str) -> None:
         self.strength = strength
         # Slices are plain tensors here: MONAI's metadata would only be carried along.
         set_track_meta(False)
-        self._of_thread = threading.local()
-
-    @property
-    def spatial(self) -> Compose:
-        """The spatial changes; this thread's own, since MONAI's transforms hold what they have drawn."""
-        if not hasattr(self._of_thread, "spatial"):
-            self._of_thread.spatial = Compose(_spatial(self.strength))
-        chain: Compose = self._of_thread.spatial
-        return chain
-
-    @property
-    def intensity(self) -> Compose:
-        """The changes of intensity; this thread's own."""
-        if not hasattr(self._of_thread, "intensity"):
-            self._of_thread.intensity = Compose(_intensity(self.strength))
-        chain: Compose = self._of_thread.intensity
-        return chain
+        self.chains = _Chains(strength)
 
     def __call__(self, image: np.ndarray, label: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
         """Change one slice.
@@ -98,9 +90,9 @@ class Augmentation:
             Image ``(modality, height, width)`` ``float32`` and classes ``(height, width)`` ``uint8``.
         """
         sample = {"image": torch.from_numpy(image), "label": torch.from_numpy(label.astype(np.float32))[None]}
-        self.spatial.set_random_state(seed=seed)
-        self.intensity.set_random_state(seed=seed ^ 0x5EED)
-        sample = self.spatial(sample)
+        self.chains.spatial.set_random_state(seed=seed)
+        self.chains.intensity.set_random_state(seed=seed ^ 0x5EED)
+        sample = self.chains.spatial(sample)
         background = sample["image"] == 0
-        sample = self.intensity(sample)
+        sample = self.chains.intensity(sample)
         return sample["image"].masked_fill(background, 0.0).float(), sample["label"][0].to(torch.uint8)

@@ -16,12 +16,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from ratios import compare, parser, show, write_json
+from ratios import cases_or_phantoms, compare, parser, show, write_json
 
 from metaseg.cases.case import Case
 from metaseg.cases.labels import SUBREGIONS
-from metaseg.cases.phantoms import make_phantoms
-from metaseg.cases.readers import read_cases
 from metaseg.evaluation.evaluate import score_case
 from metaseg.evaluation.overlap import joint_histogram, region_counts
 from metaseg.store.build import build_store, common_modalities
@@ -79,11 +77,7 @@ def main() -> None:
     chosen = found.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        data = chosen.data
-        if data is None:
-            data = folder / "phantoms"
-            make_phantoms(data, cohort="hgg", cases=1, seed=0, size="full")
-        cases = read_cases(data)[:1]
+        cases = cases_or_phantoms(chosen.data, folder, 1)
         stored = build_store(cases, folder / "store", PrepareOptions(common_modalities(cases)), jobs=1).cases[0]
         truth, prediction = cases[0].label.files[0], write_moved(cases[0], folder / "prediction.nii.gz")
         label, predicted = read(truth), read(prediction)

@@ -15,6 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from metaseg.cases.case import Case
+from metaseg.cases.phantoms import make_phantoms
+from metaseg.cases.readers import read_cases
+
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 """``cpu`` is the process's time on all its threads: with one thread it does not notice a busy neighbour."""
 
@@ -103,6 +107,21 @@ def show(title: str, rows: Sequence[Ratio], unit: str = "ratio") -> None:
         limit = "" if row.limit is None else f"{row.limit:g}"
         span = f"{row.low:.3f}..{row.high:.3f}"
         print(f"{row.name:<{width}}  {row.ratio:8.3f}  {span:>16}  {row.seconds * 1e3:8.2f} ms  {limit}")
+
+
+def cases_or_phantoms(data: Path | None, folder: Path, count: int, phantoms: int = 1) -> list[Case]:
+    """The first cases of a data set; without one, full-sized phantoms of gliomas.
+
+    Args:
+        data: The data set.
+        folder: Where phantoms are made.
+        count: Most cases of the data set.
+        phantoms: How many are made.
+    """
+    if data is None:
+        data = folder / "phantoms"
+        make_phantoms(data, cohort="hgg", cases=phantoms, seed=0, size="full")
+    return read_cases(data)[:count]
 
 
 def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:

@@ -15,11 +15,10 @@ import time
 from pathlib import Path
 
 import torch
+from ratios import cases_or_phantoms
 from torch.utils.flop_counter import FlopCounterMode
 
 from metaseg.cases.labels import LABEL_SPACES
-from metaseg.cases.phantoms import make_phantoms
-from metaseg.cases.readers import read_cases
 from metaseg.models import build_segmenter
 from metaseg.store.build import build_store, common_modalities
 from metaseg.store.prepare_case import PrepareOptions
@@ -66,10 +65,7 @@ def slice_costs(model: str, size: tuple[int, int], batch: int, rounds: int, devi
 def case_costs(data: Path | None) -> dict[str, float]:
     """Seconds to prepare a case, its bytes, its slices; of full phantoms without data."""
     with tempfile.TemporaryDirectory() as folder:
-        if data is None:
-            data = Path(folder) / "phantoms"
-            make_phantoms(data, cohort="hgg", cases=2, seed=0, size="full")
-        cases = read_cases(data)[:3]
+        cases = cases_or_phantoms(data, Path(folder), 3, phantoms=2)
         start = time.process_time()
         store = build_store(cases, Path(folder) / "store", PrepareOptions(common_modalities(cases)), jobs=1)
         seconds = (time.process_time() - start) / len(cases)

@@ -19,11 +19,9 @@ import nibabel as nib
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from ratios import compare, parser, show, write_json
+from ratios import cases_or_phantoms, compare, parser, show, write_json
 
 from metaseg.cases.case import Case
-from metaseg.cases.phantoms import make_phantoms
-from metaseg.cases.readers import read_cases
 from metaseg.store.build import build_store, common_modalities
 from metaseg.store.prepare_case import PrepareOptions
 from metaseg.store.slice_cache import share_cache
@@ -138,11 +136,7 @@ def main() -> None:
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        data = chosen.data
-        if data is None:
-            data = folder / "phantoms"
-            make_phantoms(data, cohort="hgg", cases=1, seed=0, size="full")
-        cases = read_cases(data)[:1]
+        cases = cases_or_phantoms(chosen.data, folder, 1)
         prepare = PrepareOptions(common_modalities(cases))
         stored = build_store(cases, folder / "store", prepare, jobs=1).cases[0]
         fast = store_sides(stored, folder)

@@ -18,12 +18,10 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from ratios import Ratio, compare, parser, show, write_json
+from ratios import Ratio, cases_or_phantoms, compare, parser, show, write_json
 from torch import nn
 
 from metaseg.cases.labels import SUBREGIONS
-from metaseg.cases.phantoms import make_phantoms
-from metaseg.cases.readers import read_cases
 from metaseg.models import build_segmenter
 from metaseg.models.device import make_fabric
 from metaseg.store.build import build_store, common_modalities
@@ -39,10 +37,7 @@ STRENGTHS = ("none", "light", "full")
 
 def drawers(data: Path | None, folder: Path, batch_size: int) -> dict[str, TrainingSlices]:
     """Batches by strength of augmentation, out of one store."""
-    if data is None:
-        data = folder / "phantoms"
-        make_phantoms(data, cohort="hgg", cases=2, seed=0, size="full")
-    cases = read_cases(data)[:3]
+    cases = cases_or_phantoms(data, folder, 3, phantoms=2)
     modalities = common_modalities(cases)
     store = build_store(cases, folder / "store", PrepareOptions(modalities), jobs=1)
     share_cache(store, 1.0)

@@ -214,19 +214,30 @@ def assert_one_message(said: str, words: str, out: Path, status: str) -> None:
 
 
 @linux
-def test_death_of_another_process_ends_the_run_with_one_message(pretraining, tmp_path, capfd):
-    out, killed = tmp_path / "run", []
+@pytest.mark.parametrize(
+    ("victim", "number", "code", "words", "status"),
+    [
+        ("other", signal.SIGKILL, 1, "process 1 of 2 was killed (SIGKILL)", "failed"),
+        ("first", signal.SIGINT, 130, "interrupted", "stopped"),
+    ],
+)
+def test_signal_ends_all_processes_with_one_message(pretraining, tmp_path, capfd, victim, number, code, words, status):
+    out, children = tmp_path / "run", []
 
-    def kill() -> None:
-        killed.append(child_of(os.getpid(), out))
-        os.kill(killed[0], signal.SIGKILL)
+    def send() -> None:
+        children.append(child_of(os.getpid(), out))
+        os.kill(children[0] if victim == "other" else os.getpid(), number)
 
-    thread = threading.Thread(target=kill)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = threading.Thread(target=send)
     thread.start()
-    assert command("pretrain", *options(pretraining | {"epochs": 10000}), "--out", out, *TWO) == 1
+    try:
+        assert command("pretrain", *options(pretraining | {"epochs": 10000}), "--out", out, *TWO) == code
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
-    assert_gone(killed[0])
-    assert_one_message(capfd.readouterr().err, "process 1 of 2 was killed (SIGKILL)", out, "failed")
+    assert_gone(children[0])
+    assert_one_message(capfd.readouterr().err, words, out, status)
 
 
 @linux
