@@ -25,7 +25,7 @@ from lightning_fabric import Fabric
 from ratios import compare, parser, show, write_json
 from torch import nn
 
-from metaseg.adapt.engines import TaskBatch, build_engine
+from metaseg.adapt.engines import BatchedEngine, TaskBatch, build_engine
 from metaseg.cases.labels import SUBREGIONS
 from metaseg.models.device import make_fabric
 from metaseg.models.registry import build_segmenter
@@ -81,7 +81,7 @@ def sides_of(
     def step(name: str) -> Side:
         if name == "summed loss":
             return lambda: summed_learn2learn(model, tasks, loss, first_order)
-        engine = build_engine(name)
+        engine = BatchedEngine(record=False) if name == "one pass" else build_engine(name)
         return lambda: engine.step(model, tasks, loss, INNER_RATE, 1, first_order)
 
     return {"unit": clean(unit)} | {name: clean(step(name)) for name in names}
@@ -130,7 +130,7 @@ def options() -> argparse.Namespace:
         "--engines",
         nargs="+",
         default=["learn2learn", "functional", "batched", "summed loss"],
-        help="engines, and 'summed loss'",
+        help="engines, 'summed loss', and 'one pass': batched without recordings on a GPU",
     )
     return found.parse_args()
 

@@ -34,7 +34,7 @@ class Choice:
 class AutoEngine(FunctionalEngine):
     """Meta-steps by ``batched``, or by ``functional`` where tasks cannot share the device.
 
-    The choice rests on device, network and number of tasks, never on the load of the machine: a run that is resumed
+    The choice rests on device and network, never on the load of the machine: a run that is resumed
     makes the same one. How many tasks the ``batched`` engine takes at a time, memory has a say in.
 
     Args:
@@ -57,7 +57,7 @@ class AutoEngine(FunctionalEngine):
     ) -> Iterator[TaskGradient]:
         """Gradients of all tasks, in an order that is the same in every run."""
         device = next(iter(weights.parameters.values())).device
-        why_not = _why_not_batched(weights, device, len(tasks))
+        why_not = _why_not_batched(weights, device)
         if why_not:
             self.choice = Choice("functional", why_not)
             yield from super().task_gradients(weights, tasks, loss, inner)
@@ -66,11 +66,9 @@ class AutoEngine(FunctionalEngine):
         self.choice = Choice("batched", f"{device.type}: {self._batched.said}")
 
 
-def _why_not_batched(weights: FastWeights, device: torch.device, tasks: int) -> str | None:
+def _why_not_batched(weights: FastWeights, device: torch.device) -> str | None:
     if has_random_layers(weights.model):
         return "dropout is on, and its masks come in the order of the tasks"
     if device.type not in ("cpu", "cuda"):
         return f"tasks are not batched on {device.type}"
-    if device.type == "cuda" and tasks == 1:
-        return "cuda: a single task"
     return None

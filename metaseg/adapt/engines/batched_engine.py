@@ -3,7 +3,8 @@
 A pass of one slice leaves a machine idle: a GPU waits for launches, and the cores of a CPU for each other at the end of
 every operation. Tasks do not depend on each other, so that they can share the machine instead:
 
-* On a GPU, tasks of equal shapes are computed by one pass over stacked parameters (:mod:`.stacked_weights`).
+* On a GPU, tasks of equal shapes are recorded once and replayed side by side (:mod:`.recorded_tasks`). What cannot be
+  recorded is computed by one pass over stacked parameters (:mod:`.stacked_weights`).
 * On a CPU, each task is computed by a thread of its own, on a replica of the network that shares the tensors
   (:mod:`.replicas`). The intra-op threads are divided among the tasks.
 
@@ -27,6 +28,7 @@ from metaseg.adapt.engines.fast_weights import FastWeights
 from metaseg.adapt.engines.functional_engine import FunctionalEngine, InnerLoop, TaskGradient, task_gradient
 from metaseg.adapt.engines.isolation import NormStatistics
 from metaseg.adapt.engines.memory import free_memory, kept_bytes, tasks_that_fit
+from metaseg.adapt.engines.recorded_tasks import Recordings
 from metaseg.adapt.engines.replicas import replicate
 from metaseg.adapt.engines.stacked_weights import StackedWeights, stack_tasks
 from metaseg.adapt.engines.thread_state import Autocast, intra_op_threads, settle_threads
@@ -38,14 +40,15 @@ Shapes = tuple[torch.Size, ...]
 class BatchedEngine(FunctionalEngine):
     """Meta-steps of several tasks at a time; gradients equal those of the other engines.
 
-    What cannot share the machine is computed task by task: tasks of other shapes than their neighbours on a GPU, a
-    network with dropout in train mode (whose masks would come in any order), one whose modules cannot be copied, and
-    on a GPU one whose buffers a forward pass changes, or that :func:`torch.func.vmap` cannot map.
+    What cannot share the machine is computed task by task: a network with dropout in train mode (whose masks would come
+    in any order), one whose modules cannot be copied, and, where a GPU cannot record, tasks of other shapes than their
+    neighbours and a network whose buffers a forward pass changes, or that :func:`torch.func.vmap` cannot map.
 
     Args:
         norm_statistics: As in :class:`~metaseg.adapt.engines.learn2learn_engine.Learn2LearnEngine`.
         together: Compute tasks by one pass over stacked parameters, not by threads; by default on a GPU.
         threads: Threads on a CPU; by default torch's intra-op threads.
+        record: Whether a GPU may record and replay.
 
     Attributes:
         said: How the last step was computed, in a few words.
@@ -55,10 +58,15 @@ class BatchedEngine(FunctionalEngine):
     """
 
     def __init__(
-        self, norm_statistics: NormStatistics = "running", together: bool | None = None, threads: int | None = None
+        self,
+        norm_statistics: NormStatistics = "running",
+        together: bool | None = None,
+        threads: int | None = None,
+        record: bool = True,
     ) -> None:
         super().__init__(norm_statistics)
         self.together, self.threads = together, threads
+        self._recordings = Recordings(norm_statistics) if record else None
         self.said = ""
         self._limit, self._hindrance = 1, ""
         self._kept: dict[tuple[Shapes, bool], int] = {}
@@ -74,7 +82,7 @@ class BatchedEngine(FunctionalEngine):
             self.said = "task by task: dropout is on"
             return super().task_gradients(weights, tasks, loss, inner)
         if together:
-            return self._stacked(weights, tasks, loss, inner)
+            return self._on_gpu(weights, tasks, loss, inner)
         if device.type == "cpu":
             return self._in_threads(weights, tasks, loss, inner)
         self.said = f"task by task: on {device.type}"
@@ -149,24 +157,47 @@ class BatchedEngine(FunctionalEngine):
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _stacked(
+    def _on_gpu(
         self, weights: FastWeights, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop
     ) -> Iterator[TaskGradient]:
-        sizes, self._hindrance = [1], "no two tasks are of equal shapes"
+        ways: dict[str, int] = {}
+        self._hindrance = "no two tasks are of equal shapes"
         for left in equal_shapes(tasks):
             self._limit = self._most(weights, [tasks[left[0]]], loss, inner, len(left))
             while left:
                 batch = left[: self._limit]
-                if len(batch) > 1:
-                    found = self._in_one_pass(weights.model, tasks, batch, loss, inner)
-                else:
+                way, found = "replayed", self._recorded(weights.model, tasks, batch, loss, inner)
+                if found is None and len(batch) > 1:
+                    way, found = "in one pass", self._in_one_pass(weights.model, tasks, batch, loss, inner)
+                elif found is None:
+                    way = "task by task"
                     found = task_gradient(weights, tasks[batch[0]], loss, inner, self.norm_statistics, (batch[0],))
                 if found is not None:
                     yield found
-                    sizes.append(len(batch))
+                    ways[way] = max(len(batch), ways.get(way, 0))
                     left = left[len(batch) :]
-        most = max(sizes)
-        self.said = f"{most} tasks in one pass" if most > 1 else f"task by task: {self._hindrance}"
+        self.said = self._say(ways)
+
+    def _say(self, ways: dict[str, int]) -> str:
+        """In which ways the groups of a step were computed; the largest group of each is given."""
+        if ways.keys() == {"task by task"}:
+            return f"task by task: {self._hindrance}"
+        named = [way if way == "task by task" else f"{most} tasks {way}" for way, most in ways.items()]
+        hindrance = self._recordings.hindrance if self._recordings else ""
+        return ", ".join(named) + (f"; not recorded: {hindrance}" if hindrance else "")
+
+    def _recorded(
+        self, model: nn.Module, tasks: Sequence[TaskBatch], positions: list[int], loss: Loss, inner: InnerLoop
+    ) -> TaskGradient | None:
+        """Gradients of these tasks by a recording; None if there is none."""
+        batch = [tasks[position] for position in positions]
+        if self._recordings is None or batch[0].support_images.device.type != "cuda":
+            return None
+        try:
+            return self._recordings.task_gradient(model, batch, tuple(positions), loss, inner)
+        except torch.OutOfMemoryError:
+            # The first time, pass by pass; the stacked pass finds out how many tasks do fit.
+            return None
 
     def _in_one_pass(
         self, model: nn.Module, tasks: Sequence[TaskBatch], positions: list[int], loss: Loss, inner: InnerLoop
