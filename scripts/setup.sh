@@ -29,6 +29,7 @@ if [ -z "$uv" ]; then
   uv=.uv/bin/uv
 fi
 echo "Installing metaseg and what it needs into .venv (about 6 GB with torch, once)..."
-"$uv" sync --quiet --python "$python" --no-python-downloads
+# Bytecode at once: where Python may not write it later, every start would translate all of torch and MONAI anew.
+"$uv" sync --quiet --python "$python" --no-python-downloads --compile-bytecode
 .venv/bin/python -m compileall -q metaseg || true
 echo "$fingerprint" >.venv/.metaseg-setup
