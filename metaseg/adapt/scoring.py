@@ -10,7 +10,7 @@ from torch import nn
 
 from metaseg.cases.labels import LabelSpace
 from metaseg.evaluation.inference import Autocast, predict_logits
-from metaseg.evaluation.overlap_torch import batch_class_counts
+from metaseg.evaluation.overlap_torch import batch_class_counts, largest_class
 from metaseg.sampling import Pool, slice_dice
 from metaseg.store.stored_case import StoredCase
 
@@ -52,7 +52,7 @@ def score_slices(
                 logits = predict_logits(model, images)
             log_probabilities = torch.log_softmax(logits, dim=1)
             entropy.append(-(log_probabilities.exp() * log_probabilities).sum(dim=1).mean(dim=(1, 2)).cpu().numpy())
-            counts = batch_class_counts(labels, logits.max(dim=1).indices, space.num_classes)
+            counts = batch_class_counts(labels, largest_class(logits), space.num_classes)
             intersection, label_area, predicted_area = (part[:, 1:].cpu().numpy() for part in counts)
             dice.append(slice_dice(intersection, label_area, predicted_area))
     finally:

@@ -87,7 +87,7 @@ class Geometry:
     def from_canonical(self, array: np.ndarray) -> np.ndarray:
         """Bring ``(slices, height, width)`` back to the file's own grid; the inverse of :meth:`to_canonical`."""
         back = ornt_transform(axcodes2ornt("RAS"), self._orientation())
-        return np.ascontiguousarray(apply_orientation(array.transpose(2, 1, 0), back))
+        return np.asfortranarray(apply_orientation(array.transpose(2, 1, 0), back))
 
     @property
     def canonical_affine(self) -> np.ndarray:

@@ -25,6 +25,7 @@ from nibabel.orientations import io_orientation
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 from nibabel.wrapstruct import WrapStructError
 from PIL import Image
+from zlib_ng import gzip_ng, zlib_ng
 
 from metaseg.cases.case import Volume
 from metaseg.cases.geometry import Geometry
@@ -35,7 +36,7 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii", ".nii.bz2")
 IMAGE_SUFFIXES = PICTURE_SUFFIXES
 _GZIP_MAGIC, _BZIP2_MAGIC = b"\x1f\x8b", b"BZh"
 # Everything that the file libraries raise for files that are damaged or of another kind.
-_FILE_ERRORS = (
+_FILE_ERRORS: tuple[type[BaseException], ...] = (  # type: ignore[assignment]  # zlib-ng's stubs say an instance
     OSError,
     EOFError,
     ValueError,
@@ -46,6 +47,7 @@ _FILE_ERRORS = (
     MemoryError,
     KeyError,
     zlib.error,
+    zlib_ng.error,
     struct.error,
     Image.DecompressionBombError,
     ImageFileError,
@@ -363,7 +365,7 @@ def _read_plain(path: Path) -> bytes:
     """The whole file, decompressed; reading it at once is several times faster than in pieces."""
     content = path.read_bytes()
     if content.startswith(_GZIP_MAGIC):
-        return gzip.decompress(content)
+        return gzip_ng.decompress(content)
     return bz2.decompress(content) if content.startswith(_BZIP2_MAGIC) else content
 
 

