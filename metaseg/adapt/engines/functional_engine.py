@@ -13,7 +13,7 @@ v at θ_0 is the outer gradient. Query graphs are let go at once, the support gr
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -219,6 +219,8 @@ def _adapt(weights: FastWeights, task: TaskBatch, loss: Loss, inner: InnerLoop) 
             name: values[name] - _constant(rates[name]) * gradient.detach()
             for name, gradient in support.gradient.items()
         }
+        if not _needed_on_the_way_back(rates, inner.first_order):
+            support = replace(support, gradient={})
         query: Values = {}
         if weight or number == inner.steps - 1:
             after = weights.differentiate(values, weights.parameters, loss, task.query_images, task.query_labels)
@@ -227,6 +229,11 @@ def _adapt(weights: FastWeights, task: TaskBatch, loss: Loss, inner: InnerLoop) 
                 query = {name: weight * gradient for name, gradient in query.items()}
         trail.append(_InnerStep(support, rates, query))
     return trail, last
+
+
+def _needed_on_the_way_back(rates: Rates, first_order: bool) -> bool:
+    """Whether the gradient of a support pass is; it is as large as the network."""
+    return not first_order or any(isinstance(rate, Tensor) and rate.requires_grad for rate in rates.values())
 
 
 def _sweep_back(weights: FastWeights, trail: list[_InnerStep], first_order: bool) -> tuple[Values, RateShares]:
