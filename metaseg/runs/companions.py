@@ -82,9 +82,12 @@ class Companions:
         threading.Thread(target=self._watch, daemon=True, name="metaseg-companions").start()
 
     def dead(self) -> tuple[int, int] | None:
-        """Rank and exit code of one that ended in failure; a negative code is a signal's number."""
+        """Rank and exit code of one that has ended; a negative code is a signal's number.
+
+        With code 0 too: none ends before the work of all is done, after which nobody asks.
+        """
         for local, process in enumerate(self._processes, start=1):
-            if process.poll():
+            if process.poll() is not None:
                 return self.first + local, process.returncode
         return None
 
@@ -138,6 +141,11 @@ class Companions:
         for process in self._processes:
             process.kill()
         os._exit(1)
+
+
+def is_companion() -> bool:
+    """Whether another process of metaseg started this one to help it."""
+    return BOUND in os.environ
 
 
 def bind_to_parent() -> None:

@@ -29,7 +29,7 @@ from metaseg.config_io import Config
 from metaseg.errors import MetasegError, TrainingError
 from metaseg.models.device import Replicas, launched_outside
 from metaseg.models.processes import is_first, several
-from metaseg.runs.companions import BOUND, Companions, bind_to_parent
+from metaseg.runs.companions import Companions, bind_to_parent, is_companion
 from metaseg.runs.folder import CONFIG_NAME, RunFolder
 from metaseg.runs.lock import LOCK_NAME
 
@@ -104,7 +104,7 @@ class _Team:
             while not heard and time.monotonic() < until:
                 heard = self.store.check([HEARD])
                 time.sleep(0.1)
-        if not heard and BOUND not in os.environ:
+        if not heard and not is_companion():
             print(f"metaseg: process {self.fabric.global_rank}: {text}", file=sys.__stderr__)
 
 
@@ -127,7 +127,7 @@ def together(fabric: Fabric, config: Config) -> Iterator[None]:
     before, threads = dict(os.environ), torch.get_num_threads()
     starts = not launched_outside() and "LOCAL_RANK" not in os.environ
     companions = Companions(config, fabric.strategy) if starts else None
-    if BOUND in os.environ:
+    if is_companion():
         bind_to_parent()
     team = _current = _Team(fabric, companions)
     try:

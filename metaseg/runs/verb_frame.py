@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 
 from metaseg.config_fields import config_verb
 from metaseg.models.processes import first_of_machine
+from metaseg.runs.companions import is_companion
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.together import open_run, together
 
@@ -53,7 +54,8 @@ def in_run_folder(
         RunError: The run folder cannot be written or resumed.
         ProcessLostError: Another process died.
     """
-    finished = finished_run(config)
+    # The first process has looked. If its companions looked too, a run that is finished meanwhile would part them.
+    finished = None if is_companion() else finished_run(config)
     if finished is not None:
         return result(finished)
     with together(fabric, config):

@@ -250,3 +250,49 @@ def test_death_of_the_first_process_ends_the_others_with_one_message(pretraining
     said = process.communicate(timeout=120)[1]
     assert_gone(child)
     assert_one_message(said, "the first process", out, "running")
+
+
+STARTS_WHAT_ENDS_AT_ONCE = """
+import subprocess, sys
+from types import SimpleNamespace
+from metaseg.cli.main import run
+from metaseg.runs import companions
+
+def start(command, **how):
+    return subprocess.Popen([sys.executable, "-c", ""], **how)
+
+companions.SECONDS_TO_NOTICE = 0.2
+companions.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": start})
+run(sys.argv[1:])
+"""
+
+
+def test_a_process_that_ends_without_a_failure_before_the_others_ends_the_run_too(pretraining, tmp_path):
+    words = ["pretrain", *options(pretraining), "--out", str(tmp_path / "run"), *TWO]
+    ended = subprocess.run(
+        [sys.executable, "-c", STARTS_WHAT_ENDS_AT_ONCE, *words], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 1
+    (message,) = [line for line in ended.stderr.splitlines() if line.startswith("metaseg: ")]
+    assert message.startswith("metaseg: process 1 died (code 0)")
+
+
+def test_only_the_first_process_asks_whether_a_run_is_finished(source, monkeypatch):
+    from metaseg.config import PretrainConfig
+    from metaseg.config_io import load_config
+    from metaseg.runs import verb_frame
+    from metaseg.runs.companions import BOUND
+
+    class GoesOn(Exception):
+        pass
+
+    def together(*_):
+        raise GoesOn
+
+    monkeypatch.setattr(verb_frame, "together", together)
+    config = load_config(PretrainConfig, source / "config.yaml", {"out": source, "resume": True})
+    asked = [config, None, lambda: None, lambda *_: None, lambda run: run.path]
+    assert verb_frame.in_run_folder(*asked) == source
+    monkeypatch.setenv(BOUND, "1")
+    with pytest.raises(GoesOn):
+        verb_frame.in_run_folder(*asked)
