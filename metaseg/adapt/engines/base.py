@@ -36,6 +36,11 @@ class TaskBatch:
     query_images: Tensor
     query_labels: Tensor
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All four, in the order above."""
+        return self.support_images, self.support_labels, self.query_images, self.query_labels
+
 
 @dataclass(frozen=True, eq=False)
 class StepResult:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from metaseg.adapt.engines.base import Loss, TaskBatch, register_engine
 from metaseg.adapt.engines.fast_weights import FastWeights
@@ -182,7 +182,7 @@ class BatchedEngine(FunctionalEngine):
         """In which ways the groups of a step were computed; the largest group of each is given."""
         if ways.keys() == {"task by task"}:
             return f"task by task: {self._hindrance}"
-        named = [way if way == "task by task" else f"{most} tasks {way}" for way, most in ways.items()]
+        named = [way if way == "task by task" else f"{counted(most)} {way}" for way, most in ways.items()]
         hindrance = self._recordings.hindrance if self._recordings else ""
         return ", ".join(named) + (f"; not recorded: {hindrance}" if hindrance else "")
 
@@ -217,10 +217,14 @@ class BatchedEngine(FunctionalEngine):
         return None
 
 
+def counted(tasks: int) -> str:
+    """A number of tasks, in words."""
+    return "1 task" if tasks == 1 else f"{tasks} tasks"
+
+
 def shapes_of(task: TaskBatch) -> Shapes:
     """Shapes of its four tensors."""
-    tensors: tuple[Tensor, ...] = (task.support_images, task.support_labels, task.query_images, task.query_labels)
-    return tuple(tensor.shape for tensor in tensors)
+    return tuple(tensor.shape for tensor in task.tensors)
 
 
 def equal_shapes(tasks: Sequence[TaskBatch]) -> list[list[int]]:

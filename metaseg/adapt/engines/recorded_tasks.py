@@ -37,7 +37,7 @@ class _Recording:
     def replay(self, tasks: Sequence[TaskBatch], positions: tuple[int, ...]) -> TaskGradient:
         """Gradients of these tasks. The tensors of the gradient are overwritten by the next replay of any recording."""
         for mine, task in zip(self.data, tasks, strict=True):
-            for place, values in zip(tensors_of(mine), tensors_of(task), strict=True):
+            for place, values in zip(mine.tensors, task.tensors, strict=True):
                 place.copy_(values)
         self.graph.replay()
         # The losses are read later than the gradient.
@@ -101,7 +101,7 @@ class Recordings:
     ) -> TaskGradient | None:
         self._know(model)
         autocast = Autocast.current("cuda")
-        key = (how, autocast, id(loss), tuple(tuple((one.shape, one.dtype) for one in tensors_of(t)) for t in tasks))
+        key = (how, autocast, id(loss), tuple(tuple((one.shape, one.dtype) for one in task.tensors) for task in tasks))
         if key not in self._recordings:
             if len(self._recordings) >= self.most:
                 return None
@@ -123,7 +123,7 @@ class Recordings:
     def _record(
         self, model: nn.Module, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop, autocast: Autocast
     ) -> _Recording | None:
-        data = [TaskBatch(*(one.clone() for one in tensors_of(task))) for task in tasks]
+        data = [TaskBatch(*(one.clone() for one in task.tensors)) for task in tasks]
         graph = torch.cuda.CUDAGraph()
         positions = tuple(range(len(tasks)))
         try:
@@ -176,11 +176,6 @@ def gradient_of(
         {name: torch.stack([one.gradient[name] for one in found]).sum(dim=0) for name in found[0].gradient},
         {},
     )
-
-
-def tensors_of(task: TaskBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four tensors of a task."""
-    return task.support_images, task.support_labels, task.query_images, task.query_labels
 
 
 def constant_part(inner: InnerLoop) -> Hashable | None:

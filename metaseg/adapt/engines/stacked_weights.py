@@ -63,12 +63,7 @@ class StackedWeights(FastWeights):
 
 def stack_tasks(tasks: list[TaskBatch]) -> TaskBatch:
     """Data of tasks of equal shapes with a leading axis for the task."""
-    return TaskBatch(
-        torch.stack([task.support_images for task in tasks]),
-        torch.stack([task.support_labels for task in tasks]),
-        torch.stack([task.query_images for task in tasks]),
-        torch.stack([task.query_labels for task in tasks]),
-    )
+    return TaskBatch(*(torch.stack(values) for values in zip(*(task.tensors for task in tasks), strict=True)))
 
 
 def forget_running_statistics(model: nn.Module) -> None:

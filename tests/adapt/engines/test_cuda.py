@@ -27,7 +27,7 @@ TOLERANCE = {"default unet": 1e-6}
 
 
 def on_gpu(tasks: list[TaskBatch]) -> list[TaskBatch]:
-    return [TaskBatch(**{name: value.cuda() for name, value in vars(task).items()}) for task in tasks]
+    return [TaskBatch(*(one.cuda() for one in task.tensors)) for task in tasks]
 
 
 def step(engine: MetaStepEngine, model: nn.Module, tasks: list[TaskBatch], **how: object) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ def test_groups_of_other_shapes_and_a_single_task(lab: SimpleNamespace):
     tasks = on_gpu([*lab.tasks(2, 8), *lab.tasks(1, 12), *lab.tasks(2, 8, seed=3), *lab.tasks(2, 12, seed=4)])
     for count in (7, 7, 7, 1, 1, 1):
         lab.assert_same(step(engine, model, tasks[:count]), step(plain, model, tasks[:count]))
-    assert engine.said == "1 tasks replayed"
+    assert engine.said == "1 task replayed"
 
 
 class Looks(nn.Module):
