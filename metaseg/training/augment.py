@@ -18,6 +18,7 @@ from monai.transforms.spatial.dictionary import RandSimulateLowResolutiond
 from monai.transforms.transform import Transform
 from torch import Tensor
 
+from metaseg.training.reseeding import SeededChain
 from metaseg.training.scanner_augment import RandScannerd
 
 
@@ -58,7 +59,8 @@ class _Chains(threading.local):
     """Spatial and intensity transforms, made anew for each thread: MONAI's hold what they have drawn."""
 
     def __init__(self, strength: str) -> None:
-        self.spatial, self.intensity = Compose(_spatial(strength)), Compose(_intensity(strength))
+        self.spatial = SeededChain(Compose(_spatial(strength)))
+        self.intensity = SeededChain(Compose(_intensity(strength)))
 
 
 class Augmentation:
@@ -90,9 +92,9 @@ class Augmentation:
             Image ``(modality, height, width)`` ``float32`` and classes ``(height, width)`` ``uint8``.
         """
         sample = {"image": torch.from_numpy(image), "label": torch.from_numpy(label.astype(np.float32))[None]}
-        self.chains.spatial.set_random_state(seed=seed)
-        self.chains.intensity.set_random_state(seed=seed ^ 0x5EED)
-        sample = self.chains.spatial(sample)
+        self.chains.spatial.seed(seed)
+        self.chains.intensity.seed(seed ^ 0x5EED)
+        sample = self.chains.spatial.chain(sample)
         background = sample["image"] == 0
-        sample = self.chains.intensity(sample)
+        sample = self.chains.intensity.chain(sample)
         return sample["image"].masked_fill(background, 0.0).float(), sample["label"][0].to(torch.uint8)

@@ -74,7 +74,7 @@ class TestAugmentation:
         image, label = case.images(index)[0], case.labels(index)[0]
         image[:, :3] = 0
         augmentation = Augmentation("full")
-        augmentation.chains.spatial.transforms = ()
+        augmentation.chains.spatial.chain.transforms = ()
         for seed in range(20):
             changed, classes = augmentation(image, label, seed)
             np.testing.assert_array_equal(changed.numpy() == 0, image == 0)
@@ -95,7 +95,7 @@ class TestAugmentation:
         image[:, 8:20, 10:26] = 1.0
         label = (image[0] > 0).astype(np.uint8)
         augmentation = Augmentation("full")
-        augmentation.chains.intensity.transforms = ()
+        augmentation.chains.intensity.chain.transforms = ()
         overlaps = []
         for seed in range(25):
             moved, classes = augmentation(image, label, seed)
