@@ -85,7 +85,10 @@ class Geometry:
         return np.ascontiguousarray(apply_orientation(array, self._orientation()).transpose(2, 1, 0))
 
     def from_canonical(self, array: np.ndarray) -> np.ndarray:
-        """Bring ``(slices, height, width)`` back to the file's own grid; the inverse of :meth:`to_canonical`."""
+        """Bring ``(slices, height, width)`` back to the file's own grid; the inverse of :meth:`to_canonical`.
+
+        The first axis varies fastest in memory, as it does in the file.
+        """
         back = ornt_transform(axcodes2ornt("RAS"), self._orientation())
         return np.asfortranarray(apply_orientation(array.transpose(2, 1, 0), back))
 

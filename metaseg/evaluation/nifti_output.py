@@ -18,7 +18,7 @@ from metaseg.runs.files import replacing
 
 _DESCRIPTION_BYTES = 79
 _LABEL_INTENT = "label"
-# Of zlib-ng, whose level 1 takes half as much again as level 2; beyond these, files shrink by a tenth at most.
+# Of zlib-ng: at level 1 files are half as large again as at level 2, or more; up to level 6 they shrink by a tenth.
 _LABEL_LEVEL, _PROBABILITY_LEVEL = 4, 2
 _OPENERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
 

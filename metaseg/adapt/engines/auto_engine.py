@@ -34,8 +34,8 @@ class Choice:
 class AutoEngine(FunctionalEngine):
     """Meta-steps by ``batched``, or by ``functional`` where tasks cannot share the device.
 
-    The choice rests on device and network, never on the load of the machine: a run that is resumed
-    makes the same one. How many tasks the ``batched`` engine takes at a time, memory has a say in.
+    The choice rests on device and network, never on the load of the machine: a run that is resumed makes the same one.
+    How many tasks the ``batched`` engine takes at a time, memory has a say in.
 
     Args:
         norm_statistics: As in :class:`~metaseg.adapt.engines.learn2learn_engine.Learn2LearnEngine`.

@@ -111,7 +111,7 @@ class BatchedEngine(FunctionalEngine):
             replicas = self._replicas(weights, count)
             if len(replicas) == 1:
                 if count == side_by_side == 1:
-                    self.said = f"task by task: {threads} threads, {len(tasks)} tasks"
+                    self.said = f"task by task: {threads} threads, {counted(len(tasks))}"
                 elif count == 1:
                     self.said = "task by task: memory is short"
                 yield from super().task_gradients(weights, tasks, loss, inner)

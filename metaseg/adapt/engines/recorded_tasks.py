@@ -57,7 +57,7 @@ class Recordings:
             in between is shared.
 
     Attributes:
-        hindrance: Why the last attempt to record failed; empty if none did.
+        hindrance: Why the last attempt to record this network failed; empty if none did.
     """
 
     def __init__(self, statistics: NormStatistics = "running", most: int = 32) -> None:
@@ -118,6 +118,7 @@ class Recordings:
         if network != self._network or self._model is None or self._model() is not model:
             self._recordings.clear()
             self._seen.clear()
+            self.hindrance = ""
             self._network, self._model, self._pool = network, weakref.ref(model), torch.cuda.graph_pool_handle()
 
     def _record(

@@ -63,6 +63,7 @@ class Told(Recordings):
 
     def _record(self, model, tasks, loss, inner, autocast):
         self.did.append("record")
+        self.hindrance = "too little memory" if self.fails else ""
         return None if self.fails else self
 
     def replay(self, tasks, positions):
@@ -105,6 +106,9 @@ class TestWhatIsRecorded:
         found = [told.task_gradient(model, lab.tasks(2), (0, 1), loss, inner) for _ in range(4)]
         assert found == [(0, 1), None, None, None]
         assert told.did == ["record"]
+        assert told.hindrance
+        told.task_gradient(lab.net(), lab.tasks(2), (0, 1), loss, inner)
+        assert not told.hindrance  # what was said of one network is not said of the next
 
     def test_no_more_than_so_many(self, lab: SimpleNamespace):
         model, told, loss, inner = lab.net(), Told(most=1), torch.nn.CrossEntropyLoss(), InnerLoop({"0.weight": 0.1})
