@@ -107,8 +107,8 @@ def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1, s
         raise UsageError("16-mixed needs a GPU", remedy="use --precision 32-true on a CPU")
     if accelerator == "cpu":
         keep_freed_memory()
-    # Fabric tells of what was asked for, and advises a precision that the settings do not offer.
-    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
+    # Fabric tells of what was asked for, and that processes join, and advises a precision that no setting offers.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if devices * nodes == 1 and strategy == "auto":

@@ -9,7 +9,6 @@ so that a script or notebook that calls metaseg is not run again. All of them th
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -134,8 +133,7 @@ def together(fabric: Fabric, config: Config) -> Iterator[None]:
         with team.scratch:
             if companions is not None:
                 companions.start()
-            with _without_announcements():
-                fabric.launch()
+            fabric.launch()
             with _quiet() if not is_first(fabric) else contextlib.nullcontext():
                 yield
             fabric.barrier()
@@ -211,20 +209,6 @@ def _kept_files(folder: Path) -> dict[str, bytes]:
         for path in places
         if path.is_file() and path.suffix in KEPT and path.name != LOCK_NAME
     }
-
-
-@contextlib.contextmanager
-def _without_announcements() -> Iterator[None]:
-    """Keep Fabric from telling on standard error that processes join."""
-    loggers = [logging.getLogger(name) for name in ("lightning_fabric", "lightning_fabric.utilities.distributed")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 @contextlib.contextmanager
