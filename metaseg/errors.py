@@ -1,7 +1,10 @@
-"""Errors that a user can mend: each says what was found, where, what was expected and what to do."""
+"""Errors and warnings that a user can mend: each says what was found, where, what was expected and what to do."""
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +37,7 @@ class MetasegError(Exception):
         return _rebuild, (type(self), self.found, self.where, self.expected, self.remedy)
 
     def __str__(self) -> str:
-        lines = [self.found]
-        if self.where is not None:
-            lines.append(f"  in:       {self.where}")
-        if self.expected is not None:
-            lines.append(f"  expected: {self.expected}")
-        if self.remedy is not None:
-            lines.append(f"  to do:    {self.remedy}")
-        return "\n".join(lines)
+        return _message(self.found, self.where, self.expected, self.remedy)
 
 
 def _rebuild(
@@ -66,3 +62,50 @@ class RunError(MetasegError):
 
 class TrainingError(MetasegError):
     """A training that had to stop, such as one whose loss became non-finite."""
+
+
+class DataWarning(UserWarning):
+    """Something that a verb leaves out, assumes or doubts, and that does not stop it."""
+
+
+def warn_user(
+    found: str, *, where: str | Path | None = None, expected: str | None = None, remedy: str | None = None
+) -> None:
+    """Issue a :class:`DataWarning`: shown once by the command line, and kept with the results of the verb.
+
+    Args:
+        found: What was found and what is done about it, as one sentence without a full stop.
+        where: The file or folder in which it was found.
+        expected: What should have been there.
+        remedy: What to do about it.
+    """
+    text = _message(found, where, expected, remedy)
+    for heard in _heard:
+        if text not in heard:
+            heard.append(text)
+    warnings.warn(text, DataWarning, stacklevel=2)
+
+
+_heard: list[list[str]] = []
+
+
+@contextlib.contextmanager
+def recorded_warnings() -> Iterator[list[str]]:
+    """Collect what :func:`warn_user` says inside a block or a decorated function, in threads too, each text once."""
+    heard: list[str] = []
+    _heard.append(heard)
+    try:
+        yield heard
+    finally:
+        # By identity: two blocks that have heard the same are equal lists.
+        _heard[:] = [other for other in _heard if other is not heard]
+
+
+def warnings_so_far() -> list[str]:
+    """What the verb that runs now has warned of, for its manifest or JSON file."""
+    return list(_heard[-1]) if _heard else []
+
+
+def _message(found: str, where: str | Path | None, expected: str | None, remedy: str | None) -> str:
+    named = (("in:", where), ("expected:", expected), ("to do:", remedy))
+    return "\n".join([found, *(f"  {name:<9} {text}" for name, text in named if text is not None)])

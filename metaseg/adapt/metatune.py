@@ -17,7 +17,7 @@ from metaseg.adapt.session import run_adaptation
 from metaseg.adapt.setting import Setting
 from metaseg.adapt.watch import Watch
 from metaseg.config import MetatuneConfig
-from metaseg.errors import DataError, UsageError
+from metaseg.errors import DataError, UsageError, recorded_warnings
 from metaseg.models.processes import agree
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.training_state import load_training_state, save_training_state
@@ -25,6 +25,7 @@ from metaseg.training.fitted_run import STATE_FILE
 from metaseg.training.optimizers import build_optimizer
 
 
+@recorded_warnings()
 def run_metatune(config: MetatuneConfig) -> AdaptationResult:
     """Meta-tune a pretrained network to a new disease.
 

@@ -19,7 +19,7 @@ from metaseg.adapt.session import run_adaptation
 from metaseg.adapt.setting import Setting
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config import NaivetuneConfig
-from metaseg.errors import UsageError
+from metaseg.errors import UsageError, recorded_warnings
 from metaseg.runs.files import replacing
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.training_state import load_training_state
@@ -60,6 +60,7 @@ class _Listener:
         return True
 
 
+@recorded_warnings()
 def run_naivetune(config: NaivetuneConfig) -> AdaptationResult:
     """Fine-tune a pretrained network on few target patients.
 

@@ -28,7 +28,7 @@ from metaseg.classify.sizes import Sizes, read_sizes, within_budget
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.classify.train import SPLIT_NAME, cases_of, without_inherited
 from metaseg.config_classify import ClassifyActiveConfig
-from metaseg.errors import UsageError
+from metaseg.errors import UsageError, recorded_warnings
 from metaseg.evaluation.classification_files import write_classification_figures
 from metaseg.models import Classifier, load_classifier, save_checkpoint
 from metaseg.models.checkpoint import checkpoint_files
@@ -75,6 +75,7 @@ class _Job:
         return self.parts.train
 
 
+@recorded_warnings()
 def run_classify_active(config: ClassifyActiveConfig) -> ActiveResult:
     """Run active learning to its budget, or until an annotator is needed.
 

@@ -15,7 +15,7 @@ from metaseg.classify.measure import slice_probabilities
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.classify.train import SPLIT_NAME
 from metaseg.config_classify import ClassifyActiveConfig, ClassifyEvaluateConfig, ClassifyTrainConfig
-from metaseg.errors import RunError, UsageError
+from metaseg.errors import RunError, UsageError, recorded_warnings
 from metaseg.evaluation.classification_files import write_classification_figures
 from metaseg.models.device import make_fabric
 from metaseg.runs.folder import RunFolder
@@ -39,6 +39,7 @@ class ClassifyEvaluationResult:
     patients: int
 
 
+@recorded_warnings()
 def run_classify_evaluate(config: ClassifyEvaluateConfig) -> ClassifyEvaluationResult:
     """Measure a classifier on labelled slices.
 

@@ -19,7 +19,7 @@ from metaseg.classify.grad_cam_pictures import write_grad_cams
 from metaseg.classify.measure import slice_probabilities
 from metaseg.classify.slices import ClassifiedSlices, choose_slices, gather, head_slices
 from metaseg.config_classify import ClassifyPredictConfig
-from metaseg.errors import DataError, UsageError
+from metaseg.errors import DataError, UsageError, recorded_warnings
 from metaseg.models import ModelCard
 from metaseg.models.device import make_fabric
 from metaseg.runs.files import write_text
@@ -47,6 +47,7 @@ class ClassifyPredictionResult:
     cases: pd.DataFrame
 
 
+@recorded_warnings()
 def run_classify_predict(config: ClassifyPredictConfig) -> ClassifyPredictionResult:
     """Classify the slices of cases; a case's verdict is the class with the largest mean probability.
 

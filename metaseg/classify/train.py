@@ -24,7 +24,7 @@ from metaseg.classify.measure import part_figures, slice_probabilities, watched,
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.classify.transfer import Transfer, choose_strategy
 from metaseg.config_classify import ClassifyTrainConfig
-from metaseg.errors import UsageError
+from metaseg.errors import UsageError, recorded_warnings
 from metaseg.evaluation.classification_files import write_classification_figures
 from metaseg.models.device import fabric_of
 from metaseg.runs.events import EventLog
@@ -69,6 +69,7 @@ class _Fit:
     reason: str
 
 
+@recorded_warnings()
 def run_classify_train(config: ClassifyTrainConfig) -> ClassifyTrainResult:
     """Fit a slice classifier, and measure it on the test part.
 

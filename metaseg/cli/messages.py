@@ -6,11 +6,13 @@ import contextlib
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import typer
 
-from metaseg.errors import MetasegError
+from metaseg.errors import DataWarning, MetasegError
 
 DEBUG_VARIABLE = "METASEG_DEBUG"
 INTERRUPTED = 130
@@ -31,7 +33,8 @@ def messages(flags: Iterable[str] = ()) -> Iterator[None]:
         flags: The verb's options, of which those are named that could help.
     """
     try:
-        yield
+        with _warnings_as_messages():
+            yield
     except (typer.Exit, typer.Abort, BrokenPipeError):
         raise
     except (Exception, KeyboardInterrupt) as error:
@@ -69,6 +72,24 @@ def explain(error: BaseException, flags: frozenset[str] = frozenset()) -> tuple[
 def say(text: str) -> None:
     """Print a message on standard error."""
     print(f"metaseg: {text}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _warnings_as_messages() -> Iterator[None]:
+    """Print each warning for the user once, without the line of code that Python's own form shows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DataWarning)
+        show_other, said = warnings.showwarning, set[str]()
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if not issubclass(category, DataWarning):
+                show_other(message, category, *place)
+            elif str(message) not in said:
+                said.add(str(message))
+                say(f"warning: {message}")
+
+        warnings.showwarning = show
+        yield
 
 
 def debugging() -> bool:

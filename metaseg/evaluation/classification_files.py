@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from metaseg.errors import warnings_so_far
 from metaseg.evaluation.classification import (
     classification_figures,
     confusion_counts,
@@ -117,6 +118,7 @@ def write_classification_figures(
     pictures = _draw(folder / PICTURES, levels, classes, title, synthetic)
     content = {
         "synthetic": synthetic,
+        "warnings": warnings_so_far(),
         "evaluation": dict(record or {}),
         "classes": list(classes),
         "slices": len(chance),

@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 
 from metaseg.cases.labels import LABEL_SPACES, LabelSpace
 from metaseg.config import EvaluateConfig
-from metaseg.errors import RunError, UsageError
+from metaseg.errors import RunError, UsageError, recorded_warnings
 from metaseg.evaluation.case_figures import PRESETS, case_figures
 from metaseg.evaluation.change_figures import change_figures, domain_figures
 from metaseg.evaluation.cohort_figures import summarise_cohorts
@@ -59,6 +59,7 @@ class EvaluationResult:
     synthetic: bool
 
 
+@recorded_warnings()
 def run_evaluate(config: EvaluateConfig) -> EvaluationResult:
     """Evaluate a network on whole patients.
 

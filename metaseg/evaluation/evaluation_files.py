@@ -13,7 +13,7 @@ import pandas as pd
 
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.config import EvaluateConfig
-from metaseg.errors import UsageError
+from metaseg.errors import UsageError, warnings_so_far
 from metaseg.evaluation.case_figures import PRESETS
 from metaseg.evaluation.case_pictures import case_overlay
 from metaseg.evaluation.cohort_figures import to_records
@@ -149,6 +149,7 @@ class EvaluationFiles:
         write_text(self.folder / CSV_NAME, rows.astype(dict.fromkeys(counts, "Int64")).to_csv(index=False))
         content = {
             "synthetic": record["synthetic"],
+            "warnings": warnings_so_far(),
             "evaluation": dict(record),
             "cohorts": to_records(cohorts),
             "changes": to_records(changes),

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from metaseg import __version__
 from metaseg.cases.labels import LABEL_SPACES, LabelSpace
 from metaseg.config import PredictConfig
-from metaseg.errors import DataError, MetasegError
+from metaseg.errors import DataError, MetasegError, recorded_warnings, warnings_so_far
 from metaseg.evaluation.case_pictures import case_heatmap, case_overlay, heat_class
 from metaseg.evaluation.nifti_output import description, read_header, write_label, write_probabilities
 from metaseg.evaluation.prediction_jobs import PredictionJob, plan_predictions, remove_earlier
@@ -69,6 +69,7 @@ class PredictionResult:
     synthetic: bool
 
 
+@recorded_warnings()
 def run_predict(config: PredictConfig) -> PredictionResult:
     """Segment cases with a trained network.
 
@@ -210,6 +211,8 @@ class _Predictor:
             "case": job.case.id,
             "synthetic": synthetic,
             "notice": NOTICE,
+            # Other cases are read at the same time: a case's own warnings name it.
+            "warnings": [text for text in warnings_so_far() if job.case.id in text],
             "volumes": volumes,
             "label_scheme": job.scheme.name,
             "label_values": own if job.nifti else mask_values(job.scheme),

@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from metaseg.errors import warnings_so_far
 from metaseg.runs.files import read_json, write_json
 
 MANIFEST_NAME = "manifest.json"
@@ -24,6 +25,8 @@ PACKAGES = ("metaseg", "torch", "monai", "learn2learn", "numpy", "nibabel")
 
 class Manifest:
     """The record of a run, with one entry in ``sessions`` for each time that it was started or resumed.
+
+    ``warnings`` holds what the user was warned of in any of them.
 
     Attributes:
         record: The content of ``manifest.json``.
@@ -36,10 +39,11 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write the manifest into a run folder; sessions that the folder's manifest holds already are kept."""
         path = folder / MANIFEST_NAME
-        if path.exists():
-            earlier = read_json(path, "the manifest of a metaseg run").get("sessions", [])
-            mine = self.record["sessions"][-1]
-            self.record["sessions"] = [session for session in earlier if session["started"] != mine["started"]] + [mine]
+        earlier = read_json(path, "the manifest of a metaseg run") if path.exists() else {}
+        mine = self.record["sessions"][-1]
+        others = [session for session in earlier.get("sessions", []) if session["started"] != mine["started"]]
+        self.record["sessions"] = [*others, mine]
+        self.record["warnings"] = list(dict.fromkeys([*earlier.get("warnings", []), *warnings_so_far()]))
         write_json(path, self.record)
 
     def finish(self, folder: Path, **extra: Any) -> None:

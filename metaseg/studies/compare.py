@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from metaseg.config_studies import CompareConfig
-from metaseg.errors import RunError, UsageError
+from metaseg.errors import RunError, UsageError, recorded_warnings
 from metaseg.models.device import make_fabric
 from metaseg.runs.files import write_json
 from metaseg.studies.both_axes import both_axes
@@ -55,6 +55,7 @@ class ComparisonResult:
     summary: pd.DataFrame
 
 
+@recorded_warnings()
 def run_compare(config: CompareConfig) -> ComparisonResult:
     """Run what is missing of a comparison, and write its tables.
 

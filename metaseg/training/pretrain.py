@@ -11,6 +11,7 @@ from torch import nn
 
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.config import PretrainConfig
+from metaseg.errors import recorded_warnings
 from metaseg.evaluation.inference import mean_dice, stored_dice
 from metaseg.models import ModelCard, build_segmenter, resolve_options
 from metaseg.models.device import fabric_of
@@ -66,6 +67,7 @@ class _Pretraining:
     plan: LoopPlan
 
 
+@recorded_warnings()
 def run_pretrain(config: PretrainConfig) -> PretrainResult:
     """Pretrain a network.
 

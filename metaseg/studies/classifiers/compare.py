@@ -10,6 +10,7 @@ import pandas as pd
 
 from metaseg.config_classify_studies import ClassifyCompareConfig
 from metaseg.config_io import dump_config
+from metaseg.errors import recorded_warnings
 from metaseg.studies.classifiers.paper import print_paper
 from metaseg.studies.classifiers.plan import Cell, ClassifierWork, make_classifier_plan, with_split
 from metaseg.studies.classifiers.plots import NAMES, write_figure_plot, write_label_curves
@@ -39,6 +40,7 @@ class ClassifierComparison:
     curves: pd.DataFrame
 
 
+@recorded_warnings()
 def run_classify_compare(config: ClassifyCompareConfig) -> ClassifierComparison:
     """Run what is missing of a comparison, and write its tables and pictures.
 

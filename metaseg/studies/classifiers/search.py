@@ -19,7 +19,7 @@ from metaseg.config_classify import TRANSFER, ClassifyTrainConfig
 from metaseg.config_classify_studies import ClassifySearchConfig
 from metaseg.config_io import config_verb, describe_fields, dump_config, load_config, plain_value
 from metaseg.config_options import MODEL, TRAIN
-from metaseg.errors import UsageError
+from metaseg.errors import UsageError, recorded_warnings
 from metaseg.runs.files import write_text
 from metaseg.runs.folder import FREE_TO_CHANGE
 from metaseg.studies.cells import portable
@@ -149,6 +149,7 @@ class SearchWork:
         return done[unit.number].user_attrs.get("seconds") if unit.number < len(done) else None
 
 
+@recorded_warnings()
 def run_classify_search(config: ClassifySearchConfig) -> ClassifierSearch:
     """Run what is missing of a search, and write ``trials.csv`` and ``best.yaml``.
 

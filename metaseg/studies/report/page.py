@@ -13,7 +13,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from metaseg.config_studies import ReportConfig
-from metaseg.errors import RunError, UsageError
+from metaseg.errors import RunError, UsageError, recorded_warnings
 from metaseg.evaluation.provenance import NOTICE, SYNTHETIC
 from metaseg.runs.files import write_text
 from metaseg.studies.report.blocks import Page
@@ -42,6 +42,7 @@ class ReportResult:
     synthetic: bool
 
 
+@recorded_warnings()
 def run_report(config: ReportConfig) -> ReportResult:
     """Write the page and, if asked for, the figures in ``figures/`` beside it; an earlier report is replaced.
 
