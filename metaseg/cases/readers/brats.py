@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from pathlib import Path
 
 from metaseg.cases.case import Case
@@ -16,16 +15,13 @@ from metaseg.cases.readers.case_folders import (
     read_case_folders,
 )
 from metaseg.cases.readers.common import Reader, ReadOptions
+from metaseg.cases.sessions import SITED
 from metaseg.errors import DataError
 
 CONVENTION = Convention(
     "brats",
     images={"_flair": "flair", "_t1": "t1", "_t1ce": "t1ce", "_t2": "t2"},
     labels={"_seg": "brats", "_segm": "brats"},
-)
-# Such as Brats18_CBICA_ALU_1 or Brats18_2013_11_1: year, site, patient, time point.
-_SITED = re.compile(
-    r"brats\d\d_(?P<site>(?!training|validation|testing)[a-z0-9]+)_(?P<number>[a-z0-9]+)_\d+", re.IGNORECASE
 )
 
 
@@ -42,10 +38,8 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
         cohort = cohort_folder(folder) or grades.get(case_id)
         if cohort is None:
             cohort = "GLI" if case_id.lower().startswith("brats") else "unknown"
-        sited = _SITED.fullmatch(case_id)
-        # Without the year: the challenge of the next year has the same patients under the same number.
-        patient = f"{sited['site']}_{sited['number']}" if sited else case_id
-        return Identity(patient, cohort, grade_of(cohort), sited["site"] if sited else None)
+        sited = SITED.fullmatch(case_id)
+        return Identity(cohort, grade_of(cohort), sited["site"] if sited else None)
 
     return read_case_folders(path, CONVENTION, identify, options)
 

@@ -25,8 +25,6 @@ CONVENTION = Convention(
     labels={"-seg": "brats2023", "_gtv": "whole-lesion"},
 )
 _COHORT = re.compile(r"brats-(?P<cohort>[a-z]+(-rt)?)-", re.IGNORECASE)
-# Patient number, then time point; what has only one number has no time points.
-_TIME_POINT = re.compile(r"(?P<patient>brats-.*-\d+)-\d{1,3}", re.IGNORECASE)
 
 
 def matches(path: Path) -> bool:
@@ -35,20 +33,14 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path, options: ReadOptions) -> list[Case]:
-    """Make the cases below ``path``; time points of one patient share the patient, such as ``"BraTS-MET-00110"``."""
+    """Make the cases below ``path``; their names tell the cohort."""
     return read_case_folders(path, CONVENTION, _identify, options)
 
 
 def _identify(case_id: str, folder: Path) -> Identity:
     named = _COHORT.match(case_id)
     cohort = named["cohort"].upper() if named else (cohort_folder(folder) or "unknown")
-    return Identity(patient_of(case_id), cohort, grade_of(cohort))
-
-
-def patient_of(case_id: str) -> str:
-    """The patient in a BraTS id, without the time point; any other id names the patient itself."""
-    timed = _TIME_POINT.fullmatch(case_id)
-    return timed["patient"] if timed else case_id
+    return Identity(cohort, grade_of(cohort))
 
 
 READER = Reader("brats2023", "BraTS 2023 names: <case>-t2f/-t1n/-t1c/-t2w/-seg.nii.gz", matches, read)

@@ -45,7 +45,6 @@ class Convention:
 class Identity:
     """What a case's name and place tell about it; see :class:`~metaseg.cases.case.Case`."""
 
-    patient: str
     cohort: str
     grade: str | None = None
     site: str | None = None
@@ -134,7 +133,7 @@ def _make_case(
     identity = identify(case_id, folder)
     return Case(
         id=case_id,
-        patient=identity.patient,
+        patient=case_id,
         cohort=identity.cohort,
         images=images,
         label=label,

@@ -61,7 +61,7 @@ class Reader:
         name: As in ``--format``.
         looks_for: What it looks for, for messages.
         matches: Whether a folder seems to follow the convention; looks at names only.
-        read: Makes the cases of a folder, in a stable order.
+        read: Makes the cases of a folder, in a stable order; sessions are told from ``Case.patient`` after that.
     """
 
     name: str

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metaseg.cases.case import Case
 from metaseg.cases.labels import label_scheme
 from metaseg.cases.near_copies import GroupCopies, near_copy_groups
 from metaseg.cases.readers.common import Reader, ReadOptions, natural_key, walk_files
+from metaseg.cases.sessions import patient_of
 from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack
 
 DEFAULT_MODALITY = "image"
@@ -37,11 +38,11 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
         # Two files may differ in suffix only.
         name = file.stem if stems[file.parent, file.stem] == 1 else f"{file.stem}-{file.suffix[1:]}"
         ids[file] = "-".join((*file.relative_to(path).parts[:-1], name))
-    first_copies = _first_copies(files, options.group_copies)
+    patients = _patients(ids, _first_copies(files, options.group_copies))
     return [
         Case(
             id=ids[file],
-            patient=ids[first_copies[file]],
+            patient=patients[file],
             cohort=file.parent.name,
             images={options.modality or DEFAULT_MODALITY: ImageStack((file,))},
             label=None,
@@ -59,6 +60,22 @@ def _image_files(path: Path) -> list[Path]:
         for file in walk_files(path, max_depth=_MAX_DEPTH)
         if file.suffix.lower() in IMAGE_SUFFIXES and file.parent != path and file.is_file()
     ]
+
+
+def _patients(ids: Mapping[Path, str], first_copies: Mapping[Path, Path]) -> dict[Path, str]:
+    """The patient of every file: copies, sessions in names, and copies of sessions are of one."""
+    same: dict[str, str] = {}
+
+    def first(name: str) -> str:
+        while name in same:
+            name = same[name]
+        return name
+
+    for file, copied in first_copies.items():
+        one, other = first(patient_of(ids[copied])), first(patient_of(ids[file]))
+        if one != other:
+            same[other] = one
+    return {file: first(patient_of(name)) for file, name in ids.items()}
 
 
 def _first_copies(files: Sequence[Path], group_copies: GroupCopies) -> dict[Path, Path]:

@@ -15,7 +15,6 @@ from typing import Any
 
 from metaseg.cases.case import Case, Volume
 from metaseg.cases.labels import LabelScheme, label_scheme
-from metaseg.cases.readers.brats2023 import patient_of
 from metaseg.cases.readers.common import (
     Reader,
     ReadOptions,
@@ -197,7 +196,7 @@ def _make_case(entry: _Entry, description: _Description, scheme: LabelScheme, op
         raise no_images(entry.case_id, entry.images[0])
     return Case(
         id=entry.case_id,
-        patient=patient_of(entry.case_id),
+        patient=entry.case_id,
         cohort=description.cohort,
         images=images,
         label=volume_from_file(entry.label) if entry.label and entry.label.exists() else None,

@@ -15,6 +15,7 @@ from metaseg.cases.near_copies import GroupCopies
 from metaseg.cases.readers import brats, brats2023, cheng_mat, image_folder, nnunet, slices
 from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, doubled_files
 from metaseg.cases.readers.phantom_marker import mark_phantoms
+from metaseg.cases.sessions import patient_of
 from metaseg.cases.volumes import NIFTI_SUFFIXES, volume_from_file
 from metaseg.errors import DataError, UsageError
 
@@ -73,7 +74,7 @@ def read_cases(
     cases = _choose_reader(root, format).read(root, options)
     if not cases:
         raise _nothing_found(root, format)
-    cases = mark_phantoms(_unique(cases, strict), root)
+    cases = [replace(case, patient=patient_of(case.patient)) for case in mark_phantoms(_unique(cases, strict), root)]
     if classes is not None:
         cases = _only_classes(cases, classes, root)
     for case in cases:
@@ -118,7 +119,7 @@ def read_case_files(
     case_id = id or _shared_name([Path(file) for _, file in pairs])
     return Case(
         id=case_id,
-        patient=case_id,
+        patient=patient_of(case_id),
         cohort=cohort,
         images=volumes,
         label=volume_from_file(Path(label)) if label is not None else None,
