@@ -316,7 +316,8 @@ class PredictConfig(ProcessOptions):
     label_scheme: Annotated[
         str | None,
         Help(
-            "Values to write: brats (ET is 4), brats2023 (ET is 3), msd-brats; by default the input's own.",
+            "Values to write: brats (ET is 4), brats2023 (ET is 3), brats-ped, msd-brats, or spelled out, such as "
+            "1=NCR,2=ED,3=ET; by default the input's own.",
             panel=OUT,
         ),
     ] = None

@@ -91,7 +91,11 @@ class DataOptions:
     format: Annotated[Formats, Help("Naming convention of the files.", panel=DATA)] = "auto"
     label_scheme: Annotated[
         str | None,
-        Help("What label values mean: brats (4 is ET), brats2023 (3 is ET), msd-brats, whole-lesion.", panel=DATA),
+        Help(
+            "What label values mean: brats (4 is ET), brats2023 (3 is ET), brats-ped, brats-post, msd-brats, "
+            "whole-lesion, any-lesion; or spelled out, such as 1=NCR,2=ED,3=ET.",
+            panel=DATA,
+        ),
     ] = None
     labels: Annotated[
         Literal["subregions", "whole-lesion"] | None,

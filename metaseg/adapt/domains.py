@@ -36,6 +36,7 @@ def open_cases(
             folders,
             format=config.format,
             label_scheme=config.label_scheme,
+            labels=network.card.label_space,
             modalities=network.card.modalities,
             classes=classes,
             image_size=config.image_size or network.card.normalisation.get("image_size"),

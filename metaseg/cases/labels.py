@@ -1,15 +1,18 @@
 """Label conventions: what the numbers in a label file mean, and the one set of classes they are brought to.
 
 Inside metaseg a label map has either the *subregions* classes (0 background, 1 necrotic core, 2 edema, 3 enhancing
-tumour; Menze et al. 2015) or the *whole-lesion* classes (0 background, 1 lesion). Figures are given for the nested
-regions WT = {1, 2, 3}, TC = {1, 3} and ET = {3}, or for WT alone where only the whole lesion was outlined.
+tumour; Menze et al. 2015), these and 4 for the *resection cavity* of treated tumours, or the *whole-lesion* classes
+(0 background, 1 lesion). Figures are given for the nested regions WT = {1, 2, 3}, TC = {1, 3} and ET = {3}, for the
+cavity RC = {4} where it is outlined, or for WT alone where only the whole lesion was outlined.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +24,7 @@ class LabelSpace:
     """The classes of a label map inside metaseg.
 
     Attributes:
-        name: ``"subregions"`` or ``"whole-lesion"``.
+        name: ``"subregions"``, ``"subregions-cavity"`` or ``"whole-lesion"``.
         classes: Class names; the position is the value in the map, 0 is the background.
         regions: Region name to the class values that it unites.
     """
@@ -37,8 +40,10 @@ class LabelSpace:
 
 
 SUBREGIONS = LabelSpace("subregions", ("background", "NCR", "ED", "ET"), {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)})
+CAVITY = LabelSpace("subregions-cavity", (*SUBREGIONS.classes, "RC"), {**SUBREGIONS.regions, "RC": (4,)})
 WHOLE_LESION = LabelSpace("whole-lesion", ("background", "lesion"), {"WT": (1,)})
-LABEL_SPACES: Mapping[str, LabelSpace] = {space.name: space for space in (SUBREGIONS, WHOLE_LESION)}
+LABEL_SPACES: Mapping[str, LabelSpace] = {space.name: space for space in (SUBREGIONS, CAVITY, WHOLE_LESION)}
+_MAX_VALUE = 255
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,27 @@ class LabelScheme:
     Attributes:
         name: The convention's name, as in ``--label-scheme``.
         space: The label space that values are brought to.
-        values: File value to class value. Every value that a file may hold is listed.
+        values: File value to class value.
+        others: Class of every value above those listed; None if a file may hold no other values.
+        ignore: Value of voxels that nobody outlined, which no class can stand for; None if there is none.
+        instead: Conventions that files of these names follow in other editions, to be offered for unknown values.
+        unclear: Why labels cannot be read although predictions can be written; None for a known convention.
     """
 
     name: str
     space: LabelSpace
     values: Mapping[int, int]
+    others: int | None = None
+    ignore: int | None = None
+    instead: tuple[str, ...] = ()
+    unclear: DataError | None = field(default=None, compare=False)
+
+    @property
+    def meaning(self) -> str:
+        """What the values mean, such as ``"1 NCR, 2 ED, 4 ET"``."""
+        if self.others is not None:
+            return f"every value above 0 is {self.space.classes[self.others]}"
+        return ", ".join(f"{value} {self.space.classes[number]}" for value, number in self.values.items() if value)
 
     def decode(self, array: np.ndarray, where: str | Path) -> np.ndarray:
         """Bring a label array of any shape from file values to class values.
@@ -72,23 +92,66 @@ class LabelScheme:
         inside = array != 0
         values = array[inside]
         found = np.unique(values if values.size == array.size else np.append(values, array.dtype.type(0)))
-        if not np.all(np.isfinite(found)):
-            raise DataError("the label holds non-finite values", where=where, remedy="write it as a whole-number image")
-        unknown = [value for value in found.tolist() if value not in self.values]
-        if unknown:
-            shown = ", ".join(f"{value:g}" for value in unknown[:8])
-            raise DataError(
-                f"unexpected label values {shown}",
-                where=where,
-                expected=f"{sorted(self.values)} (label scheme '{self.name}')",
-                remedy="name the right convention with --label-scheme, one of: " + ", ".join(LABEL_SCHEMES),
-            )
-        table = np.zeros(max(self.values) + 1, dtype=np.uint8)
+        self.check_values(found, where)
+        table = np.full(max(self.values) + 2, self.others or 0, dtype=np.uint8)
         for value, class_value in self.values.items():
             table[value] = class_value
         classes = np.full(array.shape, table[0])
+        if self.others is not None:
+            values = np.minimum(values, len(table) - 1)
         classes[inside] = table[values.astype(np.int64)]
         return classes
+
+    def check_values(self, found: np.ndarray, where: str | Path) -> None:
+        """Check the distinct values of a label.
+
+        Raises:
+            DataError: A value is not finite, not whole, or not one of the scheme's.
+        """
+        if self.unclear is not None:
+            raise self.unclear
+        if not np.all(np.isfinite(found)):
+            raise DataError("the label holds non-finite values", where=where, remedy="write it as a whole-number image")
+        broken = [value for value in found if value != np.rint(value)]
+        if broken:
+            raise DataError(
+                f"the label holds values that are not whole: {_some(broken)}",
+                where=where,
+                expected=f"whole numbers: {self.meaning} (label scheme '{self.name}')",
+                remedy="round what a scale factor left; resample an interpolated label anew, by nearest neighbour",
+            )
+        if self.ignore is not None and self.ignore in found:
+            raise DataError(
+                f"the label holds {self.ignore}, which the data's description calls 'ignore': nobody outlined there",
+                where=where,
+                expected="a label of the whole scan",
+                remedy="outline these voxels, set them to 0 if they are background, or leave the case out",
+            )
+        unknown = [value for value in found if value not in self.values and (self.others is None or value < 0)]
+        if unknown:
+            raise DataError(
+                f"unexpected label values {_some(unknown)}",
+                where=where,
+                expected=f"{self.meaning} (label scheme '{self.name}')",
+                remedy=self._remedy(found, unknown),
+            )
+
+    def _remedy(self, found: np.ndarray, unknown: Sequence[Any]) -> str:
+        """What to do about unknown values; no convention is named that turns a class of these files into another."""
+        numbered = found.max() > max(4, *self.values) and "any-lesion" not in self.instead
+        names = [*self.instead, *(("any-lesion",) if numbered else ())]
+        fitting = [LABEL_SCHEMES[name] for name in names if LABEL_SCHEMES[name].knows(found)]
+        offers = "; ".join(f"--label-scheme {scheme.name} ({scheme.meaning})" for scheme in fitting)
+        told = [f"{value}={self.space.classes[number]}" for value, number in self.values.items() if value]
+        asked = [f"{int(value)}=?" for value in unknown[:8] if 0 < value <= _MAX_VALUE]
+        classes = "lesion" if self.space is WHOLE_LESION else ", ".join(CAVITY.classes[1:])
+        spelled = f"--label-scheme {','.join(told + asked)} with {classes} or background for each ?"
+        choices = "; ".join(filter(None, (offers, spelled if asked else "")))
+        return f"see what the data's documentation says, and give {choices}" if choices else "correct the label"
+
+    def knows(self, found: np.ndarray) -> bool:
+        """Whether all values may stand in a file of this convention."""
+        return all(value in self.values or (self.others is not None and value > 0) for value in found)
 
     def encode(self, classes: np.ndarray) -> np.ndarray:
         """Bring class values back to the file's values; the inverse of :meth:`decode` (``uint8``, same shape).
@@ -101,26 +164,120 @@ class LabelScheme:
         return table[classes]
 
 
+_POST = ("brats-post", "brats-post-core", "brats-post-cavity")
 LABEL_SCHEMES: Mapping[str, LabelScheme] = {
     scheme.name: scheme
     for scheme in (
-        LabelScheme("brats", SUBREGIONS, {0: 0, 1: 1, 2: 2, 4: 3}),
-        LabelScheme("brats2023", SUBREGIONS, {0: 0, 1: 1, 2: 2, 3: 3}),
+        LabelScheme("brats", SUBREGIONS, {0: 0, 1: 1, 2: 2, 4: 3}, instead=("brats2023",)),
+        LabelScheme("brats2023", SUBREGIONS, {0: 0, 1: 1, 2: 2, 3: 3}, instead=_POST),
+        LabelScheme("brats-ped", SUBREGIONS, {0: 0, 1: 3, 2: 1, 3: 1, 4: 2}),
+        LabelScheme("brats-post", SUBREGIONS, {0: 0, 1: 1, 2: 2, 3: 3, 4: 0}),
+        LabelScheme("brats-post-core", SUBREGIONS, {0: 0, 1: 1, 2: 2, 3: 3, 4: 1}),
+        LabelScheme("brats-post-cavity", CAVITY, {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}),
         LabelScheme("msd-brats", SUBREGIONS, {0: 0, 1: 2, 2: 1, 3: 3}),
-        LabelScheme("whole-lesion", WHOLE_LESION, {0: 0, 1: 1}),
+        LabelScheme(
+            "whole-lesion",
+            WHOLE_LESION,
+            {0: 0, 1: 1},
+            instead=("any-lesion", "brats", "brats2023", "msd-brats", "brats-ped", *_POST),
+        ),
+        LabelScheme("any-lesion", WHOLE_LESION, {0: 0, 1: 1}, others=1),
     )
 }
+SPELLED_EXAMPLE = "1=NCR,2=ED,3=ET,4=background"
+_CLASSES = {name.lower(): name for space in LABEL_SPACES.values() for name in space.classes}
 
 
 def label_scheme(name: str) -> LabelScheme:
-    """Look a label scheme up by name.
+    """Look a label scheme up by name, or make one that is spelled out as ``"1=NCR,2=ED,3=ET,4=background"``.
 
     Raises:
-        UsageError: There is no such scheme.
+        UsageError: There is no such scheme, or it is spelled wrongly.
     """
-    if name not in LABEL_SCHEMES:
-        raise UsageError(f"unknown label scheme '{name}'", expected="one of " + ", ".join(LABEL_SCHEMES))
-    return LABEL_SCHEMES[name]
+    if name in LABEL_SCHEMES:
+        return LABEL_SCHEMES[name]
+    if "=" not in name:
+        raise UsageError(
+            f"unknown label scheme '{name}'",
+            expected="one of " + ", ".join(LABEL_SCHEMES) + f"; or what each value means, such as {SPELLED_EXAMPLE}",
+        )
+    meanings: dict[int, str] = {}
+    for entry in name.split(","):
+        match = re.fullmatch(r"\s*(\d{1,3})\s*=\s*([A-Za-z]+)\s*", entry)
+        value = int(match[1]) if match else 0
+        if not match or match[2].lower() not in _CLASSES or not 0 < value <= _MAX_VALUE or value in meanings:
+            raise _misspelled(name)
+        meanings[value] = _CLASSES[match[2].lower()]
+    named = set(meanings.values()) - {"background"}
+    spaces = [space for space in (WHOLE_LESION, SUBREGIONS, CAVITY) if named and named <= set(space.classes)]
+    if not spaces:
+        raise _misspelled(name)
+    text = ",".join(f"{value}={meanings[value]}" for value in sorted(meanings))
+    return LabelScheme(text, spaces[0], {0: 0} | {v: spaces[0].classes.index(meanings[v]) for v in sorted(meanings)})
+
+
+def doubts(
+    scheme: LabelScheme, labels: Sequence[Collection[int]], told: bool, unite: bool = False
+) -> Iterator[tuple[str, DataError]]:
+    """What the labels of a data set, taken together, say against their convention.
+
+    Args:
+        scheme: The convention of the labels.
+        labels: Class values that each label holds.
+        told: The user named the convention; otherwise it follows from the files' names.
+        unite: Only the whole lesion is asked for.
+
+    Yields:
+        Kind and message: ``"label-meaning"`` where training or figures would be wrong, ``"label-edition"`` where the
+        names leave two meanings open, ``"label-region-absent"`` where no label has a region.
+    """
+    if not labels:
+        return
+    present = {value for values in labels for value in values}
+    tumour = present - {0}
+    if unite and tumour:
+        return
+    count = "the only label holds" if len(labels) == 1 else f"all {len(labels)} labels hold"
+    if tumour == {1} and scheme.name in ("brats", "brats2023") and not told:
+        error = DataError(
+            f"{count} the value 1 alone, which is necrosis (NCR) by the files' names",
+            expected=f"{scheme.meaning} (label scheme '{scheme.name}')",
+            remedy="give --label-scheme whole-lesion if 1 is the whole lesion; "
+            f"--label-scheme {scheme.name} if it is necrosis indeed",
+        )
+        yield "label-meaning", error
+        return
+    if scheme.instead == ("brats-ped",) and not told:
+        ped = LABEL_SCHEMES["brats-ped"]
+        error = DataError(
+            f"the names leave two meanings open: the paediatric labels of 2023 are {scheme.meaning}, those of 2024 and "
+            f"later {ped.meaning} (3 is a cyst)",
+            expected=f"label scheme '{scheme.name}', which is assumed",
+            remedy=f"say which it is: --label-scheme {scheme.name} or --label-scheme {ped.name}",
+        )
+        yield "label-edition", error
+    empty = [name for name, values in scheme.space.regions.items() if not present & set(values)]
+    if empty:
+        error = DataError(
+            f"no label of {len(labels)} has the region {', '.join(empty)}",
+            expected=f"{scheme.meaning} (label scheme '{scheme.name}')",
+            remedy="see that this is what the values mean, or name the convention with --label-scheme",
+        )
+        yield "label-region-absent", error
+
+
+def _misspelled(name: str) -> UsageError:
+    return UsageError(
+        f"the label scheme '{name}' cannot be understood",
+        expected=f"values from 1 to {_MAX_VALUE}, each once, such as {SPELLED_EXAMPLE}; or 255=lesion",
+        remedy="name classes: NCR, ED, ET, RC (resection cavity), or lesion alone; background for what is no tumour",
+    )
+
+
+def _some(values: Sequence[Any]) -> str:
+    """Values as they are, so that 0.9999999 does not look like 1, and at most eight of them."""
+    shown = ", ".join(str(int(value)) if value == int(value) else str(value) for value in values[:8])
+    return shown + (f" and {len(values) - 8} more" if len(values) > 8 else "")
 
 
 def region_mask(classes: np.ndarray, space: LabelSpace, region: str) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from metaseg.cases.case import Case
 from metaseg.cases.geometry import Geometry
 from metaseg.cases.labels import region_mask
-from metaseg.errors import UsageError
+from metaseg.errors import UsageError, warn_user
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,7 +175,20 @@ def summarise(cases: Sequence[Case], progress: Callable[[int, int], None] | None
         summaries.append(summarise_case(case))
         if progress is not None:
             progress(done, len(cases))
+    _warn_of_empty_regions(summaries)
     return Summary(tuple(summaries))
+
+
+def _warn_of_empty_regions(summaries: Sequence[CaseSummary]) -> None:
+    for scheme in dict.fromkeys(case.label_scheme for case in summaries):
+        held = [case.volumes for case in summaries if case.label_scheme == scheme and case.volumes]
+        empty = [region for region in held[0] if not any(volumes[region] for volumes in held)] if held else []
+        if empty:
+            warn_user(
+                f"no label of {len(held)} has the region {', '.join(empty)} (label scheme '{scheme}')",
+                remedy="see that this is what the values mean, or name the convention with --label-scheme: "
+                "whole-lesion where 1 is the whole lesion",
+            )
 
 
 def summarise_case(case: Case) -> CaseSummary:

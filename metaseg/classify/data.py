@@ -100,6 +100,7 @@ def open_cases(config: SliceOptions, run: DataConfig, modalities: tuple[str, ...
         return open_data(
             folders,
             format=config.format,
+            labels="whole-lesion",
             modalities=modalities or config.modalities,
             image_size=ceil(STORED_SIZE * config.input_size),
             cache=run.cache,

@@ -28,7 +28,10 @@ Root = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of cases.", s
 Format = Annotated[str, typer.Option("--format", metavar=FORMAT_METAVAR, help="Naming convention of the files.")]
 Scheme = Annotated[
     str | None,
-    typer.Option(help="What label values mean: brats (4 is ET), brats2023 (3 is ET), msd-brats, whole-lesion."),
+    typer.Option(
+        help="What label values mean: brats (4 is ET), brats2023 (3 is ET), brats-ped, brats-post, msd-brats, "
+        "whole-lesion, any-lesion; or spelled out, such as 1=NCR,2=ED,3=ET."
+    ),
 ]
 Classes = Annotated[
     str | None, typer.Option(metavar="A,B", help="Keep only cases of these cohorts or classes, comma-separated.")

@@ -186,6 +186,7 @@ def _open(sources: Sequence[_Source], config: EvaluateConfig, network: LoadedNet
                 source.folders,
                 format=source.format,
                 label_scheme=source.label_scheme,
+                labels=config.labels or network.card.label_space,
                 modalities=network.card.modalities,
                 classes=source.classes,
                 image_size=config.image_size or network.card.normalisation.get("image_size"),

@@ -16,6 +16,7 @@ CLASS_COLOURS: Mapping[str, Colour] = {
     "ED": (255, 221, 51),
     "NCR": (60, 190, 90),
     "ET": (190, 96, 32),
+    "RC": (70, 150, 220),
     "lesion": (190, 96, 32),
 }
 """Class name to red, green, blue."""

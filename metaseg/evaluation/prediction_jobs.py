@@ -16,7 +16,7 @@ from metaseg.errors import DataError, UsageError
 from metaseg.evaluation.slice_output import mask_names
 from metaseg.store.store import is_store
 
-_DEFAULT_SCHEMES = {"subregions": "brats2023", "whole-lesion": "whole-lesion"}
+_DEFAULT_SCHEMES = {"subregions": "brats2023", "subregions-cavity": "brats-post-cavity", "whole-lesion": "whole-lesion"}
 
 
 @dataclass(frozen=True)

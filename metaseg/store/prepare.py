@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from metaseg.cases.case import Case
+from metaseg.cases.labels import WHOLE_LESION, doubts
 from metaseg.cases.near_copies import GroupCopies
 from metaseg.cases.phantoms import make_phantoms
 from metaseg.cases.readers import read_cases
-from metaseg.errors import DataError, UsageError
+from metaseg.errors import DataError, UsageError, warn_user
 from metaseg.store.build import Progress, build_store, cache_root, common_modalities
 from metaseg.store.prepare_case import PrepareOptions
 from metaseg.store.store import SliceStore, is_store, open_store
+from metaseg.store.stored_case import StoredCase
 
 
 def open_data(
@@ -28,6 +33,7 @@ def open_data(
     jobs: int = 0,
     progress: Progress | None = None,
     group_copies: GroupCopies = "near",
+    labels: str | None = None,
 ) -> SliceStore:
     """Open data for use: prepared stores as they are, raw folders prepared into the cache first.
 
@@ -43,11 +49,14 @@ def open_data(
         progress: Called after each prepared case.
         group_copies: Which pictures of raw image folders count as one patient; see
             :func:`~metaseg.cases.readers.read_cases`.
+        labels: Name of the label space that is asked for, or None for the data's own.
 
     Raises:
-        DataError: Nothing was found, ids stand twice, or a case lacks a modality.
+        DataError: Nothing was found, ids stand twice, a case lacks a modality, or the labels mean something else than
+            the files' names say.
     """
     raw: list[Case] = []
+    folders: list[tuple[Path, int]] = []
     stored: SliceStore = SliceStore(())
     for path in map(Path, data):
         if is_store(path):
@@ -55,12 +64,17 @@ def open_data(
         else:
             wished = tuple(classes) or None
             raw += read_cases(path, format=format, label_scheme=label_scheme, classes=wished, group_copies=group_copies)
+            folders.append((path, len(raw)))
     if raw:
         wanted = tuple(modalities) or common_modalities(raw)
         for case in raw:
             case.require(wanted)
         options = PrepareOptions(wanted, image_size)
         built = build_store(raw, cache_root(cache) / "cases", options, jobs, progress, publish=False)
+        begin = 0
+        for path, end in folders:
+            _weigh_labels(raw[begin:end], built.cases[begin:end], path, label_scheme is not None, labels)
+            begin = end
         stored = SliceStore((*stored.cases, *built.cases))
     _check(stored, data, modalities, classes)
     return stored
@@ -84,6 +98,22 @@ def _check(store: SliceStore, data: Sequence[str | Path], modalities: Sequence[s
         raise DataError(f"case ids stand twice: {', '.join(doubled[:5])}", where=where, remedy="name each folder once")
     for case in store:
         case.channels(modalities)
+
+
+def _weigh_labels(
+    cases: Sequence[Case], stored: Sequence[StoredCase], where: Path, told: bool, labels: str | None = None
+) -> None:
+    """Raise or warn where the labels of one data set speak against their convention."""
+    held: defaultdict[str, list[list[int]]] = defaultdict(list)
+    for case, prepared in zip(cases, stored, strict=True):
+        if prepared.info.labelled:
+            held[case.scheme.name].append(np.flatnonzero(prepared.areas().sum(axis=0)).tolist())
+    schemes = {case.scheme.name: case.scheme for case in cases}
+    for name, classes in held.items():
+        for kind, doubt in doubts(schemes[name], classes, told, unite=labels == WHOLE_LESION.name):
+            if kind == "label-meaning":
+                raise DataError(doubt.found, where=where, expected=doubt.expected, remedy=doubt.remedy)
+            warn_user(doubt.found, where=where, expected=doubt.expected, remedy=doubt.remedy)
 
 
 def prepare_store(
@@ -110,7 +140,9 @@ def prepare_store(
     wanted = tuple(modalities) or common_modalities(cases)
     for case in cases:
         case.require(wanted)
-    return build_store(cases, store, PrepareOptions(wanted, image_size), jobs, progress)
+    built = build_store(cases, store, PrepareOptions(wanted, image_size), jobs, progress)
+    _weigh_labels(cases, built.cases, data, label_scheme is not None)
+    return built
 
 
 def phantom_folder(

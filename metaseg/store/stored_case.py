@@ -293,8 +293,16 @@ class StoredCase:
     def areas(self, space: LabelSpace | None = None) -> np.ndarray:
         """Pixels of each class per stored slice, ``(slices, classes)`` with the background first."""
         areas = np.asarray(self.info.areas, dtype=np.int64)
-        if space is not None and space != self.space and space == WHOLE_LESION:
-            areas = np.stack([areas[:, 0], areas[:, 1:].sum(axis=1)], axis=1)
+        if space is not None and space != self.space:
+            # What the space does not know counts as background.
+            known = (
+                self.space.regions["WT"] if space == WHOLE_LESION else range(1, min(space.num_classes, len(areas.T)))
+            )
+            tumour = areas[:, list(known)]
+            columns = tumour.sum(axis=1, keepdims=True) if space == WHOLE_LESION else tumour
+            rest = areas.sum(axis=1) - tumour.sum(axis=1)
+            areas = np.zeros((len(areas), space.num_classes), np.int64)
+            areas[:, 0], areas[:, 1 : 1 + columns.shape[1]] = rest, columns
         return areas
 
     def native_label(self) -> np.ndarray:
@@ -328,7 +336,7 @@ class StoredCase:
 
 
 def to_space(classes: np.ndarray, known: LabelSpace, wanted: LabelSpace, where: str) -> np.ndarray:
-    """Bring a class map from one label space to another (subregions unite to the whole lesion).
+    """Bring a class map from one label space to another: subregions unite to the whole lesion, a cavity is no tumour.
 
     Raises:
         DataError: Subregions are wanted where only the whole lesion is known.
@@ -336,7 +344,13 @@ def to_space(classes: np.ndarray, known: LabelSpace, wanted: LabelSpace, where: 
     if known == wanted:
         return classes
     if wanted == WHOLE_LESION:
-        return (classes > 0).astype(np.uint8)
+        tumour: np.ndarray = classes > 0
+        for value in range(max(known.regions["WT"]) + 1, known.num_classes):
+            tumour &= classes != value
+        return tumour.astype(np.uint8)
+    if known != WHOLE_LESION:
+        # The spaces of subregions differ in the cavity alone, their last class.
+        return np.where(classes < wanted.num_classes, classes, np.uint8(0))
     raise DataError(
         f"case {where} has labels of the {known.name} only",
         expected=f"{wanted.name}: {', '.join(wanted.classes)}",

@@ -94,6 +94,7 @@ def open_pretraining_data(config: PretrainConfig) -> SliceStore:
             folders,
             format=config.format,
             label_scheme=config.label_scheme,
+            labels=config.labels,
             modalities=config.modalities,
             classes=config.classes,
             image_size=config.image_size,

@@ -19,7 +19,7 @@ def choose_space(store: SliceStore, labels: str | None) -> LabelSpace:
     """
     coarse = [case.id for case in store if case.space == WHOLE_LESION]
     if labels is None:
-        return WHOLE_LESION if coarse else SUBREGIONS
+        return WHOLE_LESION if coarse else min((case.space for case in store), key=lambda space: space.num_classes)
     if labels == SUBREGIONS.name and coarse:
         raise DataError(
             f"case {coarse[0]} has the whole lesion outlined, not its subregions ({len(coarse)} such cases)",

@@ -210,7 +210,7 @@ def test_label_of_another_convention(data):
     write(file(data, "seg"), label)
     finding = only(data)
     assert finding.kind == "label-values"
-    assert "holds 3" in finding.found
+    assert "unexpected label values 3" in finding.found
     assert "brats2023" in finding.remedy
     schemes = {found.kind for found in check_dataset(data, label_scheme="brats2023").findings}
     assert schemes == {"label-values"}, "now the other two cases hold an unknown 4"

@@ -17,6 +17,7 @@ from metaseg.cases.check.inspect import Inspection, inspect_case, relative_name
 from metaseg.cases.check.near import find_near_copies
 from metaseg.cases.check.parts import check_patients, check_presence, parts_of_split
 from metaseg.cases.check.report import CheckReport, Finding
+from metaseg.cases.labels import LabelScheme, doubts
 from metaseg.cases.readers import canonical_modality, read_cases
 from metaseg.errors import DataError
 
@@ -60,6 +61,7 @@ def check_dataset(
     inspections = list(_inspect_all(cases, root, jobs, progress))
     findings = [finding for inspection in inspections for finding in inspection.findings]
     findings += _check_completeness(cases, modalities, root)
+    findings += _check_meaning(cases, inspections, label_scheme is not None)
     findings += check_patients(cases, parts, root)
     if parts is not None and classes is None:
         findings += check_presence(cases, parts)
@@ -128,6 +130,19 @@ def _check_completeness(cases: Sequence[Case], modalities: Sequence[str] | None,
             owner = "" if case.format == "cheng-mat" else case.id
             name = relative_name(file, root)
             yield Finding.of("unreadable", owner, "the slice cannot be read and was left out", file=name)
+
+
+def _check_meaning(cases: Sequence[Case], inspections: Sequence[Inspection], told: bool) -> Iterator[Finding]:
+    """What all labels of one convention, taken together, say against it."""
+    schemes: dict[str, LabelScheme] = {}
+    held: dict[str, list[frozenset[int]]] = {}
+    for case, seen in zip(cases, inspections, strict=True):
+        if seen.classes is not None:
+            schemes[case.scheme.name] = case.scheme
+            held.setdefault(case.scheme.name, []).append(seen.classes)
+    for name, classes in held.items():
+        for kind, doubt in doubts(schemes[name], classes, told):
+            yield Finding.of(kind, "", f"{doubt.found} (expected: {doubt.expected})", remedy=doubt.remedy)
 
 
 def _noted(case: Case, key: str) -> list[Path]:

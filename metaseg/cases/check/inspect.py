@@ -18,7 +18,7 @@ from metaseg.cases.check.grids import (
 )
 from metaseg.cases.check.report import Finding
 from metaseg.cases.geometry import Geometry
-from metaseg.cases.labels import LABEL_SCHEMES, LabelScheme
+from metaseg.cases.labels import LabelScheme
 from metaseg.errors import MetasegError
 
 OUTSIDE_TOLERANCE = 0.01
@@ -51,12 +51,14 @@ class Inspection:
         root: The checked folder; findings name files relative to it.
         findings: What is wrong within the case.
         fingerprints: One for each 3-D image, or for each picture of a stack.
+        classes: Class values that the label holds, the background included; None where it cannot be read.
     """
 
     case: str
     root: Path
     findings: list[Finding] = field(default_factory=list)
     fingerprints: list[Fingerprint] = field(default_factory=list)
+    classes: frozenset[int] | None = None
 
     def add(self, kind: str, found: str, file: Path | None = None, remedy: str | None = None) -> None:
         """Note a finding."""
@@ -190,22 +192,18 @@ def _check_label(
 
 
 def _check_label_values(seen: Inspection, file: Path, array: np.ndarray, scheme: LabelScheme) -> bool:
-    """Note values the scheme does not know, and the schemes that know them; True if values are finite."""
+    """Note values that the scheme does not know, and classes of those it knows; True if values are finite."""
     values = distinct_values(array)
     if not np.all(np.isfinite(values)):
         seen.add("non-finite", "the label holds NaN or infinity", file)
         return False
-    unknown = [value for value in values.tolist() if value not in scheme.values]
-    if unknown:
-        shown = ", ".join(f"{value:g}" for value in unknown[:8]) + (" ..." if len(unknown) > 8 else "")
-        found = f"the label holds {shown}; label scheme '{scheme.name}' knows {sorted(scheme.values)}"
-        fitting = [other.name for other in LABEL_SCHEMES.values() if set(values.tolist()) <= set(other.values)]
-        remedy = (
-            f"the values would fit --label-scheme {' or '.join(fitting)}: see what the data's documentation says"
-            if fitting
-            else "no label scheme has these values: convert the label, or leave the case out"
-        )
-        seen.add("label-values", found, file, remedy)
+    try:
+        scheme.check_values(values, file)
+    except MetasegError as error:
+        expected = f" (expected: {error.expected})" if error.expected else ""
+        seen.add("label-values", f"{error.found}{expected}", file, error.remedy)
+    else:
+        seen.classes = frozenset(np.unique(scheme.decode(values, file)).tolist())
     return True
 
 

@@ -60,6 +60,17 @@ KINDS: Mapping[str, Kind] = {
     "label-values": Kind(
         "error", "a label holds values that its convention does not know", "name the convention with --label-scheme"
     ),
+    "label-meaning": Kind(
+        "error",
+        "all labels hold 1 alone, where the files' names call 1 necrosis: probably the whole lesion",
+        "name the convention with --label-scheme",
+    ),
+    "label-edition": Kind(
+        "warning", "the files' names leave two label conventions open", "name the convention with --label-scheme"
+    ),
+    "label-region-absent": Kind(
+        "warning", "no label has a region, such as enhancing tumour", "see that this is what the values mean"
+    ),
     "label-outside": Kind(
         "error",
         "part of the label lies where all images are zero",

@@ -6,9 +6,11 @@ The radiotherapy set of the meningioma challenge has one modality and another la
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from metaseg.cases.case import Case
+from metaseg.cases.labels import LABEL_SCHEMES
 from metaseg.cases.readers.case_folders import (
     Convention,
     Identity,
@@ -34,7 +36,14 @@ def matches(path: Path) -> bool:
 
 def read(path: Path, options: ReadOptions) -> list[Case]:
     """Make the cases below ``path``; their names tell the cohort."""
-    return read_case_folders(path, CONVENTION, _identify, options)
+    return [_of_edition(case) for case in read_case_folders(path, CONVENTION, _identify, options)]
+
+
+def _of_edition(case: Case) -> Case:
+    """Say of paediatric cases, of which 4 is no resection cavity, what their labels mean in other editions."""
+    if case.scheme is not LABEL_SCHEMES["brats2023"] or case.cohort != "PED":
+        return case
+    return replace(case, scheme=replace(case.scheme, instead=("brats-ped",)))
 
 
 def _identify(case_id: str, folder: Path) -> Identity:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from metaseg.cases.case import Case, Volume
-from metaseg.cases.labels import LabelScheme, label_scheme
+from metaseg.cases.labels import LabelScheme
 from metaseg.cases.readers.common import (
     Reader,
     ReadOptions,
@@ -24,7 +24,7 @@ from metaseg.cases.readers.common import (
     natural_key,
     no_images,
 )
-from metaseg.cases.readers.label_names import scheme_from_names
+from metaseg.cases.readers.label_names import ignored_value, scheme_from_names
 from metaseg.cases.volumes import NIFTI_SUFFIXES, volume_from_file
 from metaseg.errors import DataError
 
@@ -59,7 +59,7 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
         entries = description.entries(part)
         if entries:
             break
-    scheme = options.scheme or description.scheme(required=any(entry.label for entry in entries))
+    scheme = description.scheme(options.scheme)
     cases = [_make_case(entry, description, scheme, options) for entry in entries]
     return sorted(cases, key=lambda case: natural_key(case.id))
 
@@ -113,14 +113,13 @@ class _Description:
         name = self.content.get("name") or re.sub(r"^(Task|Dataset)\d+_", "", self.file.absolute().parent.name)
         return str(name)
 
-    def scheme(self, required: bool) -> LabelScheme:
-        """The label scheme that the label names tell; without labels to read, any will do."""
-        try:
-            return scheme_from_names(self.content["labels"], self.file)
-        except DataError:
-            if required:
-                raise
-            return label_scheme("brats2023")
+    def scheme(self, asked: LabelScheme | None) -> LabelScheme:
+        """The scheme asked for, or else the one that the label names tell."""
+        labels = self.content["labels"]
+        if asked is None:
+            return scheme_from_names(labels, self.file)
+        ignored = ignored_value(labels)
+        return asked if ignored in asked.values else replace(asked, ignore=ignored)
 
     def entries(self, part: str) -> list[_Entry]:
         """The cases of ``imagesTr`` or ``imagesTs``, in whichever way the description lists them."""

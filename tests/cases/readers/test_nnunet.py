@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metaseg.cases import read_cases
+from metaseg.cases import make_split, read_cases
 from metaseg.errors import DataError
 
 MSD = {
@@ -138,7 +138,8 @@ def test_time_points_of_a_brats_patient_stay_together(tmp_path: Path, write_nift
     [
         {"background": 0, "thing": 1},
         {"background": 0, "edema": 1, "enhancing tumor": 2},
-        {"background": 0, "edema": 2, "NCR": 3, "ET": 1},
+        {"background": 0, "edema": 300, "NCR": 3, "ET": 1},
+        {"background": 0, "edema": 1, "NCR": 1, "ET": 3},
         {"background": 0, "edema": 1, "oedema": 2, "ET": 3},
         {"background": 0, "whole tumor": [1, 2], "tumor core": [2, 3], "enhancing tumor": 3},
         {"0": "background", "1": "tumour", "2": "vessel"},
@@ -146,11 +147,15 @@ def test_time_points_of_a_brats_patient_stay_together(tmp_path: Path, write_nift
 )
 def test_label_names_that_do_not_tell(version2: Path, labels: dict[str, object]) -> None:
     describe(version2, V2 | {"labels": labels})
+    # Splitting and predicting read no labels.
+    case, other = read_cases(version2)
+    assert len(make_split([case, other], {"train": 0.5, "test": 0.5}).parts) == 2
     with pytest.raises(DataError, match="cannot tell what the labels mean") as caught:
-        read_cases(version2)
+        case.read_label()
     assert "--label-scheme" in str(caught.value)
     assert "brats2023 (1 NCR, 2 ED, 3 ET)" in str(caught.value)
     assert read_cases(version2, label_scheme="brats2023")[0].scheme.name == "brats2023"
+    assert read_cases(version2, label_scheme="2=lesion,1=background")[0].scheme.name == "1=background,2=lesion"
 
 
 @pytest.mark.parametrize(
@@ -163,11 +168,26 @@ def test_label_names_that_do_not_tell(version2: Path, labels: dict[str, object])
         ({"background": 0, "edema": 1, "Non-enhancing tumor core (NETC)": 2, "Enhancing tissue": 3}, "msd-brats"),
         ({"background": 0, "metastasis": 1}, "whole-lesion"),
         ({"background": 0, "whole lesion": [1]}, "whole-lesion"),
+        ({"background": 0, "edema": 2, "NCR": 3, "ET": 1}, "1=ET,2=ED,3=NCR"),
+        ({"background": 0, "tumor": [1, 3]}, "1=lesion,3=lesion"),
+        ({"background": 0, "ET": 1, "NET": 2, "CC": 3, "ED": 4}, "brats-ped"),
+        ({"background": 0, "necrosis": 1, "edema": 2, "non-enhancing": 3, "enhancing": 4}, "1=NCR,2=ED,3=NCR,4=ET"),
+        ({"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "resection cavity": 4}, "brats-post-cavity"),
+        ({"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3], "RC": 4}, "brats-post-cavity"),
     ],
 )
 def test_label_names(version2: Path, labels: dict[str, object], scheme: str) -> None:
     describe(version2, V2 | {"labels": labels})
     assert read_cases(version2)[0].scheme.name == scheme
+
+
+@pytest.mark.parametrize("scheme", [None, "whole-lesion", "any-lesion"])
+def test_ignored_voxels_are_not_taken_for_background(version2: Path, scheme: str | None) -> None:
+    describe(version2, V2 | {"labels": {"background": 0, "tumor": 1, "ignore": 2}})
+    case, _ = read_cases(version2, label_scheme=scheme)
+    assert case.scheme.decode(np.array([0, 1]), "seg").tolist() == [0, 1]
+    with pytest.raises(DataError, match=r"holds 2, .* 'ignore'"):
+        case.scheme.decode(np.array([0, 1, 2]), "seg")
 
 
 @pytest.mark.parametrize(
