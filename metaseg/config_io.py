@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from metaseg.checked_files import FileKind, read_yaml
 from metaseg.config_fields import Config, FieldDescription, command_words, config_verb, describe_fields
 from metaseg.errors import UsageError
 
@@ -119,26 +120,8 @@ def plain_value(value: Any) -> Any:
 
 
 def _read_yaml(file: Path, verb: str) -> dict[str, Any]:
-    import yaml
-
-    class OnceLoader(yaml.SafeLoader):
-        """A loader that refuses a key given twice; YAML's own takes the last without a word."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key '{key}' stands there twice")
-            return super().construct_mapping(node, deep=deep)
-
     expected = f"a YAML file with settings of 'metaseg {command_words(verb)}'"
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=OnceLoader)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UsageError(f"the config file cannot be read: {reason}", where=file, expected=expected) from error
-    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"the config file is no YAML: {_reason(error)}", where=file, expected=expected) from error
+    content = read_yaml(file, FileKind(expected, error=UsageError))
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -152,14 +135,6 @@ def _read_yaml(file: Path, verb: str) -> dict[str, Any]:
             remedy=f"run 'metaseg {command_words(str(found))} --config {file}', or change its key 'verb'",
         )
     return content
-
-
-def _reason(error: Exception) -> str:
-    """One line on what is wrong with a YAML text."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if mark is not None and problem:
-        return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _find_field(fields: Mapping[str, FieldDescription], key: str) -> FieldDescription | None:

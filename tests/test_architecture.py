@@ -17,6 +17,7 @@ import metaseg
 PACKAGE = Path(metaseg.__file__).resolve().parent
 ORDER = (
     "errors",
+    "checked_files",
     "config_options",
     "config",
     "config_studies",

@@ -149,7 +149,7 @@ def test_unreadable_files_are_usage_errors(tmp_path: Path) -> None:
     assert "cannot be read" in failure(PretrainConfig, tmp_path).found
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00\x9f")
-    assert "no YAML" in failure(PretrainConfig, binary).found
+    assert "no text in UTF-8" in failure(PretrainConfig, binary).found
 
 
 def test_file_of_another_verb_is_refused(tmp_path: Path) -> None:

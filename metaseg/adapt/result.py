@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metaseg.runs.folder import RunFolder
@@ -21,18 +21,17 @@ class AdaptationResult:
         synthetic: Whether phantoms were among the data.
     """
 
-    run: Path
     spent: int
     before: dict[str, float | None]
     after: dict[str, float | None]
     forgetting: dict[str, float | None]
     synthetic: bool
+    run: Path = Path()
 
 
 def adaptation_result(run: RunFolder) -> AdaptationResult:
     """Read a finished adaptation's result and print it."""
-    values = run.read_json("result.json")
-    result = AdaptationResult(run.path, **values)
+    result: AdaptationResult = replace(run.read_json("result.json", AdaptationResult), run=run.path)
     print(f"run: {result.run}" + ("   (SYNTHETIC phantoms, not patients)" if result.synthetic else ""))
     for name, before in result.before.items():
         print(f"  {name:<18} {_shown(before)} -> {_shown(result.after.get(name))}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -18,8 +18,9 @@ from metaseg.config import AdaptOptions
 from metaseg.evaluation.inference import mean_dice, stored_dice
 from metaseg.models.checkpoint import save_checkpoint
 from metaseg.models.processes import shared_map
-from metaseg.runs.csv_log import CsvLog, read_csv
+from metaseg.runs.csv_log import CsvLog, read_log
 from metaseg.runs.events import EventLog, SelectionLog
+from metaseg.runs.files import finite_figures
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.manifest import make_manifest
 from metaseg.runs.networks import inherited_rows, patient_rows
@@ -30,6 +31,20 @@ from metaseg.training.pictures import log_overlay
 
 MARKS_NAME, MARKS_COLUMNS = "marks.csv", ("step", "domain", "case", "patient", "region", "dice")
 TIMING_NAME, TIMING_COLUMNS = "timing.csv", ("step", "seconds")
+
+
+def read_marks(run: Path) -> list[dict[str, str]]:
+    """Rows of a run's ``marks.csv``; none if there is no such file.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    return read_log(run / MARKS_NAME, MARKS_COLUMNS[1:-1], ("step",), ("dice",))
+
+
+def read_timing(run: Path) -> list[dict[str, str]]:
+    """Rows of a run's ``timing.csv``, as :func:`read_marks` reads marks."""
+    return read_log(run / TIMING_NAME, (), ("step",), ("seconds",))
 
 
 class Watch:
@@ -60,8 +75,8 @@ class Watch:
         self.run, self.config, self.setting, self.fabric, self.inherits = run, config, setting, fabric, inherits
         self.log, self.selection = EventLog(run, spent), SelectionLog(run, spent)
         # Times have a file of their own: all others are the same whether or not a run was interrupted.
-        past = [] if spent is None else read_csv(run.path / TIMING_NAME)
-        self.seconds = max((float(row["seconds"]) for row in past if int(row["step"]) <= (spent or 0)), default=0.0)
+        past = [] if spent is None else [row for row in read_timing(run.path) if int(row["step"]) <= spent]
+        self.seconds = max((float(row["seconds"] or 0) for row in past), default=0.0)
         self.marks = CsvLog(run.path / MARKS_NAME, MARKS_COLUMNS, spent)
         self.timing = CsvLog(run.path / TIMING_NAME, TIMING_COLUMNS, spent)
         self._started = self._clock()
@@ -185,18 +200,14 @@ class Watch:
         }
         result: dict[str, Any] = {
             "spent": spent,
-            "before": _finite(before),
-            "after": _finite(after),
-            "forgetting": _finite(forgotten),
+            "before": finite_figures(before),
+            "after": finite_figures(after),
+            "forgetting": finite_figures(forgotten),
             "synthetic": self.setting.synthetic,
         }
         self.run.write_json("result.json", result)
         self.run.state.set_figures(after | forgotten)
         self._manifest.finish(self.run.path)
-
-
-def _finite(figures: dict[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 def due_marks(before: int, after: int, budget: int, marks: int) -> bool:

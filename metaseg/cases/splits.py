@@ -11,11 +11,13 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from metaseg.checked_files import FileKind, check_shape, read_json
 from metaseg.errors import DataError, UsageError
 
 DEFAULT_PARTS: Mapping[str, float] = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -55,6 +57,19 @@ Member = TypeVar("Member", bound=SplitMember)
 _FORMAT, _VERSION = "metaseg-split", 1
 
 
+SPLIT_KIND = FileKind("a split file as 'metaseg data split' writes it", "make a new split", DataError)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a split file holds, beside format and version."""
+
+    seed: int
+    stratify: str | None
+    parts: dict[str, tuple[str, ...]]
+    patients: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Split:
     """Which case is in which part.
@@ -84,15 +99,10 @@ class Split:
         Raises:
             DataError: The file is missing, not of this kind, of a newer version, or holds an invalid split.
         """
-        content = _read_json(Path(path))
-        try:
-            seed, stratify = int(content["seed"]), content["stratify"]
-            parts = {str(name): tuple(str(case) for case in cases) for name, cases in content["parts"].items()}
-            patients = {str(case): str(patient) for case, patient in content["patients"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _malformed(Path(path), f"the split lacks or garbles {error}") from error
-        _check_parts(parts, patients, Path(path))
-        return cls(seed, stratify, parts, patients)
+        refuse = partial(SPLIT_KIND.refuse, path=Path(path))
+        content: _Content = check_shape(_read_json(Path(path)), _Content, refuse)
+        _check_parts(content.parts, content.patients, Path(path))
+        return cls(content.seed, content.stratify, content.parts, content.patients)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the split as JSON; an existing file is replaced whole or not at all."""
@@ -305,16 +315,11 @@ def _shares(parts: Mapping[str, float] | None, folds: int | None) -> Mapping[str
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(
-            "the split file does not exist", where=path, remedy="make one with 'metaseg data split'"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise _malformed(path, f"the split file cannot be read: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise _malformed(path, "this is no split file")
+    if not path.exists():
+        raise DataError("the split file does not exist", where=path, remedy="make one with 'metaseg data split'")
+    content: dict[str, Any] = read_json(path, SPLIT_KIND)
+    if content.get("format") != _FORMAT:
+        raise SPLIT_KIND.refuse("this is no split file", path)
     if content.get("version") != _VERSION:
         raise DataError(
             f"the split file is of version {content.get('version')}",
@@ -323,12 +328,6 @@ def _read_json(path: Path) -> Mapping[str, Any]:
             remedy="make it again with this version of metaseg",
         )
     return content
-
-
-def _malformed(path: Path, found: str) -> DataError:
-    return DataError(
-        found, where=path, expected="a file that make_split and Split.save wrote", remedy="make a new split"
-    )
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -34,6 +34,7 @@ from metaseg.models import Classifier, load_classifier, save_checkpoint
 from metaseg.models.checkpoint import checkpoint_files
 from metaseg.models.device import make_fabric
 from metaseg.runs.events import EventLog
+from metaseg.runs.files import finite_figures
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.manifest import make_manifest
 from metaseg.runs.progress import Progress, progress
@@ -212,7 +213,7 @@ class _Active:
         figures = self._measure(network)
         one = replace(
             one,
-            figures={part: _finite(values) for part, values in figures.items()},
+            figures={part: finite_figures(values) for part, values in figures.items()},
             labelled=int(np.sum(self.labels >= 0)),
             checkpoint=name,
             seconds=round(time.monotonic() - begun, 3),
@@ -371,8 +372,8 @@ class _Active:
         self.run.write_json(
             "result.json",
             {
-                "figures": _finite(figures),
-                "area_under_budget_curve": _finite(area),
+                "figures": finite_figures(figures),
+                "area_under_budget_curve": finite_figures(area),
                 "labels": self.rounds[-1].labelled,
                 "rounds": len(self.rounds),
                 "classes": list(self.job.pool.classes),
@@ -384,13 +385,16 @@ class _Active:
             print(f"  {name} {value:.3f} with {self.rounds[-1].labelled} labels")
 
 
-def _finite(values: dict[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+@dataclass(frozen=True)
+class _Result:
+    """What :func:`_result` counts on in ``result.json``."""
+
+    classes: list[str]
 
 
 def _result(run: Path, config: ClassifyActiveConfig, classes: tuple[str, ...] | None = None) -> ActiveResult:
     rounds = [one for one in read_rounds(run) if one.done]
     if classes is None:
-        classes = tuple(RunFolder.open(run).read_json("result.json")["classes"])
+        classes = tuple(RunFolder.open(run).read_json("result.json", _Result).classes)
     table = curve_table(rounds, classes)
     return ActiveResult(run, table, budget_areas(table, "test"), rounds[-1].labelled if rounds else 0)

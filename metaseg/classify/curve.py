@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from metaseg.checked_files import FileKind, read_frame
 from metaseg.classify.measure import FIGURES
 from metaseg.classify.rounds import Round
 from metaseg.evaluation.label_curves import area_under_budget_curve
@@ -31,6 +32,16 @@ def curve_table(rounds: Sequence[Round], classes: Sequence[str]) -> pd.DataFrame
             rows.append({"round": one.number, "labels": one.labelled, "part": part, **values, **shares})
     columns = ["round", "labels", "part", *FIGURES, *(f"chosen_{name}" for name in classes)]
     return pd.DataFrame(rows, columns=columns)
+
+
+def read_curve(path: Path) -> pd.DataFrame:
+    """The table that :func:`write_curve` wrote.
+
+    Raises:
+        RunError: The file is missing or damaged.
+    """
+    kind = FileKind("the curve of a run of active learning", "go on with the run with --resume")
+    return read_frame(path, kind, ("part",), ("round", "labels"), tuple(FIGURES))
 
 
 def budget_areas(table: pd.DataFrame, part: str) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -12,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from metaseg.cases.splits import Split, make_split
+from metaseg.checked_files import TABLE, read_rows
 from metaseg.classify.slices import ClassifiedSlices, choose_slices, gather
 from metaseg.config_classify import PartOptions, SliceOptions
 from metaseg.errors import DataError, UsageError
@@ -137,11 +137,7 @@ def case_classes(store: SliceStore, config: SliceOptions, *, needed: bool = True
 
 
 def _from_table(store: SliceStore, path: Path, column: str, needed: bool) -> dict[str, str]:
-    try:
-        with path.expanduser().open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"the table cannot be read: {error}", where=path, expected="a CSV file in UTF-8") from error
+    rows = read_rows(path.expanduser(), TABLE)
     key = next((name for name in ("case", "patient") if rows and name in rows[0]), None)
     if key is None or column not in rows[0]:
         raise DataError(

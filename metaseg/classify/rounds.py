@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from metaseg.errors import RunError
-from metaseg.runs.files import read_json, write_json
+from metaseg.checked_files import FileKind, read_json
+from metaseg.runs.files import write_json
 
 FOLDER = "rounds"
+ROUND_KIND = FileKind("a round of active learning", "start the run again with --overwrite")
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,5 @@ def read_rounds(run: Path) -> list[Round]:
     """
     rounds: list[Round] = []
     while (path := round_file(run, len(rounds) + 1)).exists():
-        values = read_json(path, "a round of active learning")
-        try:
-            fields: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-            }
-            rounds.append(Round(**fields))
-        except TypeError as error:
-            raise RunError("the round's file is damaged", where=path, remedy="start again with --overwrite") from error
+        rounds.append(read_json(path, ROUND_KIND, Round))
     return rounds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +27,14 @@ from metaseg.errors import UsageError, recorded_warnings
 from metaseg.evaluation.classification_files import write_classification_figures
 from metaseg.models.device import fabric_of
 from metaseg.runs.events import EventLog
+from metaseg.runs.files import finite_figures
 from metaseg.runs.folder import RunFolder
+from metaseg.runs.manifest import read_manifest
 from metaseg.runs.networks import load_classifier_network, run_of_checkpoint, trained_patients
 from metaseg.runs.verb_frame import in_run_folder
 from metaseg.training.augment import Augmentation
 from metaseg.training.fit_listener import Validate
-from metaseg.training.fitted_run import FittedRun, fit_in_run
+from metaseg.training.fitted_run import FitSummary, FittedRun, fit_in_run
 from metaseg.training.loop import LoopPlan, LoopState
 from metaseg.training.shared_batches import shared_draw
 
@@ -221,14 +222,14 @@ def _test(config: ClassifyTrainConfig, run: RunFolder, test: ClassifiedSlices, f
     )
     figures = watched(probabilities, test, "test")
     summary = run.read_json("result.json")
-    finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-    run.write_json("result.json", {**summary, "figures": {**summary["figures"], **finite}})
+    run.write_json("result.json", {**summary, "figures": {**summary["figures"], **finite_figures(figures)}})
     run.state.set_figures(figures)
     for name, value in figures.items():
         print(f"  {name} {value:.3f}")
 
 
 def _result(run: RunFolder) -> ClassifyTrainResult:
-    summary = run.read_json("result.json")
-    strategy = run.read_json("manifest.json").get("strategy", "")
-    return ClassifyTrainResult(run.path, summary["figures"], strategy, summary["steps"])
+    summary: FitSummary = run.read_json("result.json", FitSummary)
+    return ClassifyTrainResult(
+        run.path, dict(summary.figures), str(read_manifest(run.path).get("strategy", "")), summary.steps
+    )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from metaseg.cases.labels import LABEL_SPACES
+from metaseg.checked_files import FileKind, read_json
 from metaseg.config import EvaluateConfig
 from metaseg.errors import UsageError, warnings_so_far
 from metaseg.evaluation.case_figures import PRESETS
@@ -20,7 +21,7 @@ from metaseg.evaluation.cohort_figures import to_records
 from metaseg.evaluation.evaluation_cases import EvaluationCases, compared_space
 from metaseg.evaluation.provenance import NOTICE, network_record
 from metaseg.evaluation.worst_cases import WorstCases
-from metaseg.runs.files import read_json, replacing, write_json, write_text
+from metaseg.runs.files import replacing, write_json, write_text
 from metaseg.runs.manifest import git_commit, portable, versions
 from metaseg.runs.networks import LoadedNetwork
 
@@ -78,6 +79,18 @@ def evaluation_record(
     }
 
 
+FIGURES_KIND = FileKind(
+    "the figures of a metaseg evaluation", "name another folder with --out, or replace it with --overwrite"
+)
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """What is read of an earlier ``figures.json``."""
+
+    evaluation: dict[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class EvaluationFiles:
     """The folder of an evaluation.
@@ -116,13 +129,11 @@ class EvaluationFiles:
             found = next((name for name in (CSV_NAME, PICTURES) if (self.folder / name).exists()), None)
             differing = [] if found is None else [f"a {found} of unknown origin"]
         else:
-            earlier = read_json(path, "the figures of a metaseg evaluation")
+            earlier = read_json(path, FIGURES_KIND, _Earlier)
             # Through JSON and back, so that tuples and lists compare alike.
             mine = json.loads(json.dumps(record))
             differing = [
-                name.replace("_", " ")
-                for name in _SAME_QUESTION
-                if earlier.get("evaluation", {}).get(name) != mine[name]
+                name.replace("_", " ") for name in _SAME_QUESTION if earlier.evaluation.get(name) != mine[name]
             ]
         if differing:
             raise UsageError(

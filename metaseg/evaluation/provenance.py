@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metaseg.models.checkpoint import checkpoint_files
-from metaseg.runs.files import read_json
+from metaseg.models.card import checkpoint_files, read_card
 from metaseg.runs.manifest import portable
 from metaseg.runs.networks import LoadedNetwork
 
@@ -20,8 +19,7 @@ def network_name(network: LoadedNetwork) -> str:
 
 def checkpoint_digest(network: LoadedNetwork) -> str:
     """Digest (blake2b) of the network's weights, as its card holds it."""
-    card = read_json(checkpoint_files(network.checkpoint)[1], "the card of a metaseg checkpoint")
-    return str(card.get("weights_blake2b", "none"))
+    return read_card(checkpoint_files(network.checkpoint)[1])[1]
 
 
 def network_record(network: LoadedNetwork) -> dict[str, Any]:

@@ -12,9 +12,14 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from metaseg import __version__
+from metaseg.checked_files import FileKind, read_json
 from metaseg.errors import RunError, UsageError
 
 Task = Literal["segmentation", "classification"]
+
+CARD_KIND = FileKind(
+    "the card of a checkpoint", "take the one that was written with the weights; --weights loads weights without one"
+)
 
 FORMAT_VERSION = 1
 """Raised when a card of before could no longer be read as one of now."""
@@ -111,11 +116,10 @@ def read_card(file: Path) -> tuple[ModelCard, str]:
     Raises:
         RunError: The file is missing or damaged, of a newer format, or describes nothing that there could be.
     """
-    try:
-        raw = json.loads(read_file(file))
-        version = int(raw.get("format_version", FORMAT_VERSION))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise RunError(f"the card is damaged ({error})", where=file, expected="a JSON object") from error
+    raw = read_json(file, CARD_KIND)
+    version = raw.get("format_version", FORMAT_VERSION)
+    if not isinstance(version, int):
+        raise CARD_KIND.refuse("the card does not say its format", file)
     if version > FORMAT_VERSION:
         raise RunError(
             f"the card is of format {version}",

@@ -10,8 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from metaseg.checked_files import FileKind, read_rows, read_text
 from metaseg.errors import RunError
 from metaseg.runs.files import write_text
+
+LOG_KIND = FileKind("a log of a metaseg run", "start the run again with --overwrite")
 
 
 class CsvLog:
@@ -64,22 +67,21 @@ def cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a table as texts; empty if there is no such file."""
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return list(csv.DictReader(stream))
-    except FileNotFoundError:
-        return []
+def read_log(
+    path: Path, text: Sequence[str] = (), whole: Sequence[str] = (), numbers: Sequence[str] = ()
+) -> list[dict[str, str]]:
+    """Read a log as :func:`~metaseg.checked_files.read_rows` does; empty if there is no such file.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    return read_rows(path, LOG_KIND, text, whole, numbers, growing=True) if path.exists() else []
 
 
 def _rows_up_to(path: Path, columns: tuple[str, ...], step: int) -> list[list[str]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not path.exists():
         return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"cannot read the table: {error}", where=path, remedy="start again with --overwrite") from error
+    text = read_text(path, LOG_KIND)
     # A last line without its end was cut off by a kill.
     rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
     if rows and tuple(rows[0]) != columns:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from metaseg.runs.csv_log import CsvLog
+from metaseg.runs.csv_log import CsvLog, read_log
 from metaseg.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -121,6 +122,16 @@ class Selection:
 
 
 SELECTION_COLUMNS = tuple(Selection.__dataclass_fields__)
+
+
+def read_selection(run: Path) -> list[dict[str, str]]:
+    """Rows of a run's ``selection.csv``; none if there is no such file.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    whole, numbers = ("step", "slice", "position"), ("dice", "threshold")
+    return read_log(run / SELECTION_NAME, ("case", "patient", "task", "role"), whole, numbers)
 
 
 class SelectionLog:

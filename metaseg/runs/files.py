@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
-
-from metaseg.errors import RunError
 
 
 @contextlib.contextmanager
@@ -42,24 +41,11 @@ def write_text(path: Path, text: str) -> None:
         stream.write(text.encode("utf-8"))
 
 
+def finite_figures(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Figures as JSON has them: None for one that is not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
 def write_json(path: Path, content: Any) -> None:
     """Replace a JSON file; numbers that are not finite are refused, since JSON has none."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path, expected: str) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: The file.
-        expected: What it should be, for the message.
-
-    Raises:
-        RunError: It is missing, unreadable or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"cannot read the file: {error.strerror or error}", where=path, expected=expected) from error
-    except ValueError as error:
-        raise RunError(f"the file is no JSON: {error}", where=path, expected=expected) from error

@@ -10,10 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from metaseg.checked_files import FileKind, read_json
 from metaseg.config_fields import command_words
 from metaseg.config_io import Config, describe_fields, dump_config, load_config, plain_value
 from metaseg.errors import RunError, UsageError
-from metaseg.runs.files import read_json, remove_unfinished, write_json
+from metaseg.runs.files import remove_unfinished, write_json
 from metaseg.runs.lock import LOCK_NAME, RunLock, is_locked
 from metaseg.runs.state import STATE_NAME, RunState
 
@@ -183,13 +184,14 @@ class RunFolder:
         """Write ``name`` in the folder as JSON, replacing it at once."""
         write_json(self.path / name, content)
 
-    def read_json(self, name: str) -> Any:
-        """Read the JSON file ``name`` of the folder.
+    def read_json(self, name: str, shape: Any = dict[str, Any]) -> Any:
+        """Read the JSON file ``name`` of the folder, of a shape as :func:`~metaseg.checked_files.read_json` takes it.
 
         Raises:
             RunError: It is missing or damaged.
         """
-        return read_json(self.path / name, f"a file of a 'metaseg {command_words(self.verb)}' run")
+        kind = FileKind(f"a file of a 'metaseg {command_words(self.verb)}' run", "start the run again with --overwrite")
+        return read_json(self.path / name, kind, shape)
 
     def close(self) -> None:
         """Give the lock back."""

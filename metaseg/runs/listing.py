@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from metaseg.checked_files import FileKind, read_yaml
 from metaseg.errors import MetasegError
-from metaseg.runs.files import read_json
 from metaseg.runs.folder import CONFIG_NAME, RunFolder, is_run, run_status
-from metaseg.runs.manifest import MANIFEST_NAME
+from metaseg.runs.manifest import read_manifest
 
 
 @dataclass(frozen=True)
@@ -57,16 +56,14 @@ def _find(folder: Path, depth: int = 4) -> list[Path]:
 def _row(path: Path) -> RunRow:
     try:
         run = RunFolder.open(path)
-        manifest: dict[str, Any] = {}
-        if (path / MANIFEST_NAME).exists():
-            manifest = read_json(path / MANIFEST_NAME, "the manifest of a metaseg run")
+        manifest = read_manifest(path)
         sessions = manifest.get("sessions") or [{}]
         return RunRow(
             path=path,
             verb=run.verb,
             status=run_status(run),
             reason=run.state.reason,
-            started=sessions[0].get("started", ""),
+            started=str(sessions[0].get("started", "")),
             figures=run.state.figures,
             data=_data(path),
             synthetic=manifest.get("synthetic"),
@@ -77,11 +74,6 @@ def _row(path: Path) -> RunRow:
 
 def _data(path: Path) -> tuple[str, ...]:
     """``data`` of the run's settings, read without their class, which a later version may have changed."""
-    import yaml
-
-    try:
-        settings = yaml.safe_load((path / CONFIG_NAME).read_text(encoding="utf-8"))
-        data = settings.get("data") or ()
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):
-        return ()
+    settings = read_yaml(path / CONFIG_NAME, FileKind("the settings of a metaseg run"))
+    data = (settings.get("data") or ()) if isinstance(settings, dict) else ()
     return tuple(map(str, data)) if isinstance(data, list) else (str(data),)

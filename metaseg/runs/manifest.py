@@ -11,16 +11,41 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from metaseg.checked_files import FileKind, check_shape, read_json
 from metaseg.errors import warnings_so_far
-from metaseg.runs.files import read_json, write_json
+from metaseg.runs.files import write_json
 
 MANIFEST_NAME = "manifest.json"
+MANIFEST_KIND = FileKind("the manifest of a metaseg run", "start the run again with --overwrite")
 PACKAGES = ("metaseg", "torch", "monai", "learn2learn", "numpy", "nibabel")
+
+
+@dataclass(frozen=True)
+class ManifestContent:
+    """What readers of a ``manifest.json`` count on; it holds more."""
+
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    synthetic: bool | None = None
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run folder; empty if it has none.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    path = folder / MANIFEST_NAME
+    record: dict[str, Any] = read_json(path, MANIFEST_KIND) if path.exists() else {}
+    check_shape(record, ManifestContent, partial(MANIFEST_KIND.refuse, path=path))
+    return record
 
 
 class Manifest:
@@ -38,13 +63,12 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write the manifest into a run folder; sessions that the folder's manifest holds already are kept."""
-        path = folder / MANIFEST_NAME
-        earlier = read_json(path, "the manifest of a metaseg run") if path.exists() else {}
+        earlier = read_manifest(folder)
         mine = self.record["sessions"][-1]
-        others = [session for session in earlier.get("sessions", []) if session["started"] != mine["started"]]
+        others = [session for session in earlier.get("sessions", []) if session.get("started") != mine["started"]]
         self.record["sessions"] = [*others, mine]
         self.record["warnings"] = list(dict.fromkeys([*earlier.get("warnings", []), *warnings_so_far()]))
-        write_json(path, self.record)
+        write_json(folder / MANIFEST_NAME, self.record)
 
     def finish(self, folder: Path, **extra: Any) -> None:
         """Add end, seconds and memory to the session, and ``extra`` to the record, and save it.

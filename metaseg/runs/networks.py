@@ -9,13 +9,22 @@ from typing import Any
 
 from torch import nn
 
-from metaseg.errors import RunError
+from metaseg.checked_files import FileKind, read_json
+from metaseg.errors import MetasegError, RunError
 from metaseg.models.checkpoint import ModelCard, checkpoint_files, load_checkpoint, load_classifier
 from metaseg.models.classifier import Classifier
-from metaseg.runs.files import read_json
 from metaseg.runs.folder import RunFolder, is_run
 
 PATIENTS_NAME = "patients.json"
+
+
+@dataclass(frozen=True)
+class PatientRow:
+    """A case in ``patients.json``."""
+
+    patient: str
+    case: str = ""
+    cohort: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,10 +51,7 @@ class LoadedNetwork:
     @property
     def validation_cases(self) -> tuple[str, ...]:
         """Ids of the cases that its training kept for validation."""
-        if self.run is None or not (self.run / PATIENTS_NAME).exists():
-            return ()
-        parts = read_json(self.run / PATIENTS_NAME, "the patients of a metaseg run")
-        return tuple(row["case"] for row in parts.get("val", []))
+        return () if self.run is None else tuple(row.case for row in read_patients(self.run).get("val", []))
 
     @property
     def parent(self) -> str | None:
@@ -60,12 +66,22 @@ class LoadedClassifier(LoadedNetwork):
     model: Classifier
 
 
+def read_patients(run: Path) -> dict[str, list[PatientRow]]:
+    """The cases of each part in a run's ``patients.json``; empty if there is none.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    kind = FileKind("the patients of a metaseg run", "copy the file again, or start the run again with --overwrite")
+    file = run / PATIENTS_NAME
+    found: dict[str, list[PatientRow]] = read_json(file, kind, dict[str, list[PatientRow]]) if file.exists() else {}
+    return found
+
+
 def trained_patients(run: Path) -> frozenset[str]:
     """Patients whose labels a run's training saw, those of the runs it began from included."""
-    if not (run / PATIENTS_NAME).exists():
-        return frozenset()
-    parts = read_json(run / PATIENTS_NAME, "the patients of a metaseg run")
-    return frozenset(row["patient"] for part in ("train", "inherited") for row in parts.get(part, []))
+    parts = read_patients(run)
+    return frozenset(row.patient for part in ("train", "inherited") for row in parts.get(part, []))
 
 
 def run_of_checkpoint(path: Path) -> Path | None:
@@ -133,8 +149,16 @@ def find_checkpoint(name: str | Path, checkpoint: str = "best") -> tuple[Path, P
 def newest_run(root: Path, verb: str) -> Path | None:
     """The newest finished run of a verb under ``root``, by name and time; None if there is none."""
     runs = [path for path in root.glob("*") if path.is_dir() and is_run(path)]
-    finished = [path for path in runs if (run := RunFolder.open(path)).verb == verb and run.finished]
+    finished = [path for path in runs if _is_finished(path, verb)]
     return max(finished, key=lambda path: (path / "state.json").stat().st_mtime, default=None)
+
+
+def _is_finished(path: Path, verb: str) -> bool:
+    try:
+        run = RunFolder.open(path)
+    except MetasegError:  # one damaged run must not hide the others
+        return False
+    return run.verb == verb and run.finished
 
 
 def inherited_rows(patients: Iterable[str]) -> list[dict[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metaseg.runs.csv_log import read_csv
+from metaseg.runs.csv_log import read_log
 from metaseg.runs.events import METRICS_NAME
 from metaseg.runs.files import replacing
 
@@ -20,7 +20,7 @@ Curve = tuple[list[int], list[float]]
 def read_curves(folder: Path) -> dict[str, Curve]:
     """Name to (steps, values) of every figure in a run's ``metrics.csv``; empty cells are left out."""
     curves: dict[str, Curve] = {}
-    for row in read_csv(folder / METRICS_NAME):
+    for row in read_log(folder / METRICS_NAME, ("name",), ("step",), ("value",)):
         if row["value"]:
             steps, values = curves.setdefault(row["name"], ([], []))
             steps.append(int(row["step"]))

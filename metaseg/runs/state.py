@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
+from metaseg.checked_files import FileKind, check_shape, read_json
 from metaseg.errors import RunError
-from metaseg.runs.files import read_json, write_json
+from metaseg.runs.files import write_json
 
 Status = Literal["running", "finished", "stopped", "failed"]
 STATE_NAME = "state.json"
 FORMAT = 1
+STATE_KIND = FileKind("the state.json of a metaseg run", "start the run again with --overwrite")
+
+
+@dataclass(frozen=True)
+class StateContent:
+    """What ``state.json`` holds, beside its format."""
+
+    verb: str
+    status: Status
+    reason: str | None
+    figures: dict[str, float | None]
+    stages: dict[str, list[str]]
 
 
 class RunState:
@@ -28,18 +43,15 @@ class RunState:
         figures: Best figures by name, such as ``{"val/dice/ET": 0.71}``.
     """
 
-    def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, content: StateContent) -> None:
         self.path = path
-        self.verb: str = content["verb"]
-        self.status: Status = content["status"]
-        self.reason: str | None = content["reason"]
-        self.figures: dict[str, float | None] = dict(content["figures"])
-        self._stages: dict[str, list[str]] = {stage: list(steps) for stage, steps in content["stages"].items()}
+        self.verb, self.status, self.reason = content.verb, content.status, content.reason
+        self.figures, self._stages = content.figures, content.stages
 
     @classmethod
     def create(cls, path: Path, verb: str) -> RunState:
         """Write the state of a run that begins."""
-        state = cls(path, {"verb": verb, "status": "running", "reason": None, "figures": {}, "stages": {}})
+        state = cls(path, StateContent(verb, "running", None, {}, {}))
         state._save()
         return state
 
@@ -50,22 +62,15 @@ class RunState:
         Raises:
             RunError: The file is missing, damaged or of a later version.
         """
-        content = read_json(path, "the state.json of a metaseg run")
-        try:
-            if content["format"] > FORMAT:
-                raise RunError(
-                    f"the run was made by a later metaseg (format {content['format']})",
-                    where=path,
-                    expected=f"format {FORMAT} or earlier",
-                    remedy="upgrade metaseg",
-                )
-            if content["status"] not in get_args(Status):
-                raise KeyError("status")
-            return cls(path, content)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        content = read_json(path, STATE_KIND)
+        if isinstance(content.get("format"), int) and content["format"] > FORMAT:
             raise RunError(
-                "the state of the run is damaged", where=path, remedy="start the run again with --overwrite"
-            ) from error
+                f"the run was made by a later metaseg (format {content['format']})",
+                where=path,
+                expected=f"format {FORMAT} or earlier",
+                remedy="upgrade metaseg",
+            )
+        return cls(path, check_shape(content, StateContent, partial(STATE_KIND.refuse, path=path)))
 
     @property
     def is_empty(self) -> bool:
@@ -98,12 +103,5 @@ class RunState:
         self._save()
 
     def _save(self) -> None:
-        content = {
-            "format": FORMAT,
-            "verb": self.verb,
-            "status": self.status,
-            "reason": self.reason,
-            "figures": self.figures,
-            "stages": self._stages,
-        }
-        write_json(self.path, content)
+        content = StateContent(self.verb, self.status, self.reason, self.figures, self._stages)
+        write_json(self.path, {"format": FORMAT, **asdict(content)})

@@ -12,16 +12,16 @@ from typing import Any, Literal
 
 from metaseg.adapt.metatune import run_metatune
 from metaseg.adapt.naivetune import run_naivetune
+from metaseg.checked_files import FileKind, read_json
 from metaseg.classify.active import run_classify_active
 from metaseg.classify.rounds import FOLDER as ROUNDS
 from metaseg.classify.train import run_classify_train
 from metaseg.config import MetatuneConfig, NaivetuneConfig, PretrainConfig
 from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.errors import MetasegError, RunError, TrainingError
-from metaseg.runs.files import read_json
 from metaseg.runs.folder import PATHS_AS_TEXT, RunFolder, config_changes, is_run
 from metaseg.runs.lock import is_locked
-from metaseg.runs.manifest import MANIFEST_NAME
+from metaseg.runs.manifest import read_manifest
 from metaseg.runs.state import RunState
 from metaseg.training.fitted_run import STATE_FILE
 from metaseg.training.pretrain import run_pretrain
@@ -159,8 +159,7 @@ def drop_weights(folder: Path) -> None:
 def seconds_of(folder: Path) -> float | None:
     """Seconds by the wall clock that a finished run took, evaluations included; None if it does not tell."""
     try:
-        sessions = read_json(folder / MANIFEST_NAME, "the manifest of a metaseg run")["sessions"]
-        return float(sum(session["wall_seconds"] for session in sessions))
+        return float(sum(session["wall_seconds"] for session in read_manifest(folder)["sessions"]))
     except (RunError, KeyError, TypeError, ValueError):
         return None
 
@@ -169,7 +168,7 @@ def pace_of(folder: Path) -> float | None:
     """Seconds of a finished adaptation for each slice gradient evaluation; None if it does not tell."""
     seconds = seconds_of(folder)
     try:
-        spent = int(read_json(folder / "result.json", "the result of a metaseg run")["spent"])
+        spent = int(read_json(folder / "result.json", FileKind("the result of a run"))["spent"])
     except (RunError, KeyError, TypeError, ValueError):
         return None
     return seconds / spent if seconds and spent else None

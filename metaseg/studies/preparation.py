@@ -16,11 +16,12 @@ from metaseg.adapt.setting import prepare_setting
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.cases.readers import read_cases
 from metaseg.cases.splits import Split
+from metaseg.checked_files import FileKind, read_json
 from metaseg.config import AdaptOptions
 from metaseg.config_io import dump_config
 from metaseg.errors import RunError, UsageError
 from metaseg.models.checkpoint import checkpoint_files
-from metaseg.runs.files import read_json, write_json
+from metaseg.runs.files import write_json
 from metaseg.runs.folder import RunFolder, is_run
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.store.store import is_store, open_store
@@ -210,7 +211,7 @@ def _check_network(plan: Plan, network: LoadedNetwork) -> None:
     found = hashlib.sha256(network.checkpoint.read_bytes()).hexdigest()
     file = plan.folder / NETWORK_FILE
     if file.exists() and _has_results(plan):
-        recorded = read_json(file, "the digest of a study's source network")
+        recorded = read_json(file, FileKind("the digest of a study's source network"))
         if recorded.get("sha256") != found:
             raise UsageError(
                 "the source network has changed since the study's cells were run",

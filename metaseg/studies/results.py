@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from metaseg.adapt.watch import MARKS_NAME, TIMING_NAME
-from metaseg.runs.csv_log import read_csv
+from metaseg.adapt.watch import read_marks, read_timing
 from metaseg.studies.cells import state_of
 from metaseg.studies.plan import Plan, Unit
 from metaseg.studies.search import best_values
@@ -62,7 +61,7 @@ def write_results(plan: Plan, tables: Tables) -> list[Path]:
 
 def _rows(plan: Plan, unit: Unit) -> Iterator[dict[str, Any]]:
     family = plan.entries[unit.label].family
-    for row in read_csv(plan.folder / unit.folder / MARKS_NAME):
+    for row in read_marks(plan.folder / unit.folder):
         yield {
             "target": unit.target,
             "method": unit.label,
@@ -79,7 +78,7 @@ def _rows(plan: Plan, unit: Unit) -> Iterator[dict[str, Any]]:
 
 
 def _times(plan: Plan, unit: Unit) -> Iterator[dict[str, Any]]:
-    for row in read_csv(plan.folder / unit.folder / TIMING_NAME):
+    for row in read_timing(plan.folder / unit.folder):
         yield {
             "target": unit.target,
             "method": unit.label,

@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from metaseg.adapt.result import AdaptationResult
+from metaseg.checked_files import FileKind, read_json
 from metaseg.config import MetatuneConfig, NaivetuneConfig
 from metaseg.config_io import Config, describe_fields, plain_value
 from metaseg.errors import RunError, TrainingError
 from metaseg.runs.csv_log import cell
-from metaseg.runs.files import read_json, write_json, write_text
+from metaseg.runs.files import write_json, write_text
 from metaseg.runs.folder import FREE_TO_CHANGE
 from metaseg.runs.lock import RunLock
 from metaseg.studies.cells import BusyError, drop_weights, portable, run_unit, seconds_of
@@ -47,7 +49,7 @@ def best_values(plan: Plan, target: str, label: str) -> dict[str, Any] | None:
         return {}
     unit = Unit("search", target, plan.entries[label].searched_as)
     try:
-        best = read_json(plan.folder / unit.folder / BEST, "the best trial of a search")
+        best = read_json(plan.folder / unit.folder / BEST, FileKind("the best trial of a search"))
         if best["digest"] != digest(plan, unit) or best["trials"] != plan.study.trials:
             return None
         return dict(best["values"])
@@ -201,7 +203,7 @@ def _evaluate(
     except TrainingError as error:
         drop_weights(run)
         return WORST, {"target": None, "source": None, "seconds": seconds_of(run), "diverged": error.found}
-    after = read_json(run / "result.json", "the result of a trial")["after"]
+    after = read_json(run / "result.json", FileKind("the result of a trial"), AdaptationResult).after
     figures = {domain: after.get(f"dice/{domain}/{plan.study.region}") for domain in ("target", "source")}
     drop_weights(run)
     wanted = [figures["target"], figures["source"]] if plan.study.objective == "balanced" else [figures["target"]]

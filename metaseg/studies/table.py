@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from metaseg.checked_files import FileKind, read_frame
 from metaseg.errors import DataError
 from metaseg.runs.files import replacing
 
@@ -86,7 +87,9 @@ def read_table(path: Path, columns: Sequence[str] = TABLE_COLUMNS) -> pd.DataFra
         there = (_with_suffix(path, suffix) for suffix in SUFFIXES)
         file = next((one for one in there if one.is_file()), _with_suffix(path, SUFFIXES[0]))
     try:
-        frame = pd.read_parquet(file, engine="pyarrow") if file.suffix == SUFFIXES[1] else _read_csv(file)
+        if file.suffix != SUFFIXES[1]:
+            return check_table(_read_csv(file), columns, file)
+        frame = pd.read_parquet(file, engine="pyarrow")
     except ImportError as error:
         raise DataError(
             "pyarrow is not installed, which reads parquet", where=file, remedy="read the CSV beside it"
@@ -189,13 +192,9 @@ def _check_rows(frame: pd.DataFrame, columns: Sequence[str], where: str | Path |
 
 
 def _read_csv(file: Path) -> pd.DataFrame:
+    frame = read_frame(file, FileKind("a table of a study, CSV or parquet", error=DataError))
     # A patient may be called 007 or NA: only what was measured may be empty.
-    return pd.read_csv(
-        file,
-        dtype=dict.fromkeys(_TEXT, str),
-        keep_default_na=False,
-        na_values={name: ["", "nan", "NaN"] for name in _MEASURED},
-    )
+    return frame.mask(frame.isin(["", "nan", "NaN"]) & frame.columns.isin(_MEASURED), np.nan)
 
 
 def _canonical(frame: pd.DataFrame) -> pd.DataFrame:

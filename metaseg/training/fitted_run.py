@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 
 from metaseg.models.checkpoint import ModelCard
 from metaseg.runs.events import EventLog
+from metaseg.runs.files import finite_figures
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.manifest import make_manifest
 from metaseg.runs.networks import inherited_rows, patient_rows, run_of_checkpoint, trained_patients
@@ -66,6 +66,15 @@ class FittedRun:
     weights: str = "none"
     extra: Mapping[str, Any] = field(default_factory=dict)
     state: LoopState = field(default_factory=LoopState)
+
+
+@dataclass(frozen=True)
+class FitSummary:
+    """``result.json`` of a training."""
+
+    figures: dict[str, float | None]
+    steps: int
+    best_step: int
 
 
 def fit_in_run(job: FittedRun, run: RunFolder, fabric: Fabric, *, seed: int, resume: bool) -> LoopState:
@@ -134,8 +143,7 @@ def write_patients(run: RunFolder, parts: Mapping[str, Any], weights: str) -> No
 
 def _finish(run: RunFolder, state: LoopState) -> None:
     figures: dict[str, float] = state.extra["figures"]
-    finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-    run.write_json("result.json", {"figures": finite, "steps": state.step, "best_step": state.extra["best_step"]})
+    run.write_json("result.json", asdict(FitSummary(finite_figures(figures), state.step, state.extra["best_step"])))
     print(f"run: {run.path}")
     for name, value in figures.items():
         print(f"  {name} {value:.3f} (best, step {state.extra['best_step']})")

@@ -25,7 +25,7 @@ from metaseg.store.slice_cache import share_cache
 from metaseg.store.store import SliceStore
 from metaseg.training.augment import Augmentation
 from metaseg.training.fit_listener import Validate, smoothed_score
-from metaseg.training.fitted_run import FittedRun, fit_in_run
+from metaseg.training.fitted_run import FitSummary, FittedRun, fit_in_run
 from metaseg.training.loop import LoopPlan, supervised
 from metaseg.training.losses import DiceCrossEntropy
 from metaseg.training.optimizers import build_optimizer
@@ -203,5 +203,5 @@ def _validation(job: _Pretraining, fabric: Fabric, log: EventLog) -> Validate:
 
 
 def _result(run: RunFolder) -> PretrainResult:
-    summary = run.read_json("result.json")
-    return PretrainResult(run.path, summary["figures"], summary["steps"])
+    summary: FitSummary = run.read_json("result.json", FitSummary)
+    return PretrainResult(run.path, summary.figures, summary.steps)

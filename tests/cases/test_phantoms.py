@@ -282,7 +282,7 @@ class TestWriting:
             ('{"version": 1, "size": "full", "cases": {}}', "size 'full'"),
             ('{"version": 0, "size": "small", "cases": {}}', "version 0"),
             ('{"version": 1, "size": "small", "cases": {"Phantom_HGG_001": {"seed": 5}}}', "made with seed 5"),
-            ("{", "damaged"),
+            ("{", "no JSON"),
             ("[]", "damaged"),
         ],
     )

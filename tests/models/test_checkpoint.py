@@ -161,7 +161,7 @@ def rewrite(file: Path, **changes: object) -> None:
     ("changes", "message"),
     [
         ({"format_version": 99, "metaseg_version": "9.0"}, "(?s)format 99.*update metaseg.*9.0"),
-        ({"format_version": "new"}, "damaged"),
+        ({"format_version": "new"}, "does not say its format"),
         ({"name": "leave out"}, "name: Field required"),
         ({"in_channels": "many"}, "in_channels"),
         ({"stepp": 3}, "stepp"),

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from metaseg.config import PretrainConfig
 from metaseg.errors import RunError
-from metaseg.runs.csv_log import CsvLog, cell, read_csv
+from metaseg.runs.csv_log import CsvLog, cell, read_log
 from metaseg.runs.events import EventLog, Selection, SelectionLog
 from metaseg.runs.folder import RunFolder
 
@@ -52,13 +52,13 @@ def test_tensorboard_shows_no_step_twice(run: RunFolder) -> None:
 def test_without_resume_the_table_begins_anew(run: RunFolder) -> None:
     log_steps(run, 0, 3)
     log_steps(run, 0, 1)
-    assert [row["step"] for row in read_csv(run.path / "metrics.csv")] == ["0", "0", "1", "1"]
+    assert [row["step"] for row in read_log(run.path / "metrics.csv")] == ["0", "0", "1", "1"]
 
 
 def test_rows_are_on_the_disk_at_once(run: RunFolder) -> None:
     with EventLog(run) as events:
         events.scalars({"loss": 0.1}, 0)
-        assert read_csv(run.path / "metrics.csv") == [{"step": "0", "epoch": "", "name": "loss", "value": "0.1"}]
+        assert read_log(run.path / "metrics.csv") == [{"step": "0", "epoch": "", "name": "loss", "value": "0.1"}]
 
 
 def test_nan_leaves_an_empty_cell(run: RunFolder) -> None:
@@ -66,7 +66,7 @@ def test_nan_leaves_an_empty_cell(run: RunFolder) -> None:
         events.scalars({"val/dice": float("nan")}, 3)
         events.image("overlay", np.zeros((8, 8, 3), np.uint8), 3)
         events.hyperparameters({"epochs": 3})
-    assert read_csv(run.path / "metrics.csv")[0]["value"] == ""
+    assert read_log(run.path / "metrics.csv")[0]["value"] == ""
 
 
 @pytest.mark.parametrize("value", [0.1, 1e-300, -1 / 3, np.float32(0.1), np.float64(2) / 3, 12345678901234567.0])
@@ -86,7 +86,7 @@ def test_commas_and_quotes_survive_a_resume(tmp_path: Path) -> None:
         log = CsvLog(tmp_path / "x.csv", ("step", "name"), resume)
         log.append([row] if resume == 0 else [])
         log.close()
-    assert read_csv(tmp_path / "x.csv") == [{"step": "1", "name": 'a,"b"'}]
+    assert read_log(tmp_path / "x.csv") == [{"step": "1", "name": 'a,"b"'}]
 
 
 def test_table_of_another_version_is_refused(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_table_of_another_version_is_refused(tmp_path: Path) -> None:
 
 def test_unreadable_table_is_a_run_error(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"step\n\xff\xfe\n")
-    with pytest.raises(RunError, match="cannot read"):
+    with pytest.raises(RunError, match="cannot be read"):
         CsvLog(tmp_path / "x.csv", ("step",), resume_step=3)
 
 

@@ -218,7 +218,7 @@ def test_damaged_state_is_a_run_error(tmp_path: Path, content: str) -> None:
 
 
 def test_missing_json_is_a_run_error(tmp_path: Path) -> None:
-    with make(tmp_path) as run, pytest.raises(RunError, match="cannot read"):
+    with make(tmp_path) as run, pytest.raises(RunError, match="cannot be read"):
         run.read_json("nothing.json")
 
 

@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 import torch
 
+from metaseg.checked_files import FileKind, read_json
 from metaseg.cli.main import run as run_command
-from metaseg.runs.files import read_json
 from metaseg.runs.networks import load_classifier_network, load_network
 from metaseg.runs.training_state import load_training_state
 
@@ -153,7 +153,7 @@ def test_predict_and_evaluate(tuned, write_cases, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
     one, two = tmp_path / "one-figures", tmp_path / "two-figures"
     assert (one / "figures.csv").read_text() == (two / "figures.csv").read_text()
-    figures = [read_json(folder / "figures.json", "figures") for folder in (one, two)]
+    figures = [read_json(folder / "figures.json", FileKind("figures")) for folder in (one, two)]
     assert figures[0] == figures[1]
     for picture in (one / "pictures").iterdir():
         assert picture.read_bytes() == (two / "pictures" / picture.name).read_bytes()
@@ -177,7 +177,7 @@ def test_run_goes_on_with_another_number_of_processes(pretraining, source, tmp_p
     assert command("pretrain", *options(pretraining), "--out", out) == 130
     until(6)
     assert command("pretrain", "--out", out, "--resume", *TWO) == 130
-    assert read_json(out / "state.json", "state")["status"] == "stopped"
+    assert read_json(out / "state.json", FileKind("state"))["status"] == "stopped"
     monkeypatch.undo()
     assert command("pretrain", "--out", out, "--resume", "--devices", 1) == 0
     assert_close(source, out)
@@ -208,7 +208,7 @@ def assert_one_message(said: str, words: str, out: Path, status: str) -> None:
     (message,) = [line for line in said.splitlines() if line.startswith("metaseg: ")]
     assert words in message
     assert "--resume" in said
-    assert read_json(out / "state.json", "state")["status"] == status
+    assert read_json(out / "state.json", FileKind("state"))["status"] == status
     # What is there can be gone on from.
     assert load_training_state(out / "checkpoints" / "last.state.pt")["step"] >= 2
 

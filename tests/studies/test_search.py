@@ -10,7 +10,7 @@ import pytest
 
 from metaseg.cases.splits import Split
 from metaseg.errors import TrainingError, UsageError
-from metaseg.runs.csv_log import read_csv
+from metaseg.runs.csv_log import read_log
 from metaseg.runs.lock import RunLock
 from metaseg.studies import search as module
 from metaseg.studies.cells import BusyError
@@ -50,7 +50,8 @@ class Trials:
         if config.learning_rate > self.diverge_above:
             raise TrainingError("the loss became non-finite")
         after = {"dice/target/ET": best_at(config.learning_rate), "dice/source/ET": 0.5}
-        (folder / "result.json").write_text(json.dumps({"after": after}))
+        result = {"spent": 8, "before": {}, "after": after, "forgetting": {}, "synthetic": True}
+        (folder / "result.json").write_text(json.dumps(result))
 
 
 def searched(monkeypatch, plan: Plan, trials: Trials) -> None:
@@ -86,7 +87,7 @@ def test_trial_0_has_the_entrys_own_values_and_the_best_wins(monkeypatch, plan):
     assert cell.learning_rate == best
     record = json.loads((plan.folder / UNIT.folder / "best.json").read_text())
     assert record["value"] == pytest.approx((best_at(best) + 0.5) / 2)
-    rows = read_csv(plan.folder / UNIT.folder / "trials.csv")
+    rows = read_log(plan.folder / UNIT.folder / "trials.csv")
     assert [float(row["learning_rate"]) for row in rows] == trials.rates
     assert all(1e-4 <= rate <= 3e-3 for rate in trials.rates)
 
@@ -115,7 +116,7 @@ def test_target_objective_ignores_the_source(monkeypatch, study):
 def test_diverged_trial_counts_as_the_worst(monkeypatch, plan):
     trials = Trials(diverge_above=3e-4)
     searched(monkeypatch, plan, trials)
-    rows = read_csv(plan.folder / UNIT.folder / "trials.csv")
+    rows = read_log(plan.folder / UNIT.folder / "trials.csv")
     assert len(rows) == 9
     lost = [row for row in rows if float(row["learning_rate"]) > 3e-4]
     assert lost
@@ -190,7 +191,7 @@ def test_no_trial_sees_a_test_patient(study, domains):
         assert patients["source"]
         assert seen
         assert not seen & test
-        marked = {row["patient"] for row in read_csv(trial / "marks.csv")}
+        marked = {row["patient"] for row in read_log(trial / "marks.csv")}
         assert marked
         assert not marked & test
         shots = {row["case"] for row in patients["train"]}

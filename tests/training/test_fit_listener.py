@@ -11,7 +11,7 @@ import torch
 from metaseg.config import PretrainConfig
 from metaseg.models import ModelCard, build_classifier
 from metaseg.models.checkpoint import load_classifier
-from metaseg.runs.csv_log import read_csv
+from metaseg.runs.csv_log import read_log
 from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.progress import progress
@@ -112,7 +112,7 @@ def test_the_mean_loss_of_an_epoch_is_logged(listen):
     listener = listen([])
     for step, loss in enumerate([1.0, 3.0, 5.0, 6.0], start=1):
         listener.on_step(step, {"loss": loss, "learning_rate": 0.1})
-    rows = [row for row in read_csv(listener.run.path / "metrics.csv") if row["name"] == "train/loss"]
+    rows = [row for row in read_log(listener.run.path / "metrics.csv") if row["name"] == "train/loss"]
     assert [(row["step"], row["epoch"], float(row["value"])) for row in rows] == [("2", "1", 2.0), ("4", "2", 5.5)]
 
 

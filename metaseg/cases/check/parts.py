@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from metaseg.cases.case import Case
 from metaseg.cases.check.inspect import relative_name
 from metaseg.cases.check.report import Finding
-from metaseg.cases.splits import read_split
+from metaseg.cases.splits import SPLIT_KIND, read_split
+from metaseg.checked_files import read_json
+from metaseg.errors import DataError
 
 Parts = Mapping[str, frozenset[str]]
 """Case id to the parts of a split file in which it stands."""
@@ -28,6 +30,13 @@ _PART_FOLDERS = {
 _PART_PREFIX = re.compile(r"(train|val|test)[-_ ]", re.IGNORECASE)
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What is read of a split file."""
+
+    parts: dict[str, list[str]]
+
+
 def parts_of_split(path: str | Path) -> Parts:
     """The parts of a split file, also of one that overlaps: the check tells where, instead of refusing it.
 
@@ -35,9 +44,9 @@ def parts_of_split(path: str | Path) -> Parts:
         DataError: It is no split file.
     """
     try:
-        listed = json.loads(Path(path).read_text(encoding="utf-8"))["parts"]
-        pairs = [(str(case), str(part)) for part, cases in listed.items() for case in cases]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        listed: _Parts = read_json(Path(path), SPLIT_KIND, _Parts)
+        pairs = [(case, part) for part, cases in listed.parts.items() for case in cases]
+    except DataError:
         # The reader of split files says what is wrong with this one.
         pairs = [(case, part) for part, cases in read_split(path).parts.items() for case in cases]
     parts: defaultdict[str, set[str]] = defaultdict(set)

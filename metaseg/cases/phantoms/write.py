@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ import numpy as np
 from filelock import FileLock
 
 from metaseg.cases.phantoms.phantom import COHORTS, SEQUENCES, SIZES, Phantom, PhantomSize, build_phantom
+from metaseg.checked_files import FileKind, check_shape, read_json
 from metaseg.errors import DataError, UsageError
 
 MARKER = "metaseg-phantoms.json"
@@ -121,21 +124,26 @@ def _read_marker(out: Path, size: str) -> dict[str, Any]:
         )
     if MARKER not in found:
         return empty
-    try:
-        marker = json.loads((out / MARKER).read_text(encoding="utf-8"))
-        kind = marker["version"], marker["size"], type(marker["cases"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    table = FileKind("the table of the phantoms in the folder", "delete the folder, or name another", DataError)
+    marker: dict[str, Any] = read_json(out / MARKER, table)
+    check_shape(marker, _Marker, partial(table.refuse, path=out / MARKER))
+    if (marker["version"], marker["size"]) != (VERSION, size):
         raise DataError(
-            "the table of the phantoms is damaged", where=out / MARKER, remedy="delete the folder, or name another"
-        ) from error
-    if kind != (VERSION, size, dict):
-        raise DataError(
-            f"the folder holds phantoms of size '{kind[1]}', version {kind[0]}",
+            f"the folder holds phantoms of size '{marker['size']}', version {marker['version']}",
             where=out,
             expected=f"size '{size}', version {VERSION}",
             remedy="name another folder",
         )
-    return dict(marker)
+    return marker
+
+
+@dataclass(frozen=True)
+class _Marker:
+    """What the table of phantoms counts on."""
+
+    version: int
+    size: str
+    cases: dict[str, dict[str, Any]]
 
 
 def _check_seed(known: dict[str, Any], wanted: dict[str, int], seed: int, out: Path) -> None:

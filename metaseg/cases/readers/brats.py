@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from metaseg.cases.case import Case
@@ -16,6 +15,7 @@ from metaseg.cases.readers.case_folders import (
 )
 from metaseg.cases.readers.common import Reader, ReadOptions
 from metaseg.cases.sessions import SITED
+from metaseg.checked_files import FileKind, read_rows
 from metaseg.errors import DataError
 
 CONVENTION = Convention(
@@ -50,14 +50,7 @@ def _grades_from_mapping(root: Path) -> dict[str, str]:
     for table in (root / "name_mapping.csv", root.parent / "name_mapping.csv"):
         if not table.is_file():
             continue
-        try:
-            with table.open(newline="", encoding="utf-8-sig") as stream:
-                rows = list(csv.DictReader(stream))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(
-                f"the table cannot be read: {error}", where=table, remedy="get it again or remove it"
-            ) from error
-        for row in rows:
+        for row in read_rows(table, FileKind("the table of BraTS' grades", "get it again or remove it", DataError)):
             grade = (row.get("Grade") or "").strip().upper()
             if grade_of(grade):
                 grades.update(

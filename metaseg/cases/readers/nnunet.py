@@ -6,7 +6,6 @@ per channel, ``imagesTr/<case>_0000.nii.gz``, in version 1 with the Decathlon's 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from metaseg.cases.readers.common import (
 )
 from metaseg.cases.readers.label_names import ignored_value, scheme_from_names
 from metaseg.cases.volumes import NIFTI_SUFFIXES, volume_from_file
+from metaseg.checked_files import FileKind, read_json
 from metaseg.errors import DataError
 
 DESCRIPTION = "dataset.json"
@@ -77,11 +77,8 @@ class _Description:
 
     @classmethod
     def load(cls, file: Path) -> _Description:
-        try:
-            content = json.loads(file.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"the description cannot be read: {error}", where=file, expected="JSON") from error
-        description = cls(file, content if isinstance(content, dict) else {})
+        kind = FileKind("a dataset.json as nnU-Net and the Decathlon write them", error=DataError)
+        description = cls(file, read_json(file, kind))
         if not description.channels or not isinstance(description.content.get("labels"), dict):
             raise DataError(
                 "the description lacks its modalities or labels",

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from metaseg.cases.case import Case
+from metaseg.checked_files import FileKind, read_json
 from metaseg.errors import DataError
 
 PHANTOM_MARKER = "metaseg-phantoms.json"
+MARKER_KIND = FileKind("the phantom marker, a table of cases", "make the phantoms again", DataError)
 _LEVELS_ABOVE = 3
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What the table says of a phantom."""
+
+    cohort: str | None = None
+    grade: str | None = None
+
+
+@dataclass(frozen=True)
+class _Marker:
+    """What the marker file holds, as far as it is read."""
+
+    cases: dict[str, _Entry] = field(default_factory=dict)
 
 
 def mark_phantoms(cases: Sequence[Case], root: Path) -> list[Case]:
@@ -25,7 +40,7 @@ def mark_phantoms(cases: Sequence[Case], root: Path) -> list[Case]:
         DataError: A marker file is no JSON object.
     """
     root = root.absolute()
-    markers: dict[Path, Mapping[str, Any] | None] = {}
+    markers: dict[Path, Mapping[str, _Entry] | None] = {}
     marked = []
     for case in cases:
         folder = case.files[0].absolute().parent if case.files else root
@@ -34,11 +49,10 @@ def mark_phantoms(cases: Sequence[Case], root: Path) -> list[Case]:
                 markers[place] = _read_marker(place / PHANTOM_MARKER)
             marker = markers[place]
             inside = place.is_relative_to(root)
-            if marker is not None and (inside or case.id in marker["cases"]):
-                entry = marker["cases"].get(case.id, {})
-                case = replace(
-                    case, synthetic=True, cohort=entry.get("cohort", case.cohort), grade=entry.get("grade", case.grade)
-                )
+            if marker is not None and (inside or case.id in marker):
+                entry = marker.get(case.id, _Entry())
+                cohort, grade = entry.cohort or case.cohort, entry.grade or case.grade
+                case = replace(case, synthetic=True, cohort=cohort, grade=grade)
                 break
             if not inside and level >= _LEVELS_ABOVE:
                 break
@@ -46,15 +60,8 @@ def mark_phantoms(cases: Sequence[Case], root: Path) -> list[Case]:
     return marked
 
 
-def _read_marker(path: Path) -> Mapping[str, Any] | None:
+def _read_marker(path: Path) -> Mapping[str, _Entry] | None:
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"the phantom marker cannot be read: {error}", where=path, remedy="make the phantoms again"
-        ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("cases", {}), dict):
-        raise DataError("the phantom marker is no table of cases", where=path, remedy="make the phantoms again")
-    return {"cases": content.get("cases", {})}
+    marker: _Marker = read_json(path, MARKER_KIND, _Marker)
+    return marker.cases

@@ -8,7 +8,6 @@ Columns: ``patient_id`` (or ``patient``), ``image``, ``mask``, ``class``; option
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from metaseg.cases.labels import WHOLE_LESION, LabelScheme, label_scheme
 from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, doubled_files
 from metaseg.cases.readers.slice_groups import SliceRecord, group_slices
 from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack, image_size
+from metaseg.checked_files import TABLE, read_rows
 from metaseg.errors import DataError
 
 INDEX = "index.csv"
@@ -53,13 +53,10 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
 
 def _read_rows(table: Path) -> list[dict[str, str]]:
     """Rows of the table with canonical column names and no spaces around values."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = {_ALIASES.get(name.strip().lower(), name.strip().lower()) for name in reader.fieldnames or ()}
-            rows = [_tidy(row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"the table cannot be read: {error}", where=table, expected="a CSV file in UTF-8") from error
+    rows = [_tidy(row) for row in read_rows(table, TABLE)]
+    if not rows:
+        raise DataError("the table has no rows", where=table, expected="one row per slice")
+    columns = set(rows[0])
     if "patient_id" not in columns or not columns & {"image", "slice_id"}:
         raise DataError(
             f"the table has the columns {', '.join(sorted(columns)) or '(none)'}",
@@ -67,18 +64,11 @@ def _read_rows(table: Path) -> list[dict[str, str]]:
             expected="patient_id, image, mask, class (optional: slice_id, modality, pixel_mm)",
             remedy="name the patient of every slice: splits must keep a patient's slices together",
         )
-    if not rows:
-        raise DataError("the table has no rows", where=table, expected="one row per slice")
     return rows
 
 
-def _tidy(row: Mapping[str | None, str | list[str] | None]) -> dict[str, str]:
-    tidy = {}
-    for name, value in row.items():
-        if name is not None and not isinstance(value, list):
-            key = name.strip().lower()
-            tidy[_ALIASES.get(key, key)] = (value or "").strip()
-    return tidy
+def _tidy(row: Mapping[str, str]) -> dict[str, str]:
+    return {_ALIASES.get(name.lower(), name.lower()): value.strip() for name, value in row.items()}
 
 
 def _record(row: Mapping[str, str], number: int, table: Path, options: ReadOptions) -> SliceRecord:

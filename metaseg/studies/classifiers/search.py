@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from metaseg.checked_files import FileKind, read_rows
 from metaseg.classify.data import divide, open_slices
 from metaseg.classify.train import SPLIT_NAME
 from metaseg.config_classify import TRANSFER, ClassifyTrainConfig
@@ -331,7 +332,7 @@ def _shown(value: Any) -> str:
 
 def _print_plan(config: ClassifySearchConfig, trials: Trials) -> None:
     path = trials.folder / TRIALS
-    done = len(pd.read_csv(path)) if path.exists() else 0
+    done = len(read_rows(path, FileKind("the trials of a search"), ("trial",))) if path.exists() else 0
     left = max(0, trials.limit - done)
     entry = trials.config
     print(f"search {trials.folder}: {entry.model}, {trials.figure} with {entry.epochs} epochs a trial")

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metaseg.classify.curve import CURVE_NAME
+from metaseg.checked_files import FileKind, read_frame
+from metaseg.classify.curve import CURVE_NAME, read_curve
 from metaseg.classify.measure import FIGURES
 from metaseg.evaluation.classification_bootstrap import weighted_figures
 from metaseg.evaluation.classification_files import PREDICTIONS
@@ -54,10 +55,16 @@ def predictions_in(folder: Path) -> Predictions | None:
     path = folder / PREDICTIONS
     if not path.exists():
         return None
-    table = pd.read_csv(path, dtype={"patient": str, "truth": str})
+    kind = FileKind("the predictions of an evaluation", "evaluate the run again")
+    table = read_frame(path, kind, ("slice", "patient", "truth", "predicted"))
     classes = tuple(name.removeprefix("prob_") for name in table.columns if name.startswith("prob_"))
-    probabilities = table[[f"prob_{name}" for name in classes]].to_numpy(np.float64)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    chances = table[[f"prob_{name}" for name in classes]].apply(pd.to_numeric, errors="coerce")
+    probabilities = chances.to_numpy(np.float64)
+    if not (np.isfinite(probabilities).all() and (probabilities >= 0).all() and (probabilities.sum(axis=1) > 0).all()):
+        raise kind.refuse("the probabilities are no probabilities", path)
+    probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
+    if not table["truth"].isin(classes).all():
+        raise kind.refuse("a true class is none of those with a probability", path)
     labels = table["truth"].map({name: number for number, name in enumerate(classes)}).to_numpy(np.int64)
     return Predictions(probabilities, labels, table["patient"].to_numpy(str), classes)
 
@@ -68,7 +75,7 @@ def curve_rows(work: ClassifierWork, cells: Sequence[Cell]) -> pd.DataFrame:
     for cell in cells:
         path = work.folder / cell.folder / CURVE_NAME
         if path.exists():
-            table = pd.read_csv(path)
+            table = read_curve(path)
             tables.append(table.assign(entry=cell.label, seed=cell.seed)[list(CURVE_COLUMNS)])
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(CURVE_COLUMNS))
 

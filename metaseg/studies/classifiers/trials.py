@@ -19,15 +19,16 @@ from typing import Any
 
 import numpy as np
 
+from metaseg.checked_files import FileKind, read_json
 from metaseg.config_classify import ClassifyTrainConfig
 from metaseg.errors import RunError, TrainingError, UsageError
-from metaseg.runs.files import read_json
 from metaseg.runs.lock import RunLock
 from metaseg.runs.state import STATE_NAME, RunState
 from metaseg.studies.cells import BusyError, drop_weights, run_unit, seconds_of
 from metaseg.studies.search import SPREAD_TRIALS, WORST, spread_values
 from metaseg.studies.spaces import Space
 from metaseg.training.fit_listener import GivenUpError, Watcher, watched_by
+from metaseg.training.fitted_run import FitSummary
 
 FOLDER, CLAIMS = "trials", "claims"
 PRUNED = "pruned"
@@ -164,7 +165,7 @@ class Trials:
             study.tell(trial, value)
 
     def _value(self, run: Path) -> float:
-        figures = read_json(run / "result.json", "the result of a trial")["figures"]
+        figures = read_json(run / "result.json", FileKind("the result of a trial"), FitSummary).figures
         if self.figure not in figures:
             raise UsageError(
                 f"a trial has no figure {self.figure}",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from metaseg.errors import MetasegError
-from metaseg.runs.events import SELECTION_COLUMNS, SELECTION_NAME
+from metaseg.runs.events import SELECTION_COLUMNS, read_selection
 from metaseg.runs.progress_plot import read_curves
 from metaseg.store.stored_case import StoredCase, to_space
 from metaseg.studies.report.panels import Panel, SlicePainter
@@ -48,7 +48,7 @@ class Choices:
 
 def make_choices(run: ReportRun, reopener: Reopener) -> Choices:
     """Read a run's choices and draw the first of them."""
-    chosen = read_selection(run)
+    chosen = selection_of(run)
     tasks, filled = read_tasks(run)
     thumbnails: tuple[Panel, ...] = ()
     problem = ""
@@ -62,12 +62,11 @@ def make_choices(run: ReportRun, reopener: Reopener) -> Choices:
     return Choices(run, chosen, tasks, filled, thumbnails, problem)
 
 
-def read_selection(run: ReportRun) -> pd.DataFrame:
+def selection_of(run: ReportRun) -> pd.DataFrame:
     """``selection.csv`` of a run; empty if there is none."""
-    path = run.path / SELECTION_NAME
-    if not path.exists():
-        return pd.DataFrame(columns=list(SELECTION_COLUMNS))
-    return pd.read_csv(path, dtype={"case": str, "patient": str, "task": str, "role": str})
+    table = pd.DataFrame(read_selection(run.path), columns=list(SELECTION_COLUMNS))
+    whole = table.astype(dict.fromkeys(("step", "slice", "position"), int))
+    return whole.assign(**{name: pd.to_numeric(table[name]) for name in ("dice", "threshold")})
 
 
 def read_tasks(run: ReportRun) -> tuple[pd.DataFrame, int]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from metaseg.adapt.watch import read_marks, read_timing
 from metaseg.errors import RunError, UsageError
-from metaseg.runs.csv_log import read_csv
 from metaseg.runs.folder import is_run
 from metaseg.studies.report.runs import STUDY_NAME, ReportRun, read_run, read_yaml, run_names, unfinished
 from metaseg.studies.table import TABLE_COLUMNS, TIMING_COLUMNS, check_table, read_table
@@ -152,12 +152,12 @@ def marks_of(run: ReportRun) -> list[dict[str, Any]]:
     head = {
         "target": run.target, "method": run.method, "family": run.family, "shots": run.shots, "seed": run.seed,
     }  # fmt: skip
-    return [head | row for row in read_csv(run.path / MARKS)]
+    return [head | row for row in read_marks(run.path)]
 
 
 def _timing_of(run: ReportRun) -> list[dict[str, Any]]:
     head = {"target": run.target, "method": run.method, "shots": run.shots, "seed": run.seed}
-    return [head | row for row in read_csv(run.path / TIMING)]
+    return [head | row for row in read_timing(run.path)]
 
 
 def _missing_cells(settings: Mapping[str, Any], table: pd.DataFrame, runs: Sequence[ReportRun]) -> tuple[str, ...]:

@@ -74,8 +74,8 @@ def _patients_table(runs: Sequence[ReportRun], parts: Mapping[str, str]) -> Tabl
         if key in seen or not run.patients:
             continue
         seen.add(key)
-        counts = [len({row["patient"] for row in run.patients.get(part, [])}) for part in parts]
-        cohorts = sorted({row["cohort"] for part in parts for row in run.patients.get(part, []) if row.get("cohort")})
+        counts = [len({row.patient for row in run.patients.get(part, [])}) for part in parts]
+        cohorts = sorted({row.cohort for part in parts for row in run.patients.get(part, []) if row.cohort})
         name = f"{run.target}, {run.shots} shots" if run.tuned else run.method
         cells = [Cell(name), *(Cell(str(count) if count else "–") for count in counts), Cell(", ".join(cohorts))]
         rows.append(Row(cells))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from metaseg.adapt.setting import Setting, prepare_setting
 from metaseg.config import AdaptOptions, MetatuneConfig, NaivetuneConfig, TuneConfig
 from metaseg.errors import MetasegError, RunError
-from metaseg.runs.csv_log import read_csv
-from metaseg.runs.events import SELECTION_NAME
+from metaseg.runs.events import read_selection
 from metaseg.runs.folder import RunFolder
-from metaseg.runs.networks import LoadedNetwork, load_network
+from metaseg.runs.networks import LoadedNetwork, PatientRow, load_network
 from metaseg.studies.report.runs import ReportRun
 
 CONFIGS: dict[str, type[AdaptOptions]] = {
@@ -42,7 +41,7 @@ class Reopener:
             MetasegError: The data or the network before are gone, or are others than those of the run.
         """
         config = _config(run)
-        memory = any(row["task"] == "source" for row in read_csv(run.path / SELECTION_NAME))
+        memory = any(row["task"] == "source" for row in read_selection(run.path))
         key = repr((memory, [asdict(config)[name] for name in DECIDING]))
         if key not in self._settings:
             try:
@@ -87,11 +86,11 @@ def _found(path: Path, run: Path) -> Path:
 
 
 def _check_same_cases(run: ReportRun, setting: Setting) -> None:
-    def ids(part: Any) -> list[str]:
-        return sorted(row["case"] for row in part or ())
+    def ids(part: Sequence[PatientRow]) -> list[str]:
+        return sorted(row.case for row in part)
 
     for domain, store in (("target", setting.target), ("source", setting.source)):
-        if ids(run.patients.get(domain)) != sorted(case.id for case in store):
+        if ids(run.patients.get(domain, ())) != sorted(case.id for case in store):
             raise RunError(
                 f"the {domain} cases are no longer those of the run",
                 where=run.path,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from metaseg import checked_files
+from metaseg.checked_files import FileKind, check_shape
 from metaseg.errors import RunError, UsageError
-from metaseg.runs.files import read_json
 from metaseg.runs.folder import CONFIG_NAME, RunFolder, is_run, run_status
-from metaseg.runs.manifest import MANIFEST_NAME
-from metaseg.runs.networks import PATIENTS_NAME
+from metaseg.runs.manifest import read_manifest
+from metaseg.runs.networks import PatientRow, read_patients
 
 STUDY_NAME = "study.yaml"
 TUNED = ("metatune", "naivetune", "tune")
@@ -47,7 +49,7 @@ class ReportRun:
     seed: int
     settings: Mapping[str, Any] = field(repr=False)
     manifest: Mapping[str, Any] = field(repr=False)
-    patients: Mapping[str, Any] = field(repr=False)
+    patients: Mapping[str, Sequence[PatientRow]] = field(repr=False)
 
     @property
     def tuned(self) -> bool:
@@ -58,6 +60,17 @@ class ReportRun:
     def synthetic(self) -> bool:
         """Whether phantoms were among its data."""
         return bool(self.manifest.get("synthetic"))
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What a report counts on in the settings of a run or a study."""
+
+    verb: str | None = None
+    seed: int | None = None
+    shots: int | list[int] | None = None
+    targets: dict[str, Any] | None = None
+    resamples: int | None = None
 
 
 def read_run(path: Path, method: str) -> ReportRun:
@@ -79,8 +92,8 @@ def read_run(path: Path, method: str) -> ReportRun:
         )
     run = RunFolder.open(path)
     settings = read_yaml(path / CONFIG_NAME)
-    patients = optional_json(path / PATIENTS_NAME, "the patients of a metaseg run")
-    cohorts = sorted({row["cohort"] for row in patients.get("target", []) or patients.get("train", [])})
+    patients = read_patients(path)
+    cohorts = sorted({row.cohort for row in patients.get("target", []) or patients.get("train", [])})
     tuned = run.verb in TUNED
     return ReportRun(
         path=path,
@@ -93,7 +106,7 @@ def read_run(path: Path, method: str) -> ReportRun:
         shots=int(settings.get("shots") or 0) if tuned else 0,
         seed=int(settings.get("seed") or 0),
         settings=settings,
-        manifest=optional_json(path / MANIFEST_NAME, "the manifest of a metaseg run"),
+        manifest=read_manifest(path),
         patients=patients,
     )
 
@@ -121,20 +134,9 @@ def unfinished(runs: Sequence[ReportRun]) -> tuple[str, ...]:
     return (f"Not finished, reported as far as it came: {'; '.join(named[:8])}{more}.",)
 
 
-def optional_json(path: Path, expected: str) -> Mapping[str, Any]:
-    """What a file holds; empty if it is not there."""
-    if not path.exists():
-        return {}
-    content = read_json(path, expected)
-    return content if isinstance(content, dict) else {}
-
-
 def read_yaml(path: Path) -> Mapping[str, Any]:
     """Settings without their class, which another version may have changed."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RunError(f"cannot read the settings: {error}", where=path) from error
-    return content if isinstance(content, dict) else {}
+    kind = FileKind("the settings of a metaseg run or study")
+    content = checked_files.read_yaml(path, kind)
+    check_shape(content, _Settings, partial(kind.refuse, path=path))
+    return dict(content)

@@ -193,7 +193,7 @@ def test_ignored_voxels_are_not_taken_for_background(version2: Path, scheme: str
 @pytest.mark.parametrize(
     ("content", "hint"),
     [
-        ([], "lacks its modalities"),
+        ([], "another shape"),
         ({"labels": {}}, "lacks its modalities"),
         ({"modality": {"0": "T1"}}, "lacks its modalities"),
         (V2 | {"channel_names": {"0": "T1w", "1": "t1n"}}, "two channels are t1"),
@@ -212,5 +212,5 @@ def test_bad_descriptions(tmp_path: Path, content: object, hint: str) -> None:
 
 def test_a_description_that_is_no_json(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="no JSON"):
         read_cases(tmp_path)

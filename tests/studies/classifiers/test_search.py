@@ -56,7 +56,8 @@ class Fits:
             watcher = fit_listener._WATCHER.get()
             assert watcher is not None
             watcher(epoch, {"auc/val": height(config.learning_rate) - 0.02 * (EPOCHS - epoch)})
-        (folder / "result.json").write_text(json.dumps({"figures": {"auc/val": height(config.learning_rate)}}))
+        result = {"figures": {"auc/val": height(config.learning_rate)}, "steps": 1, "best_step": 1}
+        (folder / "result.json").write_text(json.dumps(result))
         state.set_status("finished")
 
 

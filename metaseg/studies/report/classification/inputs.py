@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from metaseg.checked_files import FileKind, check_shape, read_json
 from metaseg.config_classify_studies import ClassifyCompareConfig
 from metaseg.config_io import load_config
 from metaseg.errors import MetasegError, RunError, UsageError
 from metaseg.evaluation.classification_files import PREDICTIONS, SUMMARY
-from metaseg.runs.csv_log import read_csv
+from metaseg.runs.csv_log import read_log
 from metaseg.runs.events import METRICS_NAME
 from metaseg.runs.folder import RunFolder, is_run
+from metaseg.runs.networks import PatientRow
 from metaseg.studies.classifiers.compare import baseline_of
 from metaseg.studies.classifiers.plan import Cell, ClassifierWork, make_classifier_plan
 from metaseg.studies.classifiers.tables import (
@@ -127,6 +129,13 @@ class ClassifierInputs:
         return any(run.synthetic for run in self.runs)
 
 
+@dataclass(frozen=True)
+class _Summary:
+    """What a report counts on in ``figures.json``."""
+
+    figures: dict[str, dict[str, dict[str, Any]]]
+
+
 def is_classification(path: Path) -> bool:
     """Whether a folder is a study or a run of ``metaseg classify``; whatever else it may be is for others to say."""
     try:
@@ -216,23 +225,25 @@ def _read_runs(paths: Sequence[Path]) -> ClassifierInputs:
 
 def with_test_patients(run: ReportRun) -> ReportRun:
     """A run that also knows its test patients, whom ``patients.json`` leaves out."""
-    rows = read_csv(run.path / TEST / PREDICTIONS)
-    return replace(run, patients={**run.patients, "test": [{"patient": row["patient"]} for row in rows]})
+    rows = read_log(run.path / TEST / PREDICTIONS, ("patient",))
+    return replace(run, patients={**run.patients, "test": [PatientRow(row["patient"]) for row in rows]})
 
 
 def evaluation_of(run: ReportRun, part: str) -> Evaluation | None:
     """The figures in a folder of a run; None if it has none, or they cannot be read."""
     folder = run.path / part
+    kind = FileKind("the figures of an evaluation", "evaluate the run again")
     try:
-        content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        content = read_json(folder / SUMMARY, kind)
+        check_shape(content, _Summary, partial(kind.refuse, path=folder / SUMMARY))
         predictions = predictions_in(folder)
         return Evaluation(folder, content, predictions) if predictions is not None and content["figures"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except MetasegError:
         return None
 
 
 def _unlike(runs: Sequence[ReportRun]) -> tuple[str, ...]:
     """What makes runs side by side no fair comparison."""
-    tests = [frozenset(row["patient"] for row in run.patients.get("test", ())) for run in runs]
+    tests = [frozenset(row.patient for row in run.patients.get("test", ())) for run in runs]
     known = [one for one in tests if one]
     return ("The runs were tested on different patients.",) if len(set(known)) > 1 else ()

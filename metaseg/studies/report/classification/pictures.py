@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-import pandas as pd
 from PIL import Image
 
 from metaseg.cases.labels import WHOLE_LESION
+from metaseg.checked_files import FileKind, read_frame
 from metaseg.classify.data import open_slices
 from metaseg.classify.evaluate import run_config
 from metaseg.classify.rounds import read_rounds
@@ -104,8 +104,9 @@ def _classes(run: ReportRun, album: SliceAlbum) -> Sequence[str]:
 
 def mistake_blocks(run: ReportRun, evaluation: Evaluation, worst: int, album: SliceAlbum) -> list[Block]:
     """The slices of the test part whose true class got the least probability."""
-    table = pd.read_csv(evaluation.folder / "predictions.csv", dtype=str)
     found = evaluation.predictions
+    columns = ("slice", "patient", "truth", "predicted")
+    table = read_frame(evaluation.folder / "predictions.csv", FileKind("the predictions of an evaluation"), columns)
     table["chance"] = found.probabilities[range(len(table)), found.labels]
     wrong = table[table["truth"] != table["predicted"]].sort_values("chance", kind="stable").head(worst)
     if wrong.empty:

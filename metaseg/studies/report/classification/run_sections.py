@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
-from metaseg.classify.curve import CURVE_NAME
+from metaseg.classify.curve import CURVE_NAME, read_curve
 from metaseg.evaluation.classification import confusion_counts, patient_probabilities, predicted_classes
 from metaseg.runs.progress_plot import read_curves
 from metaseg.studies.classifiers.plots import NAMES
@@ -79,7 +78,7 @@ def _active_charts(run: ReportRun, sink: FigureSink) -> list[Chart]:
     path = run.path / CURVE_NAME
     if not path.exists():
         return []
-    table, monitor = pd.read_csv(path), str(run.settings.get("monitor") or "auc")
+    table, monitor = read_curve(path), str(run.settings.get("monitor") or "auc")
     parts = {
         PARTS.get(str(part), str(part)): (rows["labels"].tolist(), rows[monitor].tolist())
         for part, rows in table.groupby("part", sort=False)

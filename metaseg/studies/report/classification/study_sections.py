@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from metaseg.classify.curve import read_curve
 from metaseg.classify.rounds import read_rounds
 from metaseg.errors import MetasegError
 from metaseg.evaluation.classification import confusion_counts, predicted_classes
@@ -163,8 +164,8 @@ def chosen_shares(run: ReportRun) -> dict[str, float] | None:
     curve = run.path / "curve.csv"
     try:
         labels = [label for one in read_rounds(run.path) for label in one.labels]
-        names = [name.removeprefix("chosen_") for name in pd.read_csv(curve, nrows=0) if name.startswith("chosen_")]
-    except (MetasegError, OSError, ValueError):
+        names = [name.removeprefix("chosen_") for name in read_curve(curve) if name.startswith("chosen_")]
+    except MetasegError:
         return None
     return {name: labels.count(place) / len(labels) for place, name in enumerate(names)} if labels else None
 
