@@ -74,7 +74,7 @@ def find_cases(config: PredictConfig) -> list[Case]:
         UsageError: A prepared store was named, which no longer knows the headers of its files.
     """
     cases: list[Case] = []
-    files = [path for path in config.cases if path.is_file() and path.suffix not in (".json", ".csv")]
+    files = [path for path in config.cases if path.is_file() and path.suffix.lower() not in (".json", ".csv", ".tsv")]
     for path in config.cases:
         if path in files:
             continue
