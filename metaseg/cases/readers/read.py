@@ -17,7 +17,7 @@ from metaseg.cases.readers import brats, brats2023, cheng_mat, image_folder, nnu
 from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, doubled_files, walk_files
 from metaseg.cases.readers.phantom_marker import mark_phantoms
 from metaseg.cases.sessions import patient_of
-from metaseg.cases.volumes import NIFTI_SUFFIXES, volume_from_file
+from metaseg.cases.volumes import VOLUME_SUFFIXES, volume_from_file
 from metaseg.errors import DataError, UsageError
 
 READERS: Mapping[str, Reader] = {
@@ -262,5 +262,5 @@ def _shared_name(files: Sequence[Path]) -> str:
         if len(names) == 1 and all(matches):
             return names.pop()
     name = files[0].name
-    suffixes = [suffix for suffix in sorted(NIFTI_SUFFIXES, key=len, reverse=True) if name.lower().endswith(suffix)]
+    suffixes = [suffix for suffix in sorted(VOLUME_SUFFIXES, key=len, reverse=True) if name.lower().endswith(suffix)]
     return name[: -len(suffixes[0])] if suffixes else files[0].stem
