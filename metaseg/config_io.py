@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from metaseg.checked_files import FileKind, read_yaml
 from metaseg.config_fields import Config, FieldDescription, command_words, config_verb, describe_fields
 from metaseg.errors import UsageError
+from metaseg.written_files import write_text
 
 __all__ = ["Config", "FieldDescription", "config_text", "config_verb", "describe_fields", "dump_config", "load_config"]
 
@@ -84,13 +85,7 @@ def dump_config(config: Config, path: Path) -> None:
         config: Any config.
         path: The file; it is replaced at once when the new one is complete.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(config_text(config), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, config_text(config))
 
 
 def config_text(config: Config) -> str:

@@ -56,12 +56,16 @@ class DataError(MetasegError):
     """Files that cannot be used as they are: unreadable, inconsistent, with unexpected labels or missing modalities."""
 
 
+class WriteError(MetasegError):
+    """A file that cannot be written: the disk is full or read-only, or permission is denied."""
+
+
 class RunError(MetasegError):
     """A run folder or checkpoint that cannot be used, resumed or overwritten."""
 
 
 class TrainingError(MetasegError):
-    """A training that had to stop, or a network that it left: a loss, a weight or an output is not finite."""
+    """A training that had to stop, such as one whose loss became non-finite."""
 
 
 class DataWarning(UserWarning):

@@ -18,6 +18,7 @@ PACKAGE = Path(metaseg.__file__).resolve().parent
 ORDER = (
     "errors",
     "checked_files",
+    "written_files",
     "config_options",
     "config",
     "config_studies",

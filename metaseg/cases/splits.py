@@ -17,9 +17,9 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from metaseg.cases.sessions import patient_of
 from metaseg.checked_files import FileKind, check_shape, read_json
 from metaseg.errors import DataError, UsageError
+from metaseg.written_files import write_text
 
 DEFAULT_PARTS: Mapping[str, float] = {"train": 0.7, "val": 0.15, "test": 0.15}
 Stratify = Literal["cohort", "grade", "site"]
@@ -95,13 +95,11 @@ class Split:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Split:
-        """Read a split that :meth:`save` wrote, or the column ``split`` of a table of cases.
+        """Read a split that :meth:`save` wrote.
 
         Raises:
             DataError: The file is missing, not of this kind, of a newer version, or holds an invalid split.
         """
-        if Path(path).suffix.lower() in (".csv", ".tsv"):
-            return _split_of_table(Path(path))
         refuse = partial(SPLIT_KIND.refuse, path=Path(path))
         content: _Content = check_shape(_read_json(Path(path)), _Content, refuse)
         _check_parts(content.parts, content.patients, Path(path))
@@ -109,7 +107,6 @@ class Split:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the split as JSON; an existing file is replaced whole or not at all."""
-        path = Path(path)
         content = {
             "format": _FORMAT,
             "version": _VERSION,
@@ -118,13 +115,7 @@ class Split:
             "parts": {name: list(cases) for name, cases in self.parts.items()},
             "patients": dict(self.patients),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(Path(path), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     def select(self, cases: Sequence[Member], part: str) -> list[Member]:
         """The cases of a part, in the split's order.
@@ -168,17 +159,6 @@ class Split:
             raise UsageError(f"the split has no part '{held_out}'", expected="one of " + ", ".join(self.parts))
         train = sorted(case for name, cases in self.parts.items() if name != held_out for case in cases)
         return Split(self.seed, self.stratify, {"train": tuple(train), "test": self.parts[held_out]}, self.patients)
-
-
-def _split_of_table(table: Path) -> Split:
-    # Imported here: the reader loads the libraries of image files, which a split file does not need.
-    from metaseg.cases.readers.table import parts_of_table
-
-    rows = parts_of_table(table)
-    parts = {name: tuple(row.case for row in members) for name, members in rows.items()}
-    patients = {row.case: patient_of(row.patient) for members in rows.values() for row in members}
-    _check_parts(parts, patients, table)
-    return Split(0, None, parts, patients)
 
 
 def read_split(path: str | os.PathLike[str]) -> Split:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 import warnings
@@ -13,6 +12,7 @@ from typing import Any
 import typer
 
 from metaseg.errors import DataWarning, MetasegError
+from metaseg.written_files import explain_refusal
 
 DEBUG_VARIABLE = "METASEG_DEBUG"
 INTERRUPTED = 130
@@ -49,7 +49,7 @@ def explain(error: BaseException, flags: frozenset[str] = frozenset()) -> tuple[
     """Message and exit code of an exception."""
     notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
     if isinstance(error, MetasegError):
-        return str(error), error.exit_code
+        return f"{error}{notes}", error.exit_code
     if isinstance(error, Terminated):
         return f"ended by the system{notes}", TERMINATED
     if isinstance(error, KeyboardInterrupt):
@@ -58,10 +58,10 @@ def explain(error: BaseException, flags: frozenset[str] = frozenset()) -> tuple[
         knobs = ", ".join(knob for knob in KNOBS if knob in flags)
         remedy = f"\n  to do:    need less with {knobs}" if knobs else ""
         return f"out of memory: {_first_line(error)}{remedy}", 1
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full: {error}\n  to do:    make room, then continue with --resume", 1
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.strerror or type(error).__name__}\n  in:       {error.filename}", 1
+    if isinstance(error, OSError) and (error.errno is not None or "requested and" in str(error)):
+        reason, remedy = explain_refusal(error)
+        where = f"\n  in:       {error.filename}" if error.filename is not None else ""
+        return f"{reason}{where}\n  to do:    {remedy}{notes}", 1
     return (
         f"unexpected {type(error).__name__}: {_first_line(error)}\n"
         f"  to do:    run again with {DEBUG_VARIABLE}=1 for the traceback, and report it",

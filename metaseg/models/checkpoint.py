@@ -7,7 +7,6 @@ saved, bit for bit.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
@@ -20,14 +19,14 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from metaseg.errors import RunError, TrainingError, UsageError
+from metaseg.errors import RunError, UsageError
 from metaseg.models.card import ModelCard, Task, checkpoint_files, read_card, read_file
 from metaseg.models.classifier import Classifier
 from metaseg.models.classifiers import rebuild_classifier
-from metaseg.models.finite import non_finite
 from metaseg.models.padding import PadToStride
 from metaseg.models.registry import build_segmenter
 from metaseg.models.weights import unique_state
+from metaseg.written_files import replacing, write_text
 
 __all__ = [
     "ModelCard",
@@ -62,32 +61,16 @@ def save_checkpoint(path: str | Path, model: nn.Module, card: ModelCard) -> Path
 
     Raises:
         UsageError: The card describes another network than this one, which could not be loaded again.
-        TrainingError: A weight is not finite.
-        RunError: The files cannot be written.
+        WriteError: The files cannot be written.
     """
     weights_file, card_file = checkpoint_files(path)
     _require_description(model, card)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in unique_state(model).items()}
-    name = non_finite(tensors)
-    if name is not None:
-        raise TrainingError(
-            f"the weights are not saved: {name} holds values that are not finite",
-            where=weights_file,
-            expected="finite numbers",
-            remedy="lower the learning rate and start again",
-        )
     weights = save_safetensors(tensors)
     written = {**asdict(card), "weights_blake2b": _checksum(weights)}
-    try:
-        weights_file.parent.mkdir(parents=True, exist_ok=True)
-        _write(weights_file, weights)
-        _write(card_file, (json.dumps(written, indent=2, ensure_ascii=False) + "\n").encode())
-    except OSError as error:
-        raise RunError(
-            f"cannot write the checkpoint ({error.strerror})",
-            where=weights_file,
-            remedy="make room, or choose a folder that can be written",
-        ) from error
+    with replacing(weights_file) as stream:
+        stream.write(weights)
+    write_text(card_file, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
     return weights_file
 
 
@@ -185,18 +168,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCar
             remedy="copy both files again, or use another checkpoint of the run ('best', 'last')",
         )
     try:
-        tensors = load_safetensors(raw)
+        return load_safetensors(raw), card
     except SafetensorError as error:
         raise RunError(f"the weights are damaged ({error})", where=weights_file) from error
-    name = non_finite(tensors)
-    if name is not None:
-        raise RunError(
-            f"the weights hold non-finite values in {name}",
-            where=weights_file,
-            expected="finite numbers",
-            remedy="use an earlier checkpoint, from before the training diverged",
-        )
-    return tensors, card
 
 
 def restore(model: nn.Module, tensors: Mapping[str, torch.Tensor], where: str | Path) -> None:
@@ -222,18 +196,6 @@ def restore(model: nn.Module, tensors: Mapping[str, torch.Tensor], where: str | 
         )
     for name, tensor in own.items():
         tensor.data = tensors[name].clone()
-
-
-def _write(file: Path, content: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _checksum(content: bytes) -> str:

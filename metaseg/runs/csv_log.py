@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -12,7 +13,7 @@ from typing import IO, Any
 
 from metaseg.checked_files import FileKind, read_rows, read_text
 from metaseg.errors import RunError
-from metaseg.runs.files import write_text
+from metaseg.written_files import write_text, writing
 
 LOG_KIND = FileKind("a log of a metaseg run", "start the run again with --overwrite")
 
@@ -38,7 +39,9 @@ class CsvLog:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self.columns, *kept])
         write_text(path, text.getvalue())
-        self._stream: IO[str] = path.open("a", encoding="utf-8", newline="")
+        self._path = path
+        with writing(path):
+            self._stream: IO[str] = path.open("a", encoding="utf-8", newline="")
         self._writer = csv.writer(self._stream, lineterminator="\n")
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -51,12 +54,14 @@ class CsvLog:
             unknown = set(row) - set(self.columns)
             if unknown:
                 raise ValueError(f"no such column: {', '.join(sorted(unknown))}")
-            self._writer.writerow([cell(row.get(column)) for column in self.columns])
-        self._stream.flush()
+        with writing(self._path):
+            self._writer.writerows([cell(row.get(column)) for column in self.columns] for row in rows)
+            self._stream.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
+        """Close the file; what a full disk has no room for is lost."""
+        with contextlib.suppress(OSError):
+            self._stream.close()
 
 
 def cell(value: Any) -> str:

@@ -6,6 +6,10 @@ goes on from that state then drops only what it will write again.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from metaseg.runs.csv_log import CsvLog, read_log
 from metaseg.runs.folder import RunFolder
+from metaseg.written_files import writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,12 +40,8 @@ class EventLog:
     """
 
     def __init__(self, run: RunFolder, resume_step: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self._table = CsvLog(run.path / METRICS_NAME, METRICS_COLUMNS, resume_step)
-        # Without purge_step TensorBoard would draw the steps between the saved state and the interruption twice.
-        purge_step = None if resume_step is None else resume_step + 1
-        self._writer = SummaryWriter(str(run.path), purge_step=purge_step)
+        self._events = _EventFile(run.path, resume_step)
 
     def scalars(self, values: Mapping[str, float], step: int, epoch: int | None = None) -> None:
         """Record figures of one step, under names such as ``"train/loss"`` or ``"val/dice/ET"``.
@@ -52,9 +53,11 @@ class EventLog:
         """
         rows = [{"step": step, "epoch": epoch, "name": name, "value": float(value)} for name, value in values.items()]
         self._table.append(rows)
+        from torch.utils.tensorboard import summary
+
         for row in rows:
             if row["value"] == row["value"]:
-                self._writer.add_scalar(row["name"], row["value"], step)
+                self._events.add(summary.scalar(row["name"], row["value"]), step)
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:
         """Record a picture.
@@ -64,11 +67,15 @@ class EventLog:
             picture: ``(height, width, 3)``, ``uint8``.
             step: The step that it belongs to.
         """
-        self._writer.add_image(name, picture, step, dataformats="HWC")
+        from torch.utils.tensorboard import summary
+
+        self._events.add(summary.image(name, picture, dataformats="HWC"), step)
 
     def text(self, name: str, text: str, step: int = 0) -> None:
         """Record a text, in Markdown."""
-        self._writer.add_text(name, text, step)
+        from torch.utils.tensorboard import summary
+
+        self._events.add(summary.text(name, text), step)
 
     def hyperparameters(self, values: Mapping[str, Any]) -> None:
         """Record settings as a table."""
@@ -77,12 +84,12 @@ class EventLog:
 
     def flush(self) -> None:
         """Bring everything to the disk."""
-        self._writer.flush()
+        self._events.flush()
 
     def close(self) -> None:
         """Bring everything to the disk and close the files."""
         self._table.close()
-        self._writer.close()
+        self._events.close()
 
     def __enter__(self) -> EventLog:
         return self
@@ -91,6 +98,52 @@ class EventLog:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _EventFile:
+    """A file of events for TensorBoard, written where it is called.
+
+    TensorBoard's own writer works in a thread, which ends with a traceback on a full disk.
+
+    Args:
+        folder: The run folder.
+        resume_step: As for :class:`EventLog`.
+    """
+
+    def __init__(self, folder: Path, resume_step: int | None) -> None:
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        unique = f"{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._path = folder / f"events.out.tfevents.{unique}"
+        with writing(self._path):
+            self._stream = self._path.open("xb")
+        self._records = RecordWriter(self._stream)
+        self._write(file_version="brain.Event:2")
+        if resume_step is not None:
+            # Otherwise TensorBoard would draw the steps between the saved state and the interruption twice.
+            self._write(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
+        self.flush()
+
+    def add(self, summary: Any, step: int) -> None:
+        """Write a summary of a step."""
+        self._write(step=step, summary=summary)
+
+    def _write(self, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        with writing(self._path):
+            self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
+
+    def flush(self) -> None:
+        """Hand everything to the system."""
+        with writing(self._path):
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file; what a full disk has no room for is lost."""
+        with contextlib.suppress(OSError):
+            self._stream.close()
 
 
 @dataclass(frozen=True)

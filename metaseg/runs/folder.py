@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -13,12 +14,14 @@ from typing import Any, TypeVar
 from metaseg.checked_files import FileKind, read_json
 from metaseg.config_fields import command_words
 from metaseg.config_io import Config, describe_fields, dump_config, load_config, plain_value
-from metaseg.errors import RunError, UsageError
-from metaseg.runs.files import remove_unfinished, write_json
+from metaseg.errors import RunError, UsageError, WriteError
 from metaseg.runs.lock import LOCK_NAME, RunLock, is_locked
 from metaseg.runs.state import STATE_NAME, RunState
+from metaseg.written_files import remove_unfinished, require_writable, write_json, writing
 
 CONFIG_NAME = "config.yaml"
+RUNS = Path("runs")
+"""Where runs without a name go."""
 FREE_TO_CHANGE = frozenset(
     {"out", "jobs", "cache", "cache_gb", "resume", "overwrite", "pictures", "devices", "nodes", "strategy"}
 )
@@ -53,7 +56,7 @@ class RunFolder:
         verb: str,
         config: Config,
         *,
-        runs_root: Path = Path("runs"),
+        runs_root: Path = RUNS,
         overwrite: bool = False,
         resume: bool = False,
     ) -> RunFolder:
@@ -80,7 +83,8 @@ class RunFolder:
             return cls._start(_new_folder(runs_root, verb), verb, config)
         if resume:
             return cls._continue(path, verb, config)
-        _make(path)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
         return cls._start(path, verb, config)
 
     @classmethod
@@ -104,12 +108,16 @@ class RunFolder:
         if path is None:
             if resume:
                 raise UsageError("--resume needs the run to continue", remedy="name its folder with --out")
+            require_writable(RUNS)
         elif resume:
             _check_resumable(path, verb, config)
             run = cls.open(path)
-            return run if run.finished else None
+            if run.finished:
+                return run
+            require_writable(path)
         else:
             _check_fresh(path, config, overwrite)
+            require_writable(path)
         return None
 
     @classmethod
@@ -208,11 +216,14 @@ class RunFolder:
             if error is None:
                 if self.state.status == "running":
                     self.state.set_status("finished")
-            elif isinstance(error, KeyboardInterrupt):
-                self.state.set_status("stopped", str(error) or "interrupted")
-                error.add_note(f"To continue: metaseg {command_words(self.verb)} --out {self.path} --resume")
             else:
-                self.state.set_status("failed", f"{type(error).__name__}: {error}".splitlines()[0])
+                if isinstance(error, (KeyboardInterrupt, WriteError)):
+                    error.add_note(f"To continue: metaseg {command_words(self.verb)} --out {self.path} --resume")
+                stopped = isinstance(error, KeyboardInterrupt)
+                reason = str(error) or "interrupted" if stopped else f"{type(error).__name__}: {error}".splitlines()[0]
+                # A disk that is full has no room for this either, and the first error is the one to be told.
+                with contextlib.suppress(WriteError):
+                    self.state.set_status("stopped" if stopped else "failed", reason)
         finally:
             self.close()
 
@@ -304,26 +315,10 @@ def _new_folder(root: Path, verb: str) -> Path:
     number = 1
     while True:
         path = root / (name if number == 1 else f"{name}-{number}")
-        if not path.exists():
-            try:
-                return _make(path, exist_ok=False)
-            except FileExistsError:
-                pass
+        with writing(path), contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
         number += 1
-
-
-def _make(path: Path, *, exist_ok: bool = True) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=exist_ok)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise RunError(
-            f"the run folder cannot be made: {error.strerror or error}",
-            where=path,
-            remedy="choose a folder you may write with --out",
-        ) from error
-    return path
 
 
 def _is_vacant(path: Path) -> bool:

@@ -12,6 +12,7 @@ from metaseg.errors import DataError
 from metaseg.store.prepare_case import PrepareOptions, case_key, prepare_case
 from metaseg.store.store import SliceStore, write_store_file
 from metaseg.store.stored_case import StoredCase
+from metaseg.written_files import require_writable, writing
 
 Progress = Callable[[int, int, str], None]
 """Called with (cases done, cases in all, what was just done)."""
@@ -67,9 +68,12 @@ def build_store(
     if doubled:
         raise DataError(f"case ids stand twice: {', '.join(doubled[:5])}", remedy="give every case its own name")
     folder = path / "cases"
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     keys = [case_key(case, options) for case in cases]
     todo = [(case, folder / key) for case, key in zip(cases, keys, strict=True) if not (folder / key).exists()]
+    if todo:
+        require_writable(folder)
     done = len(cases) - len(todo)
     for name in _prepare_all(todo, options, jobs or os.cpu_count() or 1):
         done += 1

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from skimage.transform import resize
 from metaseg.cases.case import Case
 from metaseg.errors import DataError
 from metaseg.store.stored_case import FORMAT_VERSION, StoredCaseInfo, foreground
+from metaseg.written_files import making_folder
 
 PLANAR_BACKGROUND = 0.04
 """Share of a 2-D image's largest value up to which it is background: JPEG writes noise around the head."""
@@ -228,17 +226,7 @@ def _areas(label: np.ndarray | None, slices: int, classes: int) -> tuple[tuple[i
 
 
 def _write(folder: Path, info: StoredCaseInfo, arrays: dict[str, np.ndarray]) -> None:
-    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.part"
-    temporary.mkdir(parents=True)
-    try:
+    with making_folder(folder) as made:
         for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array)
-        (temporary / "case.json").write_text(json.dumps(info.to_json()))
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            # Another process finished the same case first; its content has the same digest.
-            if not folder.exists():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            np.save(made / f"{name}.npy", array)
+        (made / "case.json").write_text(json.dumps(info.to_json()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 
 from metaseg.errors import DataError
 from metaseg.store.stored_case import FORMAT_VERSION, StoredCase
+from metaseg.written_files import write_text
 
 STORE_FILE = "store.json"
 
@@ -106,9 +106,5 @@ def open_store(path: Path) -> SliceStore:
 
 def write_store_file(path: Path, keys: Sequence[str], store: SliceStore) -> None:
     """Write ``store.json`` and ``slices.csv`` of a finished store, each atomically."""
-    part = path / ".slices.csv.part"
-    store.table().to_csv(part, index=False)
-    os.replace(part, path / "slices.csv")
-    part = path / f".{STORE_FILE}.part"
-    part.write_text(json.dumps({"version": FORMAT_VERSION, "cases": list(keys)}, indent=1))
-    os.replace(part, path / STORE_FILE)
+    write_text(path / "slices.csv", store.table().to_csv(index=False))
+    write_text(path / STORE_FILE, json.dumps({"version": FORMAT_VERSION, "cases": list(keys)}, indent=1))

@@ -13,7 +13,7 @@ import pytest
 
 from metaseg.config import MetatuneConfig, PretrainConfig
 from metaseg.config_io import dump_config
-from metaseg.errors import RunError, UsageError
+from metaseg.errors import RunError, UsageError, WriteError
 from metaseg.runs.folder import RunFolder, config_changes, run_status
 from metaseg.runs.lock import RunLock, is_locked
 
@@ -76,7 +76,7 @@ def test_name_of_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunError, match="belongs to a file"):
         make(tmp_path / "file")
-    with pytest.raises(RunError, match="cannot be made"):
+    with pytest.raises(WriteError, match="a file stands where a folder should be"):
         make(tmp_path / "file" / "run")
 
 

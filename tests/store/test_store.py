@@ -15,7 +15,7 @@ import metaseg.store.build as build_module
 from metaseg.cases.labels import SUBREGIONS, WHOLE_LESION
 from metaseg.cases.readers import read_cases
 from metaseg.cases.volumes import volume_from_file
-from metaseg.errors import DataError, UsageError
+from metaseg.errors import DataError, UsageError, WriteError
 from metaseg.store.build import build_store, common_modalities
 from metaseg.store.prepare import open_data, prepare_store
 from metaseg.store.prepare_case import PrepareOptions, lossless
@@ -169,7 +169,7 @@ class TestBuild:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(np, "save", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(WriteError, match="the disk is full"):
             build_store(cases[:1], tmp_path / "store", PrepareOptions(FOUR))
         assert list((tmp_path / "store" / "cases").iterdir()) == []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from filelock import FileLock
 from metaseg.cases.phantoms.phantom import COHORTS, SEQUENCES, SIZES, Phantom, PhantomSize, build_phantom
 from metaseg.checked_files import FileKind, check_shape, read_json
 from metaseg.errors import DataError, UsageError
+from metaseg.written_files import making_folder, write_text, writing
 
 MARKER = "metaseg-phantoms.json"
 """The file that tells a folder of phantoms."""
@@ -68,7 +68,8 @@ def make_phantoms(
     if cases < 1 or seed < 0:
         raise UsageError(f"{cases} cases of seed {seed}", expected="at least 1 case, and a seed of at least 0")
     _read_marker(out, size)
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     # Two processes of one study may want them at the same time: the second waits, and finds them made.
     with FileLock(out / ".lock"):
         return _make(out, name, cases, seed, size, progress)
@@ -83,8 +84,12 @@ def _make(
     suffix = f"-seed{seed}" if seed else ""
     wanted = {f"Phantom_{name}_{number:03d}{suffix}": number for number in range(1, cases + 1)}
     _check_seed(marker["cases"], wanted, seed, out)
-    (out / name).mkdir(exist_ok=True)
+    # First the table: another process takes a folder of patients without one for somebody else's.
     _write_marker(out, marker)
+    with writing(out):
+        (out / name).mkdir(exist_ok=True)
+    for leftover in (out / name).glob(".*.part"):
+        shutil.rmtree(leftover)
     folders = [out / name / case for case in wanted]
     for done, (folder, number) in enumerate(zip(folders, wanted.values(), strict=True), 1):
         if folder.name not in marker["cases"] or not _complete(folder):
@@ -158,10 +163,8 @@ def _check_seed(known: dict[str, Any], wanted: dict[str, int], seed: int, out: P
 
 
 def _write_marker(out: Path, marker: dict[str, Any]) -> None:
-    part = out / f".{MARKER}.part"
     ordered = {**marker, "cases": dict(sorted(marker["cases"].items()))}
-    part.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, out / MARKER)
+    write_text(out / MARKER, json.dumps(ordered, indent=2) + "\n")
 
 
 def _file(folder: Path, kind: str) -> Path:
@@ -174,14 +177,11 @@ def _complete(folder: Path) -> bool:
 
 def _write_case(folder: Path, phantom: Phantom, size: PhantomSize) -> None:
     """Write a patient's files to a hidden folder beside its own, which then takes the name in one step."""
-    part = folder.with_name(f".{folder.name}.part")
-    for leftover in (part, folder):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    part.mkdir()
-    for kind, block in (*phantom.images.items(), ("seg", phantom.label)):
-        (part / _file(folder, kind).name).write_bytes(_nifti(size.to_file_grid(block), size))
-    os.replace(part, folder)
+    if folder.exists():
+        shutil.rmtree(folder)
+    with making_folder(folder) as made:
+        for kind, block in (*phantom.images.items(), ("seg", phantom.label)):
+            (made / _file(folder, kind).name).write_bytes(_nifti(size.to_file_grid(block), size))
 
 
 def _nifti(array: np.ndarray, size: PhantomSize) -> bytes:
