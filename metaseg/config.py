@@ -18,8 +18,11 @@ from metaseg.config_options import (
     DATA,
     METHOD,
     MODEL,
+    ONLY_PLACE,
+    ONLY_START,
     OUT,
     RUN,
+    SAME_RESULTS,
     TRAIN,
     DataOptions,
     Formats,
@@ -51,7 +54,9 @@ class PretrainConfig(RunOptions, ProcessOptions, DataOptions):
     model_options: Annotated[
         dict[str, Any], Help("Options of the network as JSON, such as '{\"channels\": [16, 32, 64]}'.", panel=MODEL)
     ] = field(default_factory=dict)
-    weights: Annotated[str, Help("none, imagenet (where the backbone has it) or a weights file.", panel=MODEL)] = "none"
+    weights: Annotated[
+        str, Help("none, imagenet (where the backbone has it) or a weights file.", panel=MODEL, path=True)
+    ] = "none"
     epochs: Annotated[
         int | None,
         Ge(1),
@@ -91,7 +96,9 @@ class PretrainConfig(RunOptions, ProcessOptions, DataOptions):
     ] = 0
     phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms.", panel=DATA)] = 16
     cache_gb: Annotated[
-        float, Ge(0), Help("Most memory for slices kept ready for the next draw, in GB; 0 keeps none.", panel=RUN)
+        float,
+        Ge(0),
+        Help("Most memory for slices kept ready for the next draw, in GB; 0 keeps none.", panel=RUN, free=SAME_RESULTS),
     ] = 0.5
 
 
@@ -105,6 +112,7 @@ class AdaptOptions(RunOptions, ProcessOptions, DataOptions):
             "Pretrained run or checkpoint; by default the newest pretraining under runs/, or one made on phantoms.",
             option="--from",
             panel=ADAPT,
+            path=True,
         ),
     ] = None
     source: Annotated[
@@ -148,12 +156,19 @@ class AdaptOptions(RunOptions, ProcessOptions, DataOptions):
     ] = 8
     marks: Annotated[int, Ge(1), Help("Evaluations while tuning, evenly over the budget.", panel=ADAPT)] = 4
     pictures: Annotated[
-        bool, Help("Draw overlays and the progress plot at every mark; small runs spend most time on them.", panel=RUN)
+        bool,
+        Help(
+            "Draw overlays and the progress plot at every mark; small runs spend most time on them.",
+            panel=RUN,
+            free=SAME_RESULTS,
+        ),
     ] = True
     clip_norm: Annotated[float, Ge(0), Help("Largest gradient norm; 0 switches clipping off.", panel=ADAPT)] = 12.0
     phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms.", panel=DATA)] = 12
     cache_gb: Annotated[
-        float, Ge(0), Help("Most memory for slices kept ready for the next draw, in GB; 0 keeps none.", panel=RUN)
+        float,
+        Ge(0),
+        Help("Most memory for slices kept ready for the next draw, in GB; 0 keeps none.", panel=RUN, free=SAME_RESULTS),
     ] = 0.5
 
 
@@ -215,7 +230,8 @@ class MetatuneConfig(AdaptOptions):
         bool, Help("MAML++: learn an inner rate for every layer and inner step.", panel=ADAPT)
     ] = False
     oracle: Annotated[
-        str | None, Help("For --order oracle: run that knows the target; its Dice is the true difficulty.", panel=ADAPT)
+        str | None,
+        Help("For --order oracle: run that knows the target; its Dice is the true difficulty.", panel=ADAPT, path=True),
     ] = None
     outer_schedule: Annotated[
         Literal["constant", "cosine", "poly"], Help("Decay of the outer learning rate.", panel=ADAPT)
@@ -278,10 +294,11 @@ class EvaluateConfig(ProcessOptions, DataOptions):
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    run: Annotated[str, Help("Run folder or checkpoint.", argument=True)] = ""
+    run: Annotated[str, Help("Run folder or checkpoint.", argument=True, path=True)] = ""
     checkpoint: Annotated[Literal["best", "last"], Help("Which weights of the run.")] = "best"
     parent: Annotated[
-        str | None, Help("Network before tuning, for the forgetting; by default the one the run was tuned from.")
+        str | None,
+        Help("Network before tuning, for the forgetting; by default the one the run was tuned from.", path=True),
     ] = None
     part: Annotated[str | None, Help("With --split: evaluate this part only.", panel=DATA)] = None
     include_training: Annotated[
@@ -290,15 +307,24 @@ class EvaluateConfig(ProcessOptions, DataOptions):
     tta: Annotated[bool, Help("Average over flips.")] = True
     surface: Annotated[bool, Help("Compute HD95 and lesion-wise figures too.")] = True
     out: Annotated[
-        Path | None, Help("Folder for figures.csv and figures.json; evaluation/ in the run if not given.", panel=OUT)
+        Path | None,
+        Help(
+            "Folder for figures.csv and figures.json; evaluation/ in the run if not given.", panel=OUT, free=ONLY_PLACE
+        ),
     ] = None
-    pictures: Annotated[int, Ge(0), Help("Overlay pictures to write, worst cases first.", panel=OUT)] = 4
-    overwrite: Annotated[bool, Help("Replace the figures of another evaluation in --out.", panel=OUT)] = False
+    pictures: Annotated[
+        int, Ge(0), Help("Overlay pictures to write, worst cases first.", panel=OUT, free=SAME_RESULTS)
+    ] = 4
+    overwrite: Annotated[
+        bool, Help("Replace the figures of another evaluation in --out.", panel=OUT, free=ONLY_START)
+    ] = False
     device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
     precision: Annotated[Precision, Help("Number format.", panel=RUN)] = "32-true"
     seed: Annotated[int, Ge(0), Help("Seed of the bootstrap.", panel=RUN)] = 0
-    jobs: Annotated[int, Ge(0), Help("Threads that prepare cases; 0 takes one a core.", panel=RUN)] = 0
-    cache: Annotated[Path | None, Help("Folder of prepared cases and phantoms.", panel=RUN)] = None
+    jobs: Annotated[
+        int, Ge(0), Help("Threads that prepare cases; 0 takes one a core.", panel=RUN, free=SAME_RESULTS)
+    ] = 0
+    cache: Annotated[Path | None, Help("Folder of prepared cases and phantoms.", panel=RUN, free=ONLY_PLACE)] = None
     phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms of each cohort.", panel=DATA)] = 12
 
 
@@ -308,9 +334,9 @@ class PredictConfig(ProcessOptions):
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    run: Annotated[str, Help("Run folder or checkpoint.", argument=True)] = ""
+    run: Annotated[str, Help("Run folder or checkpoint.", argument=True, path=True)] = ""
     cases: Annotated[Paths, MinLen(1), Help("Case folders or folders of cases.", argument=True)] = ()
-    out: Annotated[Path, Help("Folder to write.", panel=OUT)] = Path("predictions")
+    out: Annotated[Path, Help("Folder to write.", panel=OUT, free=ONLY_PLACE)] = Path("predictions")
     checkpoint: Annotated[Literal["best", "last"], Help("Which weights of the run.")] = "best"
     format: Annotated[Formats, Help("Naming convention of the files.", panel=DATA)] = "auto"
     label_scheme: Annotated[
@@ -322,8 +348,10 @@ class PredictConfig(ProcessOptions):
         ),
     ] = None
     probabilities: Annotated[bool, Help("Write class probabilities too (4-D float NIfTI).", panel=OUT)] = False
-    pictures: Annotated[bool, Help("Write an overlay and a heat map of each case.", panel=OUT)] = True
+    pictures: Annotated[bool, Help("Write an overlay and a heat map of each case.", panel=OUT, free=SAME_RESULTS)] = (
+        True
+    )
     tta: Annotated[bool, Help("Average over flips.")] = True
-    overwrite: Annotated[bool, Help("Replace existing files.", panel=OUT)] = False
+    overwrite: Annotated[bool, Help("Replace existing files.", panel=OUT, free=ONLY_START)] = False
     device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
     precision: Annotated[Precision, Help("Number format.", panel=RUN)] = "32-true"

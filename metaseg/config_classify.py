@@ -14,8 +14,11 @@ from annotated_types import Ge, Gt, Interval, MinLen
 from metaseg.config_options import (
     DATA,
     MODEL,
+    ONLY_PLACE,
+    ONLY_START,
     OUT,
     RUN,
+    SAME_RESULTS,
     TRAIN,
     Formats,
     Help,
@@ -130,9 +133,9 @@ class FitOptions:
             panel=MODEL,
         ),
     ] = "mobilenetv2"
-    weights: Annotated[str, Help("none, imagenet, a weights file, or the run of another classifier.", panel=MODEL)] = (
-        "none"
-    )
+    weights: Annotated[
+        str, Help("none, imagenet, a weights file, or the run of another classifier.", panel=MODEL, path=True)
+    ] = "none"
     head: Annotated[
         Literal["linear", "dense"],
         Help("One linear layer, or dense, ReLU, batch norm, dropout 0.1, dense (Al-Janabi).", panel=MODEL),
@@ -288,7 +291,7 @@ class ClassifyEvaluateConfig:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    run: Annotated[str, Help("Run folder or checkpoint of a classifier.", argument=True)] = ""
+    run: Annotated[str, Help("Run folder or checkpoint of a classifier.", argument=True, path=True)] = ""
     checkpoint: Annotated[Literal["best", "last"], Help("Which weights of the run.")] = "best"
     data: Annotated[
         Paths, Help("Cases or classified images; by default the test part of the data of the run.", panel=DATA)
@@ -301,15 +304,23 @@ class ClassifyEvaluateConfig:
     include_training: Annotated[
         bool, Help("Evaluate the patients the classifier was trained on as well.", panel=DATA)
     ] = False
-    out: Annotated[Path | None, Help("Folder to write; evaluation/ in the run if not given.", panel=OUT)] = None
-    pictures: Annotated[int, Ge(0), Help("Grad-CAM pictures to write, worst mistakes first.", panel=OUT)] = 8
+    out: Annotated[
+        Path | None, Help("Folder to write; evaluation/ in the run if not given.", panel=OUT, free=ONLY_PLACE)
+    ] = None
+    pictures: Annotated[
+        int, Ge(0), Help("Grad-CAM pictures to write, worst mistakes first.", panel=OUT, free=SAME_RESULTS)
+    ] = 8
     resamples: Annotated[int, Ge(100), Help("Resamples of the bootstrap.")] = 1000
-    overwrite: Annotated[bool, Help("Replace the figures of another evaluation in --out.", panel=OUT)] = False
+    overwrite: Annotated[
+        bool, Help("Replace the figures of another evaluation in --out.", panel=OUT, free=ONLY_START)
+    ] = False
     device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
     precision: Annotated[Precision, Help("Number format.", panel=RUN)] = "32-true"
     seed: Annotated[int, Ge(0), Help("Seed of the bootstrap.", panel=RUN)] = 0
-    jobs: Annotated[int, Ge(0), Help("Threads that prepare cases; 0 takes one a core.", panel=RUN)] = 0
-    cache: Annotated[Path | None, Help("Folder of prepared cases and phantoms.", panel=RUN)] = None
+    jobs: Annotated[
+        int, Ge(0), Help("Threads that prepare cases; 0 takes one a core.", panel=RUN, free=SAME_RESULTS)
+    ] = 0
+    cache: Annotated[Path | None, Help("Folder of prepared cases and phantoms.", panel=RUN, free=ONLY_PLACE)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,18 +329,20 @@ class ClassifyPredictConfig:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    run: Annotated[str, Help("Run folder or checkpoint of a classifier.", argument=True)] = ""
+    run: Annotated[str, Help("Run folder or checkpoint of a classifier.", argument=True, path=True)] = ""
     cases: Annotated[Paths, MinLen(1), Help("Case folders, folders of cases, or image files.", argument=True)] = ()
-    out: Annotated[Path, Help("Folder to write.", panel=OUT)] = Path("predictions")
+    out: Annotated[Path, Help("Folder to write.", panel=OUT, free=ONLY_PLACE)] = Path("predictions")
     checkpoint: Annotated[Literal["best", "last"], Help("Which weights of the run.")] = "best"
     format: Annotated[Formats, Help("Naming convention of the files.", panel=DATA)] = "auto"
     slices: Annotated[
         Literal["brain", "tumour"],
         Help("Slices of a volume that have a say: all with enough brain, or those where a label shows tumour."),
     ] = "brain"
-    pictures: Annotated[int, Ge(0), Help("Grad-CAM pictures of each case.", panel=OUT)] = 3
-    overwrite: Annotated[bool, Help("Replace existing files.", panel=OUT)] = False
+    pictures: Annotated[int, Ge(0), Help("Grad-CAM pictures of each case.", panel=OUT, free=SAME_RESULTS)] = 3
+    overwrite: Annotated[bool, Help("Replace existing files.", panel=OUT, free=ONLY_START)] = False
     device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
     precision: Annotated[Precision, Help("Number format.", panel=RUN)] = "32-true"
-    jobs: Annotated[int, Ge(0), Help("Threads that prepare cases; 0 takes one a core.", panel=RUN)] = 0
-    cache: Annotated[Path | None, Help("Folder of prepared cases.", panel=RUN)] = None
+    jobs: Annotated[
+        int, Ge(0), Help("Threads that prepare cases; 0 takes one a core.", panel=RUN, free=SAME_RESULTS)
+    ] = 0
+    cache: Annotated[Path | None, Help("Folder of prepared cases.", panel=RUN, free=ONLY_PLACE)] = None

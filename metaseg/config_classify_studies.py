@@ -11,9 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, MinLen
 
-from metaseg.config_options import OUT, RUN, Help
+from metaseg.config_options import ONLY_PLACE, ONLY_START, OUT, RUN, SAME_RESULTS, TABLES_ANEW, Help
 from metaseg.config_studies import SEARCH, STUDY, Numbers, Settings, count_or_list
 
+GROWS = "finished trials are kept, and those that are missing are run"
 Papers = Literal["zhou2017", "hao2021", "hao2021-balanced", "lau2021", "aljanabi"]
 
 
@@ -27,13 +28,16 @@ class ClassifyStudyOptions:
         default_factory=dict
     )
     out: Annotated[
-        Path | None, Help("Study folder; studies/ and the name of the settings file if not given.", panel=OUT)
+        Path | None,
+        Help("Study folder; studies/ and the name of the settings file if not given.", panel=OUT, free=ONLY_PLACE),
     ] = None
-    dry_run: Annotated[bool, Help("Print what is left to do, and write nothing.", panel=OUT)] = False
-    jobs: Annotated[int, Ge(1), Help("Processes that work side by side.", panel=RUN)] = 1
-    threads: Annotated[int, Ge(0), Help("Threads of each process; 0 divides the cores.", panel=RUN)] = 0
+    dry_run: Annotated[bool, Help("Print what is left to do, and write nothing.", panel=OUT, free=ONLY_START)] = False
+    jobs: Annotated[int, Ge(1), Help("Processes that work side by side.", panel=RUN, free=SAME_RESULTS)] = 1
+    threads: Annotated[
+        int, Ge(0), Help("Threads of each process; 0 divides the cores.", panel=RUN, free=SAME_RESULTS)
+    ] = 0
     device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
-    cache: Annotated[Path | None, Help("Folder of prepared cases.", panel=RUN)] = None
+    cache: Annotated[Path | None, Help("Folder of prepared cases.", panel=RUN, free=ONLY_PLACE)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +63,23 @@ class ClassifyCompareConfig(ClassifyStudyOptions):
         bool, Help("Divide the patients anew for each seed, instead of once for all.", panel=STUDY)
     ] = False
     baseline: Annotated[
-        str | None, Help("Entry that the others are compared with; by default random, or the first.", panel=STUDY)
+        str | None,
+        Help(
+            "Entry that the others are compared with; by default random, or the first.", panel=STUDY, free=TABLES_ANEW
+        ),
     ] = None
     figure: Annotated[
-        Literal["auc", "accuracy", "balanced_accuracy", "f1"], Help("Figure of the tables.", panel=STUDY)
+        Literal["auc", "accuracy", "balanced_accuracy", "f1"],
+        Help("Figure of the tables.", panel=STUDY, free=TABLES_ANEW),
     ] = "auc"
-    resamples: Annotated[int, Ge(100), Help("Resamples of the bootstrap.", panel=STUDY)] = 2000
+    resamples: Annotated[int, Ge(100), Help("Resamples of the bootstrap.", panel=STUDY, free=TABLES_ANEW)] = 2000
     paper: Annotated[
         Papers | None,
-        Help("Paper whose figures stand beside ours, where entries are called as in configs/paper.", panel=STUDY),
+        Help(
+            "Paper whose figures stand beside ours, where entries are called as in configs/paper.",
+            panel=STUDY,
+            free=TABLES_ANEW,
+        ),
     ] = None
 
 
@@ -83,12 +95,16 @@ class ClassifySearchConfig(ClassifyStudyOptions):
             panel=SEARCH,
         ),
     ] = field(default_factory=dict)
-    trials: Annotated[int, Ge(1), Help("Trials.", panel=SEARCH)] = 20
+    trials: Annotated[int, Ge(1), Help("Trials.", panel=SEARCH, free=GROWS)] = 20
     pruning: Annotated[
         bool, Help("End a trial early whose figure lies below the median of the earlier ones.", panel=SEARCH)
     ] = True
     storage: Annotated[
         str | None,
-        Help("Database as SQLAlchemy URL, for several machines; by default an SQLite file in the study.", panel=SEARCH),
+        Help(
+            "Database as SQLAlchemy URL, for several machines; by default an SQLite file in the study.",
+            panel=SEARCH,
+            free=ONLY_PLACE,
+        ),
     ] = None
     seed: Annotated[int, Ge(0), Help("Seed of the search and of every trial.", panel=RUN)] = 0

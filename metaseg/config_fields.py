@@ -40,6 +40,8 @@ class FieldDescription:
         argument: True for a positional argument.
         annotation: The bare type, without ``Annotated`` and without ``None``.
         optional: True if None is allowed.
+        free: Why another value changes no results; empty where it may.
+        path: True if the value is a path, or a text that may be one.
     """
 
     name: str
@@ -51,6 +53,8 @@ class FieldDescription:
     argument: bool
     annotation: Any
     optional: bool
+    free: str
+    path: bool
 
     @property
     def flag(self) -> str:
@@ -123,6 +127,8 @@ def _describe(field: dataclasses.Field[Any], hint: Any) -> FieldDescription:
         argument=help_.argument,
         annotation=annotation,
         optional=type(None) in members,
+        free=help_.free,
+        path=help_.path or annotation is Path or Path in typing.get_args(annotation),
     )
 
 

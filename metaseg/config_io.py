@@ -103,6 +103,15 @@ def config_text(config: Config) -> str:
     return f"verb: {config_verb(type(config))}\n" + "".join(groups)
 
 
+def shaping_values(config: Config) -> dict[str, Any]:
+    """The settings that shape results, by name, as plain JSON: all that are not declared free to change."""
+    return {
+        field.name: plain_value(getattr(config, field.name))
+        for field in describe_fields(type(config))
+        if not field.free
+    }
+
+
 def plain_value(value: Any) -> Any:
     """A setting as plain JSON: paths as texts, tuples as lists."""
     if isinstance(value, Path):

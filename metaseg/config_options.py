@@ -23,12 +23,23 @@ class Help:
         option: The command line's option where it differs from the field's name.
         panel: Heading under which ``--help`` lists it.
         argument: True for a positional argument.
+        free: Why a run goes on, and a study keeps what it has done, when the value changes. Empty for a setting that
+            shapes results: a resumed run refuses another value, and a study does its cells anew.
+        path: True for a text that names something else or a path.
     """
 
     text: str
     option: str | None = None
     panel: str = "Options"
     argument: bool = False
+    free: str = ""
+    path: bool = False
+
+
+SAME_RESULTS = "results do not depend on it beyond rounding"
+ONLY_PLACE = "it says where files lie, not what is in them"
+ONLY_START = "it says how the work is begun, not what it is"
+TABLES_ANEW = "tables are computed anew from the cells every time"
 
 
 DATA, MODEL, TRAIN, ADAPT, RUN, OUT = "Data", "Network", "Training", "Adaptation", "Run", "Output"
@@ -46,18 +57,29 @@ class RunOptions:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    out: Annotated[Path | None, Help("Run folder to write; a new name under runs/ if not given.", panel=RUN)] = None
+    out: Annotated[
+        Path | None, Help("Run folder to write; a new name under runs/ if not given.", panel=RUN, free=ONLY_PLACE)
+    ] = None
     seed: Annotated[int, Ge(0), Help("Seed of everything that is drawn.", panel=RUN)] = 0
     device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
     precision: Annotated[Precision, Help("Number format; mixed precision pays on a GPU only.", panel=RUN)] = "32-true"
     resume: Annotated[
-        bool, Help("Continue the run in --out from its last checkpoint, to the same bits on a CPU.", panel=RUN)
+        bool,
+        Help(
+            "Continue the run in --out from its last checkpoint, to the same bits on a CPU.", panel=RUN, free=ONLY_START
+        ),
     ] = False
-    overwrite: Annotated[bool, Help("Replace an existing run in --out.", panel=RUN)] = False
-    jobs: Annotated[int, Ge(0), Help("Threads that prepare cases; 0 takes one a core.", panel=RUN)] = 0
+    overwrite: Annotated[bool, Help("Replace an existing run in --out.", panel=RUN, free=ONLY_START)] = False
+    jobs: Annotated[
+        int, Ge(0), Help("Threads that prepare cases; 0 takes one a core.", panel=RUN, free=SAME_RESULTS)
+    ] = 0
     cache: Annotated[
         Path | None,
-        Help("Folder of prepared cases and phantoms; METASEG_CACHE or the user's cache by default.", panel=RUN),
+        Help(
+            "Folder of prepared cases and phantoms; METASEG_CACHE or the user's cache by default.",
+            panel=RUN,
+            free=ONLY_PLACE,
+        ),
     ] = None
 
 
@@ -66,9 +88,13 @@ class TeamOptions:
     """Several processes at one verb."""
 
     devices: Annotated[
-        int, Ge(1), Help("Processes on each machine; each takes a GPU where there are GPUs.", panel=RUN)
+        int,
+        Ge(1),
+        Help("Processes on each machine; each takes a GPU where there are GPUs.", panel=RUN, free=SAME_RESULTS),
     ] = 1
-    nodes: Annotated[int, Ge(1), Help("Machines; more than one are started by srun or torchrun.", panel=RUN)] = 1
+    nodes: Annotated[
+        int, Ge(1), Help("Machines; more than one are started by srun or torchrun.", panel=RUN, free=SAME_RESULTS)
+    ] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +102,8 @@ class ProcessOptions(TeamOptions):
     """As :class:`TeamOptions`, where no other setting is called strategy."""
 
     strategy: Annotated[
-        Literal["auto", "ddp"], Help("How several processes share the work; auto is ddp for several.", panel=RUN)
+        Literal["auto", "ddp"],
+        Help("How several processes share the work; auto is ddp for several.", panel=RUN, free=SAME_RESULTS),
     ] = "auto"
 
 

@@ -12,7 +12,18 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 from annotated_types import Ge, MinLen
 
-from metaseg.config_options import DATA, OUT, RUN, Help, Paths, Precision
+from metaseg.config_options import (
+    DATA,
+    ONLY_PLACE,
+    ONLY_START,
+    OUT,
+    RUN,
+    SAME_RESULTS,
+    TABLES_ANEW,
+    Help,
+    Paths,
+    Precision,
+)
 
 STUDY, SEARCH = "Study", "Search of hyper-parameters"
 
@@ -97,7 +108,7 @@ class CompareConfig:
     region: Annotated[
         str | None, Help("Region of the tables and of the search; by default ET, or WT for whole lesions.", panel=STUDY)
     ] = None
-    resamples: Annotated[int, Ge(100), Help("Resamples of the bootstrap.", panel=STUDY)] = 2000
+    resamples: Annotated[int, Ge(100), Help("Resamples of the bootstrap.", panel=STUDY, free=TABLES_ANEW)] = 2000
     trials: Annotated[
         int, Ge(0), Help("Trials of each method's search; 0 takes all settings as given.", panel=SEARCH)
     ] = 0
@@ -112,21 +123,32 @@ class CompareConfig:
     ] = "balanced"
     storage: Annotated[
         str | None,
-        Help("Database of the search as SQLAlchemy URL; by default an SQLite file in the study.", panel=SEARCH),
+        Help(
+            "Database of the search as SQLAlchemy URL; by default an SQLite file in the study.",
+            panel=SEARCH,
+            free=ONLY_PLACE,
+        ),
     ] = None
     out: Annotated[
-        Path | None, Help("Study folder; studies/ and the name of the settings file if not given.", panel=OUT)
+        Path | None,
+        Help("Study folder; studies/ and the name of the settings file if not given.", panel=OUT, free=ONLY_PLACE),
     ] = None
-    dry_run: Annotated[bool, Help("Print the plan and its cost, and write nothing.", panel=OUT)] = False
-    jobs: Annotated[int, Ge(1), Help("Processes that work side by side.", panel=RUN)] = 1
+    dry_run: Annotated[bool, Help("Print the plan and its cost, and write nothing.", panel=OUT, free=ONLY_START)] = (
+        False
+    )
+    jobs: Annotated[int, Ge(1), Help("Processes that work side by side.", panel=RUN, free=SAME_RESULTS)] = 1
     threads: Annotated[
         int,
         Ge(0),
-        Help("Threads of each process; 0 divides the cores. Fix it for figures equal to the bit.", panel=RUN),
+        Help(
+            "Threads of each process; 0 divides the cores. Fix it for figures equal to the bit.",
+            panel=RUN,
+            free=SAME_RESULTS,
+        ),
     ] = 0
     device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
     precision: Annotated[Precision, Help("Number format; mixed precision pays on a GPU only.", panel=RUN)] = "32-true"
-    cache: Annotated[Path | None, Help("Folder of prepared cases.", panel=RUN)] = None
+    cache: Annotated[Path | None, Help("Folder of prepared cases.", panel=RUN, free=ONLY_PLACE)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +158,9 @@ class ReportConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     runs: Annotated[Paths, MinLen(1), Help("Run folders, or study folders.", argument=True)] = ()
-    out: Annotated[Path | None, Help("HTML file; report.html in the first folder if not given.", panel=OUT)] = None
+    out: Annotated[
+        Path | None, Help("HTML file; report.html in the first folder if not given.", panel=OUT, free=ONLY_PLACE)
+    ] = None
     figures: Annotated[bool, Help("Write every figure as PNG and PDF too.", panel=OUT)] = True
     region: Annotated[str | None, Help("Region of the figures; by default ET, or WT for whole lesions.")] = None
     worst: Annotated[int, Ge(0), Help("Worst cases to show.")] = 6

@@ -81,9 +81,9 @@ def _warnings_as_messages() -> Iterator[None]:
         warnings.simplefilter("always", DataWarning)
         show_other, said = warnings.showwarning, set[str]()
 
-        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
             if not issubclass(category, DataWarning):
-                show_other(message, category, *place)
+                show_other(message, category, *place, **more)
             elif str(message) not in said:
                 said.add(str(message))
                 say(f"warning: {message}")

@@ -22,13 +22,6 @@ from metaseg.written_files import remove_unfinished, require_writable, write_jso
 CONFIG_NAME = "config.yaml"
 RUNS = Path("runs")
 """Where runs without a name go."""
-FREE_TO_CHANGE = frozenset(
-    {"out", "jobs", "cache", "cache_gb", "resume", "overwrite", "pictures", "devices", "nodes", "strategy"}
-)
-"""Settings that may differ when a run is continued, since no figure depends on them beyond rounding."""
-
-PATHS_AS_TEXT = frozenset({"run", "from_run", "parent", "weights"})
-"""Settings that are texts because they may name something else, but may be paths."""
 
 C = TypeVar("C", bound=Config)
 
@@ -253,7 +246,7 @@ def config_changes(before: Config, after: Config) -> list[str]:
     changes = []
     for field in describe_fields(type(after)):
         old, new = getattr(before, field.name), getattr(after, field.name)
-        if field.name not in FREE_TO_CHANGE and old != new:
+        if not field.free and old != new:
             changes.append(f"{field.option}: {_shown(old)} -> {_shown(new)}")
     return changes
 
@@ -300,7 +293,8 @@ def _check_resumable(path: Path, verb: str, config: Config) -> None:
         raise UsageError(
             "settings differ from those of the run to resume: " + "; ".join(changed),
             where=path / CONFIG_NAME,
-            expected="the same settings, except " + ", ".join(f"--{name}" for name in sorted(FREE_TO_CHANGE)),
+            expected="the same settings, except "
+            + ", ".join(sorted(field.flag for field in describe_fields(type(config)) if field.free)),
             remedy="leave the changed settings away, or start another run with another --out",
         )
 
@@ -348,8 +342,8 @@ def _refuse_to_delete_inputs(path: Path, config: Config) -> None:
 
 
 def _paths(config: Config) -> Iterator[tuple[str, str]]:
-    for field in fields(config):
+    for field in describe_fields(type(config)):
         value = getattr(config, field.name)
         for item in value if isinstance(value, tuple) else (value,):
-            if isinstance(item, Path) or (item and field.name in PATHS_AS_TEXT):
+            if field.path and item:
                 yield field.name, str(item)

@@ -6,7 +6,7 @@ import contextlib
 import io
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,9 @@ from metaseg.classify.rounds import FOLDER as ROUNDS
 from metaseg.classify.train import run_classify_train
 from metaseg.config import MetatuneConfig, NaivetuneConfig, PretrainConfig
 from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
+from metaseg.config_io import describe_fields
 from metaseg.errors import MetasegError, RunError, TrainingError
-from metaseg.runs.folder import PATHS_AS_TEXT, RunFolder, config_changes, is_run
+from metaseg.runs.folder import RunFolder, config_changes, is_run
 from metaseg.runs.lock import is_locked
 from metaseg.runs.manifest import read_manifest
 from metaseg.runs.state import RunState
@@ -182,21 +183,21 @@ def portable(config: RunConfig, study: Path, resolve: bool = False) -> Any:
         study: The study's folder, as it is written in them.
         resolve: Bring other paths to what they resolve to; they stay as written otherwise.
     """
-    changed: Mapping[str, Any] = {
-        item.name: _portable(getattr(config, item.name), item.name, study, resolve) for item in fields(config)
-    }
+    kind: Any = type(config)
+    paths = [field.name for field in describe_fields(kind) if field.path]
+    changed: Mapping[str, Any] = {name: _portable(getattr(config, name), study, resolve) for name in paths}
     return replace(config, **changed)
 
 
-def _portable(value: Any, name: str, study: Path, resolve: bool) -> Any:
+def _portable(value: Any, study: Path, resolve: bool) -> Any:
     if isinstance(value, tuple):
-        return tuple(_portable(item, name, study, resolve) for item in value)
-    if isinstance(value, Path) or (isinstance(value, str) and name in PATHS_AS_TEXT | {"oracle"}):
-        path = Path(value)
-        if path.is_relative_to(study):
-            return Path("STUDY") / path.relative_to(study)
-        return path.expanduser().resolve() if resolve else path
-    return value
+        return tuple(_portable(item, study, resolve) for item in value)
+    if value is None:
+        return None
+    path = Path(value)
+    if path.is_relative_to(study):
+        return Path("STUDY") / path.relative_to(study)
+    return path.expanduser().resolve() if resolve else path
 
 
 def last_step(path: Path) -> int:

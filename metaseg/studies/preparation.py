@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,27 +10,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from metaseg.adapt.domains import open_cases
+from metaseg.adapt.domains import open_cases, open_source
 from metaseg.adapt.setting import prepare_setting
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.cases.readers import read_cases
 from metaseg.cases.splits import Split
-from metaseg.checked_files import FileKind, read_json
 from metaseg.config import AdaptOptions
 from metaseg.config_io import dump_config
 from metaseg.errors import RunError, UsageError
 from metaseg.models.checkpoint import checkpoint_files
-from metaseg.runs.files import write_json
 from metaseg.runs.folder import RunFolder, is_run
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.store.store import is_store, open_store
 from metaseg.studies.cells import BusyError, run_unit, state_of
+from metaseg.studies.inputs import NETWORK, check_inputs, file_digest, network_digest
 from metaseg.studies.phantoms import PARTS, is_phantom_split, make_phantom_domain
 from metaseg.studies.plan import CELLS, SEARCHES, Plan, Unit, with_patients
 from metaseg.studies.search import open_storage
 from metaseg.training.source import part_of
 
-STUDY_FILE, NETWORK_FILE = "study.yaml", "network.json"
+STUDY_FILE = "study.yaml"
 SECONDS_BETWEEN_LOOKS = 5.0
 
 Member = Any
@@ -142,13 +140,16 @@ def prepare(plan: Plan) -> Plan:
     _make_phantoms(plan)
     _pretrain(plan)
     network = load_network(plan.network)
-    _check_network(plan, network)
+    inputs = {NETWORK: network_digest(plan.network)}
+    check_inputs(plan.folder, inputs, _has_results(plan))
     plan = with_region(plan, network)
     if any(unit.kind == "search" for unit in plan.units):
         open_storage(plan)
     patients = {}
     for target in plan.targets:
-        patients[target] = _prepare_target(plan, target, network)
+        patients[target], digests = _prepare_target(plan, target, network)
+        inputs |= digests
+    check_inputs(plan.folder, inputs, _has_results(plan))
     return with_patients(plan, patients)
 
 
@@ -206,34 +207,18 @@ def _pretrain(plan: Plan) -> None:
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _check_network(plan: Plan, network: LoadedNetwork) -> None:
-    """Raise if cells were run from other weights than those that the network has now."""
-    found = hashlib.sha256(network.checkpoint.read_bytes()).hexdigest()
-    file = plan.folder / NETWORK_FILE
-    if file.exists() and _has_results(plan):
-        recorded = read_json(file, FileKind("the digest of a study's source network"))
-        if recorded.get("sha256") != found:
-            raise UsageError(
-                "the source network has changed since the study's cells were run",
-                where=network.checkpoint,
-                remedy="name another study folder with --out, or put the network back",
-            )
-        return
-    write_json(file, {"network": network.checkpoint.name, "sha256": found})
-
-
 def _has_results(plan: Plan) -> bool:
     roots = (plan.folder / CELLS, plan.folder / SEARCHES)
     return any(is_run(path.parent) for root in roots for path in root.rglob("state.json"))
 
 
-def _prepare_target(plan: Plan, target: str, network: LoadedNetwork) -> int:
-    """Prepare a target's cases before workers ask for them at once; gives its usable patients."""
+def _prepare_target(plan: Plan, target: str, network: LoadedNetwork) -> tuple[int, dict[str, str]]:
+    """Prepare a target's cases before workers ask for them at once; gives its usable patients, and digests."""
     units = [unit for unit in plan.units if unit.target == target]
     most = max(unit.shots for unit in units)
-    cell = next(unit for unit in units if unit.kind == "cell" and unit.shots == most)
+    cell = plan.config(next(unit for unit in units if unit.kind == "cell" and unit.shots == most))
     memory = any(entry.needs_memory for entry in plan.entries.values())
-    configs: list[AdaptOptions] = [plan.config(cell)]
+    configs: list[AdaptOptions] = [cell]
     configs += [plan.config(unit) for unit in units if unit.kind == "search"][:1]
     for config in configs:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -243,15 +228,16 @@ def _prepare_target(plan: Plan, target: str, network: LoadedNetwork) -> int:
                 f"no source patient of target {target} is left to watch: the network was trained on all of them",
                 remedy="name others with 'source', or judge trials by 'objective: target'",
             )
-    return _usable_patients(configs[0], network)
-
-
-def _usable_patients(config: AdaptOptions, network: LoadedNetwork) -> int:
-    """Patients of the training part with tumour in two slices or more: as many shots as can be drawn."""
-    store = open_cases(config, network, config.data, config.classes)
-    assert config.split is not None
-    part = part_of(Split.load(config.split), store, config.train_part, bool(config.classes))
-    return len({case.patient for case in part if (case.areas()[:, 1:].sum(axis=1) > 0).sum() >= 2})
+    assert cell.split is not None
+    store = open_cases(cell, network, cell.data, cell.classes)
+    part = part_of(Split.load(cell.split), store, cell.train_part, bool(cell.classes))
+    # Those with tumour in two slices or more: as many shots as can be drawn.
+    usable = {case.patient for case in part if (case.areas()[:, 1:].sum(axis=1) > 0).sum() >= 2}
+    return len(usable), {
+        f"data of target {target}": store.fingerprint,
+        f"source of target {target}": open_source(cell, network).fingerprint,
+        f"split of target {target}": file_digest(cell.split),
+    }
 
 
 def dry_patients(plan: Plan) -> Mapping[str, int]:

@@ -21,13 +21,13 @@ import numpy as np
 from metaseg.adapt.result import AdaptationResult
 from metaseg.checked_files import FileKind, read_json
 from metaseg.config import MetatuneConfig, NaivetuneConfig
-from metaseg.config_io import Config, describe_fields, plain_value
+from metaseg.config_io import shaping_values
 from metaseg.errors import RunError, TrainingError
 from metaseg.runs.csv_log import cell
 from metaseg.runs.files import write_json, write_text
-from metaseg.runs.folder import FREE_TO_CHANGE
 from metaseg.runs.lock import RunLock
 from metaseg.studies.cells import BusyError, drop_weights, portable, run_unit, seconds_of
+from metaseg.studies.inputs import network_digest
 from metaseg.studies.plan import Plan, Unit
 from metaseg.studies.spaces import Space
 from metaseg.studies.storage import open_database, own_storage
@@ -59,14 +59,13 @@ def best_values(plan: Plan, target: str, label: str) -> dict[str, Any] | None:
 
 def digest(plan: Plan, unit: Unit) -> str:
     """A short digest of everything that shapes a search, its number of trials aside."""
-    config: Config = portable(plan.config(unit), plan.folder)
-    settings = {
-        field.name: plain_value(getattr(config, field.name))
-        for field in describe_fields(type(config))
-        if field.name not in FREE_TO_CHANGE
-    }
+    settings = shaping_values(portable(plan.config(unit), plan.folder))
     space = {name: parameter.plain() for name, parameter in plan.entries[unit.label].space.items()}
-    text = json.dumps([settings, space, plan.study.objective, plan.study.region], sort_keys=True)
+    shaping = [settings, space, plan.study.objective, plan.study.region]
+    if plan.study.storage is not None:
+        # Studies that share a database may have networks of their own under the same name.
+        shaping.append(shaping_values(plan.pretrain) if plan.pretrain else network_digest(plan.network))
+    text = json.dumps(shaping, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 

@@ -11,12 +11,15 @@ import pandas as pd
 from metaseg.config_classify_studies import ClassifyCompareConfig
 from metaseg.config_io import dump_config
 from metaseg.errors import recorded_warnings
+from metaseg.runs.state import STATE_NAME
 from metaseg.studies.classifiers.paper import print_paper
-from metaseg.studies.classifiers.plan import Cell, ClassifierWork, make_classifier_plan, with_split
+from metaseg.studies.classifiers.plan import Cell, ClassifierWork, input_digests, make_classifier_plan, with_split
 from metaseg.studies.classifiers.plots import NAMES, write_figure_plot, write_label_curves
 from metaseg.studies.classifiers.tables import Predictions, curve_rows, pairwise, read_predictions, summary
 from metaseg.studies.compare import raise_failures, write_failures
 from metaseg.studies.display import Display
+from metaseg.studies.inputs import check_inputs
+from metaseg.studies.plan import CELLS
 from metaseg.studies.preparation import STUDY_FILE
 from metaseg.studies.table import write_table
 from metaseg.studies.workers import do_units, left_to_do
@@ -59,6 +62,7 @@ def run_classify_compare(config: ClassifyCompareConfig) -> ClassifierComparison:
     work.folder.mkdir(parents=True, exist_ok=True)
     dump_config(config, work.folder / STUDY_FILE)
     work = with_split(work)
+    check_inputs(work.folder, input_digests(work.entries), any((work.folder / CELLS).rglob(STATE_NAME)))
     todo = left_to_do(work)
     try:
         with Display(work, todo, work.jobs) as display:

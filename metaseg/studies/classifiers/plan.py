@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from metaseg.classify.data import divide, open_slices
+from metaseg.classify.data import divide, open_cases, open_slices
 from metaseg.classify.train import SPLIT_NAME
 from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.config_classify_studies import ClassifyCompareConfig
@@ -15,6 +15,7 @@ from metaseg.config_io import load_config
 from metaseg.errors import UsageError
 from metaseg.store.prepare import phantom_folder
 from metaseg.studies.cells import run_unit, seconds_of, state_of
+from metaseg.studies.inputs import file_digest
 from metaseg.studies.plan import CELLS, NAME
 
 ClassifierConfig = ClassifyTrainConfig | ClassifyActiveConfig
@@ -186,6 +187,20 @@ def read_classifier_entry(
         raise UsageError(
             f"entry '{label}': {error.found}", where=error.where, expected=error.expected, remedy=error.remedy
         ) from error
+
+
+def input_digests(entries: Mapping[str, ClassifierConfig]) -> dict[str, str]:
+    """Digests of what runs of entries read, for :func:`~metaseg.studies.inputs.check_inputs`."""
+    stores: dict[tuple[Any, ...], str] = {}
+    found = {}
+    for label, entry in entries.items():
+        reading = (entry.data, entry.format, entry.modalities, entry.input_size, entry.copies)
+        if reading not in stores:
+            stores[reading] = open_cases(entry, entry).fingerprint
+        found[f"data of {label}"] = stores[reading]
+        files = {"split": entry.split, "case table": entry.case_table}
+        found |= {f"{name} of {label}": file_digest(path) for name, path in files.items() if path is not None}
+    return found
 
 
 def _with_phantoms(entry: ClassifierConfig) -> ClassifierConfig:

@@ -18,16 +18,17 @@ from metaseg.classify.data import divide, open_slices
 from metaseg.classify.train import SPLIT_NAME
 from metaseg.config_classify import TRANSFER, ClassifyTrainConfig
 from metaseg.config_classify_studies import ClassifySearchConfig
-from metaseg.config_io import config_verb, describe_fields, dump_config, load_config, plain_value
+from metaseg.config_io import config_verb, describe_fields, dump_config, load_config, shaping_values
 from metaseg.config_options import MODEL, TRAIN
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.runs.files import write_text
-from metaseg.runs.folder import FREE_TO_CHANGE
+from metaseg.runs.state import STATE_NAME
 from metaseg.studies.cells import portable
-from metaseg.studies.classifiers.plan import read_classifier_entry
+from metaseg.studies.classifiers.plan import input_digests, read_classifier_entry
 from metaseg.studies.classifiers.trials import CLAIMS, FOLDER, Trials, best_of, finished, first_values, unfinished
 from metaseg.studies.compare import raise_failures, write_failures
 from metaseg.studies.display import Display
+from metaseg.studies.inputs import check_inputs
 from metaseg.studies.preparation import STUDY_FILE
 from metaseg.studies.spaces import Space, parse_space
 from metaseg.studies.storage import open_database, own_storage
@@ -172,6 +173,8 @@ def run_classify_search(config: ClassifySearchConfig) -> ClassifierSearch:
     trials.folder.mkdir(parents=True, exist_ok=True)
     dump_config(config, trials.folder / STUDY_FILE)
     work = SearchWork(config, _with_split(trials))
+    digests = input_digests({"the search": work.trials.config})
+    check_inputs(trials.folder, digests, any((trials.folder / FOLDER).rglob(STATE_NAME)))
     todo = left_to_do(work)
     if todo:
         _check_validation(work.trials)
@@ -218,13 +221,10 @@ def _as_given(entry: ClassifyTrainConfig) -> dict[str, Any]:
 
 def digest(trials: Trials) -> str:
     """A short digest of everything that shapes a search, its number of trials aside."""
-    config = portable(trials.config, trials.folder)
-    settings = {
-        field.name: plain_value(getattr(config, field.name))
-        for field in describe_fields(ClassifyTrainConfig)
+    settings = shaping_values(portable(trials.config, trials.folder))
+    if _is_own_split(trials):
         # Where none is given, the study draws a split of its own from the seed.
-        if field.name not in FREE_TO_CHANGE and not (field.name == "split" and _is_own_split(trials))
-    }
+        del settings["split"]
     space = {name: parameter.plain() for name, parameter in trials.space.items()}
     text = json.dumps([settings, space, trials.seed, trials.pruning], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
@@ -244,7 +244,8 @@ def _check_same(config: ClassifySearchConfig, trials: Trials) -> None:
         raise UsageError(
             "the folder holds a search with other settings",
             where=path,
-            expected="the same settings, but for trials, storage, jobs, threads, device and cache",
+            expected="the same settings, except "
+            + ", ".join(sorted(field.flag for field in describe_fields(ClassifySearchConfig) if field.free)),
             remedy="name another folder with --out, or remove this one",
         )
 
