@@ -45,7 +45,7 @@ TABLES_ANEW = "tables are computed anew from the cells every time"
 DATA, MODEL, TRAIN, ADAPT, RUN, OUT = "Data", "Network", "Training", "Adaptation", "Run", "Output"
 METHOD = "Settings of single methods"
 
-Formats = Literal["auto", "brats", "brats2023", "nnunet", "slices", "cheng-mat", "image-folder"]
+Formats = Literal["auto", "table", "brats", "brats2023", "nnunet", "slices", "cheng-mat", "image-folder"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 Paths = tuple[Path, ...]
 Names = tuple[str, ...]
@@ -113,7 +113,10 @@ class DataOptions:
 
     data: Annotated[
         Paths,
-        Help("Folder of cases, or a prepared store; several are pooled. Default: synthetic phantoms.", panel=DATA),
+        Help(
+            "Folder of cases, a table of cases, or a prepared store; several are pooled. Default: synthetic phantoms.",
+            panel=DATA,
+        ),
     ] = ()
     format: Annotated[Formats, Help("Naming convention of the files.", panel=DATA)] = "auto"
     label_scheme: Annotated[

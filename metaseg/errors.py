@@ -65,7 +65,7 @@ class RunError(MetasegError):
 
 
 class TrainingError(MetasegError):
-    """A training that had to stop, such as one whose loss became non-finite."""
+    """A training that had to stop, or a network that it left: a loss, a weight or an output is not finite."""
 
 
 class DataWarning(UserWarning):

@@ -32,15 +32,18 @@ from metaseg.adapt.shared_tasks import of_first, score_shared, shared_step
 from metaseg.adapt.source_tasks import SourceTasks
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config import MetatuneConfig
-from metaseg.errors import TrainingError, UsageError
+from metaseg.errors import UsageError
 from metaseg.runs.events import Selection
 from metaseg.sampling import Pool, plan_case
 from metaseg.sampling.tasks import CasePlan, Step
 from metaseg.store.stored_case import StoredCase
 from metaseg.training.augment import Augmentation
 from metaseg.training.averaging import AveragedModel
+from metaseg.training.divergence import diverged, require_finite_weights
 from metaseg.training.losses import DiceCrossEntropy
 from metaseg.training.schedule import learning_rate
+
+RATES = "--inner-learning-rate or --outer-learning-rate"
 
 
 @dataclass
@@ -216,7 +219,15 @@ class MetaTuning:
         self.plan_figures = {}
         self.watch.advance(cost, loss=query)
         if due_marks(before, self.state.spent, self.config.budget, self.config.marks):
-            self.figures["after"] = self.watch.mark(self.final, self.state.spent)
+            self._mark()
+
+    def _mark(self) -> None:
+        """Evaluate and save the network; the next loss would tell what this step did to it, and there may be none."""
+        final = self.final
+        for model in (self.model, final):
+            require_finite_weights(model, f"meta-step {self.state.meta_step}", self.watch.run.checkpoints, RATES)
+        self.figures["after"] = self.watch.mark(final, self.state.spent)
+        self.watch.save(final, self.state.spent)
 
     def _say_engine(self) -> None:
         """Name the engine of the step once, and again only if another one takes over."""
@@ -269,14 +280,8 @@ class MetaTuning:
         return TaskBatch(*tensors(task.support), *tensors(task.query))
 
     def _guard(self, values: torch.Tensor, what: str) -> None:
-        if bool(torch.isfinite(values).all()):
-            return
-        self.watch.save(self.model, self.state.spent)
-        raise TrainingError(
-            f"the {what} became non-finite at meta-step {self.state.meta_step + 1}",
-            expected="finite numbers",
-            remedy="lower --inner-learning-rate or --outer-learning-rate; checkpoints/last holds the last good weights",
-        )
+        if not bool(torch.isfinite(values).all()):
+            raise diverged(what, f"meta-step {self.state.meta_step + 1}", self.watch.run.checkpoints, RATES)
 
     def saved(self) -> dict[str, Any]:
         """Everything that a resumed run needs."""

@@ -49,7 +49,7 @@ def score_slices(
             images = torch.from_numpy(case.images(chosen, modalities)).to(device)
             labels = torch.from_numpy(case.labels(chosen, space)).to(device)
             with autocast():
-                logits = predict_logits(model, images)
+                logits = predict_logits(model, images, of=f"case {case.id}")
             log_probabilities = torch.log_softmax(logits, dim=1)
             entropy.append(-(log_probabilities.exp() * log_probabilities).sum(dim=1).mean(dim=(1, 2)).cpu().numpy())
             counts = batch_class_counts(labels, largest_class(logits), space.num_classes)

@@ -96,3 +96,12 @@ class Geometry:
     def canonical_affine(self) -> np.ndarray:
         """Voxel-to-world matrix (4, 4) of the RAS+ array ``(width, height, slices)``, in :attr:`unit`."""
         return np.asarray(self.affine) @ inv_ornt_aff(self._orientation(), self.shape)
+
+
+def has_usable_axes(affine: np.ndarray) -> bool:
+    """Whether a voxel-to-world matrix gives each axis a direction of its own."""
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.all(np.isfinite(affine)) or not np.all(np.isfinite(sizes)) or not np.all(sizes > 0):
+        return False
+    flat = abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3
+    return not flat and not np.any(np.isnan(io_orientation(affine)))

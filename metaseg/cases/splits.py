@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from metaseg.cases.sessions import patient_of
 from metaseg.checked_files import FileKind, check_shape, read_json
 from metaseg.errors import DataError, UsageError
 from metaseg.written_files import write_text
@@ -95,11 +96,13 @@ class Split:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Split:
-        """Read a split that :meth:`save` wrote.
+        """Read a split that :meth:`save` wrote, or the column ``split`` of a table of cases.
 
         Raises:
             DataError: The file is missing, not of this kind, of a newer version, or holds an invalid split.
         """
+        if Path(path).suffix.lower() in (".csv", ".tsv"):
+            return _split_of_table(Path(path))
         refuse = partial(SPLIT_KIND.refuse, path=Path(path))
         content: _Content = check_shape(_read_json(Path(path)), _Content, refuse)
         _check_parts(content.parts, content.patients, Path(path))
@@ -159,6 +162,17 @@ class Split:
             raise UsageError(f"the split has no part '{held_out}'", expected="one of " + ", ".join(self.parts))
         train = sorted(case for name, cases in self.parts.items() if name != held_out for case in cases)
         return Split(self.seed, self.stratify, {"train": tuple(train), "test": self.parts[held_out]}, self.patients)
+
+
+def _split_of_table(table: Path) -> Split:
+    # Imported here: the reader loads the libraries of image files, which a split file does not need.
+    from metaseg.cases.readers.table import parts_of_table
+
+    rows = parts_of_table(table)
+    parts = {name: tuple(row.case for row in members) for name, members in rows.items()}
+    patients = {row.case: patient_of(row.patient) for members in rows.values() for row in members}
+    _check_parts(parts, patients, table)
+    return Split(0, None, parts, patients)
 
 
 def read_split(path: str | os.PathLike[str]) -> Split:

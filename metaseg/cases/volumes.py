@@ -1,4 +1,4 @@
-"""Volumes on disk: NIfTI files, stacks of 2-D image files, and Cheng's MATLAB files.
+"""Volumes on disk: NIfTI files, those of ITK, stacks of 2-D image files, and Cheng's MATLAB files.
 
 Each class implements :class:`metaseg.cases.case.Volume`. All are immutable, hashable and picklable; they hold paths,
 never voxels, and turn whatever a file library raises into a :class:`~metaseg.errors.DataError` that names the file.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import struct
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,41 +19,21 @@ from typing import IO
 import h5py
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import io_orientation
-from nibabel.spatialimages import HeaderDataError, HeaderTypeError
-from nibabel.wrapstruct import WrapStructError
 from PIL import Image
-from zlib_ng import gzip_ng, zlib_ng
+from zlib_ng import gzip_ng
 
 from metaseg.cases.case import Volume
-from metaseg.cases.geometry import Geometry
+from metaseg.cases.file_errors import reading
+from metaseg.cases.geometry import Geometry, has_usable_axes
+from metaseg.cases.itk_volumes import ItkVolume
 from metaseg.cases.pictures import LOSSY_FORMATS, PICTURE_SUFFIXES, upright_grey, upright_size
 from metaseg.errors import DataError
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii", ".nii.bz2")
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
 IMAGE_SUFFIXES = PICTURE_SUFFIXES
 _GZIP_MAGIC, _BZIP2_MAGIC = b"\x1f\x8b", b"BZh"
-# Everything that the file libraries raise for files that are damaged or of another kind.
-_FILE_ERRORS: tuple[type[BaseException], ...] = (  # type: ignore[assignment]  # zlib-ng's stubs say an instance
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    SyntaxError,
-    RuntimeError,
-    OverflowError,
-    MemoryError,
-    KeyError,
-    zlib.error,
-    zlib_ng.error,
-    struct.error,
-    Image.DecompressionBombError,
-    ImageFileError,
-    HeaderDataError,
-    HeaderTypeError,
-    WrapStructError,
-)
 # The larger of the two NIfTI headers; enough to tell shape, number type and orientation.
 _HEADER_BYTES = 540
 
@@ -82,12 +61,12 @@ class NiftiVolume:
         Raises:
             DataError: The file is missing, no NIfTI file, without a usable orientation, or of the wrong dimensions.
         """
-        with _reading(self.path, "NIfTI file"), _open_plain(self.path) as stream:
+        with reading(self.path, "NIfTI file"), _open_plain(self.path) as stream:
             start = stream.read(_HEADER_BYTES)
             header = _nifti_class(start).header_class(start[: _header_size(start)])
             shape, affine = header.get_data_shape(), header.get_best_affine()
         self._check_dimensions(shape)
-        if not _is_usable(affine):
+        if not has_usable_axes(affine):
             raise DataError(
                 "the NIfTI header holds no usable orientation",
                 where=self.path,
@@ -103,7 +82,7 @@ class NiftiVolume:
             DataError: The file is missing, truncated, damaged or holds colours or complex numbers.
         """
         geometry = self.geometry()
-        with _reading(self.path, "NIfTI file"):
+        with reading(self.path, "NIfTI file"):
             if self.channel is None:
                 content = _read_plain(self.path)
             else:
@@ -186,7 +165,7 @@ class ImageStack:
         return _stack(self.paths, self._read_slice, self.pixel_mm)
 
     def _read_slice(self, path: Path) -> np.ndarray:
-        with _reading(path, "image"), Image.open(path) as image:
+        with reading(path, "image"), Image.open(path) as image:
             lossy = image.format in LOSSY_FORMATS
             array = np.asarray(upright_grey(image))
         if self.binary:
@@ -237,19 +216,21 @@ class MatStack:
 
 
 def volume_from_file(path: Path, channel: int | None = None) -> Volume:
-    """The volume of one file by its suffix: NIfTI, or a 2-D image as a single slice.
+    """The volume of one file by its suffix: NIfTI, a format of ITK, or a 2-D image as a single slice.
 
     Raises:
-        DataError: The suffix is of neither kind.
+        DataError: The suffix is of no such kind.
     """
     if path.name.lower().endswith(NIFTI_SUFFIXES):
         return NiftiVolume(path, channel)
     if path.suffix.lower() in IMAGE_SUFFIXES and channel is None:
         return ImageStack((path,))
+    if path.suffix.lower() in ITK_SUFFIXES and channel is None:
+        return ItkVolume(path)
     raise DataError(
         f"cannot read files named {path.suffix or path.name}",
         where=path,
-        expected=", ".join(NIFTI_SUFFIXES + IMAGE_SUFFIXES),
+        expected=", ".join(VOLUME_SUFFIXES + IMAGE_SUFFIXES),
         remedy="convert the file to .nii.gz",
     )
 
@@ -260,7 +241,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: The file is missing or no image.
     """
-    with _reading(path, "image"), Image.open(path) as image:
+    with reading(path, "image"), Image.open(path) as image:
         return upright_size(image)
 
 
@@ -271,27 +252,10 @@ def open_cheng_mat(path: Path) -> Iterator[h5py.Group]:
     Raises:
         DataError: The file is missing, damaged or not of this kind, also while it is being read in the ``with`` body.
     """
-    with _reading(path, "MATLAB v7.3 file"), h5py.File(path, "r") as file:
+    with reading(path, "MATLAB v7.3 file"), h5py.File(path, "r") as file:
         if "cjdata" not in file:
             raise KeyError("it has no structure 'cjdata'")
         yield file["cjdata"]
-
-
-@contextmanager
-def _reading(path: Path, kind: str) -> Iterator[None]:
-    """Turn what file libraries raise for missing or damaged files into a DataError."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise DataError(f"the {kind} does not exist", where=path, remedy="check the path, or get it again") from error
-    except _FILE_ERRORS as error:
-        reason = str(error).strip("\"'") or type(error).__name__
-        raise DataError(
-            f"the {kind} cannot be read: {reason}",
-            where=path,
-            expected=f"an intact {kind}",
-            remedy="copy or download it again, or leave the case out",
-        ) from error
 
 
 def _stack(paths: Sequence[Path], read_slice: Callable[[Path], np.ndarray], pixel_mm: float | None) -> np.ndarray:
@@ -326,15 +290,6 @@ def _as_mask(array: np.ndarray, path: Path, lossy: bool) -> np.ndarray:
             remedy="write the mask as a 1-bit or 0/255 image",
         )
     return (array != 0).astype(np.uint8)
-
-
-def _is_usable(affine: np.ndarray) -> bool:
-    """Whether a voxel-to-world matrix gives each axis a direction of its own."""
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.all(np.isfinite(affine)) or not np.all(np.isfinite(sizes)) or not np.all(sizes > 0):
-        return False
-    flat = abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3
-    return not flat and not np.any(np.isnan(io_orientation(affine)))
 
 
 def _nifti_class(start: bytes) -> type[nib.Nifti1Image]:

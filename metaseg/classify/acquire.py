@@ -14,6 +14,7 @@ from metaseg.classify.slices import ClassifiedSlices
 from metaseg.config_classify import ClassifyActiveConfig
 from metaseg.errors import UsageError
 from metaseg.models import Classifier, mc_dropout
+from metaseg.models.finite import finite_output
 from metaseg.sampling import (
     Pool,
     aift_scores,
@@ -223,10 +224,10 @@ def embeddings(model: Classifier, slices: ClassifiedSlices) -> np.ndarray:
     """What the last layer sees of each slice, ``(slices, d)``."""
     device = next(model.parameters()).device
     model.eval()
-    parts = [
-        model.embed(slices.images(np.arange(start, min(start + BATCH, len(slices)))).to(device)).cpu().numpy()
-        for start in range(0, len(slices), BATCH)
-    ]
+    parts = []
+    for start in range(0, len(slices), BATCH):
+        images = slices.images(np.arange(start, min(start + BATCH, len(slices)))).to(device)
+        parts.append(finite_output(model.embed(images), "a batch of slices").cpu().numpy())
     return np.concatenate(parts).astype(np.float64)
 
 
@@ -243,7 +244,7 @@ def gradient_embeddings(model: Classifier, slices: ClassifiedSlices) -> np.ndarr
     for start in range(0, len(slices), BATCH):
         images = slices.images(np.arange(start, min(start + BATCH, len(slices)))).to(device)
         logits, features = model.forward_with_embedding(images)
-        slope = torch.softmax(logits, dim=1)
+        slope = torch.softmax(finite_output(logits, "a batch of slices"), dim=1)
         slope[torch.arange(len(slope)), slope.argmax(dim=1)] -= 1.0
         parts.append((slope[:, :, None] * features[:, None, :]).flatten(1).cpu().numpy())
     return np.concatenate(parts).astype(np.float64)

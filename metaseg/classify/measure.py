@@ -12,6 +12,7 @@ from torch import nn
 
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.evaluation.classification import classification_figures
+from metaseg.models.finite import finite_output
 from metaseg.models.processes import several, shared_map
 
 BATCH = 32
@@ -53,8 +54,12 @@ def slice_probabilities(
 
 
 def softmax(logits: torch.Tensor) -> np.ndarray:
-    """Probabilities ``(batch, class)`` in ``float64``: exact sums, and zeros that are zeros."""
-    return torch.softmax(logits.double(), dim=1).cpu().numpy()
+    """Probabilities ``(batch, class)`` in ``float64``: exact sums, and zeros that are zeros.
+
+    Raises:
+        TrainingError: A logit is not finite.
+    """
+    return torch.softmax(finite_output(logits, "a batch of slices").double(), dim=1).cpu().numpy()
 
 
 def part_figures(

@@ -130,9 +130,13 @@ def find_cases(paths: Sequence[Path], format: str, modalities: Sequence[str]) ->
     for path in paths:
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
             cases.append(_picture(path, modalities))
-        elif path.is_file() and path.suffix not in (".json", ".csv"):
+        elif path.is_file() and path.suffix.lower() not in (".json", ".csv", ".tsv"):
             volumes.append(path)
-        elif path.is_dir() and (pictures := _pictures(path)) and not (path / "index.csv").exists():
+        elif (
+            path.is_dir()
+            and (pictures := _pictures(path))
+            and not any((path / name).exists() for name in ("index.csv", "cases.csv"))
+        ):
             cases += [_picture(file, modalities) for file in pictures]
         else:
             cases += read_cases(path, format=format)

@@ -14,7 +14,7 @@ from metaseg.cli.data_tables import print_split, print_summary
 from metaseg.cli.help import PlainCommand, PlainGroup
 from metaseg.cli.messages import messages
 from metaseg.config_options import Formats
-from metaseg.errors import UsageError
+from metaseg.errors import UsageError, warn_user
 
 data_app = typer.Typer(
     help="Check, summarise, split and prepare cases; get data to begin with.",
@@ -24,7 +24,7 @@ data_app = typer.Typer(
 )
 
 FORMAT_METAVAR = f"[{'|'.join(get_args(Formats))}]"
-Root = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of cases.", show_default=False)]
+Root = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of cases, or a table of cases.", show_default=False)]
 Format = Annotated[str, typer.Option("--format", metavar=FORMAT_METAVAR, help="Naming convention of the files.")]
 Scheme = Annotated[
     str | None,
@@ -152,6 +152,12 @@ def split(
             raise UsageError("the split file exists", where=out, remedy="choose another --out, or give --overwrite")
         shares = _shares(parts)
         cases = read_cases(data, format=format, classes=_names(classes))
+        if any("split" in case.extra for case in cases):
+            warn_user(
+                "the table has a column 'split'; another split is drawn here",
+                where=data,
+                remedy="to use the column as it is, give the table itself to other verbs with --split",
+            )
         drawn = make_split(cases, parts=shares, folds=folds, seed=seed, stratify=choices[stratify])
         drawn.save(out)
         print_split(drawn, out)

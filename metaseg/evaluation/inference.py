@@ -14,6 +14,7 @@ from metaseg.cases.labels import LabelSpace
 from metaseg.evaluation.batch_threads import over_threads
 from metaseg.evaluation.overlap import joint_histogram
 from metaseg.evaluation.overlap_torch import largest_class
+from metaseg.models.finite import finite_output
 from metaseg.store.stored_case import StoredCase, to_space
 
 Autocast = Callable[[], AbstractContextManager]
@@ -24,17 +25,20 @@ FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
 
 
 @torch.inference_mode()
-def predict_logits(model: nn.Module, images: Tensor, tta: bool = False) -> Tensor:
+def predict_logits(model: nn.Module, images: Tensor, tta: bool = False, of: str = "these slices") -> Tensor:
     """Logits ``(batch, class, height, width)`` of images ``(batch, modality, height, width)``.
 
-    With ``tta`` the result is the logarithm of the class probabilities' mean over flips.
+    With ``tta`` the result is the logarithm of the class probabilities' mean over flips. ``of`` names the slices.
+
+    Raises:
+        TrainingError: A logit is not finite.
     """
     if not tta:
-        return model(images).float()
+        return finite_output(model(images).float(), of)
     probabilities = torch.stack(
         [torch.flip(torch.softmax(model(torch.flip(images, axes)).float(), dim=1), axes) for axes in FLIPS]
     ).mean(dim=0)
-    return probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
+    return finite_output(probabilities, of).clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
 def predict_probabilities(
@@ -159,7 +163,7 @@ def _over_slices(
     def work(batch: np.ndarray) -> Finished:
         images = torch.from_numpy(case.images(batch, modalities, keep=False)).to(device)
         with autocast():
-            logits = predict_logits(model, images, tta)
+            logits = predict_logits(model, images, tta, f"case {case.id}")
         return finish(logits)
 
     threads = min(torch.get_num_threads(), len(batches)) if device.type == "cpu" else 1

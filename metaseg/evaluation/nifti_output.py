@@ -14,6 +14,8 @@ from zlib_ng import gzip_ng
 
 from metaseg import __version__
 from metaseg.cases.geometry import Geometry
+from metaseg.cases.itk_volumes import ItkVolume
+from metaseg.cases.volumes import NiftiVolume
 from metaseg.runs.files import replacing
 
 _DESCRIPTION_BYTES = 79
@@ -23,8 +25,14 @@ _LABEL_LEVEL, _PROBABILITY_LEVEL = 4, 2
 _OPENERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
 
 
-def read_header(path: Path) -> nib.Nifti1Header:
-    """Header of a NIfTI-1 or NIfTI-2 file, plain or compressed, told by its content; without header extensions."""
+def read_header(volume: NiftiVolume | ItkVolume) -> nib.Nifti1Header:
+    """Header of a NIfTI file without its extensions, or one that says where the voxels of another file lie."""
+    if isinstance(volume, ItkVolume):
+        geometry = volume.geometry()
+        header = nib.Nifti1Image(np.empty(geometry.shape, np.uint8), np.asarray(geometry.affine)).header
+        header.set_xyzt_units("mm")
+        return header
+    path = volume.path
     with path.open("rb") as stream:
         opener = _OPENERS.get(stream.read(2), open)
     with opener(path, "rb") as stream:

@@ -173,16 +173,16 @@ class _Predictor:
 
     def _write_maps(self, job: PredictionJob, case: StoredCase, segmented: CaseSegmentation, synthetic: bool) -> None:
         geometry, files = case.info.geometry, job.files
-        if job.nifti is None:
+        if job.volume is None:
             masks = [file for kind, file in files.items() if kind.startswith("masks/")]
             write_masks(masks, segmented.classes, geometry, job.scheme)
         else:
-            header, text = read_header(job.nifti.path), description(network_name(self.network), synthetic)
+            header, text = read_header(job.volume), description(network_name(self.network), synthetic)
             values = job.scheme.encode(segmented.classes)
             write_label(files["label"], values, geometry, header, text, largest=max(job.scheme.values))
         if "probabilities" in files:
             maps = full_probabilities(case, segmented.kept)
-            if job.nifti is None:
+            if job.volume is None:
                 with replacing(files["probabilities"]) as stream:
                     np.save(stream, np.stack([geometry.from_canonical(part).transpose(2, 1, 0) for part in maps]))
             else:
@@ -215,7 +215,7 @@ class _Predictor:
             "warnings": [text for text in warnings_so_far() if job.case.id in text],
             "volumes": volumes,
             "label_scheme": job.scheme.name,
-            "label_values": own if job.nifti else mask_values(job.scheme),
+            "label_values": own if job.volume else mask_values(job.scheme),
             "probability_channels": list(self.space.classes) if self.config.probabilities else None,
             "shape": list(geometry.shape),
             "unit": geometry.unit,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metaseg.cases.case import Case
+from metaseg.cases.itk_volumes import ItkVolume
 from metaseg.cases.labels import LABEL_SCHEMES, LabelScheme, LabelSpace, label_scheme
 from metaseg.cases.readers import read_case_files, read_cases
 from metaseg.cases.volumes import NiftiVolume
@@ -35,10 +36,10 @@ class PredictionJob:
     files: dict[str, Path]
 
     @property
-    def nifti(self) -> NiftiVolume | None:
+    def volume(self) -> NiftiVolume | ItkVolume | None:
         """The file whose grid the prediction takes; None for separate 2-D images."""
         volume = next(iter(self.case.images.values()))
-        return volume if isinstance(volume, NiftiVolume) else None
+        return volume if isinstance(volume, NiftiVolume | ItkVolume) else None
 
 
 def plan_predictions(config: PredictConfig, modalities: Sequence[str], space: LabelSpace) -> list[PredictionJob]:
@@ -74,7 +75,7 @@ def find_cases(config: PredictConfig) -> list[Case]:
         UsageError: A prepared store was named, which no longer knows the headers of its files.
     """
     cases: list[Case] = []
-    files = [path for path in config.cases if path.is_file() and path.suffix not in (".json", ".csv")]
+    files = [path for path in config.cases if path.is_file() and path.suffix.lower() not in (".json", ".csv", ".tsv")]
     for path in config.cases:
         if path in files:
             continue
@@ -121,7 +122,7 @@ def output_files(case: Case, config: PredictConfig) -> dict[str, Path]:
     out, name = config.out, _file_name(case.id)
     volume = next(iter(case.images.values()))
     files: dict[str, Path] = {}
-    if isinstance(volume, NiftiVolume):
+    if isinstance(volume, NiftiVolume | ItkVolume):
         files["label"] = out / f"{name}_pred.nii.gz"
     else:
         names = mask_names(volume.files)

@@ -19,10 +19,11 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from metaseg.errors import RunError, UsageError
+from metaseg.errors import RunError, TrainingError, UsageError
 from metaseg.models.card import ModelCard, Task, checkpoint_files, read_card, read_file
 from metaseg.models.classifier import Classifier
 from metaseg.models.classifiers import rebuild_classifier
+from metaseg.models.finite import non_finite
 from metaseg.models.padding import PadToStride
 from metaseg.models.registry import build_segmenter
 from metaseg.models.weights import unique_state
@@ -61,11 +62,20 @@ def save_checkpoint(path: str | Path, model: nn.Module, card: ModelCard) -> Path
 
     Raises:
         UsageError: The card describes another network than this one, which could not be loaded again.
+        TrainingError: A weight is not finite.
         WriteError: The files cannot be written.
     """
     weights_file, card_file = checkpoint_files(path)
     _require_description(model, card)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in unique_state(model).items()}
+    name = non_finite(tensors)
+    if name is not None:
+        raise TrainingError(
+            f"the weights are not saved: {name} holds values that are not finite",
+            where=weights_file,
+            expected="finite numbers",
+            remedy="lower the learning rate and start again",
+        )
     weights = save_safetensors(tensors)
     written = {**asdict(card), "weights_blake2b": _checksum(weights)}
     with replacing(weights_file) as stream:
@@ -168,9 +178,18 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCar
             remedy="copy both files again, or use another checkpoint of the run ('best', 'last')",
         )
     try:
-        return load_safetensors(raw), card
+        tensors = load_safetensors(raw)
     except SafetensorError as error:
         raise RunError(f"the weights are damaged ({error})", where=weights_file) from error
+    name = non_finite(tensors)
+    if name is not None:
+        raise RunError(
+            f"the weights hold non-finite values in {name}",
+            where=weights_file,
+            expected="finite numbers",
+            remedy="use an earlier checkpoint, from before the training diverged",
+        )
+    return tensors, card
 
 
 def restore(model: nn.Module, tensors: Mapping[str, torch.Tensor], where: str | Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load as load_safetensors
 from torch import nn
 
 from metaseg.errors import DataError
+from metaseg.models.finite import non_finite
 
 PREFIXES = ("module.", "_orig_mod.", "net.")
 """What DataParallel, torch.compile and :class:`~metaseg.models.padding.PadToStride` put before a network's own keys."""
@@ -250,11 +251,11 @@ def _require(report: WeightReport, fitting: Mapping[str, torch.Tensor], min_load
             expected=f"at least {min_loaded:.0%} of the network's parameters, by name and shape",
             remedy="build the network that the weights were made for: its name, options, modalities and classes",
         )
-    for name, tensor in fitting.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise DataError(
-                f"the weights hold non-finite values in {name}",
-                where=report.origin,
-                expected="finite numbers",
-                remedy="use an earlier checkpoint, from before the training diverged",
-            )
+    name = non_finite(fitting)
+    if name is not None:
+        raise DataError(
+            f"the weights hold non-finite values in {name}",
+            where=report.origin,
+            expected="finite numbers",
+            remedy="use an earlier checkpoint, from before the training diverged",
+        )

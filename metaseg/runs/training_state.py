@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from metaseg.errors import RunError
+from metaseg.errors import RunError, TrainingError
+from metaseg.models.finite import non_finite
 from metaseg.runs.files import replacing
 
 MAGIC = b"metaseg training state 1\n"
@@ -26,8 +27,17 @@ def save_training_state(path: Path, state: Mapping[str, Any]) -> None:
 
     Raises:
         TypeError: Something else is in it, which could not be read back without unpickling code.
+        TrainingError: A tensor in it is not finite.
     """
     _check_plain(state, "state")
+    name = non_finite(_tensors(state, "state"))
+    if name is not None:
+        raise TrainingError(
+            f"the training diverged: {name} holds values that are not finite",
+            where=path,
+            expected="finite numbers; the file still holds the state before",
+            remedy="lower the learning rate and start again",
+        )
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     content = buffer.getbuffer()
@@ -58,7 +68,18 @@ def load_training_state(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except Exception as error:
         raise RunError(f"the training state cannot be read: {error}", where=path, remedy=remedy) from error
+    name = non_finite(_tensors(state, "state"))
+    if name is not None:
+        raise RunError(f"the training state is of a training that diverged: {name}", where=path, remedy=remedy)
     return state
+
+
+def _tensors(value: Any, where: str) -> dict[str, torch.Tensor]:
+    """All tensors by the way to them, such as ``state['model']['head.weight']``."""
+    if isinstance(value, torch.Tensor):
+        return {where: value}
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return {name: tensor for key, item in items for name, tensor in _tensors(item, f"{where}[{key!r}]").items()}
 
 
 def _check_plain(value: Any, where: str) -> None:

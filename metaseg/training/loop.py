@@ -6,6 +6,7 @@ optimiser's moments and the best figure so far. A run that was killed continues 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metaseg.errors import TrainingError
 from metaseg.models.processes import WholeBatch, agree, combine_gradients, several
 from metaseg.models.whole_batch_layers import span_batches
 from metaseg.runs.training_state import load_training_state, save_training_state
 from metaseg.training.averaging import AveragedModel
+from metaseg.training.divergence import diverged, require_finite_images, require_finite_weights
 
 Batch = tuple[Tensor, Tensor]
 """Images ``(batch, modality, height, width)`` and classes ``(batch, height, width)``; of whole slices ``(batch,)``."""
@@ -129,13 +130,16 @@ def fit(
     if resume and state_file is not None:
         _restore(state_file, module, optimizer, averaged, state, fabric)
     final = averaged.model if averaged else module
+    checkpoints = state_file and state_file.parent
     while state.step < plan.total_steps and not state.stopped:
-        values = _step(model, optimizer, fabric, plan, draw, objective, state.step)
+        values = _step(model, optimizer, fabric, plan, draw, objective, state.step, checkpoints)
         if averaged:
             averaged.update(module)
         state.step += 1
         listener.on_step(state.step, values)
         if plan.is_mark(state.step):
+            # The next loss would tell what this step did to the weights; they are saved before it.
+            require_finite_weights(final, f"step {state.step}", checkpoints)
             state.stopped = not listener.on_mark(state.step, final)
             if state_file is not None:
                 _save(state_file, module, optimizer, averaged, state)
@@ -150,6 +154,7 @@ def _step(
     draw: Callable[[int], Batch],
     objective: Objective,
     step: int,
+    checkpoints: Path | None,
 ) -> dict[str, float]:
     rate = plan.rate(step)
     for group in optimizer.param_groups:
@@ -161,8 +166,9 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     value = objective(model, fabric.to_device(images), fabric.to_device(classes))
     number = float(value.detach())
-    if number != number or number in (float("inf"), float("-inf")):
-        raise _non_finite("loss", step)
+    if not math.isfinite(number):
+        require_finite_images(images, f"step {step + 1}")
+        raise diverged("loss", f"step {step + 1}", checkpoints)
     fabric.backward(value)
     combine_gradients(fabric, model.parameters(), mean=True)
     values = {"loss": number, "learning_rate": rate}
@@ -171,18 +177,10 @@ def _step(
         values["gradient_norm"] = float(norm) if norm is not None else float("nan")
         # A gradient scaler skips such a step and lowers its scale by itself.
         scaled = getattr(fabric._precision, "scaler", None) is not None
-        if not scaled and not torch.isfinite(torch.tensor(values["gradient_norm"])):
-            raise _non_finite("gradient", step)
+        if not scaled and not math.isfinite(values["gradient_norm"]):
+            raise diverged("gradient", f"step {step + 1}", checkpoints)
     optimizer.step()
     return values
-
-
-def _non_finite(what: str, step: int) -> TrainingError:
-    return TrainingError(
-        f"the {what} became non-finite at step {step + 1}",
-        expected="finite numbers",
-        remedy="lower --learning-rate and start again; the last good weights are in checkpoints",
-    )
 
 
 def _save(path: Path, model: nn.Module, optimizer: Optimizer, averaged: AveragedModel | None, state: LoopState) -> None:

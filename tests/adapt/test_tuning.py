@@ -100,13 +100,15 @@ class TestMetatune:
         assert (runs[0] / "selection.csv").read_text() == (runs[1] / "selection.csv").read_text()
 
     def test_diverging_run_stops_with_the_last_good_weights(self, pretrained, tmp_path):
-        with pytest.raises(TrainingError, match="non-finite at meta-step"):
-            metaseg.metatune(
-                **pretrained, **(SMALL | {"budget": 400}), out=tmp_path / "r", inner_learning_rate=1e30, clip_norm=0
-            )
-        model, state = load_network(tmp_path / "r").model, json.loads((tmp_path / "r" / "state.json").read_text())
-        assert all(torch.isfinite(p).all() for p in model.parameters())
-        assert state["status"] == "failed"
+        rates: dict[str, float]
+        for name, rates in (("first", {"inner_learning_rate": 1e30}), ("later", {"outer_learning_rate": 1e6})):
+            with pytest.raises(TrainingError, match="finite") as caught:
+                metaseg.metatune(**pretrained, **SMALL, **rates, out=tmp_path / name, clip_norm=0, ema=0.0)
+            kept = sorted(file.name for file in (tmp_path / name).rglob("*.safetensors"))
+            assert ("no weights had been saved" in str(caught.value.remedy)) == (not kept)
+            if kept:
+                assert all(torch.isfinite(p).all() for p in load_network(tmp_path / name).model.parameters())
+            assert json.loads((tmp_path / name / "state.json").read_text())["status"] == "failed"
 
     def test_too_few_slices_for_a_task_end_the_run_instead_of_looping(self, pretrained, tmp_path):
         with pytest.raises(DataError, match="no shot has slices enough"):

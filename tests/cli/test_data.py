@@ -150,3 +150,18 @@ def test_unknown_data_set_is_a_usage_error(capsys: pytest.CaptureFixture[str], t
     code, _, error = call(capsys, "data", "fetch", "nonsense", "--out", tmp_path)
     assert code == 2
     assert "nonsense" in error
+
+
+def test_split_of_a_table_that_has_one(cases: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = sorted(cases.rglob("*_flair.nii.gz"))
+    rows = [
+        f"{file.parent.name},{part},{file}" for file, part in zip(files, ("train", "train", "val", "test"), strict=True)
+    ]
+    table = cases / "cases.csv"
+    table.write_text("\n".join(["case,split,flair", *rows]))
+    code, _, said = call(capsys, "data", "split", table, "--parts", "train=0.5,test=0.5")
+    assert code == 0
+    assert "warning: the table has a column 'split'" in said
+    assert [len(part) for part in read_split("split.json").parts.values()] == [2, 2]
+    assert [len(part) for part in read_split(table).parts.values()] == [2, 1, 1]
+    assert call(capsys, "data", "check", table, "--split", table)[0] == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from PIL import Image
 from scipy import ndimage
 
@@ -98,6 +99,20 @@ def test_every_kind_of_nifti_file_keeps_its_kind(workshop):
         flair = nib.load(next(source.glob("*_flair*")))
         np.testing.assert_array_equal(kind.affine, flair.affine)
         np.testing.assert_array_equal(np.asarray(kind.dataobj) > 0, np.asarray(flair.dataobj) > 500)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_volumes_of_itk_give_nifti_on_their_grid(workshop, suffix):
+    folder = workshop.case("MET", "a_1", label=False, affine=oblique())
+    as_nifti = predict_cases(workshop.network(), config(workshop.root / "nifti", folder))
+    for path in list(folder.iterdir()):
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(path).removesuffix(".nii.gz") + suffix)
+        path.unlink()
+    as_itk = predict_cases(workshop.network(), config(workshop.root / "itk", folder))
+    found, wanted = (nib.load(result.cases[0].files["label"]) for result in (as_itk, as_nifti))
+    np.testing.assert_array_equal(found.dataobj, wanted.dataobj)
+    np.testing.assert_allclose(found.affine, wanted.affine, atol=1e-4)
+    assert np.count_nonzero(found.dataobj)
 
 
 def test_header_says_what_the_file_holds(workshop):

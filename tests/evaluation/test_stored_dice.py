@@ -7,7 +7,13 @@ from torch import nn
 
 from metaseg.cases.labels import SUBREGIONS, WHOLE_LESION
 from metaseg.cases.readers import read_cases
-from metaseg.evaluation.inference import predict_classes, stored_dice
+from metaseg.errors import TrainingError
+from metaseg.evaluation.inference import (
+    predict_classes,
+    predict_most_probable,
+    predict_probabilities,
+    stored_dice,
+)
 from metaseg.store.build import build_store
 from metaseg.store.prepare_case import PrepareOptions
 from metaseg.store.slice_cache import share_cache
@@ -35,6 +41,19 @@ def case(write_cases, tmp_path):
 
 def dice(truth, found):
     return 2 * np.sum(truth & found) / (np.sum(truth) + np.sum(found))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+@pytest.mark.parametrize("tta", [False, True])
+def test_output_that_is_not_finite_is_no_empty_mask(case, value, tta):
+    model = Fixed(4)
+    with torch.no_grad():
+        model.layer.weight[2] = value
+    for predict in (predict_probabilities, predict_most_probable):
+        with pytest.raises(TrainingError, match=f"not finite for case {case.id}"):
+            predict(model, case, ("t1", "flair"), tta=tta)
+    with pytest.raises(TrainingError, match=f"not finite for case {case.id}"):
+        stored_dice(model, case, ("t1", "flair"), SUBREGIONS)
 
 
 def test_regions_equal_masks_compared_one_by_one(case):

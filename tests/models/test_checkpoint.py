@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from metaseg.errors import MetasegError, RunError, UsageError, WriteError
+from metaseg.errors import MetasegError, RunError, TrainingError, UsageError, WriteError
 from metaseg.models import (
     ModelCard,
     PadToStride,
@@ -82,12 +82,34 @@ def test_number_types_and_awkward_values_are_kept(tmp_path: Path) -> None:
     model, card = made()
     model.double()
     with torch.no_grad():
-        next(model.parameters()).view(-1)[:3] = torch.tensor([-0.0, float("nan"), 5e-324], dtype=torch.float64)
+        next(model.parameters()).view(-1)[:3] = torch.tensor([-0.0, 1.7e308, 5e-324], dtype=torch.float64)
     save_checkpoint(tmp_path / "best", model, card)
     again, _ = load_checkpoint(tmp_path / "best")
     for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
         assert ours.dtype == torch.float64
         assert torch.equal(ours.view(torch.int64), theirs.view(torch.int64))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", ["parameters", "buffers"])
+def test_numbers_that_are_not_finite_are_neither_saved_nor_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, value: float
+) -> None:
+    model, card = made()
+    model.register_buffer("statistics", torch.ones(3))
+    monkeypatch.setattr("metaseg.models.checkpoint._require_description", lambda model, card: None)
+    tensor = next(getattr(model, kind)())
+    name = next(name for name, one in model.state_dict(keep_vars=True).items() if one is tensor)
+    with torch.no_grad():
+        tensor.view(-1)[-1] = value
+    with pytest.raises(TrainingError, match=rf"not saved: {name} holds"):
+        save_checkpoint(tmp_path / "best", model, card)
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as earlier:  # a release that saved it
+        earlier.setattr("metaseg.models.checkpoint.non_finite", lambda tensors: None)
+        save_checkpoint(tmp_path / "best", model, card)
+    with pytest.raises(RunError, match=rf"(?s)non-finite values in {name}.*best\.safetensors"):
+        load_checkpoint(tmp_path / "best")
 
 
 def test_what_was_loaded_can_be_trained_and_is_apart_from_the_file(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from metaseg.errors import RunError
+from metaseg.errors import RunError, TrainingError
 from metaseg.runs.training_state import load_training_state, save_training_state
 
 
@@ -47,6 +47,27 @@ def test_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     _, second = train(3, load_training_state(path))
     assert first + second == whole
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.state"]
+
+
+@pytest.mark.parametrize("where", ["model", "optimizer"])
+def test_state_that_is_not_finite_is_neither_saved_nor_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    path = tmp_path / "last.state"
+    state, _ = train(2)
+    save_training_state(path, state)
+    good = path.read_bytes()
+    tensor = state["model"]["0.weight"] if where == "model" else state["optimizer"]["state"][1]["exp_avg_sq"]
+    with torch.no_grad():
+        tensor.view(-1)[0] = float("inf")
+    with pytest.raises(TrainingError, match=rf"state\['{where}'\].* not finite"):
+        save_training_state(path, state)
+    assert path.read_bytes() == good
+    with monkeypatch.context() as earlier:  # a release that saved it
+        earlier.setattr("metaseg.runs.training_state.non_finite", lambda tensors: None)
+        save_training_state(path, state)
+    with pytest.raises(RunError, match=rf"diverged: state\['{where}'\]"):
+        load_training_state(path)
 
 
 @pytest.mark.parametrize("position", [0.0, 0.02, 0.3, 0.6, 0.99])

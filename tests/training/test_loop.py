@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from metaseg.errors import TrainingError, UsageError
+from metaseg.models import ModelCard, build_segmenter, resolve_options, save_checkpoint
 from metaseg.models.device import keep_freed_memory, make_fabric
 from metaseg.runs.training_state import load_training_state
 from metaseg.training.averaging import AveragedModel
@@ -116,6 +117,38 @@ class TestFit:
         with pytest.raises(TrainingError, match="loss became non-finite at step 6"):
             train(tmp_path, plan(10), loss=exploding)
         assert load_training_state(tmp_path / "state.pt")["step"] == 4
+
+    @pytest.mark.parametrize("average", [0.0, 0.9])
+    def test_weights_that_the_last_step_spoils_are_not_saved(self, tmp_path, average):
+        listener = Quiet()
+        rates = plan(10, average=average, rate=lambda step: 1e38 if step == 9 else 0.01)
+        with pytest.raises(TrainingError, match=r"tensor .* of the network became non-finite at step 10"):
+            train(tmp_path, rates, listener, loss=lambda logits, classes: 1e6 * logits.square().sum())
+        assert listener.marks == [4, 8]
+        assert load_training_state(tmp_path / "state.pt")["step"] == 8
+
+    def test_images_and_not_the_rate_are_blamed(self, tmp_path, monkeypatch):
+        good = batch
+
+        def spoiled(step):
+            images, classes = good(step)
+            return images * float("inf"), classes
+
+        monkeypatch.setitem(globals(), "batch", spoiled)
+        with pytest.raises(TrainingError, match="images of the batch hold non-finite values at step 1"):
+            train(tmp_path, plan(10))
+
+    @pytest.mark.parametrize("saved", [False, True])
+    def test_message_says_which_weights_are_good(self, tmp_path, saved):
+        if saved:
+            options = {"channels": (4, 8), "strides": (2,)}
+            model = build_segmenter("unet", 1, 2, seed=0, **options)
+            card = ModelCard("unet", 1, 2, ("t1",), "whole-lesion", options=resolve_options("unet", options), step=4)
+            save_checkpoint(tmp_path / "last", model, card)
+        with pytest.raises(TrainingError) as caught:
+            train(tmp_path, plan(10), loss=lambda logits, classes: logits.sum() * float("nan"))
+        told = f"{tmp_path / 'last.safetensors'} holds the last good weights, those of step 4"
+        assert (told if saved else "no weights had been saved") in caught.value.remedy
 
 
 class TestAveragedModel:

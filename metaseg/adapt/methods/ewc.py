@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from metaseg.adapt.methods.naive import Naive
 from metaseg.adapt.methods.registry import register_method
 from metaseg.adapt.source_slices import source_shots
+from metaseg.errors import TrainingError
+from metaseg.models.finite import non_finite
 
 
 @register_method(
@@ -89,6 +91,7 @@ def diagonal_fisher(model: nn.Module, slices: Iterable[Tensor], seed: int) -> li
 
     Raises:
         ValueError: There are no slices.
+        TrainingError: A value is not finite.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     total, count, training = [torch.zeros_like(parameter) for parameter in parameters], 0, model.training
@@ -105,6 +108,12 @@ def diagonal_fisher(model: nn.Module, slices: Iterable[Tensor], seed: int) -> li
         model.train(training)
     if not count:
         raise ValueError("no slice to measure the Fisher information on")
+    name = non_finite({str(tuple(sum_.shape)): sum_ for sum_ in total})
+    if name is not None:
+        raise TrainingError(
+            f"the Fisher information of the pretrained network is not finite, in a tensor of shape {name}",
+            remedy="start from other weights, or use another --method",
+        )
     return [sum_ / count for sum_ in total]
 
 

@@ -55,8 +55,8 @@ def check_dataset(
         UsageError: An argument is wrong.
         DataError: There are no cases, or the split file cannot be read.
     """
-    root = Path(path)
-    cases = read_cases(root, format=format, label_scheme=label_scheme, classes=classes, strict=False)
+    root = Path(path).parent if Path(path).is_file() else Path(path)
+    cases = read_cases(path, format=format, label_scheme=label_scheme, classes=classes, strict=False)
     parts = parts_of_split(split) if split else None
     inspections = list(_inspect_all(cases, root, jobs, progress))
     findings = [finding for inspection in inspections for finding in inspection.findings]

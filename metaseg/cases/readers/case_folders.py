@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from metaseg.cases.case import Case
+from metaseg.cases.case import Case, Volume
 from metaseg.cases.labels import LABEL_SCHEMES
 from metaseg.cases.readers.common import ReadOptions, doubled_files, no_images, walk_files
-from metaseg.cases.volumes import NiftiVolume
+from metaseg.cases.volumes import VOLUME_SUFFIXES, volume_from_file
 
 COHORT_FOLDERS = ("HGG", "LGG", "GLI", "MET", "MEN", "PED", "SSA")
 """Folder names that tell the cohort of the cases in them."""
@@ -24,7 +24,7 @@ class Convention:
 
     Attributes:
         name: The reader's name.
-        images: Suffix of the file name (before ``.nii``) to modality.
+        images: Suffix of the file name (before ``.nii.gz``, ``.nrrd`` and so on) to modality.
         labels: Suffix of the file name to label scheme; the first scheme is the convention's own.
     """
 
@@ -38,7 +38,8 @@ class Convention:
         # Longest first, so that "_t1ce" is not read as a case that ends in "ce".
         suffixes = sorted((*self.images, *self.labels), key=len, reverse=True)
         joined = "|".join(re.escape(suffix) for suffix in suffixes)
-        return re.compile(rf"(?P<case>.+)(?P<suffix>{joined})\.nii(\.gz|\.bz2)?", re.IGNORECASE)
+        endings = "|".join(re.escape(ending) for ending in VOLUME_SUFFIXES)
+        return re.compile(rf"(?P<case>.+)(?P<suffix>{joined})({endings})", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,8 @@ def _make_case(
     elif doubled:
         extra["doubled"] = ", ".join(str(path) for path in doubled)
     order = dict.fromkeys(convention.images.values())
-    images = {modality: NiftiVolume(files[modality][0]) for modality in order if modality in files}
-    label = NiftiVolume(files["label"][0]) if "label" in files else None
+    images = {modality: volume_from_file(files[modality][0]) for modality in order if modality in files}
+    label = volume_from_file(files["label"][0]) if "label" in files else None
     identity = identify(case_id, folder)
     return Case(
         id=case_id,
@@ -145,6 +146,6 @@ def _make_case(
     )
 
 
-def _scheme_name(label: NiftiVolume | None, convention: Convention) -> str:
-    match = convention.pattern.fullmatch(label.path.name) if label else None
+def _scheme_name(label: Volume | None, convention: Convention) -> str:
+    match = convention.pattern.fullmatch(label.files[0].name) if label else None
     return convention.labels[match["suffix"].lower()] if match else next(iter(convention.labels.values()))

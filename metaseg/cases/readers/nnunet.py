@@ -24,7 +24,7 @@ from metaseg.cases.readers.common import (
     no_images,
 )
 from metaseg.cases.readers.label_names import ignored_value, scheme_from_names
-from metaseg.cases.volumes import NIFTI_SUFFIXES, volume_from_file
+from metaseg.cases.volumes import VOLUME_SUFFIXES, volume_from_file
 from metaseg.checked_files import FileKind, read_json
 from metaseg.errors import DataError
 
@@ -170,7 +170,7 @@ class _Description:
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    for suffix in sorted(NIFTI_SUFFIXES, key=len, reverse=True):
+    for suffix in sorted(VOLUME_SUFFIXES, key=len, reverse=True):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)], name[-len(suffix) :]
     path = Path(name)

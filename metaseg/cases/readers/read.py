@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -12,18 +13,19 @@ from metaseg.cases.case import Case, Volume
 from metaseg.cases.labels import LabelScheme
 from metaseg.cases.labels import label_scheme as scheme_by_name
 from metaseg.cases.near_copies import GroupCopies
-from metaseg.cases.readers import brats, brats2023, cheng_mat, image_folder, nnunet, slices
-from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, doubled_files
+from metaseg.cases.readers import brats, brats2023, cheng_mat, image_folder, nnunet, slices, table
+from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, doubled_files, walk_files
 from metaseg.cases.readers.phantom_marker import mark_phantoms
 from metaseg.cases.sessions import patient_of
-from metaseg.cases.volumes import NIFTI_SUFFIXES, volume_from_file
+from metaseg.cases.volumes import VOLUME_SUFFIXES, volume_from_file
 from metaseg.errors import DataError, UsageError
 
 READERS: Mapping[str, Reader] = {
-    module.READER.name: module.READER for module in (brats2023, brats, nnunet, slices, cheng_mat, image_folder)
+    module.READER.name: module.READER for module in (table, brats2023, brats, nnunet, slices, cheng_mat, image_folder)
 }
 """All conventions, by the names that ``--format`` takes."""
 
+_BIDS = re.compile(r"sub-[A-Za-z0-9]+(_.+)?_(T1w|T2w|FLAIR)\.nii(\.gz)?")
 _DESCRIBING_FILES = (nnunet.DESCRIPTION, slices.INDEX)
 
 
@@ -44,7 +46,7 @@ def read_cases(
     No voxel is read, but that image folders are searched for copies.
 
     Args:
-        path: Folder of the data set.
+        path: Folder of the data set, or a table of cases.
         format: A name in :data:`READERS`, or ``"auto"`` to tell it from the files' names.
         cohort: Replaces the cohort that the files tell.
         label_scheme: Replaces the convention's label scheme; a name or the scheme itself.
@@ -66,15 +68,16 @@ def read_cases(
         DataError: Nothing was found, a modality is missing, a file or case is there twice, or a description is
             unreadable.
     """
-    root = _existing_folder(Path(path))
+    root = _existing(Path(path))
     if group_copies not in get_args(GroupCopies):
         raise UsageError(f"'group_copies' is '{group_copies}'", expected="one of " + ", ".join(get_args(GroupCopies)))
     told = canonical_modality(modality) if modality else None
     options = ReadOptions(_scheme(label_scheme), told, strict, group_copies)
+    folder = root.parent if root.is_file() else root
     cases = _choose_reader(root, format).read(root, options)
     if not cases:
         raise _nothing_found(root, format)
-    cases = [replace(case, patient=patient_of(case.patient)) for case in mark_phantoms(_unique(cases, strict), root)]
+    cases = [replace(case, patient=patient_of(case.patient)) for case in mark_phantoms(_unique(cases, strict), folder)]
     if classes is not None:
         cases = _only_classes(cases, classes, root)
     for case in cases:
@@ -132,9 +135,12 @@ def _scheme(scheme: str | LabelScheme | None) -> LabelScheme | None:
     return scheme_by_name(scheme) if isinstance(scheme, str) else scheme
 
 
-def _existing_folder(path: Path) -> Path:
+def _existing(path: Path) -> Path:
+    """The folder, or the table of cases that a path names."""
     if path.is_file() and path.name in _DESCRIBING_FILES:
         return path.parent
+    if path.is_file() and path.suffix.lower() in table.TABLE_SUFFIXES:
+        return path
     if not path.exists():
         raise DataError(
             "the data set does not exist",
@@ -146,7 +152,7 @@ def _existing_folder(path: Path) -> Path:
         raise DataError(
             "this is a file, not a data set",
             where=path,
-            expected="a folder with cases",
+            expected="a folder with cases, or a table of cases (.csv, .tsv)",
             remedy="give the folder that the file lies in",
         )
     return path
@@ -156,7 +162,14 @@ def _choose_reader(root: Path, format: str) -> Reader:
     if format != "auto":
         if format not in READERS:
             raise UsageError(f"unknown format '{format}'", expected="auto, " + ", ".join(READERS))
+        if root.is_file() and format != table.READER.name:
+            raise UsageError(f"--format {format} reads folders", where=root, remedy="leave --format away for a table")
+        if format == brats.READER.name:
+            _refuse_bids(root)
         return READERS[format]
+    if root.is_file() or table.matches(root):
+        return table.READER
+    _refuse_bids(root)
     matching = [reader for reader in READERS.values() if reader is not image_folder.READER and reader.matches(root)]
     # Almost any folder with pictures somewhere below looks like classified images: the last resort.
     if not matching and image_folder.READER.matches(root):
@@ -180,8 +193,20 @@ def _nothing_found(root: Path, format: str) -> DataError:
         "no case was found",
         where=root,
         expected="; ".join(f"{reader.looks_for} ({reader.name})" for reader in readers),
-        remedy="check the path, or name the files as one of these conventions does",
+        remedy="check the path, or list the files in a table: 'metaseg data index FOLDER' writes a first one",
     )
+
+
+def _refuse_bids(root: Path) -> None:
+    """Raise for a BIDS tree, of which the naming of BraTS would take the FLAIR image alone."""
+    for path in walk_files(root):
+        if _BIDS.fullmatch(path.name) and (path.parent.name == "anat" or not path.name.split(".")[0].endswith("FLAIR")):
+            raise DataError(
+                "the folder is a BIDS tree, which is read by a table of its cases",
+                where=path,
+                expected=f"a table {table.TABLE} beside the folders of the subjects",
+                remedy=f"write one with 'metaseg data index {root}', look it over, and try again",
+            )
 
 
 def _unique(cases: Sequence[Case], strict: bool) -> list[Case]:
@@ -237,5 +262,5 @@ def _shared_name(files: Sequence[Path]) -> str:
         if len(names) == 1 and all(matches):
             return names.pop()
     name = files[0].name
-    suffixes = [suffix for suffix in sorted(NIFTI_SUFFIXES, key=len, reverse=True) if name.lower().endswith(suffix)]
+    suffixes = [suffix for suffix in sorted(VOLUME_SUFFIXES, key=len, reverse=True) if name.lower().endswith(suffix)]
     return name[: -len(suffixes[0])] if suffixes else files[0].stem

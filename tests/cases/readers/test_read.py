@@ -174,6 +174,6 @@ class TestCaseFiles:
         with pytest.raises(DataError, match="t1ce is there 2 times"):
             read_case_files({"t1ce": file, "t1gd": file})
         with pytest.raises(DataError, match="cannot read files named"):
-            read_case_files({"t1": write_nifti(tmp_path / "a.nii").rename(tmp_path / "a.mha")})
+            read_case_files({"t1": write_nifti(tmp_path / "a.nii").rename(tmp_path / "a.dcm")})
         with pytest.raises(UsageError, match="unknown label scheme"):
             read_case_files({"t1": file}, label_scheme="mine")

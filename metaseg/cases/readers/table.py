@@ -1,0 +1,261 @@
+"""Any layout, by a table ``cases.csv``: one row per case, one column per modality, paths relative to the table.
+
+Columns: ``case`` or ``patient``, and optional ``session``, ``cohort``, ``grade``, ``site``, ``split``, ``label`` and
+``label_scheme``. Every other column is a modality, but those whose name begins with ``#``, which are passed over.
+Separated by commas, semicolons or tabs. ``scan.nii.gz#2`` is the third volume of a 4-D file.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from metaseg.cases.case import Case, Volume
+from metaseg.cases.labels import WHOLE_LESION, LabelScheme, label_scheme
+from metaseg.cases.readers.case_folders import grade_of
+from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, find_doubled
+from metaseg.cases.volumes import ImageStack, volume_from_file
+from metaseg.errors import DataError, MetasegError
+
+TABLE = "cases.csv"
+TABLE_SUFFIXES = (".csv", ".tsv")
+COLUMNS = ("case", "patient", "session", "cohort", "grade", "site", "split", "label", "label_scheme")
+"""Columns that are no modality."""
+
+_ALIASES = {
+    "case": ("case_id", "caseid", "id"),
+    "patient": ("patient_id", "patientid", "subject", "subject_id", "participant", "participant_id"),
+    "session": ("session_id", "visit", "timepoint", "time_point"),
+    "cohort": ("class", "disease"),
+    "site": ("centre", "center", "hospital"),
+    "split": ("part",),
+    "label": ("labels", "seg", "segmentation", "mask", "outline", "lesion_mask"),
+    "label_scheme": ("scheme",),
+}
+_COLUMN_OF = {alias: column for column, aliases in _ALIASES.items() for alias in aliases}
+_PARTS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
+_EXPECTED = "case, patient, session, cohort, site, split, label (patient or case is needed), and a column per modality"
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of a table of cases.
+
+    Attributes:
+        number: Its line in the file, counted from 1.
+        case: The case's id.
+        patient: Its patient, as the row or else the case's name tells.
+        told: Other columns of :data:`COLUMNS` to their text; empty cells are left out.
+        images: Modality to the text of its cell; empty cells are left out.
+    """
+
+    number: int
+    case: str
+    patient: str
+    told: Mapping[str, str]
+    images: Mapping[str, str]
+
+
+def matches(path: Path) -> bool:
+    """Whether ``path`` holds a ``cases.csv`` with a column for the case or the patient."""
+    if not (path / TABLE).is_file():
+        return False
+    header = _lines(path / TABLE)[0][1]
+    return bool({"case", "patient"} & {_column(name) for name in header})
+
+
+def read(path: Path, options: ReadOptions) -> list[Case]:
+    """Make one case per row of a table, or of the ``cases.csv`` in a folder.
+
+    Raises:
+        DataError: The table is unreadable, or a row is doubled, incomplete or (in strict mode) names a missing file.
+    """
+    table = table_of(path)
+    rows = read_table(table)
+    if options.strict:
+        _refuse_doubled(rows, table)
+    return [_make_case(row, table, options) for row in rows]
+
+
+def table_of(path: Path) -> Path:
+    """The table that a path names: itself, or the ``cases.csv`` in a folder."""
+    return path / TABLE if path.is_dir() else path
+
+
+def read_table(table: Path) -> list[TableRow]:
+    """Read the rows of a table, without looking at the files that they name.
+
+    Raises:
+        DataError: The table is unreadable, lacks columns or rows, or has a row that cannot be understood.
+    """
+    (_, header), *lines = _lines(table)
+    columns = [_column(name) for name in header]
+    doubled = find_doubled(name for name in columns if name)
+    if doubled:
+        both = ", ".join(name for name, column in zip(header, columns, strict=True) if column == doubled)
+        raise DataError(
+            f"the table has two columns for {doubled}: {both}",
+            where=table,
+            expected="one column each",
+            remedy="rename one, or begin its name with # to pass it over",
+        )
+    images = [name for name in columns if name and name not in COLUMNS]
+    if not {"case", "patient"} & set(columns) or not images:
+        raise DataError(
+            f"the table has the columns {', '.join(filter(None, columns)) or '(none)'}",
+            where=table,
+            expected=_EXPECTED,
+            remedy="add them, or let 'metaseg data index FOLDER' write a first table",
+        )
+    rows = [_row(number, cells, columns, table) for number, cells in lines]
+    if not rows:
+        raise DataError("the table has no rows", where=table, expected="one row per case", remedy="add the cases")
+    return rows
+
+
+def parts_of_table(table: Path) -> dict[str, list[TableRow]]:
+    """Rows by the column ``split``; those without are in no part.
+
+    Raises:
+        DataError: The table cannot be read, has no such column, or names nothing in it.
+    """
+    parts: dict[str, list[TableRow]] = {}
+    for row in read_table(table):
+        if part := row.told.get("split", ""):
+            parts.setdefault(_PARTS.get(part.lower(), part), []).append(row)
+    if not parts:
+        raise DataError(
+            "the table tells no split",
+            where=table,
+            expected="a column 'split' with a part for each case, such as train, val, test",
+            remedy="fill it in, or draw a split with 'metaseg data split'",
+        )
+    return parts
+
+
+def _lines(table: Path) -> list[tuple[int, list[str]]]:
+    """Lines that are not empty, with their numbers; the header first."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            start = stream.readline()
+            stream.seek(0)
+            reader = csv.reader(stream, delimiter=max(",;\t", key=start.count), strict=True)
+            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
+    except FileNotFoundError as error:
+        raise DataError("there is no table", where=table, expected=f"a table {TABLE}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"the table cannot be read: {error}",
+            where=table,
+            expected="text in UTF-8 with commas, semicolons or tabs between the columns",
+            remedy="save it again as 'CSV UTF-8'",
+        ) from error
+    if not lines:
+        raise DataError("the table is empty", where=table, expected=_EXPECTED, remedy="add the cases")
+    return lines
+
+
+def _column(name: str) -> str:
+    """Name of a column inside metaseg; empty for one that is passed over."""
+    plain = re.sub(r"[\s-]+", "_", name.lower())
+    if not plain or plain.startswith("#"):
+        return ""
+    return plain if plain in COLUMNS else _COLUMN_OF.get(plain, canonical_modality(name))
+
+
+def _row(number: int, cells: list[str], columns: list[str], table: Path) -> TableRow:
+    if len(cells) > len(columns) and any(cells[len(columns) :]):
+        raise DataError(
+            f"row {number} has {len(cells)} cells for {len(columns)} columns",
+            where=table,
+            expected="a cell for each column",
+            remedy="put cells that hold the separator in quotes",
+        )
+    told = {column: cell for column, cell in zip(columns, cells, strict=False) if column and cell}
+    session = told.get("session", "")
+    case = told.get("case") or "_".join(filter(None, (told.get("patient"), session)))
+    if not case or case == session:
+        raise DataError(f"row {number} names neither case nor patient", where=table, remedy="fill in one of them")
+    images = {column: told.pop(column) for column in columns if column not in COLUMNS and column in told}
+    return TableRow(number, case, told.get("patient") or case, told, images)
+
+
+def _refuse_doubled(rows: list[TableRow], table: Path) -> None:
+    """Raise if two rows have one case, or two cells one image."""
+    names = [(f"row {row.number}", row.case) for row in rows]
+    images = [(f"row {row.number}, column {name}", text) for row in rows for name, text in row.images.items()]
+    for what, cells in (("case", names), ("image", images)):
+        doubled = find_doubled(text for _, text in cells)
+        if doubled:
+            raise DataError(
+                f"{what} {doubled} stands twice: {'; '.join(place for place, text in cells if text == doubled)}",
+                where=table,
+                expected=f"every {what} once",
+                remedy="correct the table",
+            )
+
+
+def _make_case(row: TableRow, table: Path, options: ReadOptions) -> Case:
+    if not row.images and options.strict:
+        raise DataError(f"row {row.number} names no image", where=table, remedy="fill in a modality, or remove the row")
+    scheme = options.scheme or _scheme(row, table)
+    label = _volume("label", row.told["label"], row, table, options) if "label" in row.told else None
+    if isinstance(label, ImageStack):
+        label = replace(label, binary=scheme.space is WHOLE_LESION)
+    cohort = row.told.get("cohort", "unknown")
+    return Case(
+        id=row.case,
+        patient=row.patient,
+        cohort=cohort,
+        images={name: _volume(name, text, row, table, options) for name, text in row.images.items()},
+        label=label,
+        scheme=scheme,
+        grade=row.told.get("grade") or grade_of(cohort.upper()),
+        site=row.told.get("site"),
+        format=READER.name,
+        extra={name: row.told[name] for name in ("session", "split") if name in row.told},
+    )
+
+
+def _scheme(row: TableRow, table: Path) -> LabelScheme:
+    try:
+        return label_scheme(row.told.get("label_scheme", WHOLE_LESION.name))
+    except MetasegError as error:
+        raise _bad_cell(error, "label_scheme", row, table) from error
+
+
+def _volume(column: str, text: str, row: TableRow, table: Path, options: ReadOptions) -> Volume:
+    channel = re.fullmatch(r"(?P<file>.+)#(?P<number>\d{1,4})", text)
+    file = _locate(channel["file"] if channel else text, table)
+    if options.strict and not file.is_file():
+        missing = DataError(
+            f"there is no file {text}",
+            expected=f"a path relative to the table, here {file}",
+            remedy="correct the path, or empty the cell; begin the name of a column that is no modality with #",
+        )
+        raise _bad_cell(missing, column, row, table)
+    try:
+        return volume_from_file(file, int(channel["number"]) if channel else None)
+    except MetasegError as error:
+        raise _bad_cell(error, column, row, table) from error
+
+
+def _locate(text: str, table: Path) -> Path:
+    file = table.parent / text
+    # Tables written on Windows; elsewhere a name may hold a backslash.
+    return file if "\\" not in text or file.exists() else table.parent / text.replace("\\", "/")
+
+
+def _bad_cell(error: MetasegError, column: str, row: TableRow, table: Path) -> DataError:
+    return DataError(
+        f"row {row.number}, column {column}: {error.found}",
+        where=table,
+        expected=error.expected,
+        remedy=error.remedy or "correct the cell",
+    )
+
+
+READER = Reader("table", f"a table {TABLE} with columns such as case, patient, flair, t1ce, label", matches, read)
