@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from metaseg.cases.geometry import Geometry
+from metaseg.cases.intensities import intensity_problem, spoiled_file
 from metaseg.cases.labels import LabelScheme
 from metaseg.errors import DataError
 
@@ -146,11 +147,12 @@ class Case:
                 remedy="register and resample the case's images to one grid",
             )
         self._check_place(name, volume, reference)
-        if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
+        problem = intensity_problem(array)
+        if problem is not None:
             raise DataError(
-                f"case {self.id}: {name} holds non-finite values",
-                where=volume.files[0],
-                expected="finite intensities",
+                f"case {self.id}: {name} {problem}",
+                where=spoiled_file(array, volume.files),
+                expected="finite intensities of usual size",
                 remedy="run 'metaseg data check' on the folder and repair or leave out the case",
             )
         return array

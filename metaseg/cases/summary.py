@@ -11,6 +11,7 @@ import numpy as np
 
 from metaseg.cases.case import Case
 from metaseg.cases.geometry import Geometry
+from metaseg.cases.intensities import intensity_problem, spoiled_file
 from metaseg.cases.labels import region_mask
 from metaseg.errors import UsageError, warn_user
 
@@ -221,7 +222,7 @@ def summarise_case(case: Case) -> CaseSummary:
         tumour_slices=tumour_slices,
         volumes=volumes,
         volume_unit=volume_unit,
-        intensities={name: _intensities(volume.read()) for name, volume in case.images.items()},
+        intensities={name: _intensities(case, name) for name in case.images},
     )
 
 
@@ -234,8 +235,13 @@ def _voxel_size(geometry: Geometry) -> tuple[float, str]:
     return geometry.voxel_volume / 1000, "ml"
 
 
-def _intensities(array: np.ndarray) -> Intensities:
-    """Intensities of a volume of any shape; non-finite values are left out, and a volume without any has zeros."""
+def _intensities(case: Case, name: str) -> Intensities:
+    """Intensities of a modality; non-finite values are left out, and a volume without any has zeros."""
+    volume = case.images[name]
+    array = volume.read()
+    problem = intensity_problem(array)
+    if problem is not None:
+        warn_user(f"case {case.id}: {name} {problem}", where=spoiled_file(array, volume.files))
     nonzero = array[array != 0]
     if nonzero.dtype.kind == "f":
         nonzero = nonzero[np.isfinite(nonzero)]

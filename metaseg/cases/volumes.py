@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from metaseg.cases.file_errors import reading
 from metaseg.cases.geometry import Geometry, has_usable_axes
 from metaseg.cases.itk_volumes import ItkVolume
 from metaseg.cases.pictures import LOSSY_FORMATS, PICTURE_SUFFIXES, upright_grey, upright_size
-from metaseg.errors import DataError
+from metaseg.errors import DataError, warn_user
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii", ".nii.bz2")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -64,7 +65,16 @@ class NiftiVolume:
         with reading(self.path, "NIfTI file"), _open_plain(self.path) as stream:
             start = stream.read(_HEADER_BYTES)
             header = _nifti_class(start).header_class(start[: _header_size(start)])
-            shape, affine = header.get_data_shape(), header.get_best_affine()
+            shape, affine, slope = header.get_data_shape(), header.get_best_affine(), float(header["scl_slope"])
+        if math.isnan(slope):
+            warn_user("the NIfTI header scales intensities by NaN, which is taken as 1", where=self.path)
+        if math.isinf(slope):
+            raise DataError(
+                "the NIfTI header scales intensities by infinity",
+                where=self.path,
+                expected="a finite scl_slope",
+                remedy="write the file again with valid intensities",
+            )
         self._check_dimensions(shape)
         if not has_usable_axes(affine):
             raise DataError(

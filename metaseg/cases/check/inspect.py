@@ -18,6 +18,7 @@ from metaseg.cases.check.grids import (
 )
 from metaseg.cases.check.report import Finding
 from metaseg.cases.geometry import Geometry
+from metaseg.cases.intensities import intensity_problem
 from metaseg.cases.labels import LabelScheme
 from metaseg.errors import MetasegError
 
@@ -156,9 +157,9 @@ def _check_values(seen: Inspection, name: str, volume: Volume, geometry: Geometr
     """Finite, not constant; take fingerprints. Every picture of a stack is judged by itself."""
     pictures = geometry.planar and len(volume.files) == len(array)
     for part, file in zip(array, volume.files, strict=True) if pictures else [(array, volume.files[0])]:
-        if part.dtype.kind == "f" and not np.all(np.isfinite(part)):
-            count = int(np.count_nonzero(~np.isfinite(part)))
-            seen.add("non-finite", f"{name} holds NaN or infinity in {count} of {part.size} voxels", file)
+        problem = intensity_problem(part)
+        if problem is not None:
+            seen.add("non-finite" if "NaN" in problem else "intensities", f"{name} {problem}", file)
         elif part.size and part.min() == part.max():
             seen.add("constant", f"{name} is {part.flat[0]:g} everywhere", file)
         else:

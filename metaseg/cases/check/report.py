@@ -56,6 +56,11 @@ KINDS: Mapping[str, Kind] = {
         "nothing, if all cases are alike; else resample to the scanner's axes",
     ),
     "non-finite": Kind("error", "an image or label holds NaN or infinity", "write the volume again with finite values"),
+    "intensities": Kind(
+        "error",
+        "intensities are beyond what 32-bit numbers can be normalised from, or a stray voxel drowns all others",
+        "write the volume again in a usual range, with the stray voxels clipped",
+    ),
     "constant": Kind("error", "an image has the same value everywhere", "get the file again, or leave the case out"),
     "label-values": Kind(
         "error", "a label holds values that its convention does not know", "name the convention with --label-scheme"
