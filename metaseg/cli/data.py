@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 
-from metaseg.cli.data_tables import print_split, print_summary
+from metaseg.cli.data_tables import print_index, print_split, print_summary
 from metaseg.cli.help import PlainCommand, PlainGroup
 from metaseg.cli.messages import messages
 from metaseg.config_options import Formats
@@ -84,6 +84,36 @@ def check(
             Console().print(render(report, limit=limit))
         if not report.ok:
             raise typer.Exit(1)
+
+
+@data_app.command(cls=PlainCommand)
+def index(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of images.", show_default=False)],
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Where files lie below the folder, such as '{case}/{modality}.nii.gz' or 'label={case}/roi.nii.gz'; "
+            "may be given several times.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Table to write. [default: cases.csv in the folder]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing table.")] = False,
+) -> None:
+    """Write a first table of the cases in a folder that follows no naming, to be looked over.
+
+    Files are told by their names alone. What is in doubt is left out and listed.
+    """
+    with messages():
+        from metaseg.cases.index import index_folder
+        from metaseg.runs.files import write_text
+
+        table = data / "cases.csv" if out is None else out
+        if table.exists() and not overwrite:
+            raise UsageError("the table exists", where=table, remedy="choose another --out, or give --overwrite")
+        found = index_folder(data, pattern or ())
+        write_text(table, found.to_csv(table.parent))
+        print_index(found, table, data)
 
 
 @data_app.command(cls=PlainCommand)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from metaseg.cases.index import Index
     from metaseg.cases.splits import Split
     from metaseg.cases.summary import Summary
 
@@ -53,6 +55,20 @@ def print_summary(summary: Summary) -> None:
         cells = (f"{ranges[f'{key}_min']:.4g} to {ranges[f'{key}_max']:.4g}" for key in ("p1", "p50", "p99", "max"))
         intensities.add_row(Text(name), *cells)
     console.print(intensities)
+
+
+def print_index(index: Index, table: Path, data: Path) -> None:
+    """Print what was found in a folder, which files have no place in the table, and what to do with it."""
+    patients = len({case.told["patient"] for case in index.cases})
+    kinds = Counter(name for case in index.cases for name in case.files)
+    print(f"{len(index.cases)} cases of {patients} patients: " + ", ".join(f"{name} {kinds[name]}" for name in kinds))
+    reasons: dict[str, list[str]] = {}
+    for file, reason in index.left_out.items():
+        reasons.setdefault(reason, []).append(str(file.relative_to(data)))
+    for reason, files in reasons.items():
+        more = f" and {len(files) - MOST_SHOWN} more" if len(files) > MOST_SHOWN else ""
+        print(f"left out: {reason}: {', '.join(files[:MOST_SHOWN])}{more}")
+    print(f"written to {table}; look it over, then run: metaseg data check {table}")
 
 
 def print_split(split: Split, file: Path) -> None:

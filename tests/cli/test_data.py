@@ -165,3 +165,25 @@ def test_split_of_a_table_that_has_one(cases: Path, capsys: pytest.CaptureFixtur
     assert [len(part) for part in read_split("split.json").parts.values()] == [2, 2]
     assert [len(part) for part in read_split(table).parts.values()] == [2, 1, 1]
     assert call(capsys, "data", "check", table, "--split", table)[0] == 0
+
+
+def test_index_writes_a_table_that_the_check_reads(cases: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (cases / "HGG" / "scout.nii.gz").touch()
+    code, text, _ = call(capsys, "data", "index", cases)
+    assert code == 0
+    assert "4 cases of 4 patients: flair 4, label 4, t1 4, t1ce 4, t2 4" in text
+    assert "left out: the name tells no modality: HGG/scout.nii.gz" in text
+    table = cases / "cases.csv"
+    assert call(capsys, "data", "check", table, "--label-scheme", "brats")[0] == 0
+    before = table.read_bytes()
+    code, _, said = call(capsys, "data", "index", cases, "--pattern", "{cohort}/{case}/*_{modality}.nii.gz")
+    assert code == 2
+    assert "the table exists" in said
+    assert table.read_bytes() == before
+    assert (
+        call(capsys, "data", "index", cases, "--pattern", "{cohort}/{case}/*_{modality}.nii.gz", "--overwrite")[0] == 0
+    )
+    assert table.read_bytes() == before
+    code, _, said = call(capsys, "data", "index", cases, "--pattern", "{case}", "--overwrite")
+    assert (code, table.read_bytes()) == (2, before)
+    assert "--pattern" in said

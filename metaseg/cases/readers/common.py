@@ -14,8 +14,8 @@ from metaseg.cases.near_copies import GroupCopies
 from metaseg.errors import DataError
 
 _SAME_MODALITY = {
-    "flair": ("flair", "fla", "t2f", "t2flair", "t2wflair"),
-    "t1": ("t1", "t1w", "t1n", "t1native", "t1pre", "t1wpre"),
+    "flair": ("flair", "fla", "t2f", "t2flair", "t2wflair", "flairt2"),
+    "t1": ("t1", "t1w", "t1n", "t1native", "t1pre", "t1wpre", "t1precontrast", "t1mprage", "t1wmprage"),
     "t1ce": (
         "t1ce",
         "t1c",
@@ -29,6 +29,18 @@ _SAME_MODALITY = {
         "cet1",
         "cet1w",
         "gdt1",
+        "gdt1w",
+        "t1cegd",
+        "t1gad",
+        "t1gadolinium",
+        "t1wc",
+        "t1wgad",
+        "t1km",
+        "t1postgd",
+        "t1postcontrast",
+        "t1wpostcontrast",
+        "postcontrast",
+        "ce",
     ),
     "t2": ("t2", "t2w"),
 }

@@ -35,7 +35,7 @@ _ALIASES = {
     "label": ("labels", "seg", "segmentation", "mask", "outline", "lesion_mask"),
     "label_scheme": ("scheme",),
 }
-_COLUMN_OF = {alias: column for column, aliases in _ALIASES.items() for alias in aliases}
+_ALIAS_OF = {alias: column for column, aliases in _ALIASES.items() for alias in aliases}
 _PARTS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 _EXPECTED = "case, patient, session, cohort, site, split, label (patient or case is needed), and a column per modality"
 
@@ -64,7 +64,7 @@ def matches(path: Path) -> bool:
     if not (path / TABLE).is_file():
         return False
     header = _lines(path / TABLE)[0][1]
-    return bool({"case", "patient"} & {_column(name) for name in header})
+    return bool({"case", "patient"} & {column_of(name) for name in header})
 
 
 def read(path: Path, options: ReadOptions) -> list[Case]:
@@ -92,7 +92,7 @@ def read_table(table: Path) -> list[TableRow]:
         DataError: The table is unreadable, lacks columns or rows, or has a row that cannot be understood.
     """
     (_, header), *lines = _lines(table)
-    columns = [_column(name) for name in header]
+    columns = [column_of(name) for name in header]
     doubled = find_doubled(name for name in columns if name)
     if doubled:
         both = ", ".join(name for name, column in zip(header, columns, strict=True) if column == doubled)
@@ -158,12 +158,12 @@ def _lines(table: Path) -> list[tuple[int, list[str]]]:
     return lines
 
 
-def _column(name: str) -> str:
+def column_of(name: str) -> str:
     """Name of a column inside metaseg; empty for one that is passed over."""
     plain = re.sub(r"[\s-]+", "_", name.lower())
     if not plain or plain.startswith("#"):
         return ""
-    return plain if plain in COLUMNS else _COLUMN_OF.get(plain, canonical_modality(name))
+    return plain if plain in COLUMNS else _ALIAS_OF.get(plain, canonical_modality(name))
 
 
 def _row(number: int, cells: list[str], columns: list[str], table: Path) -> TableRow:
