@@ -106,12 +106,12 @@ def index(
     """
     with messages():
         from metaseg.cases.index import index_folder
-        from metaseg.runs.files import write_text
+        from metaseg.written_files import refuse_existing, write_text
 
         table = data / "cases.csv" if out is None else out
-        if table.exists() and not overwrite:
-            raise UsageError("the table exists", where=table, remedy="choose another --out, or give --overwrite")
         found = index_folder(data, pattern or ())
+        images = [file for case in found.cases for file in case.files.values()]
+        refuse_existing([table], overwrite, [*images, *found.left_out])
         write_text(table, found.to_csv(table.parent))
         print_index(found, table, data)
 
