@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from metaseg.cases.labels import LABEL_SPACES, WHOLE_LESION, LabelSpace
 from metaseg.cases.splits import Split
 from metaseg.config import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, UsageError
+from metaseg.runs.inputs import Inputs
 from metaseg.runs.networks import LoadedNetwork, load_network, newest_run
 from metaseg.sampling import tumour_slices
 from metaseg.store.prepare import phantom_folder
@@ -45,6 +46,7 @@ class Setting:
         target: Target cases that are watched; none of a shot's patient.
         source: Source cases that are watched; none that the network was trained on.
         memory: Source cases that a method may draw from, empty where it asked for none; no watched patient's.
+        inputs: All that was read to make it.
     """
 
     network: LoadedNetwork
@@ -53,6 +55,7 @@ class Setting:
     target: SliceStore
     source: SliceStore
     memory: SliceStore = field(default_factory=lambda: SliceStore(()))
+    inputs: Inputs = field(default_factory=Inputs)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -80,7 +83,7 @@ class Setting:
 
 
 def prepare_setting(config: AdaptOptions, memory: bool = False) -> Setting:
-    """Load the network, draw the shots and choose what is watched.
+    """Load the network, draw the shots and choose what is watched; a run that goes on keeps those that it recorded.
 
     Args:
         config: The verb's settings.
@@ -89,12 +92,40 @@ def prepare_setting(config: AdaptOptions, memory: bool = False) -> Setting:
     Raises:
         DataError: The data cannot be used, or have other labels or modalities than the network.
         UsageError: There are fewer patients than shots, or no source cases to draw from.
-        RunError: There is no such run.
+        RunError: There is no such run, or the run to resume began with other data or another network.
     """
-    network = load_network(find_parent(config))
+    inputs = Inputs.of(config)
+    config = replace(config, from_run=config.from_run or inputs.parent or find_parent(config))
+    inputs.take_files(config)
+    network = load_network(str(config.from_run))
     space = LABEL_SPACES[network.card.label_space]
-    store = labelled(_open_target(config, network))
+    store = labelled(inputs.take("data", _open_target(config, network)))
     _check_labels(store, space)
+    everything = inputs.take("source", open_source(config, network))
+    parts = _recorded_parts(config, inputs, store, everything) or _drawn_parts(config, network, store, everything)
+    kept = source_memory(config, network, everything) if memory else SliceStore(())
+    setting = Setting(network, space, *parts, memory=kept, inputs=inputs)
+    inputs.check_fingerprint(setting.fingerprint)
+    return setting
+
+
+_WatchedParts = tuple[tuple[Shot, ...], SliceStore, SliceStore]
+"""Shots, watched target cases and watched source cases."""
+
+
+def _recorded_parts(
+    config: AdaptOptions, inputs: Inputs, store: SliceStore, everything: SliceStore
+) -> _WatchedParts | None:
+    train, target = inputs.part("train", store), inputs.part("target", store)
+    source = inputs.part("source", everything)
+    if train is None or target is None or source is None:
+        return None
+    return tuple(_shot(case, config.slices) for case in train), target, source
+
+
+def _drawn_parts(
+    config: AdaptOptions, network: LoadedNetwork, store: SliceStore, everything: SliceStore
+) -> _WatchedParts:
     pool, rest = store, store
     if config.split is not None:
         split = Split.load(config.split)
@@ -103,16 +134,9 @@ def prepare_setting(config: AdaptOptions, memory: bool = False) -> Setting:
     shots = draw_shots(pool, config.shots, config.slices, config.seed)
     used = {shot.case.patient for shot in shots}
     target = SliceStore(tuple(case for case in rest if case.patient not in used))
-    everything = open_source(config, network)
     source = source_to_watch(config, network, everything)
-    return Setting(
-        network,
-        space,
-        shots,
-        _watched(target, config.watch_cases, config.seed),
-        _watched(source, config.watch_cases, config.seed),
-        source_memory(config, network, everything) if memory else SliceStore(()),
-    )
+    count, seed = config.watch_cases, config.seed
+    return shots, _watched(target, count, seed), _watched(source, count, seed)
 
 
 def find_parent(config: AdaptOptions) -> str:
@@ -151,7 +175,11 @@ def draw_shots(store: SliceStore, shots: int, slices: int, seed: int) -> tuple[S
         )
     rng = np.random.default_rng([seed, 11])
     chosen = [first[patients[number]] for number in rng.permutation(len(patients))[:shots]]
-    return tuple(Shot(case, tumour_slices(case.areas()[:, 1:], slices)) for case in chosen)
+    return tuple(_shot(case, slices) for case in chosen)
+
+
+def _shot(case: StoredCase, slices: int) -> Shot:
+    return Shot(case, tumour_slices(case.areas()[:, 1:], slices))
 
 
 def _open_target(config: AdaptOptions, network: LoadedNetwork) -> SliceStore:

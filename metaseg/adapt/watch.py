@@ -93,6 +93,7 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._manifest.save(self.run.path)
+        self.setting.inputs.save(self.run.path)
         self.run.write_json(
             "patients.json",
             {

@@ -19,14 +19,14 @@ from lightning_fabric import Fabric
 from metaseg.classify.acquire import Choice, check_strategy, choose
 from metaseg.classify.annotator import Annotator, refuse_files_of_others, refuse_to_lose_labels
 from metaseg.classify.curve import budget_areas, curve_table, write_curve
-from metaseg.classify.data import Parts, divide, open_slices, part_lines
+from metaseg.classify.data import Parts, part_lines
 from metaseg.classify.fitting import classifier_card, new_classifier, weights_file
 from metaseg.classify.measure import part_figures, slice_probabilities, watched
 from metaseg.classify.round_fit import fit_round
 from metaseg.classify.rounds import Round, read_rounds, write_round
 from metaseg.classify.sizes import Sizes, read_sizes, within_budget
 from metaseg.classify.slices import ClassifiedSlices
-from metaseg.classify.train import SPLIT_NAME, cases_of, without_inherited
+from metaseg.classify.train import SPLIT_NAME, cases_of, open_parts
 from metaseg.config_classify import ClassifyActiveConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.evaluation.classification_files import write_classification_figures
@@ -36,6 +36,7 @@ from metaseg.models.device import make_fabric
 from metaseg.runs.events import EventLog
 from metaseg.runs.files import finite_figures
 from metaseg.runs.folder import RunFolder
+from metaseg.runs.inputs import Inputs
 from metaseg.runs.manifest import make_manifest
 from metaseg.runs.progress import Progress, progress
 from metaseg.runs.verb_frame import finished_run
@@ -67,6 +68,7 @@ class ActiveResult:
 class _Job:
     """Everything that is made before the run folder is touched."""
 
+    inputs: Inputs
     parts: Parts
     fresh: Classifier
     sizes: Sizes
@@ -112,14 +114,14 @@ def _prepare(config: ClassifyActiveConfig) -> _Job:
         refuse_to_lose_labels(config.out)
         if config.ask is not None:
             refuse_files_of_others(config.ask)
-    slices = open_slices(config, config, annotator=config.ask is not None)
-    parts = without_inherited(divide(slices, config, config.seed, annotator=config.ask is not None), config.weights)
+    inputs = Inputs.of(config)
+    slices, parts = open_parts(config, inputs, annotator=config.ask is not None)
     if config.stop_at is not None and not len(parts.val):
         raise UsageError("--stop-at without a validation part", remedy="leave it away, or give a split that has one")
     sizes = read_sizes(config, len(parts.train))
     network = new_classifier(config, slices, config.seed)
     check_strategy(config, network, sizes.initial)
-    return _Job(parts, network, sizes)
+    return _Job(inputs, parts, network, sizes)
 
 
 class _Active:
@@ -169,6 +171,7 @@ class _Active:
         self.job.parts.split.save(self.run.path / SPLIT_NAME)
         parts = {"train": cases_of(pool), "val": cases_of(self.job.parts.val)}
         write_patients(self.run, parts, weights_file(self.config.weights))
+        self.job.inputs.save(self.run.path)
         done = [one for one in self.rounds if one.done]
         if done:
             # What a kill at the end of a round has left undone.

@@ -15,6 +15,7 @@ from metaseg.checked_files import TABLE, read_rows
 from metaseg.classify.slices import ClassifiedSlices, choose_slices, gather
 from metaseg.config_classify import PartOptions, SliceOptions
 from metaseg.errors import DataError, UsageError
+from metaseg.runs.inputs import Inputs
 from metaseg.runs.progress import progress
 from metaseg.store.prepare import open_data, phantom_folder
 from metaseg.store.store import SliceStore
@@ -61,6 +62,7 @@ def open_slices(
     modalities: tuple[str, ...] = (),
     *,
     annotator: bool = False,
+    inputs: Inputs | None = None,
 ) -> ClassifiedSlices:
     """Open the slices that settings name; nothing but what is needed to prepare cases is read.
 
@@ -70,12 +72,16 @@ def open_slices(
         classes: Classes of a network that is there already, in its order; cases of others are left out, and said so.
         modalities: Modalities of such a network.
         annotator: Keep cases of other classes than ``config.classes``, or of none: somebody will be asked.
+        inputs: Notes the cases, or compares them with those that a run to resume began with.
 
     Raises:
         DataError: A case cannot be used, or its class is not known.
         UsageError: Settings contradict the data.
+        RunError: Cases of the run to resume are gone or changed.
     """
     store = open_cases(config, run, modalities)
+    if inputs is not None:
+        store = inputs.take("data", store)
     names = case_classes(store, config, needed=not annotator)
     wanted = tuple(classes or config.classes)
     chosen = wanted if annotator else _class_order(names, wanted, config)
@@ -230,7 +236,14 @@ def _slices_per_case(given: Sequence[str], classes: tuple[str, ...]) -> dict[str
     return counts
 
 
-def divide(slices: ClassifiedSlices, config: PartOptions, seed: int, *, annotator: bool = False) -> Parts:
+def divide(
+    slices: ClassifiedSlices,
+    config: PartOptions,
+    seed: int,
+    *,
+    annotator: bool = False,
+    recorded: Path | None = None,
+) -> Parts:
     """Divide slices by patient: by the split file, or 70, 15 and 15 % of the patients of each class.
 
     Args:
@@ -238,12 +251,13 @@ def divide(slices: ClassifiedSlices, config: PartOptions, seed: int, *, annotato
         config: The split and its parts.
         seed: Of a split that is drawn.
         annotator: Slices of unknown class may be trained on, since somebody will be asked; none of them is measured.
+        recorded: The split that a run to resume has kept, which it goes on with.
 
     Raises:
         UsageError: The split has no such part.
         DataError: The split is of other data, or a part that must not be lacks a class.
     """
-    split, names = _split(slices, config, seed)
+    split, names = _split(slices, config, seed, recorded)
     train, val, test = (
         slices.of_cases([case.id for name in group for case in split.select(_listed(slices, split, name), name)])
         if group
@@ -265,12 +279,15 @@ def _listed(slices: ClassifiedSlices, split: Split, part: str) -> list[StoredCas
     return cases
 
 
-def _split(slices: ClassifiedSlices, config: PartOptions, seed: int) -> tuple[Split, list[list[str]]]:
+def _split(
+    slices: ClassifiedSlices, config: PartOptions, seed: int, recorded: Path | None
+) -> tuple[Split, list[list[str]]]:
     if config.split is None:
         if config.fold is not None:
             raise UsageError("--fold without --split", expected="a split of folds, from 'metaseg data split --folds 5'")
-        return _own_split(slices, seed), [["train"], ["val"], ["test"]]
-    split = _narrowed(Split.load(config.split), slices)
+        own = _own_split(slices, seed) if recorded is None else Split.load(recorded)
+        return own, [["train"], ["val"], ["test"]]
+    split = _narrowed(Split.load(recorded or config.split), slices)
     if config.fold is None:
         wanted = [config.train_part, config.val_part, config.test_part]
         # A split without validation or test part is one; a part that is asked for by name must be there.

@@ -22,13 +22,14 @@ from metaseg.classify.fitting import (
 from metaseg.classify.measure import part_figures, slice_probabilities, watched, watched_score
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.classify.transfer import Transfer, choose_strategy
-from metaseg.config_classify import ClassifyTrainConfig
+from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.evaluation.classification_files import write_classification_figures
 from metaseg.models.device import fabric_of
 from metaseg.runs.events import EventLog
 from metaseg.runs.files import finite_figures
 from metaseg.runs.folder import RunFolder
+from metaseg.runs.inputs import Inputs
 from metaseg.runs.manifest import read_manifest
 from metaseg.runs.networks import load_classifier_network, run_of_checkpoint, trained_patients
 from metaseg.runs.verb_frame import in_run_folder
@@ -63,6 +64,7 @@ class ClassifyTrainResult:
 class _Fit:
     """Everything that is made before the run folder is touched."""
 
+    inputs: Inputs
     parts: Parts
     transfer: Transfer
     batches: SliceBatches
@@ -94,8 +96,8 @@ def _prepare(config: ClassifyTrainConfig) -> _Fit:
         refuse_to_lose_labels(config.out)
     if not config.data:
         print("No --data given: training on SYNTHETIC phantoms of two grades, not on patients.")
-    slices = open_slices(config, config)
-    parts = without_inherited(divide(slices, config, config.seed), config.weights)
+    inputs = Inputs.of(config)
+    slices, parts = open_parts(config, inputs)
     strategy: str = config.strategy
     reason = "as asked for"
     if strategy == "auto":
@@ -114,7 +116,29 @@ def _prepare(config: ClassifyTrainConfig) -> _Fit:
         )
     transfer = Transfer(new_classifier(config, slices, config.seed), strategy)
     batches = SliceBatches(parts.train, config.batch_size, config.balance, Augmentation(config.augment), config.seed)
-    return _Fit(parts, transfer, batches, _plan(config, transfer, batches.steps_per_epoch), reason)
+    return _Fit(inputs, parts, transfer, batches, _plan(config, transfer, batches.steps_per_epoch), reason)
+
+
+def open_parts(
+    config: ClassifyTrainConfig | ClassifyActiveConfig, inputs: Inputs, *, annotator: bool = False
+) -> tuple[ClassifiedSlices, Parts]:
+    """The slices of a run and their parts; a run that goes on keeps those that it began with.
+
+    Args:
+        config: The verb's settings.
+        inputs: Filled; or compared, where the run goes on.
+        annotator: As of :func:`~metaseg.classify.data.open_slices`.
+
+    Raises:
+        RunError: The run to resume began with other data, or other weights.
+    """
+    inputs.take_files(config)
+    slices = open_slices(config, config, annotator=annotator, inputs=inputs)
+    inputs.check_fingerprint(slices.store.fingerprint)
+    kept = None if inputs.run is None else inputs.run / SPLIT_NAME
+    recorded = kept if kept is not None and kept.exists() else None
+    parts = divide(slices, config, config.seed, annotator=annotator, recorded=recorded)
+    return slices, without_inherited(parts, config.weights)
 
 
 def _plan(config: ClassifyTrainConfig, transfer: Transfer, steps_per_epoch: int) -> LoopPlan:
@@ -181,6 +205,7 @@ def _train(config: ClassifyTrainConfig, run: RunFolder, fabric: Fabric, job: _Fi
         patience=config.patience,
         parts={"train": cases_of(job.parts.train), "val": cases_of(job.parts.val)},
         fingerprint=slices.store.fingerprint,
+        inputs=job.inputs,
         weights=weights_file(config.weights),
         extra={"strategy": job.transfer.strategy, "reason": job.reason},
         state=state,

@@ -331,7 +331,7 @@ def _came_to_nothing(path: Path) -> bool:
 def _refuse_to_delete_inputs(path: Path, config: Config) -> None:
     """``--overwrite`` deletes the folder: nothing that the new run reads may lie in it."""
     folder = path.resolve()
-    for name, value in _paths(config):
+    for name, value in config_paths(config):
         inside = Path(value).expanduser().resolve()
         if name != "out" and (inside == folder or folder in inside.parents):
             raise UsageError(
@@ -341,7 +341,8 @@ def _refuse_to_delete_inputs(path: Path, config: Config) -> None:
             )
 
 
-def _paths(config: Config) -> Iterator[tuple[str, str]]:
+def config_paths(config: Config) -> Iterator[tuple[str, str]]:
+    """Name and value of every setting that is a path or may be one; of several paths one by one."""
     for field in describe_fields(type(config)):
         value = getattr(config, field.name)
         for item in value if isinstance(value, tuple) else (value,):

@@ -15,6 +15,7 @@ from metaseg.models.checkpoint import ModelCard
 from metaseg.runs.events import EventLog
 from metaseg.runs.files import finite_figures
 from metaseg.runs.folder import RunFolder
+from metaseg.runs.inputs import Inputs
 from metaseg.runs.manifest import make_manifest
 from metaseg.runs.networks import inherited_rows, patient_rows, run_of_checkpoint, trained_patients
 from metaseg.runs.progress import progress
@@ -44,6 +45,7 @@ class FittedRun:
         patience: Validations without a better figure before stopping.
         parts: Cases by part, for ``patients.json``.
         fingerprint: Digest of the data.
+        inputs: What the run reads.
         weights: The weights that the network began with, as the user named them.
         extra: What else the manifest shall hold.
         state: Where the loop stands; what ``objective`` and ``validate`` remember lies in its ``extra``.
@@ -63,6 +65,7 @@ class FittedRun:
     patience: int
     parts: Mapping[str, Any]
     fingerprint: str
+    inputs: Inputs
     weights: str = "none"
     extra: Mapping[str, Any] = field(default_factory=dict)
     state: LoopState = field(default_factory=LoopState)
@@ -91,6 +94,7 @@ def fit_in_run(job: FittedRun, run: RunFolder, fabric: Fabric, *, seed: int, res
         TrainingError: The loss became non-finite.
     """
     write_patients(run, job.parts, job.weights)
+    job.inputs.save(run.path)
     manifest = make_manifest(
         verb=job.verb,
         seed=seed,

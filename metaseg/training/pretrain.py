@@ -18,6 +18,7 @@ from metaseg.models.device import fabric_of
 from metaseg.models.processes import shared_map
 from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
+from metaseg.runs.inputs import Inputs
 from metaseg.runs.progress import progress
 from metaseg.runs.verb_frame import in_run_folder
 from metaseg.store.prepare import open_data, phantom_folder
@@ -59,6 +60,7 @@ class _Pretraining:
     """Everything that is made before the run folder is touched."""
 
     store: SliceStore
+    inputs: Inputs
     train: SliceStore
     val: SliceStore
     model: nn.Module
@@ -107,8 +109,13 @@ def open_pretraining_data(config: PretrainConfig) -> SliceStore:
 def _prepare(config: PretrainConfig) -> _Pretraining:
     if not config.data:
         print("No --data given: training on SYNTHETIC phantoms, not on patients.")
-    store = open_pretraining_data(config)
-    train, val = divide(store, config)
+    inputs = Inputs.of(config)
+    inputs.take_files(config)
+    store = inputs.take("data", open_pretraining_data(config))
+    inputs.check_fingerprint(store.fingerprint)
+    train, val = inputs.part("train", store), inputs.part("val", store)
+    if train is None or val is None:
+        train, val = divide(store, config)
     share_cache(store, config.cache_gb)
     modalities = tuple(config.modalities or shared_modalities(store))
     card = _card(config, store, train, modalities)
@@ -142,7 +149,7 @@ def _prepare(config: PretrainConfig) -> _Pretraining:
         average=config.ema,
         seed=config.seed,
     )
-    return _Pretraining(store, train, val, model, card, slices, plan)
+    return _Pretraining(store, inputs, train, val, model, card, slices, plan)
 
 
 def _card(config: PretrainConfig, store: SliceStore, train: SliceStore, modalities: tuple[str, ...]) -> ModelCard:
@@ -182,6 +189,7 @@ def _train(config: PretrainConfig, run: RunFolder, fabric: Fabric, job: _Pretrai
         patience=config.patience,
         parts={"train": job.train, "val": job.val},
         fingerprint=job.store.fingerprint,
+        inputs=job.inputs,
         weights=config.weights,
     )
     fit_in_run(fitted, run, fabric, seed=config.seed, resume=config.resume)
