@@ -311,19 +311,10 @@ class _Active:
         """Members that began alike and learned at different rates (Hao et al. 2021)."""
         labelled = self._labelled(self.labels >= 0)
         seed = self.config.seed * 1000 + number
+        val, config = self.job.parts.val, self.config
         return [
-            fit_round(
-                self._fresh(),
-                labelled,
-                self.job.parts.val,
-                self.config,
-                self.fabric,
-                bar,
-                first=True,
-                seed=seed,
-                rate=rate,
-            )
-            for rate in self.config.committee_rates
+            fit_round(self._fresh(), labelled, val, config, self.fabric, bar, first=True, seed=seed, rate=rate)
+            for rate in config.committee_rates
         ]
 
     def _measure(self, network: Classifier) -> dict[str, dict[str, float]]:
