@@ -27,6 +27,7 @@ from metaseg.config_options import (
     DataOptions,
     Formats,
     Help,
+    MissingOptions,
     Names,
     Paths,
     Precision,
@@ -36,7 +37,7 @@ from metaseg.config_options import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(RunOptions, ProcessOptions, DataOptions):
+class PretrainConfig(RunOptions, ProcessOptions, DataOptions, MissingOptions):
     """``metaseg pretrain``: train a segmentation network on a source disease."""
 
     train_part: Annotated[str, Help("Part of --split to train on.", panel=DATA)] = "train"
@@ -103,7 +104,7 @@ class PretrainConfig(RunOptions, ProcessOptions, DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptOptions(RunOptions, ProcessOptions, DataOptions):
+class AdaptOptions(RunOptions, ProcessOptions, DataOptions, MissingOptions):
     """What all adaptation methods share: which patients, which slices, how much work."""
 
     from_run: Annotated[

@@ -22,8 +22,10 @@ from metaseg.config_options import (
     TRAIN,
     Formats,
     Help,
+    MissingOptions,
     Names,
     Paths,
+    PatientOptions,
     Precision,
     RunOptions,
     TeamOptions,
@@ -50,7 +52,7 @@ Acquisitions = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class SliceOptions:
+class SliceOptions(PatientOptions, MissingOptions):
     """Which slices are classified, and what their classes are."""
 
     data: Annotated[
@@ -286,7 +288,7 @@ class ClassifyActiveConfig(RunOptions, SliceOptions, PartOptions, FitOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyEvaluateConfig:
+class ClassifyEvaluateConfig(PatientOptions):
     """``metaseg classify evaluate``: figures of a classifier, by slice and by patient."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}

@@ -108,7 +108,35 @@ class ProcessOptions(TeamOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
+class PatientOptions:
+    """Whose scans the cases are."""
+
+    patients: Annotated[
+        Path | None,
+        Help(
+            "CSV table with columns case and patient: whose scan each case is. By default the case's name tells, "
+            "without what names a session.",
+            panel=DATA,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingOptions:
+    """What a training does about data that are not complete."""
+
+    allow_missing: Annotated[
+        bool,
+        Help(
+            "Leave out what is missing, with a warning, instead of refusing the data: cases without a label or a "
+            "modality of --modalities, modalities that some cases lack, files that are not there or of no case.",
+            panel=DATA,
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(PatientOptions):
     """How cases are read and prepared."""
 
     data: Annotated[

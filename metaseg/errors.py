@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,11 @@ def warn_user(
         if text not in heard:
             heard.append(text)
     warnings.warn(text, DataWarning, stacklevel=2)
+
+
+def some(names: Sequence[str], shown: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 _heard: list[list[str]] = []

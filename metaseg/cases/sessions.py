@@ -95,7 +95,7 @@ def doubtful_sessions(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def _restarting(names: list[str]) -> set[tuple[str, ...]]:
-    """Numbers such as 0800, 0801, 0900: if in all of them the last two digits count from 0 or 1 anew."""
+    """Numbers such as 0800, 0801, 0900: if in all of them the last two digits count from 00 anew."""
     by_stem: defaultdict[str, dict[int, str]] = defaultdict(dict)
     for name in names:
         if match := _RESTARTING.fullmatch(name):
@@ -103,7 +103,6 @@ def _restarting(names: list[str]) -> set[tuple[str, ...]]:
         elif name[-1:].isdecimal():
             return set()
     counted = all(
-        len(group) <= MOST_SESSIONS and sorted(group) in (list(range(len(group))), list(range(1, len(group) + 1)))
-        for group in by_stem.values()
+        len(group) <= MOST_SESSIONS and sorted(group) == list(range(len(group))) for group in by_stem.values()
     )
     return {tuple(group.values()) for group in by_stem.values() if len(group) > 1} if counted else set()

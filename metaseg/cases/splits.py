@@ -19,7 +19,7 @@ import numpy as np
 
 from metaseg.cases.sessions import patient_of
 from metaseg.checked_files import FileKind, check_shape, read_json
-from metaseg.errors import DataError, UsageError
+from metaseg.errors import DataError, UsageError, some
 from metaseg.written_files import write_text
 
 DEFAULT_PARTS: Mapping[str, float] = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -136,7 +136,7 @@ class Split:
         absent = [case_id for case_id in self.parts[part] if case_id not in by_id]
         if absent:
             raise DataError(
-                f"{len(absent)} of {len(self.parts[part])} cases of part '{part}' are not in the data: {_some(absent)}",
+                f"{len(absent)} of {len(self.parts[part])} cases of part '{part}' are not in the data: {some(absent)}",
                 expected="the data set that the split was made for",
                 remedy="make a new split, or give the right data",
             )
@@ -336,7 +336,3 @@ def _read_json(path: Path) -> Mapping[str, Any]:
             remedy="make it again with this version of metaseg",
         )
     return content
-
-
-def _some(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

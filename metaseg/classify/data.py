@@ -108,6 +108,8 @@ def open_cases(config: SliceOptions, run: DataConfig, modalities: tuple[str, ...
             format=config.format,
             labels="whole-lesion",
             modalities=modalities or config.modalities,
+            patients=config.patients,
+            allow_missing=config.allow_missing,
             image_size=ceil(STORED_SIZE * config.input_size),
             cache=run.cache,
             jobs=run.jobs,

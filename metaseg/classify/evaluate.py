@@ -110,6 +110,8 @@ def _slices(config: ClassifyEvaluateConfig, network: LoadedClassifier) -> Classi
         data=config.data or made.data,
         format=config.format if config.data else made.format,
         label=config.label or made.label,
+        patients=config.patients or made.patients,
+        allow_missing=True,
         case_table=config.case_table or (None if config.data else made.case_table),
         classes=() if config.data else network.card.classes,
         input_size=int(network.card.normalisation.get("input_size", made.input_size)),

@@ -39,6 +39,12 @@ Classes = Annotated[
 Modalities = Annotated[
     str | None, typer.Option(metavar="A,B", help="Modalities that every case must have, comma-separated.")
 ]
+Patients = Annotated[
+    Path | None, typer.Option(help="CSV table with columns case and patient: whose scan each case is.")
+]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Warn of labels, modalities and files that are missing or left out.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -49,6 +55,8 @@ def check(
     label_scheme: Scheme = None,
     modalities: Modalities = None,
     classes: Classes = None,
+    patients: Patients = None,
+    allow_missing: AllowMissing = False,
     split: Annotated[Path | None, typer.Option(help="Split file to check against the cases.")] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Processes that read files; 0 takes one a core.")] = 1,
     limit: Annotated[int, typer.Option(min=0, help="Findings shown of each kind; 0 shows all.")] = 10,
@@ -70,6 +78,8 @@ def check(
                 label_scheme=label_scheme,
                 modalities=_names(modalities),
                 classes=_names(classes),
+                patients=patients,
+                allow_missing=allow_missing,
                 split=split,
                 jobs=jobs,
                 progress=told,
@@ -122,6 +132,7 @@ def summary(
     format: Format = "auto",
     label_scheme: Scheme = None,
     classes: Classes = None,
+    patients: Patients = None,
     csv: Annotated[Path | None, typer.Option(help="Write a table with one row per case to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -129,7 +140,9 @@ def summary(
     with messages():
         from metaseg.cases import read_cases, summarise
 
-        cases = read_cases(data, format=format, label_scheme=label_scheme, classes=_names(classes))
+        cases = read_cases(
+            data, format=format, label_scheme=label_scheme, classes=_names(classes), patients=patients, need_labels=True
+        )
         with _progress("reading cases") as told:
             found = summarise(cases, progress=told)
         if csv is not None:
@@ -160,6 +173,7 @@ def split(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
     format: Format = "auto",
     classes: Classes = None,
+    patients: Patients = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing split file.")] = False,
 ) -> None:
     """Draw train, validation and test patients; all cases of a patient stay together.
@@ -181,7 +195,7 @@ def split(
         if out.exists() and not overwrite:
             raise UsageError("the split file exists", where=out, remedy="choose another --out, or give --overwrite")
         shares = _shares(parts)
-        cases = read_cases(data, format=format, classes=_names(classes))
+        cases = read_cases(data, format=format, classes=_names(classes), patients=patients, need_labels=True)
         if any("split" in case.extra for case in cases):
             warn_user(
                 "the table has a column 'split'; another split is drawn here",
@@ -206,6 +220,8 @@ def prepare(
     label_scheme: Scheme = None,
     modalities: Modalities = None,
     classes: Classes = None,
+    patients: Patients = None,
+    allow_missing: AllowMissing = False,
     image_size: Annotated[
         int | None, typer.Option(min=16, help="Shrink slices so that the longer side has at most this many pixels.")
     ] = None,
@@ -227,6 +243,8 @@ def prepare(
                 label_scheme=label_scheme,
                 modalities=_names(modalities) or (),
                 classes=_names(classes) or (),
+                patients=patients,
+                allow_missing=allow_missing,
                 image_size=image_size,
                 jobs=jobs,
                 progress=lambda done, total, name: told(done, total),

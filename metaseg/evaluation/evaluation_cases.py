@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -58,6 +59,7 @@ class _Source:
     format: str = "auto"
     label_scheme: str | None = None
     classes: tuple[str, ...] = ()
+    patients: Path | None = None
 
 
 def choose_cases(config: EvaluateConfig, networks: Sequence[LoadedNetwork]) -> EvaluationCases:
@@ -130,7 +132,8 @@ def _check_settings(config: EvaluateConfig, network: LoadedNetwork) -> None:
 
 def _sources(config: EvaluateConfig, network: LoadedNetwork) -> tuple[list[_Source], str]:
     if config.data:
-        return [_Source(config.data, config.format, config.label_scheme, config.classes)], "as named by --data"
+        named = _Source(config.data, config.format, config.label_scheme, config.classes, config.patients)
+        return [named], "as named by --data"
     recorded = _recorded(network)
     if recorded:
         names = ", ".join(str(folder) for source in recorded for folder in source.folders)
@@ -166,10 +169,11 @@ def _recorded(network: LoadedNetwork) -> list[_Source]:
     if run.verb not in _RECORDING:
         return []
     settings = run.config(_RECORDING[run.verb])
-    found = [_Source(settings.data, settings.format, settings.label_scheme, settings.classes)] if settings.data else []
+    read = partial(_Source, format=settings.format, label_scheme=settings.label_scheme, patients=settings.patients)
+    found = [read(settings.data, classes=settings.classes)] if settings.data else []
     if isinstance(settings, AdaptOptions):
         if settings.source:
-            found.append(_Source(settings.source, settings.format, settings.label_scheme, settings.source_classes))
+            found.append(read(settings.source, classes=settings.source_classes))
         elif network.parent is not None:
             try:
                 found += _recorded(load_network(network.parent))
@@ -189,6 +193,8 @@ def _open(sources: Sequence[_Source], config: EvaluateConfig, network: LoadedNet
                 labels=config.labels or network.card.label_space,
                 modalities=network.card.modalities,
                 classes=source.classes,
+                patients=config.patients or source.patients,
+                need_labels=True,
                 image_size=config.image_size or network.card.normalisation.get("image_size"),
                 cache=config.cache,
                 jobs=config.jobs,

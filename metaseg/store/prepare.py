@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +13,9 @@ import numpy as np
 from metaseg.cases.case import Case
 from metaseg.cases.labels import WHOLE_LESION, doubts
 from metaseg.cases.near_copies import GroupCopies
+from metaseg.cases.patient_table import patients_of, read_patient_table, warn_of_doubtful
 from metaseg.cases.phantoms import make_phantoms
-from metaseg.cases.readers import read_cases
+from metaseg.cases.readers import find_cases, lacking, read_cases, tell
 from metaseg.errors import DataError, UsageError, warn_user
 from metaseg.store.build import Progress, build_store, cache_root, common_modalities
 from metaseg.store.prepare_case import PrepareOptions
@@ -28,6 +30,9 @@ def open_data(
     label_scheme: str | None = None,
     modalities: Sequence[str] = (),
     classes: Sequence[str] = (),
+    patients: Path | None = None,
+    need_labels: bool = False,
+    allow_missing: bool = True,
     image_size: int | None = None,
     cache: str | Path | None = None,
     jobs: int = 0,
@@ -43,6 +48,10 @@ def open_data(
         label_scheme: Label convention of raw files; by default the format's.
         modalities: Modalities needed, in order; by default all that every case has.
         classes: Keep only cases of these cohorts or grades.
+        patients: Table of whose scan each case is; see :mod:`metaseg.cases.patient_table`. Without it, names tell.
+        need_labels: Cases without a label are left out by whoever asks, so that they are named.
+        allow_missing: Warn of what is left out (files of no case, cases without a label that is needed, modalities that
+            some cases lack, or cases without those asked for), instead of refusing the data.
         image_size: Longest side of stored slices in pixels, for raw folders.
         cache: Cache folder; see :func:`~metaseg.store.build.cache_root`.
         jobs: Worker threads.
@@ -52,35 +61,83 @@ def open_data(
         labels: Name of the label space that is asked for, or None for the data's own.
 
     Raises:
-        DataError: Nothing was found, ids stand twice, a case lacks a modality, or the labels mean something else than
-            the files' names say.
+        DataError: Nothing was found, ids stand twice, something is left out without ``allow_missing``, or the labels
+            mean something else than the files' names say.
     """
     raw: list[Case] = []
-    folders: list[tuple[Path, int]] = []
+    folders: list[Path] = []
     stored: SliceStore = SliceStore(())
     for path in map(Path, data):
         if is_store(path):
-            stored = SliceStore((*stored.cases, *_of_classes(open_store(path), classes)))
+            stored = SliceStore((*stored.cases, *_of_patients(_of_classes(open_store(path), classes), patients)))
         else:
-            wished = tuple(classes) or None
-            raw += read_cases(path, format=format, label_scheme=label_scheme, classes=wished, group_copies=group_copies)
-            folders.append((path, len(raw)))
+            found, left_out = find_cases(
+                path,
+                format=format,
+                label_scheme=label_scheme,
+                classes=tuple(classes) or None,
+                patients=patients,
+                group_copies=group_copies,
+            )
+            tell(left_out, path, refuse=not allow_missing)
+            raw += found
+            folders += [path] * len(found)
+    _refuse_doubled([(case.id, case.files[0]) for case in raw] + [(case.id, case.folder) for case in stored])
+    if patients is None:
+        warn_of_doubtful({case.patient for case in (*raw, *stored)})
+    origin = {case.id: path for case, path in zip(raw, folders, strict=True)}
+    raw, stored = _complete(raw, stored, modalities, need_labels, Path(*data[:1]), refuse=not allow_missing)
     if raw:
         wanted = tuple(modalities) or common_modalities(raw)
-        for case in raw:
-            case.require(wanted)
         options = PrepareOptions(wanted, image_size)
         built = build_store(raw, cache_root(cache) / "cases", options, jobs, progress, publish=False)
-        begin = 0
-        for path, end in folders:
-            _weigh_labels(raw[begin:end], built.cases[begin:end], path, label_scheme is not None, labels)
-            begin = end
+        for path in dict.fromkeys(folders):
+            mine = [number for number, case in enumerate(raw) if origin[case.id] == path]
+            members = [raw[number] for number in mine], [built.cases[number] for number in mine]
+            _weigh_labels(*members, path, label_scheme is not None, labels)
         stored = SliceStore((*stored.cases, *built.cases))
     _check(stored, data, modalities, classes)
     return stored
 
 
-def _of_classes(store: SliceStore, classes: Sequence[str]) -> list:
+def _refuse_doubled(cases: Sequence[tuple[str, Path]]) -> None:
+    """Raise if two cases have one id: two hospitals may use one name for two patients."""
+    places: dict[str, Path] = {}
+    for name, place in cases:
+        if (other := places.setdefault(name, place)) is not place:
+            raise DataError(
+                f"two cases are named {name}",
+                where=f"{other} and {place}",
+                expected="each case once, and a name of its own for each",
+                remedy="name each folder once; if these are two patients, as of two hospitals, rename one's files",
+            )
+
+
+def _of_patients(cases: Sequence[StoredCase], patients: Path | None) -> list[StoredCase]:
+    """Stored cases with the patients that the table tells, or their names: older stores do not know sessions."""
+    table = None if patients is None else read_patient_table(patients)
+    owners = patients_of({case.id: case.patient for case in cases}, table, patients)
+    for case in cases:
+        case.info = replace(case.info, patient=owners[case.id])
+    return list(cases)
+
+
+def _complete(
+    raw: list[Case], stored: SliceStore, modalities: Sequence[str], labels: bool, where: Path, *, refuse: bool
+) -> tuple[list[Case], SliceStore]:
+    """Cases that have the modalities asked for, after a word about those that lack something that is needed."""
+    rows = [(case.id, case.modalities, case.label is not None) for case in raw]
+    rows += [(case.id, case.info.modalities, case.info.labelled) for case in stored]
+    found = lacking(rows, modalities, labels=labels and any(labelled for *_, labelled in rows))
+    tell(found, where, refuse=refuse)
+    without = {one.case for one in found if modalities and one.kind == "modality-missing"}
+    if len(without) == len(rows) and raw:
+        raw[0].require(modalities)
+    kept = tuple(case for case in stored if case.id not in without)
+    return [case for case in raw if case.id not in without], SliceStore(kept)
+
+
+def _of_classes(store: SliceStore, classes: Sequence[str]) -> list[StoredCase]:
     wanted = {name.lower() for name in classes}
     return [
         case for case in store if not wanted or {str(case.info.cohort).lower(), str(case.info.grade).lower()} & wanted
@@ -92,10 +149,6 @@ def _check(store: SliceStore, data: Sequence[str | Path], modalities: Sequence[s
     if not len(store):
         wanted = f" of class {', '.join(classes)}" if classes else ""
         raise DataError(f"no cases{wanted} found", where=where, remedy="check the path, --format and --classes")
-    ids = [case.id for case in store]
-    doubled = sorted({name for name in ids if ids.count(name) > 1})
-    if doubled:
-        raise DataError(f"case ids stand twice: {', '.join(doubled[:5])}", where=where, remedy="name each folder once")
     for case in store:
         case.channels(modalities)
 
@@ -124,6 +177,8 @@ def prepare_store(
     label_scheme: str | None = None,
     modalities: Sequence[str] = (),
     classes: Sequence[str] = (),
+    patients: Path | None = None,
+    allow_missing: bool = True,
     image_size: int | None = None,
     jobs: int = 0,
     progress: Progress | None = None,
@@ -136,10 +191,17 @@ def prepare_store(
     """
     if store.exists() and not is_store(store) and any(entry.name != "cases" for entry in store.iterdir()):
         raise UsageError("the folder for the store holds other files", where=store, remedy="name a new or empty folder")
-    cases = read_cases(data, format=format, label_scheme=label_scheme, classes=tuple(classes) or None)
+    cases = read_cases(
+        data,
+        format=format,
+        label_scheme=label_scheme,
+        classes=tuple(classes) or None,
+        patients=patients,
+        need_labels=True,
+        allow_missing=allow_missing,
+    )
+    cases, _ = _complete(cases, SliceStore(()), modalities, False, data, refuse=not allow_missing)
     wanted = tuple(modalities) or common_modalities(cases)
-    for case in cases:
-        case.require(wanted)
     built = build_store(cases, store, PrepareOptions(wanted, image_size), jobs, progress)
     _weigh_labels(cases, built.cases, data, label_scheme is not None)
     return built

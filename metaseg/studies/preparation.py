@@ -122,7 +122,15 @@ def _members(config: AdaptOptions, folder: Path, classes: Sequence[str]) -> list
             for case in stored
             if not wanted or {str(case.info.cohort).lower(), str(case.info.grade).lower()} & wanted
         ]
-    read = read_cases(folder, format=config.format, label_scheme=config.label_scheme, classes=tuple(classes) or None)
+    read = read_cases(
+        folder,
+        format=config.format,
+        label_scheme=config.label_scheme,
+        classes=tuple(classes) or None,
+        patients=config.patients,
+        need_labels=True,
+        allow_missing=config.allow_missing,
+    )
     return [case for case in read if case.label is not None]
 
 

@@ -88,7 +88,7 @@ def run_pretrain(config: PretrainConfig) -> PretrainResult:
     )
 
 
-def open_pretraining_data(config: PretrainConfig) -> SliceStore:
+def open_pretraining_data(config: PretrainConfig, *, allow_missing: bool = True) -> SliceStore:
     """The prepared cases of a pretraining: its data, or the phantoms that stand in for none."""
     folders = config.data or (phantom_folder("hgg", config.phantom_cases, config.seed, config.cache),)
     with progress("preparing cases", None) as bar:
@@ -99,6 +99,9 @@ def open_pretraining_data(config: PretrainConfig) -> SliceStore:
             labels=config.labels,
             modalities=config.modalities,
             classes=config.classes,
+            patients=config.patients,
+            need_labels=True,
+            allow_missing=allow_missing,
             image_size=config.image_size,
             cache=config.cache,
             jobs=config.jobs,
@@ -111,7 +114,7 @@ def _prepare(config: PretrainConfig) -> _Pretraining:
         print("No --data given: training on SYNTHETIC phantoms, not on patients.")
     inputs = Inputs.of(config)
     inputs.take_files(config)
-    store = inputs.take("data", open_pretraining_data(config))
+    store = inputs.take("data", open_pretraining_data(config, allow_missing=config.allow_missing))
     inputs.check_fingerprint(store.fingerprint)
     train, val = inputs.part("train", store), inputs.part("val", store)
     if train is None or val is None:

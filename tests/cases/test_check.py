@@ -243,12 +243,15 @@ def test_empty_label_is_a_warning(data):
     assert only(data).kind == "label-empty"
 
 
-def test_missing_label_is_a_warning_where_others_have_one(data):
+def test_a_missing_label_is_an_error_unless_allowed(data):
     file(data, "seg").unlink()
-    assert only(data).kind == "label-missing"
+    assert (only(data).kind, only(data).severity) == ("label-missing", "error")
+    (finding,) = check_dataset(data, allow_missing=True).findings
+    assert finding.severity == "warning"
     file(data, "seg", 0).unlink()
     file(data, "seg", 2).unlink()
-    assert check_dataset(data).findings == ()
+    (finding,) = check_dataset(data).findings
+    assert (finding.severity, finding.found) == ("error", "none of the 3 cases has a label")
 
 
 def test_missing_modality(data):

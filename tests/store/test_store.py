@@ -247,7 +247,7 @@ class TestOpen:
     def test_open_data_pools_raw_folders_and_stores(self, write_cases, store, tmp_path):
         pooled = open_data([tmp_path / "store", write_cases("MET", 2, centre=0.4)], cache=tmp_path / "cache")
         assert sorted({case.cohort for case in pooled}) == ["HGG", "MET"]
-        with pytest.raises(DataError, match="stand twice"):
+        with pytest.raises(DataError, match="two cases are named"):
             open_data([tmp_path / "store", tmp_path / "store"])
         with pytest.raises(DataError, match="no cases of class met"):
             open_data([tmp_path / "store"], classes=("met",))

@@ -110,7 +110,7 @@ class TestPretrain:
 
 class TestBadInput:
     def test_missing_modality_names_case_and_modality(self, folder, cache, tmp_path):
-        with pytest.raises(DataError, match=r"case Brats18_HGG00_1_1 lacks modality adc"):
+        with pytest.raises(DataError, match=r"cases without adc \(5\): Brats18_HGG00_1_1"):
             metaseg.pretrain(data=folder, cache=cache, modalities="t1,adc", out=tmp_path / "r", **TINY)
 
     def test_existing_run_is_not_overwritten(self, folder, cache, tmp_path):

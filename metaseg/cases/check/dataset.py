@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from metaseg.cases.check.classes import check_classes
 from metaseg.cases.check.copies import find_copies
 from metaseg.cases.check.inspect import Inspection, inspect_case, relative_name
 from metaseg.cases.check.near import find_near_copies
-from metaseg.cases.check.parts import check_patients, check_presence, parts_of_split
-from metaseg.cases.check.report import CheckReport, Finding
+from metaseg.cases.check.parts import check_patients, check_presence, check_sessions, parts_of_split
+from metaseg.cases.check.report import MAY_BE_MISSING, CheckReport, Finding
 from metaseg.cases.labels import LabelScheme, doubts
-from metaseg.cases.readers import canonical_modality, read_cases
+from metaseg.cases.readers import LeftOut, canonical_modality, find_cases, lacking
 from metaseg.errors import DataError
 
 Progress = Callable[[int, int], None]
@@ -32,6 +33,8 @@ def check_dataset(
     label_scheme: str | None = None,
     modalities: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
+    patients: str | Path | None = None,
+    allow_missing: bool = False,
     split: str | Path | None = None,
     jobs: int = 1,
     progress: Progress | None = None,
@@ -44,6 +47,8 @@ def check_dataset(
         label_scheme: What label values mean; by default as the convention has it.
         modalities: Modalities that every case must have; by default those that any case has.
         classes: Check cases of these cohorts or classes only.
+        patients: Table of whose scan each case is.
+        allow_missing: What is missing or left out is a warning, not an error.
         split: A split file, to be checked against the cases.
         jobs: Processes that read files; 0 takes one a core.
         progress: Told after each case.
@@ -56,13 +61,14 @@ def check_dataset(
         DataError: There are no cases, or the split file cannot be read.
     """
     root = Path(path).parent if Path(path).is_file() else Path(path)
-    cases = read_cases(path, format=format, label_scheme=label_scheme, classes=classes, strict=False)
+    cases, left_out = find_cases(path, format, label_scheme, classes, patients=patients, strict=False)
     parts = parts_of_split(split) if split else None
     inspections = list(_inspect_all(cases, root, jobs, progress))
     findings = [finding for inspection in inspections for finding in inspection.findings]
-    findings += _check_completeness(cases, modalities, root)
+    findings += _check_completeness(cases, left_out, modalities, allow_missing, root)
     findings += _check_meaning(cases, inspections, label_scheme is not None)
     findings += check_patients(cases, parts, root)
+    findings += [] if patients else check_sessions(cases)
     if parts is not None and classes is None:
         findings += check_presence(cases, parts)
     findings += find_copies(cases, inspections, parts, root)
@@ -105,18 +111,27 @@ def _reported(inspections: Iterator[Inspection], total: int, progress: Progress 
         yield inspection
 
 
-def _check_completeness(cases: Sequence[Case], modalities: Sequence[str] | None, root: Path) -> Iterator[Finding]:
-    """Modalities missing or doubled, labels missing, slices that the reader had to leave out."""
-    present = dict.fromkeys(name for case in cases for name in case.images)
-    expected = [canonical_modality(name) for name in modalities] if modalities else list(present)
-    labelled = any(case.label is not None for case in cases)
+def _check_completeness(
+    cases: Sequence[Case],
+    left_out: Sequence[LeftOut],
+    modalities: Sequence[str] | None,
+    allow_missing: bool,
+    root: Path,
+) -> Iterator[Finding]:
+    """Modalities missing or doubled, labels missing, files that the reader left out."""
+    expected = [canonical_modality(name) for name in modalities or ()]
+    rows = [(case.id, case.modalities, case.label is not None) for case in cases]
+    labels = any(labelled for *_, labelled in rows)
+    # Classified pictures need no outlines.
+    if not labels and not all(case.grade and case.format in ("image-folder", "slices") for case in cases):
+        left_out = (
+            *left_out,
+            LeftOut("label-missing", "cases without a label", f"none of the {len(rows)} cases has a label"),
+        )
+    for one in (*left_out, *lacking(rows, expected, labels=labels)):
+        finding = Finding.of(one.kind, one.case, one.found, file=relative_name(one.file, root) if one.file else "")
+        yield replace(finding, severity="warning") if allow_missing and one.kind in MAY_BE_MISSING else finding
     for case in cases:
-        missing = [name for name in expected if name not in case.images]
-        if missing:
-            has = ", ".join(case.images) or "no image"
-            yield Finding.of("modality-missing", case.id, f"{', '.join(missing)} missing; the case has {has}")
-        if labelled and case.label is None:
-            yield Finding.of("label-missing", case.id, "the case has no label")
         folders = {file.parent for file in case.files}
         for file in _noted(case, "doubled"):
             name = relative_name(file, root)
@@ -125,11 +140,6 @@ def _check_completeness(cases: Sequence[Case], modalities: Sequence[str] | None,
                 yield Finding.of("modality-doubled", case.id, found, file=name)
             else:
                 yield Finding.of("id-doubled", case.id, "another case has this id; it was not checked", file=name)
-        for file in _noted(case, "unreadable"):
-            # A damaged file may not tell its case: every case then carries the note, which is given once.
-            owner = "" if case.format == "cheng-mat" else case.id
-            name = relative_name(file, root)
-            yield Finding.of("unreadable", owner, "the slice cannot be read and was left out", file=name)
 
 
 def _check_meaning(cases: Sequence[Case], inspections: Sequence[Inspection], told: bool) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from metaseg.cases.case import Case
 from metaseg.cases.check.inspect import relative_name
 from metaseg.cases.check.report import Finding
+from metaseg.cases.sessions import doubtful_sessions
 from metaseg.cases.splits import SPLIT_KIND, read_split
 from metaseg.checked_files import read_json
 from metaseg.errors import DataError
@@ -88,6 +89,13 @@ def check_patients(cases: Sequence[Case], parts: Parts | None, root: Path) -> It
             places = "; ".join(f"{part}: {', '.join(ids)}" for part, ids in sorted(where.items()))
             first = next(iter(where[min(where)]))
             yield Finding.of("patient-split", first, f"patient {patient} stands in {places}")
+
+
+def check_sessions(cases: Sequence[Case]) -> Iterator[Finding]:
+    """Patients whose names differ only in what may be a session."""
+    for group in doubtful_sessions(case.patient for case in cases):
+        found = f"{', '.join(group)} differ only in what may be a session, and count as different patients"
+        yield Finding.of("session-doubtful", next(case.id for case in cases if case.patient == group[0]), found)
 
 
 def check_presence(cases: Sequence[Case], parts: Parts) -> Iterator[Finding]:

@@ -83,10 +83,34 @@ KINDS: Mapping[str, Kind] = {
     ),
     "label-empty": Kind("warning", "a label outlines nothing", "confirm that the patient has no lesion"),
     "label-missing": Kind(
-        "warning", "a case has no label although others have one", "add the label, or use the case for prediction only"
+        "error", "a case has no label", "add the label, leave the case out, or allow it with --allow-missing"
     ),
     "modality-missing": Kind(
         "error", "a case lacks a modality", "add the file, leave the case out, or train with fewer --modalities"
+    ),
+    "images-missing": Kind("error", "a case has no image", "add the images, or move the case out of the data set"),
+    "file-absent": Kind(
+        "error", "a table, description or link names a file that is not there", "add the file, or correct what names it"
+    ),
+    "file-unused": Kind(
+        "error",
+        "an image file is of no case, since its name does not follow the naming of the others",
+        "correct the name, or move the file out of the data set",
+    ),
+    "file-hidden": Kind(
+        "error", "images are hidden by a name that begins with a dot", "rename them, or move them out of the data set"
+    ),
+    "folder-empty": Kind("error", "a folder is empty", "get its files again, or remove it"),
+    "folder-unreadable": Kind("error", "a folder cannot be read", "permit reading it, or move it out of the data set"),
+    "other-case": Kind(
+        "error",
+        "files of two cases are given as one's",
+        "find out whose they are; then rename them or move them to their case",
+    ),
+    "session-doubtful": Kind(
+        "warning",
+        "names differ only in what may be a session, and count as different patients",
+        "if they are sessions of one patient, say so with --patients TABLE (columns case, patient)",
     ),
     "modality-doubled": Kind("error", "a case has two files for one modality", "keep one of the files"),
     "id-doubled": Kind("error", "two cases have the same id", "rename one of them, or check one folder at a time"),
@@ -140,6 +164,13 @@ KINDS: Mapping[str, Kind] = {
     ),
 }
 """Every kind of finding, by the name that reports use."""
+MAY_BE_MISSING = frozenset(
+    {
+        "label-missing", "modality-missing", "images-missing", "file-absent", "file-unused", "file-hidden",
+        "folder-empty", "folder-unreadable",
+    }
+)  # fmt: skip
+"""Kinds that ``--allow-missing`` makes warnings."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,19 @@
 """One reader per file convention, and the functions that choose among them."""
 
+from metaseg.cases.readers.case_files import read_case_files
 from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality
-from metaseg.cases.readers.read import READERS, read_case_files, read_cases
+from metaseg.cases.readers.left_out import LeftOut, lacking, tell
+from metaseg.cases.readers.read import READERS, find_cases, read_cases
 
-__all__ = ["READERS", "ReadOptions", "Reader", "canonical_modality", "read_case_files", "read_cases"]
+__all__ = [
+    "READERS",
+    "LeftOut",
+    "ReadOptions",
+    "Reader",
+    "canonical_modality",
+    "find_cases",
+    "lacking",
+    "read_case_files",
+    "read_cases",
+    "tell",
+]

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from metaseg.cases.case import Case, Volume
 from metaseg.cases.labels import LABEL_SCHEMES
-from metaseg.cases.readers.common import ReadOptions, doubled_files, no_images, walk_files
+from metaseg.cases.readers.common import ReadOptions, doubled_files, other_case, walk_files
 from metaseg.cases.volumes import VOLUME_SUFFIXES, volume_from_file
 
 COHORT_FOLDERS = ("HGG", "LGG", "GLI", "MET", "MEN", "PED", "SSA")
 """Folder names that tell the cohort of the cases in them."""
 
 _GRADES = ("HGG", "LGG")
+_KNOWN_LABELS = {"W39_1998.09.19": "BraTS20_Training_355"}
+"""Labels that were published under another name than their case's: BraTS 2020's case 355."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,11 @@ def read_case_folders(root: Path, convention: Convention, identify: Identify, op
     """Make the cases below ``root``.
 
     Raises:
-        DataError: In strict mode, an image or label is there twice, or a case has no image.
+        DataError: In strict mode, an image or label is there twice, or a case's folder holds files of another case.
     """
     groups = _group_files(root, convention)
-    _adopt_stray_labels(groups, convention)
+    _adopt_known_labels(groups)
+    _find_other_cases(groups, options)
     return [
         _make_case(case_id, folder, files, convention, identify, options) for (folder, case_id), files in groups.items()
     ]
@@ -107,12 +110,31 @@ def _group_files(root: Path, convention: Convention) -> dict[tuple[Path, str], _
     return groups
 
 
-def _adopt_stray_labels(groups: dict[tuple[Path, str], _Files], convention: Convention) -> None:
-    """Give a label of another name to the one case of its folder (BraTS 2020's case 355 comes so)."""
-    for key in [key for key, files in groups.items() if set(files) == {"label"}]:
-        owners = [other for other in groups if other[0] == key[0] and set(groups[other]) != {"label"}]
-        if len(owners) == 1:
-            groups[owners[0]].setdefault("label", []).extend(groups.pop(key)["label"])
+def _adopt_known_labels(groups: dict[tuple[Path, str], _Files]) -> None:
+    """Give published labels of another name to their case."""
+    for (folder, stray), files in list(groups.items()):
+        owner = (folder, _KNOWN_LABELS.get(stray, ""))
+        if owner in groups and set(files) == {"label"}:
+            groups[owner].setdefault("label", []).extend(groups.pop((folder, stray))["label"])
+
+
+def _find_other_cases(groups: Mapping[tuple[Path, str], _Files], options: ReadOptions) -> None:
+    """Refuse, or note, files of one case in the folder of another: nobody knows whose scan or outline they are."""
+    by_folder: dict[Path, list[str]] = {}
+    for folder, case_id in groups:
+        by_folder.setdefault(folder, []).append(case_id)
+    for folder, ids in by_folder.items():
+        with_images = [case_id for case_id in ids if set(groups[folder, case_id]) != {"label"}]
+        owner = next((case_id for case_id in ids if case_id == folder.name), None)
+        if owner is None and len(with_images) == 1:
+            owner = with_images[0]
+        for other in ids:
+            if owner in (None, other) or (owner != folder.name and other in with_images):
+                continue
+            files = [path for paths in groups[folder, other].values() for path in paths]
+            mine = next(path for paths in groups[folder, str(owner)].values() for path in paths)
+            found = f"the folder of case {owner} holds files of case {other}: {', '.join(path.name for path in files)}"
+            options.refuse_or_note(other_case(found, mine, files[0]), files[0], str(owner))
 
 
 def _make_case(
@@ -124,8 +146,6 @@ def _make_case(
         for what, paths in files.items():
             if len(paths) > 1:
                 raise doubled_files(case_id, what, paths)
-        if set(files) == {"label"}:
-            raise no_images(case_id, folder)
     elif doubled:
         extra["doubled"] = ", ".join(str(path) for path in doubled)
     order = dict.fromkeys(convention.images.values())

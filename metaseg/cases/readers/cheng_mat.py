@@ -15,6 +15,7 @@ import numpy as np
 from metaseg.cases.case import Case
 from metaseg.cases.labels import label_scheme
 from metaseg.cases.readers.common import Reader, ReadOptions, natural_key, subfolders
+from metaseg.cases.readers.left_out import unreadable_file
 from metaseg.cases.readers.slice_groups import SliceRecord, group_slices
 from metaseg.cases.volumes import MatStack, open_cheng_mat
 from metaseg.errors import DataError
@@ -32,19 +33,14 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
     """Make one case per patient.
 
     Raises:
-        DataError: A file is damaged or not of this kind (in strict mode).
+        DataError: A folder cannot be read.
     """
     records: list[SliceRecord] = []
-    unreadable: list[str] = []
     for file in sorted(_mat_files(path), key=lambda file: natural_key(file.name)):
         try:
             records.append(_record(file))
-        except DataError:
-            if options.strict:
-                raise
-            unreadable.append(str(file))
-    # A damaged file does not tell its patient: every case carries the note.
-    extra = {"unreadable": ", ".join(unreadable)} if unreadable else {}
+        except DataError as error:
+            options.left_out.append(unreadable_file(file, error.found))
     scheme = options.scheme or label_scheme("whole-lesion")
     cases = []
     for case_id, members in group_slices(records).items():
@@ -59,7 +55,6 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
                 scheme=scheme,
                 grade=members[0].kind,
                 format="cheng-mat",
-                extra=extra,
             )
         )
     return cases

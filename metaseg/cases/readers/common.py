@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from metaseg.cases.case import Case
 from metaseg.cases.labels import LabelScheme
 from metaseg.cases.near_copies import GroupCopies
+from metaseg.cases.readers.left_out import LeftOut
 from metaseg.errors import DataError
 
 _SAME_MODALITY = {
@@ -55,14 +56,28 @@ class ReadOptions:
     Attributes:
         scheme: Label scheme that replaces the convention's own, or None.
         modality: Name of the modality where the files do not tell it, or None for the convention's default.
-        strict: Raise on doubled files and on cases without an image, instead of noting them in ``Case.extra``.
+        strict: Raise on doubled files, and on a case with files of another one, instead of noting them.
         group_copies: Which pictures count as one patient where the files tell no patients.
+        left_out: Where a reader notes what it passes over, except for files that no case has, which are found later.
+        accounted: Files of no case that need no word, such as the mask of a slice that is left out.
     """
 
     scheme: LabelScheme | None = None
     modality: str | None = None
     strict: bool = True
     group_copies: GroupCopies = "near"
+    left_out: list[LeftOut] = field(default_factory=list)
+    accounted: set[Path] = field(default_factory=set)
+
+    def refuse_or_note(self, error: DataError, file: Path, case: str = "") -> None:
+        """Raise an error about a case with files of another one; if not strict, note it.
+
+        Raises:
+            DataError: That error, if strict.
+        """
+        if self.strict:
+            raise error
+        self.left_out.append(LeftOut("other-case", "files of another case", error.found, case, file))
 
 
 @dataclass(frozen=True)
@@ -132,11 +147,11 @@ def doubled_files(case_id: str, what: str, files: Iterable[Path]) -> DataError:
     )
 
 
-def no_images(case_id: str, where: Path) -> DataError:
-    """The error for a case of which no image was found."""
+def other_case(found: str, *files: Path) -> DataError:
+    """The error for files of two cases that are given as one's."""
     return DataError(
-        f"case {case_id} has no image",
-        where=where,
-        expected="at least one image file",
-        remedy="add the images, or move the case out of the data set",
+        found,
+        where=" and ".join(map(str, files)),
+        expected="files of one case, named after it",
+        remedy="find out whose they are; then rename them or move them to their case",
     )

@@ -7,7 +7,7 @@ per channel, ``imagesTr/<case>_0000.nii.gz``, in version 1 with the Decathlon's 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,17 @@ from metaseg.cases.readers.common import (
     doubled_files,
     find_doubled,
     natural_key,
-    no_images,
+    other_case,
 )
 from metaseg.cases.readers.label_names import ignored_value, scheme_from_names
+from metaseg.cases.readers.left_out import absent_file
 from metaseg.cases.volumes import VOLUME_SUFFIXES, volume_from_file
 from metaseg.checked_files import FileKind, read_json
 from metaseg.errors import DataError
 
 DESCRIPTION = "dataset.json"
 _PARTS = ("imagesTr", "imagesTs")
+_CHANNEL = re.compile(r"(?P<case>.+)_\d{4}")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
     """Make the labelled cases; ``imagesTs`` is read when it is given as ``path`` or when nothing else is there.
 
     Raises:
-        DataError: ``dataset.json`` cannot be understood, or in strict mode a case has no image.
+        DataError: ``dataset.json`` cannot be understood, or in strict mode lists a file of one case for another.
     """
     root = _root(path)
     description = _Description.load(root / DESCRIPTION)
@@ -60,6 +62,7 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
         if entries:
             break
     scheme = description.scheme(options.scheme)
+    _find_other_cases(entries, options)
     cases = [_make_case(entry, description, scheme, options) for entry in entries]
     return sorted(cases, key=lambda case: natural_key(case.id))
 
@@ -158,7 +161,7 @@ class _Description:
             _Entry(
                 case_id,
                 tuple(folder / f"{case_id}_{index:04}{suffix}" for index in range(len(self.channels))),
-                labels / f"{case_id}{suffix}",
+                labels / f"{case_id}{suffix}" if part == "imagesTr" or labels.is_dir() else None,
             )
             for case_id in dict.fromkeys(match["case"] for match in matched if match)
         ]
@@ -188,8 +191,8 @@ def _make_case(entry: _Entry, description: _Description, scheme: LabelScheme, op
         images = {name: volume_from_file(file, index) for index, name in enumerate(channels)} if file.exists() else {}
     else:
         raise doubled_files(entry.case_id, f"one of {len(channels)} channels", entry.images)
-    if not images and options.strict:
-        raise no_images(entry.case_id, entry.images[0])
+    listed = (*entry.images, *([entry.label] if entry.label else []))
+    options.left_out.extend(absent_file(file, entry.case_id) for file in listed if not file.exists())
     return Case(
         id=entry.case_id,
         patient=entry.case_id,
@@ -199,6 +202,21 @@ def _make_case(entry: _Entry, description: _Description, scheme: LabelScheme, op
         scheme=scheme,
         format="nnunet",
     )
+
+
+def _find_other_cases(entries: Sequence[_Entry], options: ReadOptions) -> None:
+    """Refuse, or note, images and labels that carry another listed case's name, or the names of two cases."""
+    ids = {entry.case_id for entry in entries}
+    for entry in entries:
+        channels = {_CHANNEL.fullmatch(_split_name(file.name)[0]) for file in entry.images}
+        named = {match["case"] for match in channels if match}
+        for file in (*entry.images, *([entry.label] if entry.label else [])):
+            stem = _split_name(file.name)[0]
+            match = _CHANNEL.fullmatch(stem)
+            other = stem if stem in ids else match["case"] if match else None
+            if other != entry.case_id and (other in ids or (file in entry.images and len(named) > 1)):
+                found = f"case {entry.case_id} is listed with a file of case {other}: {file.name}"
+                options.refuse_or_note(other_case(found, entry.images[0], file), file, entry.case_id)
 
 
 READER = Reader("nnunet", "nnU-Net raw or Medical Segmentation Decathlon: a dataset.json with imagesTr", matches, read)

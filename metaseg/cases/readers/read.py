@@ -9,15 +9,15 @@ from os import PathLike
 from pathlib import Path
 from typing import get_args
 
-from metaseg.cases.case import Case, Volume
+from metaseg.cases.case import Case
 from metaseg.cases.labels import LabelScheme
 from metaseg.cases.labels import label_scheme as scheme_by_name
 from metaseg.cases.near_copies import GroupCopies
+from metaseg.cases.patient_table import patients_of, read_patient_table, warn_of_doubtful
 from metaseg.cases.readers import brats, brats2023, cheng_mat, image_folder, nnunet, slices, table
-from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, doubled_files, walk_files
+from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, walk_files
+from metaseg.cases.readers.left_out import LeftOut, lacking, tell, unread_files
 from metaseg.cases.readers.phantom_marker import mark_phantoms
-from metaseg.cases.sessions import patient_of
-from metaseg.cases.volumes import VOLUME_SUFFIXES, volume_from_file
 from metaseg.errors import DataError, UsageError
 
 READERS: Mapping[str, Reader] = {
@@ -37,8 +37,10 @@ def read_cases(
     modalities: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     *,
+    patients: str | PathLike[str] | None = None,
     modality: str | None = None,
-    strict: bool = True,
+    need_labels: bool = False,
+    allow_missing: bool = True,
     group_copies: GroupCopies = "near",
 ) -> list[Case]:
     """Find the cases of a data set, or the one case of a case folder.
@@ -52,10 +54,10 @@ def read_cases(
         label_scheme: Replaces the convention's label scheme; a name or the scheme itself.
         modalities: Modalities that every case must have.
         classes: Keep only cases whose cohort or grade is one of these.
+        patients: Table of whose scan each case is; see :mod:`metaseg.cases.patient_table`. Without it, names tell.
         modality: Name of the modality where the files do not tell it (slices and image folders).
-        strict: Raise on doubled files, unreadable slices and cases without an image. Otherwise keep the first of
-            doubled files, leave the others out and note them in ``Case.extra`` under ``"doubled"`` and
-            ``"unreadable"``.
+        need_labels: Cases without a label are named, as what is left out is.
+        allow_missing: Warn of files and cases that are left out, instead of refusing the data.
         group_copies: Which pictures of image folders, which tell no patients, count as one patient: ``"near"`` copies
             (see :mod:`metaseg.cases.near_copies`), files of ``"identical"`` bytes, or ``"none"``, which lets copies
             leak from one part of a split into another and serves to show what that does.
@@ -65,70 +67,68 @@ def read_cases(
 
     Raises:
         UsageError: ``format``, ``label_scheme`` or ``group_copies`` is unknown.
-        DataError: Nothing was found, a modality is missing, a file or case is there twice, or a description is
-            unreadable.
+        DataError: Nothing was found, a modality is missing, a file or case is there twice, files of two cases are given
+            as one's, a description is unreadable, or something is left out without ``allow_missing``.
     """
-    root = _existing(Path(path))
-    if group_copies not in get_args(GroupCopies):
-        raise UsageError(f"'group_copies' is '{group_copies}'", expected="one of " + ", ".join(get_args(GroupCopies)))
-    told = canonical_modality(modality) if modality else None
-    options = ReadOptions(_scheme(label_scheme), told, strict, group_copies)
-    folder = root.parent if root.is_file() else root
-    cases = _choose_reader(root, format).read(root, options)
-    if not cases:
-        raise _nothing_found(root, format)
-    cases = [replace(case, patient=patient_of(case.patient)) for case in mark_phantoms(_unique(cases, strict), folder)]
-    if classes is not None:
-        cases = _only_classes(cases, classes, root)
+    cases, left_out = find_cases(
+        path, format, label_scheme, classes, patients=patients, modality=modality, group_copies=group_copies
+    )
+    told = [(case.id, case.modalities, case.label is not None) for case in cases if case.format != "image-folder"]
+    left_out += [one for one in lacking(told, labels=need_labels) if one.kind == "label-missing"]
+    tell(left_out, Path(path), refuse=not allow_missing)
+    if patients is None:
+        warn_of_doubtful({case.patient for case in cases})
     for case in cases:
         case.require(modalities or ())
     return [replace(case, cohort=cohort) for case in cases] if cohort else cases
 
 
-def read_case_files(
-    images: Mapping[str, str | PathLike[str]] | Sequence[str | PathLike[str]],
-    id: str | None = None,
+def find_cases(
+    path: str | PathLike[str],
+    format: str = "auto",
+    label_scheme: str | LabelScheme | None = None,
+    classes: Sequence[str] | None = None,
     *,
-    label: str | PathLike[str] | None = None,
-    label_scheme: str | LabelScheme = "brats2023",
-    cohort: str = "unknown",
-) -> Case:
-    """Make a case of files named one by one, as for prediction.
+    patients: str | PathLike[str] | None = None,
+    modality: str | None = None,
+    strict: bool = True,
+    group_copies: GroupCopies = "near",
+) -> tuple[list[Case], list[LeftOut]]:
+    """As :func:`read_cases`, and what was left out instead of a word about it.
 
-    Args:
-        images: Modality to file; or files whose names end in a modality, such as ``patient_t1ce.nii.gz``.
-        id: Name of the case; by default what the files' names share.
-        label: The outline, or None.
-        label_scheme: What the label's numbers mean, and how predictions are written.
-        cohort: Where the case comes from.
-
-    Raises:
-        DataError: A file is missing, a name does not tell its modality, or two files are the same modality.
-        UsageError: No file was given, or ``label_scheme`` is unknown.
+    Where not ``strict``, the first of doubled files is kept and the others noted in ``Case.extra`` under ``"doubled"``,
+    and files of another case are noted as left out, instead of raising.
     """
-    pairs = (
-        list(images.items()) if isinstance(images, Mapping) else [(_modality_of(Path(file)), file) for file in images]
-    )
-    if not pairs:
-        raise UsageError("no image file was given", expected="at least one NIfTI file")
-    volumes: dict[str, Volume] = {}
-    for name, file in pairs:
-        modality, path = canonical_modality(name), Path(file)
-        if not path.is_file():
-            raise DataError(f"the {modality} file does not exist", where=path, remedy="check the path")
-        if modality in volumes:
-            raise doubled_files(id or "given by files", modality, (*volumes[modality].files, path))
-        volumes[modality] = volume_from_file(path)
-    case_id = id or _shared_name([Path(file) for _, file in pairs])
-    return Case(
-        id=case_id,
-        patient=patient_of(case_id),
-        cohort=cohort,
-        images=volumes,
-        label=volume_from_file(Path(label)) if label is not None else None,
-        scheme=scheme_by_name(label_scheme) if isinstance(label_scheme, str) else label_scheme,
-        format="files",
-    )
+    root = _existing(Path(path))
+    if group_copies not in get_args(GroupCopies):
+        raise UsageError(f"'group_copies' is '{group_copies}'", expected="one of " + ", ".join(get_args(GroupCopies)))
+    name = canonical_modality(modality) if modality else None
+    options = ReadOptions(_scheme(label_scheme), name, strict, group_copies)
+    folder = root.parent if root.is_file() else root
+    reader = _choose_reader(root, format)
+    cases = reader.read(root, options)
+    left_out = [*options.left_out, *unread_files(folder, reader.name, _files(cases, options))]
+    left_out += [
+        LeftOut("images-missing", "cases without an image", "the case has no image", case.id)
+        for case in cases
+        if not case.images
+    ]
+    cases = [case for case in cases if case.images]
+    if not cases:
+        tell(left_out, root, refuse=True)
+        raise _nothing_found(root, format)
+    cases = mark_phantoms(_unique(cases, strict), folder)
+    told = read_patient_table(patients) if patients is not None else None
+    owners = patients_of({case.id: case.patient for case in cases}, told, patients)
+    cases = [replace(case, patient=owners[case.id]) for case in cases]
+    return cases if classes is None else _only_classes(cases, classes, root), left_out
+
+
+def _files(cases: Sequence[Case], options: ReadOptions) -> set[Path]:
+    """Files of the cases, and those of which something was noted."""
+    doubled = (Path(name) for case in cases for name in case.extra.get("doubled", "").split(", ") if name)
+    noted = (one.file for one in options.left_out if one.file is not None)
+    return {*(file for case in cases for file in case.files), *doubled, *noted, *options.accounted}
 
 
 def _scheme(scheme: str | LabelScheme | None) -> LabelScheme | None:
@@ -240,27 +240,3 @@ def _only_classes(cases: Sequence[Case], classes: Sequence[str], root: Path) -> 
             remedy="check the spelling",
         )
     return [case for case in cases if {case.cohort.casefold(), (case.grade or "").casefold()} & wanted]
-
-
-def _modality_of(path: Path) -> str:
-    for convention in (brats2023.CONVENTION, brats.CONVENTION):
-        match = convention.pattern.fullmatch(path.name)
-        if match and match["suffix"].lower() in convention.images:
-            return convention.images[match["suffix"].lower()]
-    raise DataError(
-        "the file's name does not tell its modality",
-        where=path,
-        expected="a name that ends in _flair, _t1, _t1ce, _t2 or in -t2f, -t1n, -t1c, -t2w",
-        remedy=f"name the modality, as in t1ce={path.name}",
-    )
-
-
-def _shared_name(files: Sequence[Path]) -> str:
-    for convention in (brats2023.CONVENTION, brats.CONVENTION):
-        matches = [convention.pattern.fullmatch(file.name) for file in files]
-        names = {match["case"] for match in matches if match}
-        if len(names) == 1 and all(matches):
-            return names.pop()
-    name = files[0].name
-    suffixes = [suffix for suffix in sorted(VOLUME_SUFFIXES, key=len, reverse=True) if name.lower().endswith(suffix)]
-    return name[: -len(suffixes[0])] if suffixes else files[0].stem

@@ -8,12 +8,14 @@ Columns: ``patient_id`` (or ``patient``), ``image``, ``mask``, ``class``; option
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metaseg.cases.case import Case, Volume
 from metaseg.cases.labels import WHOLE_LESION, LabelScheme, label_scheme
-from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, doubled_files
+from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, doubled_files, other_case
+from metaseg.cases.readers.left_out import absent_file, unreadable_file
 from metaseg.cases.readers.slice_groups import SliceRecord, group_slices
 from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack, image_size
 from metaseg.checked_files import TABLE, read_rows
@@ -21,6 +23,9 @@ from metaseg.errors import DataError
 
 INDEX = "index.csv"
 DEFAULT_MODALITY = "t1ce"
+_MASK_WORD = re.compile(
+    r"[-_ ]?(mask|seg|segmentation|label|gt|roi)s?$|^(mask|seg|segmentation|label|gt|roi)s?[-_ ]", re.IGNORECASE
+)
 _ALIASES = {"patient": "patient_id", "slice": "slice_id"}
 
 
@@ -33,22 +38,26 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
     """Make one case per patient from the table.
 
     Raises:
-        DataError: The table is unreadable or lacks columns, or a listed image is missing (in strict mode).
+        DataError: The table is unreadable or lacks columns or entries, or in strict mode lists one picture for two
+            patients or a mask for another slice.
     """
     table = path / INDEX
     records: list[SliceRecord] = []
-    unreadable: dict[str, list[str]] = {}
     for number, row in enumerate(_read_rows(table), start=2):
         try:
             records.append(_record(row, number, table, options))
         except DataError as error:
-            if options.strict:
+            if options.strict and error.where == table:
                 raise
-            unreadable.setdefault(row.get("patient_id", ""), []).append(str(error.where))
-    return [
-        _make_case(case_id, members, unreadable.get(members[0].patient, []), table, options)
-        for case_id, members in group_slices(records).items()
-    ]
+            file = Path(str(error.where))
+            if mask := _listed_file(row, "mask", "masks", table.parent):
+                options.accounted.add(mask)
+            patient = row.get("patient_id", "")
+            options.left_out.append(
+                unreadable_file(file, error.found, patient) if file.exists() else absent_file(file, patient)
+            )
+    _find_other_slices(records, options)
+    return [_make_case(case_id, members, table, options) for case_id, members in group_slices(records).items()]
 
 
 def _read_rows(table: Path) -> list[dict[str, str]]:
@@ -76,7 +85,8 @@ def _record(row: Mapping[str, str], number: int, table: Path, options: ReadOptio
         raise DataError(f"row {number} names no patient", where=table, remedy="fill in patient_id")
     image = _listed_file(row, "image", "images", table.parent)
     if image is None:
-        raise DataError(f"row {number} names no image that is there", where=table, remedy="fill in the column image")
+        where = table if "image" in row else table.parent / "images" / row.get("slice_id", "")
+        raise DataError(f"row {number} names no image that is there", where=where, remedy="fill in the column image")
     width, height = image_size(image)
     return SliceRecord(
         patient=row["patient_id"],
@@ -110,15 +120,32 @@ def _pixel_size(text: str, number: int, table: Path) -> float | None:
     return size
 
 
-def _make_case(
-    case_id: str, records: Sequence[SliceRecord], unreadable: Sequence[str], table: Path, options: ReadOptions
-) -> Case:
+def _find_other_slices(records: Sequence[SliceRecord], options: ReadOptions) -> None:
+    """Refuse, or note, a picture that is listed for two patients, and a mask that carries another slice's name."""
+    patients: dict[Path, str] = {}
+    named = {record.image.stem: record for record in records}
+    outlined: dict[Path, SliceRecord] = {}
+    for record in records:
+        if (owner := patients.setdefault(record.image, record.patient)) != record.patient:
+            found = f"{record.image.name} is listed for patient {owner} and for patient {record.patient}"
+            options.refuse_or_note(other_case(found, record.image), record.image, record.patient)
+        if record.mask is None:
+            continue
+        bare = _MASK_WORD.sub("", record.mask.stem)
+        other = outlined.setdefault(record.mask, record)
+        if record.image.stem not in (bare, record.mask.stem):
+            other = named.get(bare, other)
+        if other.slice_id != record.slice_id:
+            found = f"slice {record.slice_id} is listed with the mask of slice {other.slice_id}: {record.mask.name}"
+            options.refuse_or_note(other_case(found, record.image, record.mask), record.mask, record.patient)
+
+
+def _make_case(case_id: str, records: Sequence[SliceRecord], table: Path, options: ReadOptions) -> Case:
     by_modality, doubled = _by_modality(case_id, records, table)
     if doubled and options.strict:
         twin = doubled[0]
         first = by_modality[twin.modality][twin.slice_id]
         raise doubled_files(case_id, f"slice {twin.slice_id} in {twin.modality}", (first.image, twin.image))
-    notes = {"doubled": [str(record.image) for record in doubled], "unreadable": unreadable}
     images: dict[str, Volume] = {
         modality: ImageStack(tuple(record.image for record in slices.values()), records[0].pixel_mm)
         for modality, slices in by_modality.items()
@@ -134,7 +161,7 @@ def _make_case(
         scheme=scheme,
         grade=kind or None,
         format="slices",
-        extra={name: ", ".join(files) for name, files in notes.items() if files},
+        extra={"doubled": ", ".join(str(record.image) for record in doubled)} if doubled else {},
     )
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from metaseg.cases import MODALITIES, read_cases
-from metaseg.errors import DataError
+from metaseg.cases.readers import find_cases
+from metaseg.errors import DataError, DataWarning
 
 
 def test_cohort_grade_site_and_patient_come_from_the_names(tmp_path: Path, write_case: Callable[..., Path]) -> None:
@@ -97,7 +98,7 @@ def test_doubled_modality(tmp_path: Path, write_case: Callable[..., Path], write
     twin = write_nifti(tmp_path / "a/a_t1ce.nii")
     with pytest.raises(DataError, match=r"a_t1ce\.nii, a_t1ce\.nii\.gz"):
         read_cases(tmp_path)
-    (case,) = read_cases(tmp_path, strict=False)
+    (case,), _ = find_cases(tmp_path, strict=False)
     assert len(case.images) == 4
     assert {case.images["t1ce"].files[0].name, Path(case.extra["doubled"]).name} == {twin.name, "a_t1ce.nii.gz"}
 
@@ -105,9 +106,11 @@ def test_doubled_modality(tmp_path: Path, write_case: Callable[..., Path], write
 def test_a_label_without_images(tmp_path: Path, write_case: Callable[..., Path]) -> None:
     write_case(tmp_path / "a", ["_t1"])
     write_case(tmp_path / "b", ["_seg"])
-    with pytest.raises(DataError, match="case b has no image"):
-        read_cases(tmp_path)
-    assert [case.modalities for case in read_cases(tmp_path, strict=False)] == [("t1",), ()]
+    with pytest.warns(DataWarning, match=r"cases without an image \(1\): b"):
+        (case,) = read_cases(tmp_path)
+    assert case.id == "a"
+    with pytest.raises(DataError, match=r"cases without an image \(1\): b"):
+        read_cases(tmp_path, allow_missing=False)
 
 
 def test_hidden_twins_of_macos_are_passed_over(tmp_path: Path, write_case: Callable[..., Path]) -> None:

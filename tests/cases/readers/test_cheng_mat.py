@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from metaseg.cases import read_cases
-from metaseg.errors import DataError
+from metaseg.errors import DataError, DataWarning
 
 
 def write_mat(
@@ -58,10 +58,11 @@ def test_another_shape_makes_its_own_case(tmp_path: Path) -> None:
 def test_damaged_files(tmp_path: Path) -> None:
     write_mat(tmp_path / "1.mat")
     (tmp_path / "2.mat").write_bytes((tmp_path / "1.mat").read_bytes()[:500])
-    with pytest.raises(DataError, match="cannot be read"):
-        read_cases(tmp_path)
-    (case,) = read_cases(tmp_path, strict=False)
-    assert case.extra["unreadable"] == str(tmp_path / "2.mat")
+    with pytest.raises(DataError, match=r"cannot be read \(1\): 2.mat"):
+        read_cases(tmp_path, allow_missing=False)
+    with pytest.warns(DataWarning, match=r"cannot be read \(1\): 2.mat"):
+        (case,) = read_cases(tmp_path)
+    assert len(case.files) == 1
 
 
 @pytest.mark.parametrize(("label", "patient"), [(4, "a"), (1, " ")])

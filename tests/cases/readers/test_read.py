@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from metaseg.cases import READERS, label_scheme, read_case_files, read_cases
+from metaseg.cases.readers import find_cases
 from metaseg.errors import DataError, UsageError
 
 
@@ -92,7 +93,7 @@ def test_doubled_case_ids(tmp_path: Path, write_case: Callable[..., Path]) -> No
         read_cases(tmp_path)
     assert "one/a" in str(caught.value)
     assert "two/a" in str(caught.value)
-    (case,) = read_cases(tmp_path, strict=False)
+    (case,), _ = find_cases(tmp_path, strict=False)
     assert case.extra["doubled"] == str(tmp_path / "two/a/a_t1.nii.gz")
 
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from metaseg.cases import read_cases
-from metaseg.errors import DataError
+from metaseg.cases.readers import find_cases
+from metaseg.errors import DataError, DataWarning
 
 
 def picture(path: Path, value: int = 7, shape: tuple[int, int] = (6, 8)) -> str:
@@ -59,7 +60,8 @@ def test_the_table_itself_may_be_given_and_the_modality_named(data: Path) -> Non
 def test_other_shapes_and_classes_make_their_own_cases(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     picture(tmp_path / "b.png", shape=(4, 4))
-    rows = ["p,a.png,x", "p,b.png,x", "q,a.png,x", "q,a.png,y"]
+    picture(tmp_path / "c.png")
+    rows = ["p,a.png,x", "p,b.png,x", "q,c.png,x", "q,c.png,y"]
     table(tmp_path, "patient_id,image,class", rows)
     cases = read_cases(tmp_path)
     assert [case.id for case in cases] == ["p-6x8", "p-4x4", "q-x", "q-y"]
@@ -76,7 +78,7 @@ def test_pixel_sizes(data: Path) -> None:
 
 
 def test_several_modalities(data: Path) -> None:
-    rows = ["s,p,T1w,1.png,", "s,p,T2w,2.png,3_mask.png", "t,p,T1w,2.png,3_mask.png", "t,p,T2w,3.png,"]
+    rows = ["s,p,T1w,1.png,", "s,p,T2w,2.png,2_mask.png", "t,p,T1w,2.png,3_mask.png", "t,p,T2w,3.png,"]
     table(data, "slice,patient,modality,image,mask", rows)
     (case,) = read_cases(data)
     assert case.modalities == ("t1", "t2")
@@ -111,7 +113,7 @@ def test_subregion_masks(data: Path) -> None:
         ("patient_id,image", [], "no rows"),
         ("patient_id,image", [",1.png"], "row 2 names no patient"),
         ("patient_id,image", ["p,1.png", "p,"], "row 3 names no image"),
-        ("patient_id,image", ["p,nowhere.png"], "does not exist"),
+        ("patient_id,image", ["p,nowhere.png"], "not there"),
         ("patient_id,image,pixel_mm", ["p,1.png,-2"], "pixel_mm is '-2'"),
         ("patient_id,image,pixel_mm", ["p,1.png,small"], "pixel_mm is 'small'"),
         ("patient_id,image,mask", ["p,1.png,1_mask.png", "p,2.png,"], r"slice 2\.png has no mask"),
@@ -130,19 +132,18 @@ def test_a_table_in_another_encoding(data: Path) -> None:
         read_cases(data)
 
 
-def test_unreadable_slices_are_noted_when_not_strict(data: Path) -> None:
+def test_unreadable_slices_are_left_out_and_named(data: Path) -> None:
     (data / "2.png").write_bytes(b"")
-    with pytest.raises(DataError, match="cannot be read"):
-        read_cases(data)
-    p, q = read_cases(data, strict=False)
-    assert p.extra["unreadable"] == str(data / "2.png")
+    with pytest.raises(DataError, match=r"cannot be read \(1\): 2.png"):
+        read_cases(data, allow_missing=False)
+    with pytest.warns(DataWarning, match=r"cannot be read \(1\): 2.png"):
+        p, _ = read_cases(data)
     assert len(p.images["t1ce"].files) == 1
-    assert not q.extra
 
 
 def test_doubled_slices_are_noted_when_not_strict(data: Path) -> None:
     table(data, "slice_id,patient_id,image", ["s,p,1.png", "s,p,2.png", "t,p,3.png"])
-    (case,) = read_cases(data, strict=False)
+    (case,), _ = find_cases(data, strict=False)
     assert [file.name for file in case.files] == ["1.png", "3.png"]
     assert case.extra == {"doubled": str(data / "2.png")}
 
