@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import numpy as np
 from metaseg.cases.geometry import Geometry
 from metaseg.cases.intensities import intensity_problem, spoiled_file
 from metaseg.cases.labels import LabelScheme
+from metaseg.cases.limits import require_memory
 from metaseg.errors import DataError
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
@@ -112,6 +114,7 @@ class Case:
         """
         self.require(modalities)
         shape = (len(modalities), *self.geometry.canonical_shape)
+        require_memory(math.prod(shape) * (2 if whole else 4), f"case {self.id}", self.files[0])
         images = np.empty(shape, dtype=np.int16 if whole else np.float32)
         for position, array in enumerate(self._arrays(modalities, threads)):
             if images.dtype == np.int16 and not np.can_cast(array.dtype, np.int16):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -42,6 +43,10 @@ _FILE_ERRORS: tuple[type[BaseException], ...] = (  # type: ignore[assignment]  #
 def reading(path: Path, kind: str) -> Iterator[None]:
     """Turn what file libraries raise for missing or damaged files into a DataError."""
     try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            # Opening a pipe would wait for ever, and a device may never end.
+            raise OSError("it is no file, but a " + ("pipe" if stat.S_ISFIFO(mode) else "device or socket"))
         yield
     except FileNotFoundError as error:
         raise DataError(f"the {kind} does not exist", where=path, remedy="check the path, or get it again") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from metaseg.cases.file_errors import reading
 from metaseg.cases.geometry import Geometry, has_usable_axes
+from metaseg.cases.limits import require_memory, require_possible
 from metaseg.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,8 +23,6 @@ _DATA_FILE = re.compile(
     rb"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(?P<name>[^\r\n]*?)[ \t]*\r?$", re.MULTILINE | re.I
 )
 _HEADER_BYTES = 1 << 16
-_MOST_PACKED = 1100
-"""Bytes that one byte may hold, compressed with gzip: 1,032 at most."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class ItkVolume:
         from SimpleITK import GetArrayFromImage
 
         geometry = self.geometry()
+        require_memory(2 * math.prod(geometry.shape), "the image", self.path)
         with reading(self.path, "image file"):
             array: np.ndarray = GetArrayFromImage(self._open().Execute())
         return geometry.to_canonical(array.transpose(2, 1, 0))
@@ -102,13 +103,7 @@ class ItkVolume:
             reader.SetFileName(str(self.path))
             reader.ReadImageInformation()
         claimed, held = int(np.prod(reader.GetSize(), dtype=float)), sum(file.stat().st_size for file in self.files)
-        if claimed > _MOST_PACKED * held:
-            raise DataError(
-                f"the header claims {claimed:,} voxels, the file holds {held:,} bytes",
-                where=self.path,
-                expected="an intact image file",
-                remedy="copy or download it again, or leave the case out",
-            )
+        require_possible(claimed, held, self.path)
         if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1 or 0 in reader.GetSize():
             sizes = " x ".join(map(str, reader.GetSize()))
             raise DataError(

@@ -6,8 +6,13 @@ outline drawn in one fits the turned picture; pictures are turned here too.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from PIL import Image, ImageOps
+
+# Pictures of twice this warning's size are refused all the same.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
 LOSSY_FORMATS = frozenset({"JPEG", "MPO"})

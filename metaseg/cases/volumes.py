@@ -7,7 +7,6 @@ never voxels, and turn whatever a file library raises into a :class:`~metaseg.er
 from __future__ import annotations
 
 import bz2
-import gzip
 import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -15,18 +14,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
 import h5py
 import nibabel as nib
 import numpy as np
 from PIL import Image
-from zlib_ng import gzip_ng
 
 from metaseg.cases.case import Volume
 from metaseg.cases.file_errors import reading
 from metaseg.cases.geometry import Geometry, has_usable_axes
 from metaseg.cases.itk_volumes import ItkVolume
+from metaseg.cases.limits import open_plain, read_plain, require_memory, require_possible
 from metaseg.cases.pictures import LOSSY_FORMATS, PICTURE_SUFFIXES, upright_grey, upright_size
 from metaseg.errors import DataError, warn_user
 
@@ -34,9 +32,9 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii", ".nii.bz2")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
 IMAGE_SUFFIXES = PICTURE_SUFFIXES
-_GZIP_MAGIC, _BZIP2_MAGIC = b"\x1f\x8b", b"BZh"
 # The larger of the two NIfTI headers; enough to tell shape, number type and orientation.
 _HEADER_BYTES = 540
+_SLACK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -62,10 +60,8 @@ class NiftiVolume:
         Raises:
             DataError: The file is missing, no NIfTI file, without a usable orientation, or of the wrong dimensions.
         """
-        with reading(self.path, "NIfTI file"), _open_plain(self.path) as stream:
-            start = stream.read(_HEADER_BYTES)
-            header = _nifti_class(start).header_class(start[: _header_size(start)])
-            shape, affine, slope = header.get_data_shape(), header.get_best_affine(), float(header["scl_slope"])
+        header = self._header()
+        shape, affine, slope = header.get_data_shape(), header.get_best_affine(), float(header["scl_slope"])
         if math.isnan(slope):
             warn_user("the NIfTI header scales intensities by NaN, which is taken as 1", where=self.path)
         if math.isinf(slope):
@@ -75,7 +71,6 @@ class NiftiVolume:
                 expected="a finite scl_slope",
                 remedy="write the file again with valid intensities",
             )
-        self._check_dimensions(shape)
         if not has_usable_axes(affine):
             raise DataError(
                 "the NIfTI header holds no usable orientation",
@@ -93,21 +88,36 @@ class NiftiVolume:
         """
         geometry = self.geometry()
         with reading(self.path, "NIfTI file"):
+            needed = _needed_bytes(self._header())
+            require_memory(2 * needed, "the image", self.path)
+            # Some files hold more than their header speaks of, such as a footer; a bomb holds much more.
+            most = 2 * needed + _SLACK_BYTES
             if self.channel is None:
-                content = _read_plain(self.path)
+                content = read_plain(self.path, most)
             else:
                 state = self.path.stat()
-                content = _read_plain_cached(self.path, state.st_mtime_ns, state.st_size)
+                content = _read_plain_cached(self.path, most, state.st_mtime_ns, state.st_size)
             image = _nifti_class(content).from_bytes(content)
             self._check_content(image.header, len(content))
             array = np.asanyarray(image.dataobj if self.channel is None else image.dataobj[..., self.channel])
         array = array.reshape(geometry.shape)
         return geometry.to_canonical(array.astype(array.dtype.newbyteorder("="), copy=False))
 
+    def _header(self) -> nib.Nifti1Header:
+        """The header, whose sizes can be true of this file."""
+        with reading(self.path, "NIfTI file"):
+            with open_plain(self.path) as stream:
+                start, may_hold_any = stream.read(_HEADER_BYTES), isinstance(stream, bz2.BZ2File)
+            header = _nifti_class(start).header_class(start[: _header_size(start)])
+            self._check_dimensions(header.get_data_shape())
+            if not may_hold_any:
+                require_possible(_needed_bytes(header), self.path.stat().st_size, self.path)
+        return header
+
     def _check_dimensions(self, shape: tuple[int, ...]) -> None:
         channels = shape[3] if len(shape) == 4 else 1
         expected = None
-        if len(shape) not in (2, 3, 4) or 0 in shape:
+        if len(shape) not in (2, 3, 4) or min(shape) < 1:
             expected = "a 3-D image, or a 4-D image with one volume per modality"
         elif self.channel is None and channels > 1:
             expected = "a 3-D image"
@@ -130,7 +140,7 @@ class NiftiVolume:
                 expected="one real number per voxel",
                 remedy="write a grey-value image",
             )
-        needed = header.get_data_offset() + int(np.prod(header.get_data_shape(), dtype=np.int64)) * dtype.itemsize
+        needed = _needed_bytes(header)
         if size < needed:
             raise EOFError(f"it holds {size} of {needed} bytes")
 
@@ -221,7 +231,9 @@ class MatStack:
     def _read_slice(self, path: Path) -> np.ndarray:
         with open_cheng_mat(path) as record:
             # MATLAB stores columns first, so that HDF5 shows the transpose.
-            array: np.ndarray = record[self.field][()].T
+            pixels = record[self.field]
+            require_memory(pixels.nbytes, "the image", path)
+            array: np.ndarray = pixels[()].T
         return array
 
 
@@ -307,6 +319,12 @@ def _nifti_class(start: bytes) -> type[nib.Nifti1Image]:
     return nib.Nifti2Image if _header_size(start) == 540 else nib.Nifti1Image
 
 
+def _needed_bytes(header: nib.Nifti1Header) -> int:
+    """Size of a plain file with this header."""
+    sizes = (int(side) for side in header.get_data_shape())
+    return int(header.get_data_offset()) + math.prod(sizes) * int(header.get_data_dtype().itemsize)
+
+
 def _header_size(start: bytes) -> int:
     if len(start) < 352:
         raise EOFError(f"it holds only {len(start)} bytes")
@@ -317,24 +335,7 @@ def _header_size(start: bytes) -> int:
     raise ValueError("it does not begin with a NIfTI header")
 
 
-def _open_plain(path: Path) -> IO[bytes]:
-    """Open a file for reading, decompressed if its first bytes say so."""
-    with path.open("rb") as stream:
-        magic = stream.read(3)
-    if magic.startswith(_GZIP_MAGIC):
-        return gzip.open(path)  # type: ignore[return-value]
-    return bz2.open(path) if magic == _BZIP2_MAGIC else path.open("rb")
-
-
-def _read_plain(path: Path) -> bytes:
-    """The whole file, decompressed; reading it at once is several times faster than in pieces."""
-    content = path.read_bytes()
-    if content.startswith(_GZIP_MAGIC):
-        return gzip_ng.decompress(content)
-    return bz2.decompress(content) if content.startswith(_BZIP2_MAGIC) else content
-
-
 @lru_cache(maxsize=1)
-def _read_plain_cached(path: Path, modified: int, size: int) -> bytes:
+def _read_plain_cached(path: Path, most: int, modified: int, size: int) -> bytes:
     """The last 4-D file read: its modalities are read one after the other."""
-    return _read_plain(path)
+    return read_plain(path, most)

@@ -12,6 +12,7 @@ import numpy as np
 from skimage.transform import resize
 
 from metaseg.cases.case import Case
+from metaseg.cases.file_errors import reading
 from metaseg.errors import DataError
 from metaseg.store.stored_case import FORMAT_VERSION, StoredCaseInfo, foreground
 from metaseg.written_files import making_folder
@@ -41,10 +42,8 @@ def case_key(case: Case, options: PrepareOptions) -> str:
     wanted = [volume for name, volume in case.images.items() if name in options.modalities]
     for volume in [*wanted, *([case.label] if case.label else [])]:
         for path in volume.files:
-            try:
+            with reading(path, f"file of case {case.id}"):
                 digest.update(hashlib.blake2b(path.read_bytes()).digest())
-            except OSError as error:
-                raise DataError(f"case {case.id}: cannot read a file ({error.strerror})", where=path) from error
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', case.id)}-{digest.hexdigest()}"
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from metaseg.adapt.engines.base import Loss, TaskBatch
 from metaseg.adapt.engines.fast_weights import FastWeights
 from metaseg.adapt.engines.isolation import NormStatistics
+from metaseg.cases import limits
 
 FIRST_ORDER, SECOND_ORDER = 2.0, 4.0
 """Memory of a task, in that which a forward pass keeps for its backward pass: in second order the support pass with its
@@ -17,9 +16,6 @@ gradient stays while the query slices are passed. Rounded up from peaks of U-Net
 
 SHARE = 0.8
 """Of the free memory."""
-
-CGROUP = Path("/sys/fs/cgroup")
-MEMINFO = Path("/proc/meminfo")
 
 
 def tasks_that_fit(free: int | None, kept: int, first_order: bool) -> int | None:
@@ -68,28 +64,4 @@ def free_memory(device: torch.device) -> int | None:
         free, _ = torch.cuda.mem_get_info(device)
         # What torch holds and does not use can be taken as well.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if device.type != "cpu":
-        return None
-    left = [free for free in (_available(), _left_in_cgroup()) if free is not None]
-    return min(left, default=None)
-
-
-def _available() -> int | None:
-    try:
-        for line in MEMINFO.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
-
-
-def _left_in_cgroup() -> int | None:
-    """What the limit of a container leaves; its file cache counts as free."""
-    try:
-        limit, used = (int((CGROUP / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
-        rows = (line.split() for line in (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines())
-        cache = next((int(row[1]) for row in rows if row[0] == "inactive_file"), 0)
-    except (OSError, ValueError, IndexError):
-        return None
-    return max(0, limit - used + cache)
+    return limits.free_memory() if device.type == "cpu" else None
