@@ -66,23 +66,29 @@ def check(
 
     Reads every file once. Finds unreadable and doubled files, missing modalities, grids that disagree, unexpected
     label values, empty labels, copies of one image, and patients in two parts of a split. Ends with exit code 1 if
-    there is an error; warnings leave it at 0.
+    there is an error; warnings leave it at 0. Of a prepared store, all files are compared with their checksums.
     """
     with messages():
         from metaseg.cases.check import check_dataset
+        from metaseg.store.check_store import check_store
+        from metaseg.store.store import is_store
 
         with _progress("checking cases") as told:
-            report = check_dataset(
-                data,
-                format=format,
-                label_scheme=label_scheme,
-                modalities=_names(modalities),
-                classes=_names(classes),
-                patients=patients,
-                allow_missing=allow_missing,
-                split=split,
-                jobs=jobs,
-                progress=told,
+            report = (
+                check_store(data, told)
+                if is_store(data)
+                else check_dataset(
+                    data,
+                    format=format,
+                    label_scheme=label_scheme,
+                    modalities=_names(modalities),
+                    classes=_names(classes),
+                    patients=patients,
+                    allow_missing=allow_missing,
+                    split=split,
+                    jobs=jobs,
+                    progress=told,
+                )
             )
         if as_json:
             print(report.to_json(), end="")

@@ -14,7 +14,8 @@ from skimage.transform import resize
 from metaseg.cases.case import Case
 from metaseg.cases.file_errors import reading
 from metaseg.errors import DataError
-from metaseg.store.stored_case import FORMAT_VERSION, StoredCaseInfo, foreground
+from metaseg.store.stored_case import StoredCaseInfo, foreground
+from metaseg.store.stored_files import FORMAT_VERSION, write_record
 from metaseg.written_files import making_folder
 
 PLANAR_BACKGROUND = 0.04
@@ -226,6 +227,4 @@ def _areas(label: np.ndarray | None, slices: int, classes: int) -> tuple[tuple[i
 
 def _write(folder: Path, info: StoredCaseInfo, arrays: dict[str, np.ndarray]) -> None:
     with making_folder(folder) as made:
-        for name, array in arrays.items():
-            np.save(made / f"{name}.npy", array)
-        (made / "case.json").write_text(json.dumps(info.to_json()))
+        write_record(made, asdict(info), arrays)

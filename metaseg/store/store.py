@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from metaseg.checked_files import FileKind, read_json
 from metaseg.errors import DataError
-from metaseg.store.stored_case import FORMAT_VERSION, StoredCase
+from metaseg.store.stored_case import StoredCase
+from metaseg.store.stored_files import FORMAT_VERSION
 from metaseg.written_files import write_text
 
 STORE_FILE = "store.json"
@@ -81,11 +83,28 @@ class SliceStore:
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
+@dataclass(frozen=True)
+class _Content:
+    """What ``store.json`` holds: the format, and the folders of the cases."""
+
+    version: int
+    cases: list[str]
+
+
 def open_store(path: Path) -> SliceStore:
     """Open the store in a folder.
 
     Raises:
         DataError: The folder is no store, of another format version, or incomplete.
+    """
+    return SliceStore(tuple(map(StoredCase, stored_folders(path))))
+
+
+def stored_folders(path: Path) -> list[Path]:
+    """The folders of a store's cases.
+
+    Raises:
+        DataError: The folder is no store, of another format version, or its list of cases is damaged.
     """
     if not is_store(path):
         raise DataError(
@@ -94,14 +113,13 @@ def open_store(path: Path) -> SliceStore:
             expected=f"a folder with {STORE_FILE}",
             remedy="make one with 'metaseg data prepare'",
         )
-    try:
-        values = json.loads((path / STORE_FILE).read_text())
-        version, keys = values["version"], values["cases"]
-    except (ValueError, KeyError) as error:
-        raise DataError("unreadable store file", where=path / STORE_FILE, remedy="prepare the store again") from error
-    if version != FORMAT_VERSION:
-        raise DataError(f"store of format version {version}", where=path, expected=f"version {FORMAT_VERSION}")
-    return SliceStore(tuple(StoredCase(path / "cases" / key) for key in keys))
+    kind = FileKind("the list of a store's cases", "prepare the store again", DataError)
+    content: _Content = read_json(path / STORE_FILE, kind, _Content)
+    if content.version != FORMAT_VERSION:
+        raise DataError(f"store of format version {content.version}", where=path, expected=f"version {FORMAT_VERSION}")
+    if len({*content.cases}) < len(content.cases) or not all(Path(key).name == key for key in content.cases):
+        raise kind.refuse("the list of cases is damaged", path / STORE_FILE)
+    return [path / "cases" / key for key in content.cases]
 
 
 def write_store_file(path: Path, keys: Sequence[str], store: SliceStore) -> None:

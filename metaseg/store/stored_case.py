@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from skimage.transform import resize
 
 from metaseg.cases.geometry import Geometry
+from metaseg.cases.intensities import LARGEST, intensity_problem
 from metaseg.cases.labels import LABEL_SPACES, WHOLE_LESION, LabelSpace
 from metaseg.errors import DataError
 from metaseg.store.slice_cache import SliceCache
+from metaseg.store.stored_files import KIND, checksum, open_array, read_record
 
-FORMAT_VERSION = 1
+FULL_LABEL = "label_full.npy"
 
 
 @dataclass(frozen=True)
@@ -64,24 +64,29 @@ class StoredCaseInfo:
     areas: tuple[tuple[int, ...], ...]
     sources: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {"version": FORMAT_VERSION, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> StoredCaseInfo:
-        """From what :meth:`to_json` gave."""
-        values = {key: value for key, value in values.items() if key != "version"}
-        geometry = values.pop("geometry")
-        return cls(
-            geometry=Geometry(
-                shape=tuple(geometry["shape"]),
-                affine=tuple(tuple(row) for row in geometry["affine"]),
-                unit=geometry["unit"],
-                planar=geometry["planar"],
-            ),
-            **{key: _tuples(value) for key, value in values.items()},
-        )
+    def __post_init__(self) -> None:
+        """Raise ValueError unless all that stands here fits together."""
+        if self.space not in LABEL_SPACES:
+            raise ValueError(f"the label space '{self.space}' is none of {', '.join(LABEL_SPACES)}")
+        affine = self.geometry.affine
+        if [len(row) for row in affine] != [4] * 4 or not abs(np.linalg.det(np.asarray(affine))) > 0:
+            raise ValueError("the affine is no voxel-to-world matrix")
+        full = self.geometry.canonical_shape
+        sizes = tuple(stop - start for start, stop in self.crop)
+        inside = all(0 <= start < stop <= size for (start, stop), size in zip(self.crop, full, strict=True))
+        # Slices are shrunk, never enlarged, and none is left out.
+        small = all(1 <= own <= size for own, size in zip(self.shape, sizes, strict=True))
+        if not inside or not small or self.shape[0] != sizes[0]:
+            raise ValueError(f"shape {self.shape} and crop {self.crop} do not fit into a grid of {full}")
+        if not self.modalities or len({*self.modalities}) < len(self.modalities):
+            raise ValueError(f"the modalities are {', '.join(self.modalities) or '(none)'}")
+        known = all(abs(mean) < LARGEST for mean in self.mean) and all(0 < sd < LARGEST for sd in self.sd)
+        if not len(self.modalities) == len(self.mean) == len(self.sd) or not known:
+            raise ValueError("mean and deviation are not those of the modalities")
+        rows, classes, pixels = len(self.areas), LABEL_SPACES[self.space].num_classes, self.shape[1] * self.shape[2]
+        counted = all(len(row) == classes and min(row) >= 0 and sum(row) in (0, pixels) for row in self.areas)
+        if rows != self.shape[0] or not counted:
+            raise ValueError("the areas are not those of the slices and classes")
 
 
 def foreground(intensities: np.ndarray, background: float) -> np.ndarray:
@@ -109,10 +114,6 @@ def normalise_slice(raw: np.ndarray, mean: np.ndarray, sd: np.ndarray, backgroun
     np.multiply(bits, inside, out=bits)
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
 class StoredCase:
     """A case of a slice store, read slice by slice through a memory map.
 
@@ -129,20 +130,37 @@ class StoredCase:
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            values = json.loads((folder / "case.json").read_text())
-        except (OSError, ValueError) as error:
-            raise DataError(
-                "not a complete stored case", where=folder, remedy="delete it and prepare it again"
-            ) from error
-        if values.get("version") != FORMAT_VERSION:
-            raise DataError(
-                f"stored case of format version {values.get('version')}",
-                where=folder,
-                expected=f"version {FORMAT_VERSION}",
-                remedy="delete the store and prepare it again",
-            )
-        self._hold(folder, StoredCaseInfo.from_json(values))
+        info, self._checksums = read_record(folder, StoredCaseInfo)
+        self._hold(folder, info)
+        # Headers and sizes of all files now; their content when it is first asked for.
+        images = (self.num_slices, len(info.modalities), *info.shape[1:])
+        self._arrays = {"images": open_array(folder / "images.npy", (np.int16, np.float32), images)}
+        if info.labelled:
+            self._arrays["label"] = open_array(folder / "label.npy", (np.uint8,), info.shape)
+        if (folder / FULL_LABEL).exists():
+            full = tuple(stop - start for start, stop in info.crop)
+            self._arrays["label_full"] = open_array(folder / FULL_LABEL, (np.uint8,), full)
+
+    def verify(self) -> None:
+        """Read all files of the case once.
+
+        Raises:
+            DataError: One is damaged: its checksum is another, or a label is none of the space's.
+        """
+        for name in self._arrays:
+            self._sound(name)
+
+    def _sound(self, name: str) -> np.ndarray:
+        """An array whose content was looked at."""
+        array, path = self._arrays[name], self.folder / f"{name}.npy"
+        if name in self._checksums and checksum(array) != self._checksums[name]:
+            raise KIND.refuse(f"case {self.id}: the content is damaged: its checksum is another", path)
+        if name != "images" and int(array.max()) >= self.space.num_classes:
+            found = f"case {self.id}: the label holds {int(array.max())}, where {self.space.name} ends"
+            raise KIND.refuse(f"{found} with {self.space.num_classes - 1}", path)
+        if name == "images" and name not in self._checksums and (problem := intensity_problem(array)):
+            raise KIND.refuse(f"case {self.id}: an image {problem}", path)
+        return array
 
     def _hold(self, folder: Path, info: StoredCaseInfo) -> None:
         """What every kind of stored case has."""
@@ -200,14 +218,14 @@ class StoredCase:
     @cached_property
     def raw_images(self) -> np.ndarray:
         """Memory map ``(slices, modality, height, width)`` of file intensities (int16 or float32)."""
-        return np.load(self.folder / "images.npy", mmap_mode="r")
+        return self._sound("images")
 
     @cached_property
     def raw_label(self) -> np.ndarray:
         """Memory map ``(slices, height, width)`` of classes of :attr:`space`, ``uint8``."""
         if not self.info.labelled:
             raise DataError(f"case {self.id} has no label", where=self.folder, remedy="leave the case out")
-        return np.load(self.folder / "label.npy", mmap_mode="r")
+        return self._sound("label")
 
     def channels(self, modalities: Sequence[str]) -> list[int]:
         """Positions of modalities in the stored images.
@@ -307,8 +325,8 @@ class StoredCase:
 
     def native_label(self) -> np.ndarray:
         """The label on the full canonical grid ``(slices, height, width)``, never resized."""
-        full = self.folder / "label_full.npy"
-        return self._uncrop(np.load(full) if full.exists() else np.asarray(self.raw_label), 0)
+        full = self._sound("label_full") if "label_full" in self._arrays else self.raw_label
+        return self._uncrop(np.asarray(full), 0)
 
     def restore(self, maps: np.ndarray) -> np.ndarray:
         """Bring maps of stored slices back to the full canonical grid.

@@ -233,7 +233,7 @@ class TestOpen:
         with pytest.raises(DataError, match="not a slice store"):
             open_store(tmp_path)
         (tmp_path / "store" / "store.json").write_text("{")
-        with pytest.raises(DataError, match="unreadable"):
+        with pytest.raises(DataError, match="no JSON"):
             open_store(tmp_path / "store")
         (tmp_path / "store" / "store.json").write_text(json.dumps({"version": 99, "cases": []}))
         with pytest.raises(DataError, match="version 99"):
@@ -241,7 +241,7 @@ class TestOpen:
 
     def test_case_without_its_description_is_not_opened(self, store, tmp_path):
         (store.cases[0].folder / "case.json").unlink()
-        with pytest.raises(DataError, match="not a complete stored case"):
+        with pytest.raises(DataError, match="cannot be read"):
             open_store(tmp_path / "store")
 
     def test_open_data_pools_raw_folders_and_stores(self, write_cases, store, tmp_path):
