@@ -20,7 +20,7 @@ from metaseg.runs.folder import config_paths, is_run
 from metaseg.runs.manifest import MANIFEST_NAME, read_manifest
 from metaseg.runs.networks import PATIENTS_NAME, find_checkpoint, read_patients
 from metaseg.store.store import SliceStore
-from metaseg.store.stored_case import FORMAT_VERSION
+from metaseg.store.stored_files import FORMAT_VERSION
 
 INPUTS_NAME = "inputs.json"
 INPUTS_KIND = FileKind("what a metaseg run reads", "start the run again with --overwrite")
