@@ -9,7 +9,7 @@ from pathlib import Path
 
 from metaseg.cases.case import Case
 from metaseg.errors import DataError
-from metaseg.store.prepare_case import PrepareOptions, case_key, prepare_case
+from metaseg.store.prepare_case import PrepareOptions, case_key, is_prepared, prepare_case
 from metaseg.store.store import SliceStore, write_store_file
 from metaseg.store.stored_case import StoredCase
 from metaseg.written_files import require_writable, writing
@@ -71,7 +71,7 @@ def build_store(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     keys = [case_key(case, options) for case in cases]
-    todo = [(case, folder / key) for case, key in zip(cases, keys, strict=True) if not (folder / key).exists()]
+    todo = [(case, folder / key) for case, key in zip(cases, keys, strict=True) if not is_prepared(folder / key)]
     if todo:
         require_writable(folder)
     done = len(cases) - len(todo)

@@ -19,7 +19,7 @@ from metaseg.cases.readers import find_cases, lacking, read_cases, tell
 from metaseg.errors import DataError, UsageError, warn_user
 from metaseg.store.build import Progress, build_store, cache_root, common_modalities
 from metaseg.store.prepare_case import PrepareOptions
-from metaseg.store.store import SliceStore, is_store, open_store
+from metaseg.store.store import SliceStore, is_store, open_store, warn_of_findings
 from metaseg.store.stored_case import StoredCase
 
 
@@ -151,6 +151,7 @@ def _check(store: SliceStore, data: Sequence[str | Path], modalities: Sequence[s
         raise DataError(f"no cases{wanted} found", where=where, remedy="check the path, --format and --classes")
     for case in store:
         case.channels(modalities)
+    warn_of_findings(store.cases)
 
 
 def _weigh_labels(

@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from skimage.transform import resize
 
+from metaseg.cases.background import zero_outside
 from metaseg.cases.case import Case
+from metaseg.cases.check.images import VolumeChecks, check_grid, check_outline
+from metaseg.cases.check.report import KINDS
 from metaseg.cases.file_errors import reading
 from metaseg.errors import DataError
-from metaseg.store.stored_case import StoredCaseInfo, foreground
+from metaseg.store.stored_case import StoredCase, StoredCaseInfo, foreground
 from metaseg.store.stored_files import FORMAT_VERSION, write_record
 from metaseg.written_files import making_folder
 
@@ -48,18 +53,23 @@ def case_key(case: Case, options: PrepareOptions) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', case.id)}-{digest.hexdigest()}"
 
 
+def is_prepared(folder: Path) -> bool:
+    """Whether a prepared case stands there; one by an earlier release, which took all but 0 for the head, does not."""
+    return folder.exists() and StoredCase(folder).info.findings is not None
+
+
 def prepare_case(case: Case, options: PrepareOptions, folder: Path) -> None:
     """Write one case to ``folder``, whole or not at all.
 
     Args:
         case: The case.
         options: How to prepare it.
-        folder: Where it shall stand; left alone if it exists.
+        folder: Where it shall stand; left alone if :func:`is_prepared`.
 
     Raises:
         DataError: The case cannot be read, lacks a modality, or holds nothing but zeros.
     """
-    if not folder.exists():
+    if not is_prepared(folder):
         _write(folder, *arrange_case(case, options))
 
 
@@ -82,9 +92,13 @@ def arrange_case(case: Case, options: PrepareOptions, threads: int = 1) -> tuple
     planar = geometry.planar
     # Whole numbers stay int16 where that compares alike: a threshold between two of them is not the same in float32.
     images = case.read_images(options.modalities, threads, whole=not planar)
+    findings = [] if planar else _set_background(case, options.modalities, images)
     label = case.read_label() if case.label else None
     background = PLANAR_BACKGROUND * float(images.max()) if planar else 0.0
-    crop = brain_box(images, label, background, planar, case)
+    inside = head(images, background, case)
+    if case.label is not None and label is not None and not planar:
+        findings += [(*found, case.label.files[0].name) for found in check_outline(label > 0, inside)]
+    crop = brain_box(inside, label, planar)
     box = tuple(slice(start, stop) for start, stop in crop)
     images = images[(slice(None), *box)]
     mean, sd = foreground_statistics(images, background)
@@ -109,6 +123,7 @@ def arrange_case(case: Case, options: PrepareOptions, threads: int = 1) -> tuple
         background=background,
         areas=_areas(stored_label, stored_images.shape[1], case.scheme.space.num_classes),
         sources=tuple(path.name for path in case.files),
+        findings=tuple(findings),
     )
     arrays = {"images": lossless(stored_images.transpose(1, 0, 2, 3)), "label": stored_label}
     if label_full is not None and stored_label is not None and stored_label.shape != label_full.shape:
@@ -116,23 +131,35 @@ def arrange_case(case: Case, options: PrepareOptions, threads: int = 1) -> tuple
     return info, {name: array for name, array in arrays.items() if array is not None}
 
 
-def brain_box(
-    images: np.ndarray, label: np.ndarray | None, background: float, planar: bool, case: Case
-) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """Smallest box around everything that is not background in any modality, and around the label.
+def _set_background(case: Case, modalities: Sequence[str], images: np.ndarray) -> list[tuple[str, str, str]]:
+    """Write 0 outside the head into ``images``, ``(modality, slices, height, width)``, and tell what is doubtful.
+
+    Raises:
+        DataError: Head and background cannot be told apart.
+    """
+    checks, first = VolumeChecks(), modalities[0]
+    findings = [(*found, case.images[first].files[0].name) for found in check_grid(first, case.geometry)]
+    for name, image in zip(modalities, images, strict=True):
+        file = case.images[name].files[0]
+        background, found = checks.add(name, image)
+        if background.kind == "unclear":
+            kind = KINDS["background-unclear"]
+            raise DataError(f"case {case.id}: {found[0][1]}", where=file, expected="0 outside", remedy=kind.remedy)
+        image[...] = zero_outside(image, background)
+        findings += [(*one, file.name) for one in found]
+    return findings + [(*found, case.images[name].files[0].name) for name, found in checks.compare()]
+
+
+def head(images: np.ndarray, background: float, case: Case) -> np.ndarray:
+    """Everything that is not background in any modality, boolean ``(slices, height, width)``.
 
     Args:
         images: ``(modality, slices, height, width)``.
-        label: ``(slices, height, width)`` or None.
         background: As :func:`~metaseg.store.stored_case.foreground` takes it.
-        planar: Keep all slices: in a stack of separate images each stands for itself.
         case: For the message.
 
-    Returns:
-        ``(start, stop)`` along slices, height and width.
-
     Raises:
-        DataError: There is no voxel above the background.
+        DataError: There is no such voxel.
     """
     inside = foreground(images[0], background)
     for image in images[1:]:
@@ -141,11 +168,27 @@ def brain_box(
         raise DataError(
             f"case {case.id}: all images are empty",
             where=case.files[0],
-            expected="intensities above 0",
+            expected="intensities that differ from the background",
             remedy="leave the case out",
         )
+    return inside
+
+
+def brain_box(
+    inside: np.ndarray, label: np.ndarray | None, planar: bool
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Smallest box around the head and the label.
+
+    Args:
+        inside: What :func:`head` gives.
+        label: ``(slices, height, width)`` or None.
+        planar: Keep all slices: in a stack of separate images each stands for itself.
+
+    Returns:
+        ``(start, stop)`` along slices, height and width.
+    """
     if label is not None:
-        inside |= label > 0
+        inside = inside | (label > 0)
     rows = np.any(inside, axis=2)
     slices = (0, len(inside)) if planar else _span(np.any(rows, axis=1))
     return (slices, _span(np.any(rows, axis=0)), _span(np.any(np.any(inside, axis=0), axis=0)))
@@ -228,3 +271,5 @@ def _areas(label: np.ndarray | None, slices: int, classes: int) -> tuple[tuple[i
 def _write(folder: Path, info: StoredCaseInfo, arrays: dict[str, np.ndarray]) -> None:
     with making_folder(folder) as made:
         write_record(made, asdict(info), arrays)
+        if folder.exists() and not is_prepared(folder):
+            shutil.rmtree(folder)

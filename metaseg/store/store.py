@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from metaseg.cases.check.report import KINDS
 from metaseg.checked_files import FileKind, read_json
-from metaseg.errors import DataError
+from metaseg.errors import DataError, warn_user
 from metaseg.store.stored_case import StoredCase
 from metaseg.store.stored_files import FORMAT_VERSION
 from metaseg.written_files import write_text
 
 STORE_FILE = "store.json"
+FINDINGS_SHOWN = 3
+"""Cases that a warning names."""
 
 
 def is_store(path: Path) -> bool:
@@ -89,6 +93,25 @@ class _Content:
 
     version: int
     cases: list[str]
+
+
+def warn_of_findings(cases: Sequence[StoredCase]) -> None:
+    """Warn of what was doubtful about the images of cases when they were prepared, once for each kind."""
+    found: defaultdict[str, list[tuple[StoredCase, str]]] = defaultdict(list)
+    for case in cases:
+        of_case: defaultdict[str, list[str]] = defaultdict(list)
+        for kind, sentence, file in case.info.findings or ():
+            of_case[kind].append(sentence if len(cases) > 1 else f"{sentence} ({file})")
+        for kind, sentences in of_case.items():
+            found[kind].append((case, "; ".join(sentences)))
+    for kind, doubtful in found.items():
+        shown = [f"case {case.id}: {sentences}" for case, sentences in doubtful[:FINDINGS_SHOWN]]
+        more = len(doubtful) - len(shown)
+        warn_user(
+            "\n".join([*shown, *([f"and {more} more cases: 'metaseg data check' lists them"] if more else [])]),
+            expected=None if len(doubtful) == 1 else f"no '{kind}' among {len(cases)} cases",
+            remedy=KINDS[kind].remedy,
+        )
 
 
 def open_store(path: Path) -> SliceStore:

@@ -43,6 +43,9 @@ class StoredCaseInfo:
         background: See :func:`foreground`.
         areas: Voxels of each class (background included) per stored slice.
         sources: Names of the files it was made from.
+        findings: What was doubtful about its images when it was prepared: kind of
+            :data:`~metaseg.cases.check.report.KINDS`, sentence, file. None if an earlier release prepared it, which
+            did not look.
     """
 
     id: str
@@ -63,6 +66,7 @@ class StoredCaseInfo:
     background: float
     areas: tuple[tuple[int, ...], ...]
     sources: tuple[str, ...]
+    findings: tuple[tuple[str, str, str], ...] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError unless all that stands here fits together."""

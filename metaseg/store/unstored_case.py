@@ -6,6 +6,7 @@ import numpy as np
 
 from metaseg.cases.case import Case
 from metaseg.store.prepare_case import PrepareOptions, arrange_case
+from metaseg.store.store import warn_of_findings
 from metaseg.store.stored_case import StoredCase, StoredCaseInfo
 
 
@@ -37,4 +38,6 @@ def read_unstored(case: Case, options: PrepareOptions, threads: int = 1) -> Unst
     if case.label is not None:
         raise ValueError(f"case {case.id} has a label: a labelled case belongs into a store")
     info, arrays = arrange_case(case, options, threads)
-    return UnstoredCase(case, info, arrays["images"])
+    prepared = UnstoredCase(case, info, arrays["images"])
+    warn_of_findings([prepared])
+    return prepared

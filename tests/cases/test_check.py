@@ -15,7 +15,7 @@ from metaseg.cases.check import KINDS, Finding, check_dataset
 from metaseg.cases.check.inspect import distinct_values
 from metaseg.errors import DataError, UsageError
 
-SHAPE = (14, 12, 10)
+SHAPE = (24, 20, 16)
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 
@@ -121,7 +121,7 @@ def test_four_dimensions(data):
     write(file(data, "t2"), np.stack([load(file(data, "t2"))] * 2, axis=-1))
     finding = only(data)
     assert finding.kind == "header"
-    assert "(14, 12, 10, 2)" in finding.found
+    assert "(24, 20, 16, 2)" in finding.found
 
 
 def test_single_slices_where_volumes_are_expected(data):
@@ -136,7 +136,7 @@ def test_other_shape(data):
     write(file(data, "t2"), load(file(data, "t2"))[:, :, :-1])
     finding = only(data)
     assert finding.kind == "shape"
-    assert "14 x 12 x 9" in finding.found
+    assert "24 x 20 x 15" in finding.found
 
 
 def test_label_of_other_shape(data):
@@ -315,7 +315,9 @@ def decathlon(tmp_path):
         label = np.zeros(SHAPE, dtype=np.uint8)
         label[3:6, 3:6, 3:6], label[4, 4, 4] = 1, 3
         name = f"BRATS_{number:03}.nii.gz"
-        write(tmp_path / "imagesTr" / name, rng.integers(0, 900, (*SHAPE, 4)).astype(np.float32))
+        image = np.zeros((*SHAPE, 4), dtype=np.float32)
+        image[1:-1, 1:-1, 1:-1] = rng.integers(1, 900, image[1:-1, 1:-1, 1:-1].shape)
+        write(tmp_path / "imagesTr" / name, image)
         write(tmp_path / "labelsTr" / name, label)
         entries.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
     description = {

@@ -290,7 +290,8 @@ def test_time_points_of_a_patient_in_two_parts(tmp_path):
         name = f"BraTS-MET-{number}-{point}"
         (tmp_path / name).mkdir()
         for suffix in ("t1c", "t2f"):
-            array = np.random.default_rng(len(list(tmp_path.rglob("*.gz")))).integers(0, 99, (6, 6, 6)).astype(np.int16)
+            rng = np.random.default_rng(len(list(tmp_path.rglob("*.gz"))))
+            array = np.pad(rng.integers(1, 99, (16, 16, 6)), 1).astype(np.int16)
             nib.Nifti1Image(array, np.eye(4)).to_filename(tmp_path / name / f"{name}-{suffix}.nii.gz")
     split = tmp_path / "split.json"
     make_split(read_cases(tmp_path), parts={"train": 0.5, "test": 0.5}).save(split)

@@ -25,10 +25,10 @@ def card(name: str) -> str:
 def test_ucsf_recipe_gives_cases_with_patients(tmp_path, monkeypatch):
     for seed, study in enumerate(("100101A", "100101B", "100102A")):
         (tmp_path / study).mkdir()
-        image = np.random.default_rng(seed).integers(1, 100, (4, 8, 8, 8)).astype(np.int16)
+        image = np.random.default_rng(seed).integers(1, 100, (4, 16, 16, 8)).astype(np.int16)
         for channel, values in zip(("FLAIR", "T1pre", "T1post", "T2Synth"), image, strict=True):
-            nib.Nifti1Image(values, np.eye(4)).to_filename(tmp_path / study / f"{study}_{channel}.nii.gz")
-        label = np.zeros((8, 8, 8), dtype=np.uint8)
+            nib.Nifti1Image(np.pad(values, 1), np.eye(4)).to_filename(tmp_path / study / f"{study}_{channel}.nii.gz")
+        label = np.zeros((18, 18, 10), dtype=np.uint8)
         label[2:4, 2:4, 2:4] = 1
         nib.Nifti1Image(label, np.eye(4)).to_filename(tmp_path / study / f"{study}_seg.nii.gz")
     (recipe,) = re.findall(r"```python\n(.*?)```", card("ucsf-bmsr"), re.DOTALL)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from dataclasses import replace
@@ -15,11 +16,13 @@ import metaseg.store.build as build_module
 from metaseg.cases.labels import SUBREGIONS, WHOLE_LESION
 from metaseg.cases.readers import read_cases
 from metaseg.cases.volumes import volume_from_file
-from metaseg.errors import DataError, UsageError, WriteError
+from metaseg.errors import DataError, UsageError, WriteError, recorded_warnings
 from metaseg.store.build import build_store, common_modalities
 from metaseg.store.prepare import open_data, prepare_store
 from metaseg.store.prepare_case import PrepareOptions, lossless
 from metaseg.store.store import open_store
+from metaseg.store.stored_case import StoredCase
+from metaseg.store.unstored_case import read_unstored
 
 FOUR = ("flair", "t1", "t1ce", "t2")
 
@@ -135,6 +138,120 @@ class TestWholeNumbers:
         images, expected = mixed.read_images(FOUR, whole=True), mixed.read_images(FOUR)
         assert images.dtype == np.float32
         np.testing.assert_array_equal(images, expected)
+
+
+def rewritten(cases, folder: Path, change, modalities=FOUR):
+    """The cases with images changed by ``change(values, head)`` and written as float32."""
+    folder.mkdir()
+    for case in cases:
+        images = dict(case.images)
+        for name in modalities:
+            image = nib.load(case.images[name].files[0])
+            values = np.asarray(image.dataobj, np.float32)
+            path = folder / f"{case.id}_{name}.nii.gz"
+            nib.save(nib.Nifti1Image(change(values, values != 0).astype(np.float32), image.affine), path)
+            images[name] = volume_from_file(path)
+        yield replace(case, images=images)
+
+
+NOISE = np.random.default_rng(0).standard_normal((2, 26, 22, 12))
+BACKGROUNDS = {
+    "noise of 1e-4": lambda values, head: np.where(head, values, 1e-4 * NOISE[0]),
+    "-1024": lambda values, head: np.where(head, values, -1024),
+    "1": lambda values, head: np.where(head, values, 1),
+    "air": lambda values, head: np.where(head, values, np.hypot(*(4 * NOISE))),
+    "z-scores": lambda values, head: (values - values.mean()) / values.std(),
+}
+
+
+class TestBackground:
+    @pytest.mark.parametrize("modalities", [FOUR, ("t1",)])
+    @pytest.mark.parametrize("name", BACKGROUNDS)
+    def test_network_sees_the_same_case(self, name, modalities, cases, store, tmp_path):
+        changed = list(rewritten(cases, tmp_path / "changed", BACKGROUNDS[name], modalities))
+        for number, case in enumerate(build_store(changed, tmp_path / "other", PrepareOptions(FOUR), jobs=1)):
+            assert case.info.crop == store.cases[number].info.crop
+            expected = store.cases[number].images(slice(None))
+            assert np.mean(np.abs(case.images(slice(None)) - expected) > 1e-3) < 0.001
+            assert {finding[0] for finding in case.info.findings} == {"background"}
+
+    def test_zero_backgrounds_are_stored_as_ever(self, store):
+        # Digests of what release 0.1 stored, whose values trained networks know.
+        digests = [hashlib.blake2b(case.raw_images.tobytes(), digest_size=4).hexdigest() for case in store]
+        assert digests == ["2779c00c", "54da308d", "59edc18a"]
+        assert [case.info.findings for case in store] == [(), (), ()]
+
+    def test_what_cannot_be_told_apart_is_refused(self, cases, tmp_path):
+        def noisy(values, head):
+            wide = np.where(head & (np.indices(values.shape)[0] < 8), values, 0)
+            return np.hypot(wide + 3 * NOISE[0], 3 * NOISE[1])
+
+        case = next(rewritten(cases, tmp_path / "noisy", noisy, ("t2",)))
+        with pytest.raises(DataError, match=rf"{case.id}: t2: head and background cannot be told apart") as error:
+            build_store([case], tmp_path / "other", PrepareOptions(FOUR))
+        assert error.value.where == case.images["t2"].files[0]
+
+
+class TestFindings:
+    @pytest.mark.parametrize(
+        ("change", "modalities", "kind", "sentence"),
+        [
+            (lambda values, head: 0 * values, ("t1",), "constant", "t1 is 0 everywhere"),
+            (lambda values, head: 0 * values + 7, ("t1",), "constant", "t1 is 7 everywhere"),
+            (lambda values, head: np.where(head, 5, 0), ("t1",), "constant", "t1 is 5 everywhere in the head"),
+            (lambda values, head: values * (np.cumsum(head, axis=0) == 1), ("t2",), "coverage", "t2 shows"),
+        ],
+    )
+    def test_doubtful_images(self, change, modalities, kind, sentence, cases, tmp_path):
+        changed = list(rewritten(cases[:1], tmp_path / "changed", change, modalities))
+        (case,) = build_store(changed, tmp_path / "other", PrepareOptions(FOUR))
+        (finding,) = (finding for finding in case.info.findings if finding[0] == kind)
+        assert finding[1].startswith(sentence)
+        assert finding[2] == changed[0].images[modalities[0]].files[0].name
+
+    @pytest.mark.parametrize("factor", [1, 3])
+    def test_one_image_under_two_names(self, factor, cases, tmp_path):
+        t1 = np.asarray(nib.load(cases[0].images["t1"].files[0]).dataobj)
+        changed = list(rewritten(cases[:1], tmp_path / "changed", lambda values, head: factor * t1, ("t2",)))
+        (case,) = build_store(changed, tmp_path / "other", PrepareOptions(FOUR))
+        assert [finding[:2] for finding in case.info.findings] == [("same-modality", "t1 and t2 are the same image")]
+
+    def test_outline_beside_the_head(self, cases, tmp_path):
+        label = nib.load(cases[0].label.files[0])
+        values = np.roll(np.asarray(label.dataobj), 13, axis=0)
+        nib.save(nib.Nifti1Image(values, label.affine), tmp_path / "label.nii.gz")
+        case = replace(cases[0], label=volume_from_file(tmp_path / "label.nii.gz"))
+        (stored,) = build_store([case], tmp_path / "other", PrepareOptions(FOUR))
+        assert [finding[0] for finding in stored.info.findings] == ["label-outside"]
+
+    @pytest.mark.parametrize(
+        ("sizes", "kind"),
+        [((50, 50, 50), "spacing"), ((0.001, 0.001, 0.002), "spacing"), ((1, 3, 2), "anisotropic")],
+    )
+    def test_doubtful_grids(self, sizes, kind, cases, tmp_path):
+        path = tmp_path / "t1.nii.gz"
+        image = nib.load(cases[0].images["t1"].files[0])
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), np.diag([*sizes, 1])), path)
+        case = replace(cases[0], images={"t1": volume_from_file(path)}, label=None)
+        (stored,) = build_store([case], tmp_path / "other", PrepareOptions(("t1",)))
+        assert [finding[0] for finding in stored.info.findings] == [kind]
+        with recorded_warnings() as heard:
+            read_unstored(case, PrepareOptions(("t1",)))
+        assert case.id in heard[0]
+
+    def test_every_opening_warns_and_an_earlier_preparation_is_made_anew(self, cases, tmp_path):
+        changed = list(rewritten(cases, tmp_path / "changed", BACKGROUNDS["-1024"], ("t1",)))
+        for _ in range(2):
+            built = build_store(changed, tmp_path / "store", PrepareOptions(FOUR))
+            with recorded_warnings() as heard:
+                open_data([tmp_path / "store"])
+            assert heard[0].count("t1 holds -1024 outside the head") == 3
+        file = built.cases[0].folder / "case.json"
+        values = json.loads(file.read_text())
+        del values["findings"], values["checksum"], values["checksums"]
+        file.write_text(json.dumps(values))
+        assert StoredCase(file.parent).info.findings is None
+        assert build_store(changed, tmp_path / "store", PrepareOptions(FOUR)).cases[0].info == built.cases[0].info
 
 
 class TestBuild:

@@ -41,7 +41,9 @@ def find_copies(
             name = relative_name(fingerprint.file, root)
             groups[fingerprint.digest].append(_Copy(case, fingerprint, name, where))
     copied = [group for group in groups.values() if len(group) > 1]
-    findings = [finding for group in copied for finding in _within_a_case(group)]
+    told = {(finding.case, finding.kind) for inspection in inspections for finding in inspection.findings}
+    within = (finding for group in copied for finding in _within_a_case(group))
+    findings = [finding for finding in within if (finding.case, finding.kind) not in told]
     return findings + _between_cases([group for group in copied if len({copy.case.id for copy in group}) > 1])
 
 

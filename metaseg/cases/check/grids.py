@@ -12,6 +12,12 @@ POSITION_TOLERANCE_MM = 1e-3
 SPACING_RANGE_MM = (0.05, 20.0)
 """Voxel sizes outside are taken for a wrong header."""
 
+IN_PLANE_RATIO = 1.5
+"""Pixels of axial slices may be so much longer than wide: networks see slices as they are, never resampled."""
+
+SIDE_RANGE = (16, 1024)
+"""Voxels along height and width; a network halves what is smaller to nothing, and brains are not larger."""
+
 TILT_TOLERANCE_DEGREES = 0.1
 """Voxel axes further than this from the scanner's axes are called oblique."""
 
@@ -39,3 +45,16 @@ def implausible_spacing(geometry: Geometry) -> bool:
     """True if a voxel size lies outside :data:`SPACING_RANGE_MM`; images without a voxel size are not judged."""
     low, high = SPACING_RANGE_MM
     return geometry.unit == "mm" and any(not low <= size <= high for size in geometry.spacing)
+
+
+def in_plane_ratio(geometry: Geometry) -> float:
+    """How much longer an axial slice's pixel is than wide, or the other way round."""
+    _, height, width = geometry.spacing
+    return max(height, width) / min(height, width)
+
+
+def implausible_size(geometry: Geometry) -> bool:
+    """True if height or width lies outside :data:`SIDE_RANGE`, or there are more slices than its upper end."""
+    slices, *sides = geometry.canonical_shape
+    low, high = SIDE_RANGE
+    return slices > high or any(not low <= side <= high for side in sides)

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from metaseg.cases.case import Case, Volume
-from metaseg.cases.check.grids import (
-    POSITION_TOLERANCE_MM,
-    TILT_TOLERANCE_DEGREES,
-    corner_distance,
-    implausible_spacing,
-    tilt_degrees,
-)
+from metaseg.cases.check.grids import POSITION_TOLERANCE_MM, corner_distance
+from metaseg.cases.check.images import VolumeChecks, check_constant, check_grid, check_outline, times
 from metaseg.cases.check.report import Finding
 from metaseg.cases.geometry import Geometry
 from metaseg.cases.intensities import intensity_problem
 from metaseg.cases.labels import LabelScheme
 from metaseg.errors import MetasegError
-
-OUTSIDE_TOLERANCE = 0.01
-"""Share of a label that may lie where all images are zero: published outlines touch the skull-stripped rim."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +59,11 @@ class Inspection:
         name = relative_name(file, self.root) if file else ""
         self.findings.append(Finding.of(kind, self.case, found, file=name, remedy=remedy))
 
+    def add_all(self, found: Iterable[tuple[str, str]], file: Path | None) -> None:
+        """Note findings of one file, given as kind and sentence."""
+        for kind, text in found:
+            self.add(kind, text, file)
+
     def is_broken(self, files: tuple[Path, ...]) -> bool:
         """True if one of the files was found to be unusable."""
         names = {relative_name(file, self.root) for file in files}
@@ -84,7 +82,7 @@ def inspect_case(case: Case, root: Path) -> Inspection:
     """
     seen = Inspection(case.id, root)
     reference: tuple[str, Geometry] | None = None
-    background: np.ndarray | None = None
+    checks = VolumeChecks()
     for modality, volume in case.images.items():
         loaded = _load(seen, modality, volume)
         if loaded is None:
@@ -92,14 +90,14 @@ def inspect_case(case: Case, root: Path) -> Inspection:
         geometry, array = loaded
         if reference is None:
             reference = modality, geometry
-            _check_grid(seen, modality, volume.files[0], geometry)
+            seen.add_all(check_grid(modality, geometry), volume.files[0])
         elif not _same_grid(seen, modality, volume.files[0], geometry, *reference):
             continue
-        _check_values(seen, modality, volume, geometry, array)
-        zero = array == 0
-        background = zero if background is None else np.logical_and(background, zero, out=background)
+        _check_values(seen, modality, volume, geometry, array, checks)
+    for modality, finding in checks.compare():
+        seen.add_all([finding], case.images[modality].files[0])
     if case.label is not None:
-        _check_label(seen, case.label, case.scheme, reference, background)
+        _check_label(seen, case.label, case.scheme, reference, checks.head)
     return seen
 
 
@@ -126,23 +124,10 @@ def _load(seen: Inspection, name: str, volume: Volume) -> tuple[Geometry, np.nda
     return None
 
 
-def _check_grid(seen: Inspection, name: str, file: Path, geometry: Geometry) -> None:
-    if geometry.planar:
-        return
-    if min(geometry.shape) == 1:
-        seen.add("dimensions", f"{name} has {_times(geometry.shape)} voxels: a single slice", file)
-    if implausible_spacing(geometry):
-        sizes = _times(geometry.spacing)
-        seen.add("spacing", f"{name} has voxels of {sizes} mm (slices, height, width)", file)
-    tilt = tilt_degrees(geometry)
-    if tilt > TILT_TOLERANCE_DEGREES:
-        seen.add("oblique", f"{name}'s voxel axes are tilted by {tilt:.1f} degrees", file)
-
-
 def _same_grid(seen: Inspection, name: str, file: Path, geometry: Geometry, first_name: str, first: Geometry) -> bool:
     """Note where a volume's grid differs from the first image's; True if arrays of both can be laid over each other."""
     if geometry.canonical_shape != first.canonical_shape:
-        found = f"{name} has {_times(geometry.shape)} voxels, {first_name} has {_times(first.shape)}"
+        found = f"{name} has {times(geometry.shape)} voxels, {first_name} has {times(first.shape)}"
         seen.add("shape", found, file)
         return False
     if geometry.planar or first.planar:
@@ -153,16 +138,19 @@ def _same_grid(seen: Inspection, name: str, file: Path, geometry: Geometry, firs
     return True
 
 
-def _check_values(seen: Inspection, name: str, volume: Volume, geometry: Geometry, array: np.ndarray) -> None:
-    """Finite, not constant; take fingerprints. Every picture of a stack is judged by itself."""
+def _check_values(
+    seen: Inspection, name: str, volume: Volume, geometry: Geometry, array: np.ndarray, checks: VolumeChecks
+) -> None:
+    """Finite, not constant, with a background; take fingerprints. Every picture of a stack is judged by itself."""
     pictures = geometry.planar and len(volume.files) == len(array)
     for part, file in zip(array, volume.files, strict=True) if pictures else [(array, volume.files[0])]:
         problem = intensity_problem(part)
         if problem is not None:
             seen.add("non-finite" if "NaN" in problem else "intensities", f"{name} {problem}", file)
-        elif part.size and part.min() == part.max():
-            seen.add("constant", f"{name} is {part.flat[0]:g} everywhere", file)
-        else:
+            continue
+        found = list(check_constant(name, part)) if geometry.planar else checks.add(name, part)[1]
+        seen.add_all(found, file)
+        if not any(kind == "constant" for kind, _ in found):
             seen.fingerprints.append(Fingerprint(_digest(part), seen.case, name, file))
 
 
@@ -171,7 +159,7 @@ def _check_label(
     label: Volume,
     scheme: LabelScheme,
     reference: tuple[str, Geometry] | None,
-    background: np.ndarray | None,
+    head: np.ndarray | None,
 ) -> None:
     loaded = _load(seen, "the label", label)
     if loaded is None:
@@ -181,15 +169,7 @@ def _check_label(
     comparable = reference is not None and _same_grid(seen, "the label", file, geometry, *reference)
     if not _check_label_values(seen, file, array, scheme):
         return
-    inside = array != 0
-    voxels = int(np.count_nonzero(inside))
-    if voxels == 0:
-        seen.add("label-empty", "the label outlines nothing", file)
-    elif comparable and background is not None:
-        share = int(np.count_nonzero(inside & background)) / voxels
-        if share > OUTSIDE_TOLERANCE:
-            found = f"{share:.1%} of the label lies where all images are zero (up to {OUTSIDE_TOLERANCE:.0%} is usual)"
-            seen.add("label-outside", found, file)
+    seen.add_all(check_outline(array != 0, head if comparable else None), file)
 
 
 def _check_label_values(seen: Inspection, file: Path, array: np.ndarray, scheme: LabelScheme) -> bool:
@@ -225,7 +205,3 @@ def _digest(array: np.ndarray) -> str:
     digest = hashlib.blake2b(f"{array.shape}{array.dtype.str}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def _times(sizes: tuple[float, ...]) -> str:
-    return " x ".join(f"{size:g}" for size in sizes)

@@ -55,13 +55,40 @@ KINDS: Mapping[str, Kind] = {
         "the voxel axes are tilted or sheared against the scanner's axes",
         "nothing, if all cases are alike; else resample to the scanner's axes",
     ),
+    "anisotropic": Kind(
+        "warning",
+        "pixels of axial slices are much longer than wide: the networks see the slices stretched",
+        "resample to equal height and width, and outline or predict on that",
+    ),
+    "grid-size": Kind(
+        "warning",
+        "an image has very few or very many voxels along an axis",
+        "check that it is a whole head at a scanner's resolution; resample",
+    ),
     "non-finite": Kind("error", "an image or label holds NaN or infinity", "write the volume again with finite values"),
     "intensities": Kind(
         "error",
         "intensities are beyond what 32-bit numbers can be normalised from, or a stray voxel drowns all others",
         "write the volume again in a usual range, with the stray voxels clipped",
     ),
-    "constant": Kind("error", "an image has the same value everywhere", "get the file again, or leave the case out"),
+    "constant": Kind(
+        "error",
+        "an image has the same value everywhere, or everywhere in the head",
+        "get the file again, or leave the case out",
+    ),
+    "background": Kind(
+        "warning",
+        "what lies outside the head is not 0; it is set to 0 when the case is prepared",
+        "look at an overlay of a prediction; if it does not keep to the head, set what lies outside to 0",
+    ),
+    "background-unclear": Kind(
+        "error",
+        "head and background of an image cannot be told apart",
+        "remove the skull, or set what lies outside the head to 0",
+    ),
+    "coverage": Kind(
+        "warning", "an image shows next to nothing of the head", "look at it: get the file again, or leave the case out"
+    ),
     "label-values": Kind(
         "error", "a label holds values that its convention does not know", "name the convention with --label-scheme"
     ),
@@ -78,7 +105,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "label-outside": Kind(
         "error",
-        "part of the label lies where all images are zero",
+        "part of the label lies in the background of all images",
         "check that label and images belong to one patient and one grid",
     ),
     "label-empty": Kind("warning", "a label outlines nothing", "confirm that the patient has no lesion"),
