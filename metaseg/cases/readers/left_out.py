@@ -30,6 +30,7 @@ class LeftOut:
         found: What was found, as a sentence about this one.
         case: The case, where it is about one.
         file: The file or folder, where it is about one.
+        place: Where a table lists it, such as ``"row 3, column t1ce"``.
     """
 
     kind: str
@@ -37,11 +38,13 @@ class LeftOut:
     found: str
     case: str = ""
     file: Path | None = None
+    place: str = ""
 
 
-def absent_file(file: Path, case: str) -> LeftOut:
+def absent_file(file: Path, case: str, place: str = "") -> LeftOut:
     """A file that a table or description lists, and that is not there."""
-    return LeftOut("file-absent", "listed files that are not there", "the listed file is not there", case, file)
+    found = f"the file that {place} lists is not there" if place else "the listed file is not there"
+    return LeftOut("file-absent", "listed files that are not there", found, case, file, place)
 
 
 def unreadable_file(file: Path, found: str, case: str = "") -> LeftOut:
@@ -147,7 +150,7 @@ def tell(left_out: Sequence[LeftOut], where: Path, *, refuse: bool) -> None:
         file = one.file and (
             one.file.relative_to(where).as_posix() if one.file.is_relative_to(where) else str(one.file)
         )
-        groups[one.what].setdefault(file or one.case, one)
+        groups[one.what].setdefault(f"{file or one.case}{one.place and f' ({one.place})'}", one)
     said = []
     for what, names in groups.items():
         first = next(iter(names.values()))

@@ -17,6 +17,7 @@ from metaseg.cases.case import Case, Volume
 from metaseg.cases.labels import WHOLE_LESION, LabelScheme, label_scheme
 from metaseg.cases.readers.case_folders import grade_of
 from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, find_doubled
+from metaseg.cases.readers.left_out import absent_file
 from metaseg.cases.volumes import ImageStack, volume_from_file
 from metaseg.errors import DataError, MetasegError
 
@@ -71,7 +72,7 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
     """Make one case per row of a table, or of the ``cases.csv`` in a folder.
 
     Raises:
-        DataError: The table is unreadable, or a row is doubled, incomplete or (in strict mode) names a missing file.
+        DataError: The table is unreadable, or a row is incomplete or (in strict mode) doubled.
     """
     table = table_of(path)
     rows = read_table(table)
@@ -199,9 +200,10 @@ def _refuse_doubled(rows: list[TableRow], table: Path) -> None:
 
 
 def _make_case(row: TableRow, table: Path, options: ReadOptions) -> Case:
-    if not row.images and options.strict:
+    if not row.images:
         raise DataError(f"row {row.number} names no image", where=table, remedy="fill in a modality, or remove the row")
     scheme = options.scheme or _scheme(row, table)
+    volumes = {name: _volume(name, text, row, table, options) for name, text in row.images.items()}
     label = _volume("label", row.told["label"], row, table, options) if "label" in row.told else None
     if isinstance(label, ImageStack):
         label = replace(label, binary=scheme.space is WHOLE_LESION)
@@ -210,7 +212,7 @@ def _make_case(row: TableRow, table: Path, options: ReadOptions) -> Case:
         id=row.case,
         patient=row.patient,
         cohort=cohort,
-        images={name: _volume(name, text, row, table, options) for name, text in row.images.items()},
+        images={name: volume for name, volume in volumes.items() if volume is not None},
         label=label,
         scheme=scheme,
         grade=row.told.get("grade") or grade_of(cohort.upper()),
@@ -227,20 +229,19 @@ def _scheme(row: TableRow, table: Path) -> LabelScheme:
         raise _bad_cell(error, "label_scheme", row, table) from error
 
 
-def _volume(column: str, text: str, row: TableRow, table: Path, options: ReadOptions) -> Volume:
+def _volume(column: str, text: str, row: TableRow, table: Path, options: ReadOptions) -> Volume | None:
+    """The volume that a cell names; None after noting that the file is not there."""
     channel = re.fullmatch(r"(?P<file>.+)#(?P<number>\d{1,4})", text)
     file = _locate(channel["file"] if channel else text, table)
-    if options.strict and not file.is_file():
-        missing = DataError(
-            f"there is no file {text}",
-            expected=f"a path relative to the table, here {file}",
-            remedy="correct the path, or empty the cell; begin the name of a column that is no modality with #",
-        )
-        raise _bad_cell(missing, column, row, table)
     try:
-        return volume_from_file(file, int(channel["number"]) if channel else None)
+        volume = volume_from_file(file, int(channel["number"]) if channel else None)
     except MetasegError as error:
-        raise _bad_cell(error, column, row, table) from error
+        remedy = f"{error.remedy}; begin the name of a column that is no modality with #"
+        raise _bad_cell(error, column, row, table, remedy) from error
+    if file.is_file():
+        return volume
+    options.left_out.append(absent_file(file, row.case, f"row {row.number}, column {column}"))
+    return None
 
 
 def _locate(text: str, table: Path) -> Path:
@@ -249,13 +250,11 @@ def _locate(text: str, table: Path) -> Path:
     return file if "\\" not in text or file.exists() else table.parent / text.replace("\\", "/")
 
 
-def _bad_cell(error: MetasegError, column: str, row: TableRow, table: Path) -> DataError:
-    return DataError(
-        f"row {row.number}, column {column}: {error.found}",
-        where=table,
-        expected=error.expected,
-        remedy=error.remedy or "correct the cell",
-    )
+def _bad_cell(
+    error: MetasegError, column: str, row: TableRow, table: Path, remedy: str = "correct the cell"
+) -> DataError:
+    found = f"row {row.number}, column {column}: {error.found}"
+    return DataError(found, where=table, expected=error.expected, remedy=remedy)
 
 
 READER = Reader("table", f"a table {TABLE} with columns such as case, patient, flair, t1ce, label", matches, read)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image
 from metaseg.cases import read_cases, read_split
 from metaseg.cases.check import check_dataset
 from metaseg.cases.readers.table import read_table
-from metaseg.errors import DataError, MetasegError, UsageError
+from metaseg.errors import DataError, DataWarning, MetasegError, UsageError
 
 Write = Callable[..., Path]
 HEADER = "case,patient,session,cohort,site,split,T1_Gd,FLAIR,Label"
@@ -103,9 +104,7 @@ def test_what_pandas_writes_is_read(tmp_path: Path, names: list[str], separator:
         ("case,flair\na,\n", "row 2 names no image"),
         ("case,flair\na,x.nii\na,y.nii\n", "case a stands twice: row 2; row 3"),
         ("case,flair,t1\na,x.nii,x.nii\n", "image x.nii stands twice: row 2, column flair; row 2, column t1"),
-        ("case,flair\na,x.nii\n\nb,none.nii\n", "row 4, column flair: there is no file none.nii"),
-        ("case,flair,age\na,x.nii,63\n", "row 2, column age: there is no file 63"),
-        ("case,flair,label\na,x.nii,none.nii\n", "row 2, column label: there is no file none.nii"),
+        ("case,flair,age\na,x.nii,63\n", "row 2, column age: cannot read files named 63"),
         ("case,flair,label_scheme\na,x.nii,brats99\n", "row 2, column label_scheme: unknown label scheme 'brats99'"),
         ("case,flair\na,notes.txt\n", "row 2, column flair: cannot read files named .txt"),
         ('case,flair\na,"x.nii\n', "cannot be read"),
@@ -128,11 +127,15 @@ def test_bytes_that_are_no_table(tmp_path: Path, content: bytes) -> None:
         read_cases(tmp_path, format="table")
 
 
-def test_the_check_goes_on_behind_a_missing_file(study: Path) -> None:
-    (study / "scans/x/001.nii.gz").unlink()
-    findings = {(finding.kind, finding.case) for finding in check_dataset(study).findings}
-    assert ("header", "a") in findings
-    assert not {case for kind, case in findings if kind == "header"} - {"a"}
+@pytest.mark.parametrize("file", ["scans/y/001.nii.gz", "drawn/y.nii.gz"])
+def test_listed_files_that_are_not_there(study: Path, file: str) -> None:
+    (study / file).unlink()
+    place = f"{file} (row 3, column {'label' if 'drawn' in file else 't1ce'})"
+    with pytest.warns(DataWarning, match=re.escape(place)):
+        assert [case.id for case in read_cases(study)] == ["a", "b", "c"]
+    with pytest.raises(DataError, match=re.escape(place)):
+        read_cases(study, allow_missing=False)
+    assert ("file-absent", "b") in {(finding.kind, finding.case) for finding in check_dataset(study).findings}
 
 
 def test_volumes_of_a_4d_file_and_pictures(tmp_path: Path, write_nifti: Write) -> None:
