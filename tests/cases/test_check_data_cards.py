@@ -15,7 +15,7 @@ from metaseg.cases.readers import READERS, read_cases
 from metaseg.cases.splits import make_split
 
 CARDS = Path(__file__).parents[2] / "data_cards"
-MINE = ("brats", "brats-mets", "ucsf-bmsr", "cheng", "four-class", "tumour-yes-no", "phantoms")
+MINE = ("brats", "brats-mets", "ucsf-bmsr", "cheng", "four-class", "tumour-yes-no", "phantoms", "open-ms")
 
 
 def card(name: str) -> str:

@@ -28,6 +28,10 @@ LAYOUTS: dict[str, tuple[list[str], dict[str, tuple[str, set[str]]]]] = {
         [f"patient07/{name}.nii.gz" for name in ("FLAIR", "T1", "T1POST", "T2", "GOLD_STANDARD")],
         {"patient07": ("patient07", FULL)},
     ),
+    "open_ms, resampled": (
+        [f"patient07/{name}.nii.gz" for name in ("FLAIR", "T1W", "T1WKS", "T2W", "consensus_gt", "brainmask")],
+        {"patient07": ("patient07", FULL)},
+    ),
     "BIDS": (
         [
             *[
@@ -124,7 +128,7 @@ def test_layouts(tmp_path: Path, layout: str) -> None:
     files = {file for case in index.cases for file in case.files.values()}
     assert files | set(index.left_out) == {tmp_path / name for name in names}
     assert not files & set(index.left_out)
-    for bad in ("brain_mask", "brain_segmentation", "automated", "unstripped", "_bias", "desc-preproc"):
+    for bad in ("brain_mask", "brainmask", "brain_segmentation", "automated", "unstripped", "_bias", "desc-preproc"):
         assert not [file for file in files if bad in file.name]
     # The reader agrees with the writer.
     (tmp_path / "cases.csv").write_text(index.to_csv(tmp_path))

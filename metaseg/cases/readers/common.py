@@ -37,6 +37,7 @@ _SAME_MODALITY = {
         "t1wc",
         "t1wgad",
         "t1km",
+        "t1wks",
         "t1postgd",
         "t1postcontrast",
         "t1wpostcontrast",
