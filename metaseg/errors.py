@@ -95,6 +95,13 @@ def some(names: Sequence[str], shown: int = 5) -> str:
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any library means that memory is short."""
+    # By name: torch is not imported for a message.
+    named = type(error).__name__ in ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError")
+    return named or (isinstance(error, RuntimeError) and "not enough memory" in str(error).lower())
+
+
 _heard: list[list[str]] = []
 
 

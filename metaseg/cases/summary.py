@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metaseg.cases.case import Case
+from metaseg.cases.failed import FailedCase, one_case, raise_failed
 from metaseg.cases.geometry import Geometry
 from metaseg.cases.intensities import intensity_problem, spoiled_file
 from metaseg.cases.labels import region_mask
@@ -158,12 +159,17 @@ class Summary:
 _COUNTED = ("cohort", "grade", "site", "format", "label_scheme", "shape", "spacing", "unit", "orientation")
 
 
-def summarise(cases: Sequence[Case], progress: Callable[[int, int], None] | None = None) -> Summary:
+def summarise(
+    cases: Sequence[Case],
+    progress: Callable[[int, int], None] | None = None,
+    failed: list[FailedCase] | None = None,
+) -> Summary:
     """Read every case once and gather what it holds.
 
     Args:
         cases: The cases.
         progress: Called after each case with the number done and the number of all.
+        failed: Takes cases that cannot be read, which the summary then lacks; None raises the first one's error.
 
     Raises:
         UsageError: There is no case.
@@ -173,10 +179,13 @@ def summarise(cases: Sequence[Case], progress: Callable[[int, int], None] | None
         raise UsageError("there is no case to summarise", expected="at least one case")
     summaries = []
     for done, case in enumerate(cases, start=1):
-        summaries.append(summarise_case(case))
+        with one_case(case.id, failed):
+            summaries.append(summarise_case(case))
         if progress is not None:
             progress(done, len(cases))
     _warn_of_empty_regions(summaries)
+    if not summaries:
+        raise_failed(failed or (), len(cases), "read")
     return Summary(tuple(summaries))
 
 

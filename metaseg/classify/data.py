@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from metaseg.cases.failed import FailedCase
 from metaseg.cases.splits import Split, make_split
 from metaseg.checked_files import TABLE, read_rows
 from metaseg.classify.slices import ClassifiedSlices, choose_slices, gather
@@ -63,6 +64,7 @@ def open_slices(
     *,
     annotator: bool = False,
     inputs: Inputs | None = None,
+    failed: list[FailedCase] | None = None,
 ) -> ClassifiedSlices:
     """Open the slices that settings name; nothing but what is needed to prepare cases is read.
 
@@ -73,13 +75,14 @@ def open_slices(
         modalities: Modalities of such a network.
         annotator: Keep cases of other classes than ``config.classes``, or of none: somebody will be asked.
         inputs: Notes the cases, or compares them with those that a run to resume began with.
+        failed: Takes cases that cannot be read; None raises the first one's error.
 
     Raises:
         DataError: A case cannot be used, or its class is not known.
         UsageError: Settings contradict the data.
         RunError: Cases of the run to resume are gone or changed.
     """
-    store = open_cases(config, run, modalities)
+    store = open_cases(config, run, modalities, failed)
     if inputs is not None:
         store = inputs.take("data", store)
     names = case_classes(store, config, needed=not annotator)
@@ -97,7 +100,12 @@ def open_slices(
     return gather(store, labels, slices, chosen, shared, config.input_size)
 
 
-def open_cases(config: SliceOptions, run: DataConfig, modalities: tuple[str, ...] = ()) -> SliceStore:
+def open_cases(
+    config: SliceOptions,
+    run: DataConfig,
+    modalities: tuple[str, ...] = (),
+    failed: list[FailedCase] | None = None,
+) -> SliceStore:
     """The prepared cases that settings name, or phantoms of two grades."""
     folders = config.data or tuple(
         phantom_folder(grade, config.phantom_cases, run.seed, run.cache) for grade in ("hgg", "lgg")
@@ -115,6 +123,7 @@ def open_cases(config: SliceOptions, run: DataConfig, modalities: tuple[str, ...
             jobs=run.jobs,
             progress=lambda done, total, name: bar.advance(),
             group_copies=config.copies,
+            failed=failed,
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from metaseg.cases.failed import FailedCase, raise_failed
 from metaseg.cases.splits import Split
 from metaseg.classify.data import open_slices
 from metaseg.classify.grad_cam_pictures import write_grad_cams
@@ -16,10 +17,21 @@ from metaseg.classify.slices import ClassifiedSlices
 from metaseg.classify.train import SPLIT_NAME
 from metaseg.config_classify import ClassifyActiveConfig, ClassifyEvaluateConfig, ClassifyTrainConfig
 from metaseg.errors import RunError, UsageError, recorded_warnings
-from metaseg.evaluation.classification_files import write_classification_figures
+from metaseg.evaluation.classification_files import (
+    FIGURES,
+    PATIENTS,
+    PICTURES,
+    PREDICTIONS,
+    SUMMARY,
+    write_classification_figures,
+)
 from metaseg.models.device import make_fabric
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import LoadedClassifier, load_classifier_network
+from metaseg.written_files import refuse_existing, require_writable
+
+GRAD_CAMS = "grad_cam"
+OUTPUTS = (PREDICTIONS, PATIENTS, FIGURES, SUMMARY, PICTURES, GRAD_CAMS)
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,8 @@ def run_classify_evaluate(config: ClassifyEvaluateConfig) -> ClassifyEvaluationR
     fabric = make_fabric(config.device, config.precision)
     network = load_classifier_network(config.run, config.checkpoint)
     folder = _folder(config, network)
-    slices = _slices(config, network)
+    failed: list[FailedCase] = []
+    slices = _slices(config, network, failed)
     print(f"{len(slices)} slices of {len(set(slices.patients))} patients, classes {', '.join(slices.classes)}")
     model = network.model.to(fabric.device)
     probabilities = slice_probabilities(model, slices)
@@ -67,13 +80,15 @@ def run_classify_evaluate(config: ClassifyEvaluateConfig) -> ClassifyEvaluationR
         seed=config.seed,
         resamples=config.resamples,
         synthetic=slices.store.synthetic or network.card.synthetic,
+        record={"failed": [one.to_json() for one in failed]},
     )
     if config.pictures:
         # The most confident mistakes first, then the least confident hits.
         true = probabilities[np.arange(len(slices)), slices.labels]
-        write_grad_cams(folder / "grad_cam", model, slices, np.argsort(true, kind="stable")[: config.pictures])
+        write_grad_cams(folder / GRAD_CAMS, model, slices, np.argsort(true, kind="stable")[: config.pictures])
     _print(figures)
     print(f"figures: {folder}")
+    raise_failed(failed, len(set(slices.case_ids)) + len(failed), "evaluated")
     return ClassifyEvaluationResult(folder, figures, len(slices), len(set(slices.patients)))
 
 
@@ -83,12 +98,11 @@ def _folder(config: ClassifyEvaluateConfig, network: LoadedClassifier) -> Path:
         if network.run is None:
             raise UsageError("a checkpoint outside of a run needs --out", expected="a folder for the figures")
         folder = network.run / "evaluation"
-    if (folder / "figures.csv").exists() and not config.overwrite and config.out is not None:
-        raise RunError(
-            "the folder holds the figures of another evaluation",
-            where=folder,
-            remedy="replace them with --overwrite, or choose another --out",
-        )
+    # A run's own test part may be measured again; figures of other data would take the place of its figures.
+    same = config.out is None and not (config.data or config.split or config.part or config.case_table)
+    read = [path for path in (config.split, config.patients, config.case_table, *config.data) if path is not None]
+    refuse_existing([folder / name for name in OUTPUTS], config.overwrite or same, read)
+    require_writable(folder)
     return folder
 
 
@@ -101,7 +115,7 @@ def run_config(run: Path) -> ClassifyTrainConfig | ClassifyActiveConfig:
     return opened.config(kinds[opened.verb])
 
 
-def _slices(config: ClassifyEvaluateConfig, network: LoadedClassifier) -> ClassifiedSlices:
+def _slices(config: ClassifyEvaluateConfig, network: LoadedClassifier, failed: list[FailedCase]) -> ClassifiedSlices:
     if network.run is None and not config.data:
         raise UsageError("a checkpoint outside of a run needs --data", expected="labelled cases")
     made = run_config(network.run) if network.run is not None else ClassifyTrainConfig()
@@ -119,7 +133,7 @@ def _slices(config: ClassifyEvaluateConfig, network: LoadedClassifier) -> Classi
         jobs=config.jobs,
     )
     card = network.card
-    slices = open_slices(options, options, card.classes, card.modalities, annotator=not config.data)
+    slices = open_slices(options, options, card.classes, card.modalities, annotator=not config.data, failed=failed)
     split_file, part = _part(config, network)
     if split_file is not None and part is not None:
         split = Split.load(split_file)
@@ -127,6 +141,7 @@ def _slices(config: ClassifyEvaluateConfig, network: LoadedClassifier) -> Classi
             raise UsageError(
                 f"the split has no part '{part}'", where=split_file, expected="one of " + ", ".join(split.parts)
             )
+        failed[:] = [one for one in failed if one.case in split.parts[part]]
         slices = slices.of_cases(split.parts[part])
     slices = slices.take(np.flatnonzero(slices.labels >= 0))
     if not config.include_training:

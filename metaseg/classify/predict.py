@@ -11,25 +11,26 @@ import numpy as np
 import pandas as pd
 
 from metaseg.cases.case import Case
+from metaseg.cases.failed import FailedCase, one_case, raise_failed, record_failed
 from metaseg.cases.labels import label_scheme
-from metaseg.cases.readers import read_case_files, read_cases
+from metaseg.cases.readers import read_case_files, read_each_case
 from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack
 from metaseg.classify.data import STORED_SIZE
 from metaseg.classify.grad_cam_pictures import write_grad_cams
 from metaseg.classify.measure import slice_probabilities
 from metaseg.classify.slices import ClassifiedSlices, choose_slices, gather, head_slices
 from metaseg.config_classify import ClassifyPredictConfig
-from metaseg.errors import DataError, UsageError, recorded_warnings
+from metaseg.errors import DataError, recorded_warnings
 from metaseg.models import ModelCard
 from metaseg.models.device import make_fabric
-from metaseg.runs.files import write_text
 from metaseg.runs.networks import load_classifier_network
 from metaseg.runs.progress import progress
 from metaseg.store.build import build_store, cache_root
 from metaseg.store.prepare_case import PrepareOptions
 from metaseg.store.store import SliceStore
+from metaseg.written_files import refuse_existing, require_writable, write_text
 
-SLICES_NAME, CASES_NAME = "slices.csv", "cases.csv"
+SLICES_NAME, CASES_NAME, GRAD_CAMS = "slices.csv", "cases.csv", "grad_cam"
 
 
 @dataclass(frozen=True)
@@ -62,31 +63,35 @@ def run_classify_predict(config: ClassifyPredictConfig) -> ClassifyPredictionRes
     fabric = make_fabric(config.device, config.precision)
     network = load_classifier_network(config.run, config.checkpoint)
     card = network.card
-    existing = [name for name in (SLICES_NAME, CASES_NAME) if (config.out / name).exists()]
-    if existing and not config.overwrite:
-        raise UsageError(
-            "the output exists already",
-            where=config.out / existing[0],
-            remedy="replace it with --overwrite, or choose another --out",
-        )
-    slices = _open(config, card)
+    slices, failed = _open(config, card)
     model = network.model.to(fabric.device)
     probabilities = slice_probabilities(model, slices)
     by_slice = _slice_table(slices, probabilities)
     by_case = _case_table(by_slice, card.classes)
-    config.out.mkdir(parents=True, exist_ok=True)
     write_text(config.out / SLICES_NAME, by_slice.to_csv(index=False, lineterminator="\n", float_format="%.6f"))
     write_text(config.out / CASES_NAME, by_case.to_csv(index=False, lineterminator="\n", float_format="%.6f"))
     if config.pictures:
-        write_grad_cams(config.out / "grad_cam", model, slices, _telling(by_slice, by_case, config.pictures))
+        write_grad_cams(config.out / GRAD_CAMS, model, slices, _telling(by_slice, by_case, config.pictures))
     for row in by_case.to_dict("records"):
         print(f"{row['case']}: {row['predicted']} {row['prob_' + row['predicted']]:.2f} ({row['slices']} slices)")
     print(f"written: {config.out}. Research only, not for clinical use.")
+    record_failed(config.out, failed)
+    raise_failed(failed, len(by_case) + len(failed), "classified")
     return ClassifyPredictionResult(config.out, by_slice, by_case)
 
 
-def _open(config: ClassifyPredictConfig, card: ModelCard) -> ClassifiedSlices:
-    cases = [_for_network(case, card, config) for case in find_cases(config.cases, config.format, card.modalities)]
+def _open(config: ClassifyPredictConfig, card: ModelCard) -> tuple[ClassifiedSlices, list[FailedCase]]:
+    found, failed = find_cases(config.cases, config.format, card.modalities)
+    cases: list[Case] = []
+    for case in found:
+        with one_case(case.id, failed):
+            cases.append(_for_network(case, card, config))
+    if not cases:
+        raise_failed(failed, len(failed), "classified")
+    tables = [path / name for path in config.cases for name in (".", CASES_NAME, "index.csv")]
+    read = [*tables, *(file for case in found for file in case.files)]
+    refuse_existing([config.out / name for name in (SLICES_NAME, CASES_NAME, GRAD_CAMS)], config.overwrite, read)
+    require_writable(config.out)
     size = int(card.normalisation.get("input_size", card.options.get("image_size", 224)))
     options = PrepareOptions(card.modalities, ceil(STORED_SIZE * size))
     with progress("preparing cases", None) as bar:
@@ -97,8 +102,10 @@ def _open(config: ClassifyPredictConfig, card: ModelCard) -> ClassifiedSlices:
             config.jobs,
             lambda done, total, name: bar.advance(),
             publish=False,
+            failed=failed,
         )
-    return gather(store, [-1] * len(store), _slices(store, config.slices), card.classes, card.modalities, size)
+    unknown = [-1] * len(store)
+    return gather(store, unknown, _slices(store, config.slices), card.classes, card.modalities, size), failed
 
 
 def _slices(store: SliceStore, which: str) -> list[np.ndarray]:
@@ -119,13 +126,16 @@ def _for_network(case: Case, card: ModelCard, config: ClassifyPredictConfig) -> 
     return replace(case, images=wanted, label=case.label if config.slices == "tumour" else None)
 
 
-def find_cases(paths: Sequence[Path], format: str, modalities: Sequence[str]) -> list[Case]:
+def find_cases(paths: Sequence[Path], format: str, modalities: Sequence[str]) -> tuple[list[Case], list[FailedCase]]:
     """The cases that arguments name: case folders, folders of cases or pictures, pictures, or the files of one case.
+
+    Those of which it is not known what belongs to them are given as failed.
 
     Raises:
         DataError: Nothing was found, or two cases have one id.
     """
     cases: list[Case] = []
+    failed: list[FailedCase] = []
     volumes: list[Path] = []
     for path in paths:
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
@@ -139,7 +149,8 @@ def find_cases(paths: Sequence[Path], format: str, modalities: Sequence[str]) ->
         ):
             cases += [_picture(file, modalities) for file in pictures]
         else:
-            cases += read_cases(path, format=format)
+            read, wrong = read_each_case(path, format)
+            cases, failed = cases + read, failed + wrong
     if volumes:
         cases.append(read_case_files(volumes))
     ids = [case.id for case in cases]
@@ -150,7 +161,7 @@ def find_cases(paths: Sequence[Path], format: str, modalities: Sequence[str]) ->
             expected="one case of each name",
             remedy="name each case once, or predict them into different folders with --out",
         )
-    return cases
+    return cases, failed
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -15,6 +15,9 @@ from metaseg.cli.help import PlainCommand, PlainGroup
 from metaseg.cli.messages import messages
 from metaseg.config_options import Formats
 from metaseg.errors import UsageError, warn_user
+
+if TYPE_CHECKING:
+    from metaseg.cases.case import Case
 
 data_app = typer.Typer(
     help="Check, summarise, split and prepare cases; get data to begin with.",
@@ -140,25 +143,31 @@ def summary(
     classes: Classes = None,
     patients: Patients = None,
     csv: Annotated[Path | None, typer.Option(help="Write a table with one row per case to this file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing table.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what a data set holds: patients, cohorts, grids, modalities, intensities and tumour volumes."""
     with messages():
         from metaseg.cases import read_cases, summarise
+        from metaseg.cases.failed import FailedCase, raise_failed
+        from metaseg.written_files import refuse_existing, require_writable, write_text
 
         cases = read_cases(
             data, format=format, label_scheme=label_scheme, classes=_names(classes), patients=patients, need_labels=True
         )
-        with _progress("reading cases") as told:
-            found = summarise(cases, progress=told)
         if csv is not None:
-            from metaseg.runs.files import write_text
-
+            refuse_existing([csv], overwrite, _read_files(data, cases, patients))
+            require_writable(csv.parent)
+        failed: list[FailedCase] = []
+        with _progress("reading cases") as told:
+            found = summarise(cases, progress=told, failed=failed)
+        if csv is not None:
             write_text(csv, found.table().to_csv(index=False))
         if as_json:
-            print(json.dumps(found.to_dict(), indent=2))
+            print(json.dumps(found.to_dict() | {"failed": [one.to_json() for one in failed]}, indent=2))
         else:
             print_summary(found)
+        raise_failed(failed, len(cases), "read")
 
 
 @data_app.command(cls=PlainCommand)
@@ -189,6 +198,7 @@ def split(
     """
     with messages():
         from metaseg.cases import make_split, missing_strata, read_cases
+        from metaseg.written_files import refuse_existing
 
         choices: dict[str, Literal["cohort", "grade", "site"] | None] = {
             "cohort": "cohort",
@@ -198,10 +208,9 @@ def split(
         }
         if stratify not in choices:
             raise UsageError(f"'stratify' is '{stratify}'", where="--stratify", expected="one of " + ", ".join(choices))
-        if out.exists() and not overwrite:
-            raise UsageError("the split file exists", where=out, remedy="choose another --out, or give --overwrite")
         shares = _shares(parts)
         cases = read_cases(data, format=format, classes=_names(classes), patients=patients, need_labels=True)
+        refuse_existing([out], overwrite, _read_files(data, cases, patients))
         if any("split" in case.extra for case in cases):
             warn_user(
                 "the table has a column 'split'; another split is drawn here",
@@ -239,8 +248,10 @@ def prepare(
     cannot be used, such as for a cluster.
     """
     with messages():
+        from metaseg.cases.failed import FailedCase, raise_failed
         from metaseg.store.prepare import prepare_store
 
+        failed: list[FailedCase] = []
         with _progress("preparing cases") as told:
             prepared = prepare_store(
                 data,
@@ -254,8 +265,10 @@ def prepare(
                 image_size=image_size,
                 jobs=jobs,
                 progress=lambda done, total, name: told(done, total),
+                failed=failed,
             )
         print(f"{len(prepared)} cases prepared in {store}")
+        raise_failed(failed, len(prepared) + len(failed), "prepared")
 
 
 @data_app.command(cls=PlainCommand)
@@ -296,6 +309,12 @@ def fetch(
         folder = fetch_dataset(name, out)
         download = DOWNLOADS[name]
         print(f"{folder}\nlicence: {download.licence}\ncite:    {download.citation}")
+
+
+def _read_files(data: Path, cases: Sequence[Case], patients: Path | None) -> list[Path]:
+    """What is read of a data set: its images, labels and tables."""
+    described = [data / name for name in ("cases.csv", "index.csv", "dataset.json", "metaseg-phantoms.json")]
+    return [data, *described, *([patients] if patients else []), *(file for case in cases for file in case.files)]
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from metaseg.errors import DataWarning, MetasegError
+from metaseg.errors import DataWarning, MetasegError, is_out_of_memory
 from metaseg.written_files import explain_refusal
 
 DEBUG_VARIABLE = "METASEG_DEBUG"
@@ -54,7 +54,7 @@ def explain(error: BaseException, flags: frozenset[str] = frozenset()) -> tuple[
         return f"ended by the system{notes}", TERMINATED
     if isinstance(error, KeyboardInterrupt):
         return f"interrupted{notes}", INTERRUPTED
-    if _out_of_memory(error):
+    if is_out_of_memory(error):
         knobs = ", ".join(knob for knob in KNOBS if knob in flags)
         remedy = f"\n  to do:    need less with {knobs}" if knobs else ""
         return f"out of memory: {_first_line(error)}{remedy}", 1
@@ -95,12 +95,6 @@ def _warnings_as_messages() -> Iterator[None]:
 def debugging() -> bool:
     """Whether the user asked for tracebacks."""
     return os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    # By name: torch is not imported for a message.
-    named = type(error).__name__ in ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError")
-    return named or (isinstance(error, RuntimeError) and "not enough memory" in str(error).lower())
 
 
 def _first_line(error: BaseException) -> str:

@@ -199,7 +199,10 @@ VERBS: tuple[Verb, ...] = (
         USING,
         "Compute accuracy, AUC, calibration and more by slice and by patient, with intervals over patients and "
         "Grad-CAM pictures; by default on the run's own test part.",
-        ("metaseg classify evaluate runs/grade", "metaseg classify evaluate runs/grade --data data/other-hospital"),
+        (
+            "metaseg classify evaluate runs/grade",
+            "metaseg classify evaluate runs/grade --data data/other-hospital --out figures/other",
+        ),
     ),
     Verb(
         "classify-predict",

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from lightning_fabric import Fabric
 
+from metaseg.cases.failed import FailedCase, one_case, raise_failed
 from metaseg.cases.labels import LABEL_SPACES, LabelSpace
 from metaseg.config import EvaluateConfig
 from metaseg.errors import RunError, UsageError, recorded_warnings
@@ -115,6 +116,7 @@ def evaluate_network(
     fabric = fabric or make_fabric(config.device, config.precision)
     networks = {"after": network} if parent is None else {"before": parent, "after": network}
     files = EvaluationFiles.in_folder(config, network)
+    files.require_place(config)
     with first_of_machine(fabric):
         cases = choose_cases(config, [network, *([parent] if parent else [])])
     synthetic = cases.store.synthetic or any(other.card.synthetic for other in networks.values())
@@ -123,7 +125,13 @@ def evaluate_network(
     if not config.overwrite:
         files.refuse_other(record)
     worst = WorstCases(config.pictures)
-    rows = pd.DataFrame(_case_rows(config, networks, cases, fabric, worst))
+    of_cases, failed = _case_rows(config, networks, cases, fabric, worst)
+    failed = [*cases.failed, *failed]
+    total = len(cases.store) + len(cases.failed)
+    if not of_cases:
+        raise_failed(failed, total, "evaluated")
+    record |= {"failed": [one.to_json() for one in failed]}
+    rows = pd.DataFrame(of_cases)
     generator = np.random.default_rng([config.seed, 41])
     cohorts = summarise_cohorts(rows, GROUPS, bootstrap=BOOTSTRAP, generator=generator)
     changes, domains = pd.DataFrame(), {}
@@ -131,7 +139,8 @@ def evaluate_network(
         changes = change_figures(rows, parent.card.trained_on, BOOTSTRAP, generator)
         domains = domain_figures(rows, parent.card.trained_on)
     pictures = files.write(record, rows, cohorts, changes, domains, worst, network) if is_first(fabric) else ()
-    _print(cohorts, changes, parent, files.folder, synthetic)
+    _print(cohorts, changes, parent, files.folder, synthetic, f"{total - len(failed)} of {total} " if failed else "")
+    raise_failed(failed, total, "evaluated")
     return EvaluationResult(files.folder, rows, cohorts, changes, pictures, synthetic)
 
 
@@ -157,38 +166,43 @@ def _case_rows(
     cases: EvaluationCases,
     fabric: Fabric,
     worst: WorstCases,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[FailedCase]]:
     """Predict every case with every network, one case in memory at a time; several processes share the cases."""
     rows: list[dict[str, Any]] = []
-    of_cases: list[list[dict[str, Any]]] = []
+    of_cases: list[tuple[list[dict[str, Any]], list[FailedCase]]] = []
     own = share(fabric, cases.store.cases)
     models = {role: fabric.to_device(network.model) for role, network in networks.items()}
     space = compared_space(config, networks["after"])
     known = LABEL_SPACES[networks["after"].card.label_space]
     with progress("evaluating", len(own) * len(networks)) as bar:
         for case in own:
-            begun = len(rows)
-            label = case.native_label()
-            for role, network in networks.items():
-                predicted = predict_class_map(
-                    models[role], case, network.card.modalities, tta=config.tta, autocast=fabric.autocast
-                )
-                figures = score_case(case, label, to_space(predicted, known, space, case.id), space, config.surface)
-                head = {
-                    "network": role,
-                    "cohort": case.cohort,
-                    "case": case.id,
-                    "patient": case.patient,
-                    "trained_on": case.patient in cases.trained,
-                    "synthetic": case.info.synthetic or network.card.synthetic,
-                }
-                rows += [head | figure for figure in figures]
-                if role == "after":
-                    worst.offer(case, predicted, mean_region_dice(figures, space))
-                bar.advance(1, **_mean_so_far(rows, role, space))
-            of_cases.append(rows[begun:])
+            begun, failed = len(rows), list[FailedCase]()
+            with one_case(case.id, failed):
+                label = case.native_label()
+                for role, network in networks.items():
+                    predicted = predict_class_map(
+                        models[role], case, network.card.modalities, tta=config.tta, autocast=fabric.autocast
+                    )
+                    figures = score_case(case, label, to_space(predicted, known, space, case.id), space, config.surface)
+                    head = {
+                        "network": role,
+                        "cohort": case.cohort,
+                        "case": case.id,
+                        "patient": case.patient,
+                        "trained_on": case.patient in cases.trained,
+                        "synthetic": case.info.synthetic or network.card.synthetic,
+                    }
+                    rows += [head | figure for figure in figures]
+                    if role == "after":
+                        worst.offer(case, predicted, mean_region_dice(figures, space))
+                    bar.advance(1, **_mean_so_far(rows, role, space))
+            if failed:
+                # A case with figures of one network only would be compared with itself.
+                del rows[begun:]
+            of_cases.append((rows[begun:], failed))
     worst.merge(fabric, cases.store.cases)
-    return [row for of_case in gather(fabric, of_cases) for row in of_case]
+    everyones = gather(fabric, of_cases)
+    return [row for mine, _ in everyones for row in mine], [one for _, mine in everyones for one in mine]
 
 
 def score_case(
@@ -237,10 +251,10 @@ def _mean_so_far(rows: list[dict[str, Any]], role: str, space: LabelSpace) -> di
 
 
 def _print(
-    cohorts: pd.DataFrame, changes: pd.DataFrame, parent: LoadedNetwork | None, out: Path, synthetic: bool
+    cohorts: pd.DataFrame, changes: pd.DataFrame, parent: LoadedNetwork | None, out: Path, synthetic: bool, share: str
 ) -> None:
     mark = f"   ({SYNTHETIC})" if synthetic else ""
-    print_figures(cohorts[cohorts["network"] == "after"], f"Whole-patient figures, mean ± sd over cases{mark}")
+    print_figures(cohorts[cohorts["network"] == "after"], f"Whole-patient figures, mean ± sd over {share}cases{mark}")
     if parent is not None:
         print_changes(changes)
         if "source" not in set(changes["domain"]):

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from metaseg.cases.failed import FailedCase
 from metaseg.cases.labels import LABEL_SPACES, LabelSpace
 from metaseg.cases.splits import Split
 from metaseg.config import AdaptOptions, EvaluateConfig, MetatuneConfig, NaivetuneConfig, PretrainConfig, TuneConfig
@@ -41,6 +42,7 @@ class EvaluationCases:
         unlabelled: Cases that are not evaluated because they have no label.
         data: Folders that were read.
         found_by: In words, how the data was chosen.
+        failed: Cases that cannot be read.
     """
 
     store: SliceStore
@@ -49,6 +51,7 @@ class EvaluationCases:
     unlabelled: int
     data: tuple[str, ...]
     found_by: str
+    failed: tuple[FailedCase, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def choose_cases(config: EvaluateConfig, networks: Sequence[LoadedNetwork]) -> E
     network = networks[0]
     _check_settings(config, network)
     sources, found_by = _sources(config, network)
-    store = _select_part(_open(sources, config, network), config)
+    failed: list[FailedCase] = []
+    store = _select_part(_open(sources, config, network, failed), config)
     labelled = [case for case in store if case.info.labelled]
     if not labelled:
         raise DataError(
@@ -99,6 +103,7 @@ def choose_cases(config: EvaluateConfig, networks: Sequence[LoadedNetwork]) -> E
         len(store) - len(labelled),
         tuple(str(folder) for source in sources for folder in source.folders),
         found_by,
+        tuple(failed) if config.split is None else _of_part(failed, config),
     )
 
 
@@ -182,7 +187,9 @@ def _recorded(network: LoadedNetwork) -> list[_Source]:
     return list(dict.fromkeys(found))
 
 
-def _open(sources: Sequence[_Source], config: EvaluateConfig, network: LoadedNetwork) -> SliceStore:
+def _open(
+    sources: Sequence[_Source], config: EvaluateConfig, network: LoadedNetwork, failed: list[FailedCase]
+) -> SliceStore:
     cases: dict[Path, StoredCase] = {}
     with progress("preparing cases", None) as bar:
         for source in sources:
@@ -199,6 +206,7 @@ def _open(sources: Sequence[_Source], config: EvaluateConfig, network: LoadedNet
                 cache=config.cache,
                 jobs=config.jobs,
                 progress=lambda done, total, name: bar.advance(),
+                failed=failed,
             )
             cases |= {case.folder: case for case in store}
     ids = [case.id for case in cases.values()]
@@ -206,6 +214,11 @@ def _open(sources: Sequence[_Source], config: EvaluateConfig, network: LoadedNet
     if doubled:
         raise DataError(f"case ids stand twice: {', '.join(doubled[:5])}", remedy="name the folders with --data")
     return SliceStore(tuple(cases.values()))
+
+
+def _of_part(failed: Sequence[FailedCase], config: EvaluateConfig) -> tuple[FailedCase, ...]:
+    chosen = Split.load(config.split or "").parts.get(config.part or "test", ())
+    return tuple(one for one in failed if one.case in chosen)
 
 
 def _select_part(store: SliceStore, config: EvaluateConfig) -> SliceStore:

@@ -14,16 +14,16 @@ import pandas as pd
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.checked_files import FileKind, read_json
 from metaseg.config import EvaluateConfig
-from metaseg.errors import UsageError, warnings_so_far
+from metaseg.errors import RunError, UsageError, warnings_so_far
 from metaseg.evaluation.case_figures import PRESETS
 from metaseg.evaluation.case_pictures import case_overlay
 from metaseg.evaluation.cohort_figures import to_records
 from metaseg.evaluation.evaluation_cases import EvaluationCases, compared_space
 from metaseg.evaluation.provenance import NOTICE, network_record
 from metaseg.evaluation.worst_cases import WorstCases
-from metaseg.runs.files import replacing, write_json, write_text
 from metaseg.runs.manifest import git_commit, portable, versions
 from metaseg.runs.networks import LoadedNetwork
+from metaseg.written_files import refuse_existing, replacing, require_writable, write_json, write_text
 
 CSV_NAME, JSON_NAME, PICTURES = "figures.csv", "figures.json", "pictures"
 _COUNT = re.compile(r"(^|_)n_(lesions|tp|fp|fn)$")
@@ -89,6 +89,7 @@ class _Earlier:
     """What is read of an earlier ``figures.json``."""
 
     evaluation: dict[str, Any] = field(default_factory=dict)
+    pictures: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,17 @@ class EvaluationFiles:
                 remedy="name a folder with --out",
             )
         return cls(network.run / "evaluation")
+
+    def require_place(self, config: EvaluateConfig) -> None:
+        """Make sure that the folder can be written, and that no file that is read lies in the way.
+
+        Raises:
+            WriteError: It cannot be written.
+            UsageError: A file would be replaced that is read.
+        """
+        read = [path for path in (config.split, config.patients, *config.data) if path is not None]
+        refuse_existing([self.folder / CSV_NAME, self.folder / JSON_NAME], overwrite=True, inputs=read)
+        require_writable(self.folder)
 
     def refuse_other(self, record: Mapping[str, Any]) -> None:
         """Make sure that nothing but the same evaluation is replaced.
@@ -154,7 +166,10 @@ class EvaluationFiles:
         network: LoadedNetwork,
     ) -> tuple[Path, ...]:
         """Write everything, ``figures.json`` last; returns the pictures."""
+        earlier = self._earlier_pictures()
         pictures = self._draw(worst, network)
+        for stale in earlier - set(pictures):
+            stale.unlink(missing_ok=True)
         # Classes have no lesions: without this their empty cells would turn the counts of all rows into 3.0.
         counts = [name for name in rows if _COUNT.search(name)]
         write_text(self.folder / CSV_NAME, rows.astype(dict.fromkeys(counts, "Int64")).to_csv(index=False))
@@ -193,7 +208,13 @@ class EvaluationFiles:
             with replacing(path) as stream:
                 sheet.save(stream, format="PNG")
             written.append(path)
-        if folder.is_dir():
-            for stale in set(folder.glob("[0-9]*-*.png")) - set(written):
-                stale.unlink()
         return tuple(written)
+
+    def _earlier_pictures(self) -> set[Path]:
+        """Pictures of the evaluation that is replaced; others in their folder are somebody else's."""
+        try:
+            earlier = read_json(self.folder / JSON_NAME, FIGURES_KIND, _Earlier)
+        except RunError:
+            return set()
+        named = (Path(name) for name in earlier.pictures)
+        return {self.folder / name for name in named if name.parent == Path(PICTURES)}

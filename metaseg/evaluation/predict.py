@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ import torch
 from lightning_fabric import Fabric
 
 from metaseg import __version__
+from metaseg.cases.failed import FailedCase, one_case, raise_failed, record_failed
 from metaseg.cases.labels import LABEL_SPACES, LabelSpace
 from metaseg.config import PredictConfig
-from metaseg.errors import DataError, MetasegError, recorded_warnings, warnings_so_far
+from metaseg.errors import recorded_warnings, warnings_so_far
 from metaseg.evaluation.case_pictures import case_heatmap, case_overlay, heat_class
 from metaseg.evaluation.nifti_output import description, read_header, write_label, write_probabilities
 from metaseg.evaluation.prediction_jobs import PredictionJob, plan_predictions, remove_earlier
@@ -25,7 +25,7 @@ from metaseg.evaluation.read_ahead import read_ahead
 from metaseg.evaluation.slice_output import mask_values, write_masks
 from metaseg.evaluation.volume import CaseSegmentation, full_probabilities, segment_case
 from metaseg.models.device import fabric_of, make_fabric
-from metaseg.models.processes import gather, several, share
+from metaseg.models.processes import gather, is_first, several, share
 from metaseg.runs.files import replacing, write_json
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.progress import progress
@@ -93,47 +93,34 @@ def predict_cases(network: LoadedNetwork, config: PredictConfig, fabric: Fabric 
     """
     fabric = fabric or make_fabric(config.device, config.precision)
     space = LABEL_SPACES[network.card.label_space]
-    jobs = plan_predictions(config, network.card.modalities, space)
+    jobs, unfit = plan_predictions(config, network.card.modalities, space)
     if network.card.synthetic:
         print(f"The network was trained on {SYNTHETIC}.")
     if several(fabric):
         # Nobody writes before all have looked whether the files exist.
         fabric.barrier()
     predictor, own = _Predictor(network, config, space, fabric), share(fabric, jobs)
-    outcomes: list[CasePrediction | MetasegError] = []
+    outcomes: list[CasePrediction | FailedCase] = []
     with progress("predicting", len(own)) as bar, read_ahead(predictor.read, own) as reading:
         for job, read in reading:
-            try:
+            failed: list[FailedCase] = []
+            with one_case(job.case.id, failed):
                 outcomes.append(predictor.predict(job, read))
-            except DataError as error:
-                if len(jobs) == 1:
-                    raise
-                outcomes.append(error)
-                bar.note(f"{job.case.id}: not predicted\n{error}")
+            outcomes += failed
+            for one in failed:
+                bar.note(f"{one.case}: not predicted\n{one.error}")
             bar.advance()
-    outcomes = _of_all(fabric, outcomes)
+    outcomes = gather(fabric, outcomes)
     done = [one for one in outcomes if isinstance(one, CasePrediction)]
-    failed = [one for one in outcomes if isinstance(one, MetasegError)]
+    failed = unfit + [one for one in outcomes if isinstance(one, FailedCase)]
     for case in done:
         print(_line(case))
-    print(f"{len(done)} of {len(jobs)} cases predicted in {config.out}. {NOTICE}")
-    if failed:
-        raise DataError(
-            f"{len(failed)} of {len(jobs)} cases could not be predicted; the first: {failed[0].found}",
-            where=failed[0].where,
-            expected=failed[0].expected,
-            remedy=failed[0].remedy or "see the messages above",
-        )
+    total = len(jobs) + len(unfit)
+    print(f"{len(done)} of {total} cases predicted in {config.out}. {NOTICE}")
+    if done and is_first(fabric):
+        record_failed(config.out, failed)
+    raise_failed(failed, total, "predicted")
     return PredictionResult(config.out, tuple(done), any(case.synthetic for case in done))
-
-
-def _of_all(fabric: Fabric, mine: list[CasePrediction | MetasegError]) -> list[CasePrediction | MetasegError]:
-    """What all processes made of their cases, in the order of the cases; tells of those that others could not do."""
-    everyones = gather(fabric, mine)
-    for position, one in enumerate(everyones):
-        if isinstance(one, MetasegError) and position % fabric.world_size != fabric.global_rank:
-            print(f"not predicted\n{one}", file=sys.stderr)
-    return everyones
 
 
 class _Predictor:

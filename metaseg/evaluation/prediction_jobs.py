@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metaseg.cases.case import Case
+from metaseg.cases.failed import FailedCase, one_case
 from metaseg.cases.itk_volumes import ItkVolume
 from metaseg.cases.labels import LABEL_SCHEMES, LabelScheme, LabelSpace, label_scheme
-from metaseg.cases.readers import read_case_files, read_cases
+from metaseg.cases.readers import read_case_files, read_each_case
 from metaseg.cases.volumes import NiftiVolume
 from metaseg.config import PredictConfig
 from metaseg.errors import DataError, UsageError
 from metaseg.evaluation.slice_output import mask_names
 from metaseg.store.store import is_store
+from metaseg.written_files import refuse_existing, require_writable
 
 _DEFAULT_SCHEMES = {"subregions": "brats2023", "subregions-cavity": "brats-post-cavity", "whole-lesion": "whole-lesion"}
 
@@ -42,7 +44,9 @@ class PredictionJob:
         return volume if isinstance(volume, NiftiVolume | ItkVolume) else None
 
 
-def plan_predictions(config: PredictConfig, modalities: Sequence[str], space: LabelSpace) -> list[PredictionJob]:
+def plan_predictions(
+    config: PredictConfig, modalities: Sequence[str], space: LabelSpace
+) -> tuple[list[PredictionJob], list[FailedCase]]:
     """Find the cases and decide what is written.
 
     Args:
@@ -50,31 +54,41 @@ def plan_predictions(config: PredictConfig, modalities: Sequence[str], space: La
         modalities: The network's input modalities, in order.
         space: The network's label space.
 
+    Returns:
+        The cases to predict, and those that cannot be: they lack a modality, or have files twice.
+
     Raises:
-        DataError: Nothing was found, a case lacks a modality, or two cases have one name.
+        DataError: Nothing was found, or two cases have one name.
         UsageError: The label convention does not fit the network, or files would be replaced without ``--overwrite``.
+        WriteError: The output folder cannot be written.
     """
     jobs = []
-    for case in find_cases(config):
-        case.require(modalities)
-        # Without its label, which must not influence the crop; a case may have more modalities than the network takes.
-        bare = replace(case, images={name: case.images[name] for name in modalities}, label=None)
+    cases, failed = find_cases(config)
+    for case in cases:
         scheme = output_scheme(case, space, config.label_scheme)
-        jobs.append(PredictionJob(bare, scheme, output_files(bare, config)))
+        with one_case(case.id, failed):
+            case.require(modalities)
+            # Without its label, which must not influence the crop, and without modalities that the network lacks.
+            bare = replace(case, images={name: case.images[name] for name in modalities}, label=None)
+            jobs.append(PredictionJob(bare, scheme, output_files(bare, config)))
     _require_distinct(jobs)
-    if not config.overwrite:
-        _refuse_existing(jobs)
-    return jobs
+    outputs = [file for job in jobs for file in job.files.values()]
+    refuse_existing(outputs, config.overwrite, [file for case in cases for file in case.files])
+    require_writable(config.out)
+    return jobs, failed
 
 
-def find_cases(config: PredictConfig) -> list[Case]:
+def find_cases(config: PredictConfig) -> tuple[list[Case], list[FailedCase]]:
     """The cases that the arguments name: case folders, folders of cases, or the files of one case.
+
+    Those of which it is not known what belongs to them are given as failed.
 
     Raises:
         DataError: Nothing was found.
         UsageError: A prepared store was named, which no longer knows the headers of its files.
     """
     cases: list[Case] = []
+    failed: list[FailedCase] = []
     files = [path for path in config.cases if path.is_file() and path.suffix.lower() not in (".json", ".csv", ".tsv")]
     for path in config.cases:
         if path in files:
@@ -86,10 +100,11 @@ def find_cases(config: PredictConfig) -> list[Case]:
                 expected="case folders or folders of cases",
                 remedy="name the folder that the store was prepared from",
             )
-        cases += read_cases(path, format=config.format)
+        found, wrong = read_each_case(path, config.format)
+        cases, failed = cases + found, failed + wrong
     if files:
         cases.append(read_case_files(files))
-    return cases
+    return cases, failed
 
 
 def output_scheme(case: Case, space: LabelSpace, name: str | None) -> LabelScheme:
@@ -158,15 +173,3 @@ def _require_distinct(jobs: Sequence[PredictionJob]) -> None:
                 expected="one case of each name",
                 remedy="name each case once, or predict them into different folders with --out",
             )
-
-
-def _refuse_existing(jobs: Sequence[PredictionJob]) -> None:
-    existing = [file for job in jobs for file in job.files.values() if file.exists()]
-    if existing:
-        others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
-        raise UsageError(
-            f"the output exists already{others}",
-            where=existing[0],
-            expected="a folder without predictions of these cases",
-            remedy="replace them with --overwrite, or choose another --out",
-        )

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from metaseg.cases.case import Case
+from metaseg.cases.failed import FailedCase, one_case, raise_failed
 from metaseg.errors import DataError
 from metaseg.store.prepare_case import PrepareOptions, case_key, is_prepared, prepare_case
 from metaseg.store.store import SliceStore, write_store_file
@@ -49,6 +50,7 @@ def build_store(
     jobs: int = 0,
     progress: Progress | None = None,
     publish: bool = True,
+    failed: list[FailedCase] | None = None,
 ) -> SliceStore:
     """Prepare cases in a store folder; those that stand there already are kept.
 
@@ -59,9 +61,11 @@ def build_store(
         jobs: Worker threads; 0 takes one a core.
         progress: Called after each case.
         publish: Write ``store.json`` and ``slices.csv`` at the end; a cache shared by many data sets has none.
+        failed: Takes cases that cannot be prepared, which the store then lacks; None raises the first one's error.
 
     Raises:
-        DataError: A case cannot be prepared; finished cases stay, unfinished ones are not visible.
+        DataError: A case cannot be prepared, or with ``failed`` none can; finished cases stay, unfinished ones
+            are not visible.
     """
     ids = [case.id for case in cases]
     doubled = sorted({name for name in ids if ids.count(name) > 1})
@@ -70,31 +74,45 @@ def build_store(
     folder = path / "cases"
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    keys = [case_key(case, options) for case in cases]
-    todo = [(case, folder / key) for case, key in zip(cases, keys, strict=True) if not is_prepared(folder / key)]
+    keys: dict[str, str] = {}
+    for case in cases:
+        with one_case(case.id, failed):
+            keys[case.id] = case_key(case, options)
+    known = [(case, folder / keys[case.id]) for case in cases if case.id in keys]
+    todo = [(case, place) for case, place in known if not is_prepared(place)]
     if todo:
         require_writable(folder)
     done = len(cases) - len(todo)
-    for name in _prepare_all(todo, options, jobs or os.cpu_count() or 1):
+    for name in _prepare_all(todo, options, jobs or os.cpu_count() or 1, failed):
         done += 1
         if progress is not None:
             progress(done, len(cases), name)
-    store = SliceStore(tuple(StoredCase(folder / key) for key in keys))
+    bad = {one.case for one in failed or ()}
+    good = [key for name, key in keys.items() if name not in bad]
+    if not good:
+        raise_failed(failed or (), len(cases), "prepared")
+    store = SliceStore(tuple(StoredCase(folder / key) for key in good))
     if publish:
-        write_store_file(path, keys, store)
+        write_store_file(path, good, store)
     return store
 
 
-def _prepare_all(todo: Sequence[tuple[Case, Path]], options: PrepareOptions, jobs: int) -> Iterator[str]:
+def _prepare_all(
+    todo: Sequence[tuple[Case, Path]], options: PrepareOptions, jobs: int, failed: list[FailedCase] | None
+) -> Iterator[str]:
+    def prepare(case: Case, folder: Path) -> None:
+        with one_case(case.id, failed):
+            prepare_case(case, options, folder)
+
     if jobs == 1 or len(todo) <= 1:
         for case, folder in todo:
-            prepare_case(case, options, folder)
+            prepare(case, folder)
             yield case.id
         return
     # Threads suffice: decompression and array work release the interpreter lock, and a script that calls
     # metaseg needs no main guard.
     with ThreadPoolExecutor(min(jobs, len(todo))) as pool:
-        futures = {pool.submit(prepare_case, case, options, folder): case.id for case, folder in todo}
+        futures = {pool.submit(prepare, case, folder): case.id for case, folder in todo}
         try:
             for future in as_completed(futures):
                 future.result()

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from metaseg.cases.case import Case
+from metaseg.cases.failed import FailedCase
 from metaseg.cases.labels import WHOLE_LESION, doubts
 from metaseg.cases.near_copies import GroupCopies
 from metaseg.cases.patient_table import patients_of, read_patient_table, warn_of_doubtful
@@ -39,6 +40,7 @@ def open_data(
     progress: Progress | None = None,
     group_copies: GroupCopies = "near",
     labels: str | None = None,
+    failed: list[FailedCase] | None = None,
 ) -> SliceStore:
     """Open data for use: prepared stores as they are, raw folders prepared into the cache first.
 
@@ -59,6 +61,7 @@ def open_data(
         group_copies: Which pictures of raw image folders count as one patient; see
             :func:`~metaseg.cases.readers.read_cases`.
         labels: Name of the label space that is asked for, or None for the data's own.
+        failed: As :func:`~metaseg.store.build.build_store` takes it.
 
     Raises:
         DataError: Nothing was found, ids stand twice, something is left out without ``allow_missing``, or the labels
@@ -90,7 +93,8 @@ def open_data(
     if raw:
         wanted = tuple(modalities) or common_modalities(raw)
         options = PrepareOptions(wanted, image_size)
-        built = build_store(raw, cache_root(cache) / "cases", options, jobs, progress, publish=False)
+        built = build_store(raw, cache_root(cache) / "cases", options, jobs, progress, publish=False, failed=failed)
+        raw = _without(raw, failed)
         for path in dict.fromkeys(folders):
             mine = [number for number, case in enumerate(raw) if origin[case.id] == path]
             members = [raw[number] for number in mine], [built.cases[number] for number in mine]
@@ -98,6 +102,11 @@ def open_data(
         stored = SliceStore((*stored.cases, *built.cases))
     _check(stored, data, modalities, classes)
     return stored
+
+
+def _without(cases: Sequence[Case], failed: Sequence[FailedCase] | None) -> list[Case]:
+    bad = {one.case for one in failed or ()}
+    return [case for case in cases if case.id not in bad]
 
 
 def _refuse_doubled(cases: Sequence[tuple[str, Path]]) -> None:
@@ -183,6 +192,7 @@ def prepare_store(
     image_size: int | None = None,
     jobs: int = 0,
     progress: Progress | None = None,
+    failed: list[FailedCase] | None = None,
 ) -> SliceStore:
     """Prepare a raw folder into a store folder of its own; see :func:`open_data` for the arguments.
 
@@ -203,8 +213,8 @@ def prepare_store(
     )
     cases, _ = _complete(cases, SliceStore(()), modalities, False, data, refuse=not allow_missing)
     wanted = tuple(modalities) or common_modalities(cases)
-    built = build_store(cases, store, PrepareOptions(wanted, image_size), jobs, progress)
-    _weigh_labels(cases, built.cases, data, label_scheme is not None)
+    built = build_store(cases, store, PrepareOptions(wanted, image_size), jobs, progress, failed=failed)
+    _weigh_labels(_without(cases, failed), built.cases, data, label_scheme is not None)
     return built
 
 

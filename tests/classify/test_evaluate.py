@@ -50,10 +50,11 @@ class TestWhatIsMeasured:
         parts = parts_of()
         assert patients_of(evaluate(data=images)) == set(parts.val.patients) | set(parts.test.patients)
         assert "20 patients were trained on and are left out" in capsys.readouterr().out
-        assert len(patients_of(evaluate(data=images, include_training=True, out=None))) == 28
+        assert len(patients_of(evaluate(data=images, include_training=True, out=None, overwrite=True))) == 28
         with pytest.raises(UsageError, match="no slice is left"):
-            evaluate(part="train", out=None)
-        assert patients_of(evaluate(part="train", include_training=True, out=None)) == set(parts.train.patients)
+            evaluate(part="train", out=None, overwrite=True)
+        found = evaluate(part="train", include_training=True, out=None, overwrite=True)
+        assert patients_of(found) == set(parts.train.patients)
 
     def test_a_split_of_ones_own(self, evaluate, run, parts_of, images):
         result = evaluate(data=images, split=run / "split.json", part="val")
@@ -122,7 +123,7 @@ class TestErrors:
     def test_figures_of_another_evaluation_stay(self, evaluate, tmp_path):
         evaluate()
         before = (tmp_path / "figures" / "figures.csv").read_bytes()
-        with pytest.raises(RunError, match="figures of another evaluation"):
+        with pytest.raises(UsageError, match="exists already"):
             evaluate(part="val")
         assert (tmp_path / "figures" / "figures.csv").read_bytes() == before
         evaluate(part="val", overwrite=True)

@@ -135,7 +135,8 @@ class TestErrors:
         broken.write_bytes(broken.read_bytes()[:120])
         with pytest.raises(DataError, match=r"left01\.png"):
             predict(data / "left")
-        assert not (tmp_path / "out").exists()
+        assert "left01" in (tmp_path / "out" / "metaseg-failed.json").read_text()
+        assert set(pd.read_csv(tmp_path / "out" / "cases.csv")["case"]) == {"left00", "left02"}
 
     def test_two_images_of_one_name_are_told(self, predict, images, tmp_path):
         shutil.copy(images / "left" / "left03.png", tmp_path / "left03.png")

@@ -181,7 +181,10 @@ def test_missing_modality_names_case_and_modality(workshop):
     folder = workshop.case("MET", "b_1", modalities=("flair",))
     with pytest.raises(DataError, match=r"case b_1 lacks modality t1ce"):
         predict_cases(workshop.network(), config(workshop.root / "out", folder.parent))
-    assert not (workshop.root / "out").exists()
+    assert {path.name for path in (workshop.root / "out").glob("*_pred.nii.gz")} == {"a_1_pred.nii.gz"}
+    with pytest.raises(DataError, match=r"^case b_1 lacks modality t1ce"):
+        predict_cases(workshop.network(), config(workshop.root / "alone", folder))
+    assert not (workshop.root / "alone").exists()
 
 
 def test_further_modalities_and_their_grid_do_not_matter(workshop):
@@ -253,7 +256,10 @@ def test_one_bad_case_does_not_stop_the_others(workshop, capsys):
     with pytest.raises(DataError, match="1 of 2 cases could not be predicted") as failure:
         predict_cases(workshop.network(), config(workshop.root / "out", bad.parent))
     assert failure.value.where == damaged
-    assert {path.name for path in (workshop.root / "out").iterdir()} == {"b_1_pred.nii.gz", "b_1.json"}
+    names = {path.name for path in (workshop.root / "out").iterdir()}
+    assert names == {"b_1_pred.nii.gz", "b_1.json", "metaseg-failed.json"}
+    failed = json.loads((workshop.root / "out" / "metaseg-failed.json").read_text())["failed"]
+    assert [(one["case"], one["where"]) for one in failed] == [("a_1", str(damaged))]
     assert "1 of 2 cases predicted" in capsys.readouterr().out
 
 

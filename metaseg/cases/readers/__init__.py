@@ -3,7 +3,7 @@
 from metaseg.cases.readers.case_files import read_case_files
 from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality
 from metaseg.cases.readers.left_out import LeftOut, lacking, tell
-from metaseg.cases.readers.read import READERS, find_cases, read_cases
+from metaseg.cases.readers.read import READERS, find_cases, read_cases, read_each_case
 
 __all__ = [
     "READERS",
@@ -15,5 +15,6 @@ __all__ = [
     "lacking",
     "read_case_files",
     "read_cases",
+    "read_each_case",
     "tell",
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from metaseg.cases.case import Case
+from metaseg.cases.failed import FailedCase
 from metaseg.cases.labels import LabelScheme
 from metaseg.cases.labels import label_scheme as scheme_by_name
 from metaseg.cases.near_copies import GroupCopies
@@ -81,6 +82,23 @@ def read_cases(
     for case in cases:
         case.require(modalities or ())
     return [replace(case, cohort=cohort) for case in cases] if cohort else cases
+
+
+def read_each_case(path: str | PathLike[str], format: str = "auto") -> tuple[list[Case], list[FailedCase]]:
+    """The cases of a data set, and those of which it is not known what belongs to them.
+
+    Raises:
+        DataError: As :func:`read_cases`, but not for what is wrong with one case only.
+    """
+    cases, left_out = find_cases(path, format, strict=False)
+    wrong = [one for one in left_out if one.kind in ("images-missing", "other-case")]
+    tell([one for one in left_out if one not in wrong], Path(path), refuse=False)
+    found = {one.case: DataError(f"case {one.case}: {one.found}", where=one.file or Path(path)) for one in wrong}
+    for case in cases:
+        if doubled := case.extra.get("doubled"):
+            what = f"case {case.id}: files stand for an image or label that is there already: {doubled}"
+            found[case.id] = DataError(what, where=case.files[0].parent, remedy="keep one of them")
+    return [case for case in cases if case.id not in found], [FailedCase(*one) for one in found.items()]
 
 
 def find_cases(
