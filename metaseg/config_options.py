@@ -38,6 +38,7 @@ class Help:
 
 SAME_RESULTS = "results do not depend on it beyond rounding"
 ONLY_PLACE = "it says where files lie, not what is in them"
+ONLY_REFUSES = "it decides whether data are refused, not what is computed from them"
 ONLY_START = "it says how the work is begun, not what it is"
 TABLES_ANEW = "tables are computed anew from the cells every time"
 
@@ -131,6 +132,7 @@ class MissingOptions:
             "Leave out what is missing, with a warning, instead of refusing the data: cases without a label or a "
             "modality of --modalities, modalities that some cases lack, files that are not there or of no case.",
             panel=DATA,
+            free=ONLY_REFUSES,
         ),
     ] = False
 

@@ -19,7 +19,7 @@ from metaseg.store.prepare import phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import StoredCase
 from metaseg.training.pretrain import run_pretrain
-from metaseg.training.source import labelled, part_of
+from metaseg.training.source import absent_cases, labelled, part_of
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ def _drawn_parts(
     pool, rest = store, store
     if config.split is not None:
         split = Split.load(config.split)
-        pool = part_of(split, store, config.train_part, bool(config.classes))
-        rest = part_of(split, store, config.test_part, bool(config.classes))
+        pool = part_of(split, store, config.train_part, absent_cases(config))
+        rest = part_of(split, store, config.test_part, absent_cases(config))
     shots = draw_shots(pool, config.shots, config.slices, config.seed)
     used = {shot.case.patient for shot in shots}
     target = SliceStore(tuple(case for case in rest if case.patient not in used))

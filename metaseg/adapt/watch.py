@@ -100,7 +100,7 @@ class Watch:
                 "train": patient_rows(shot.case for shot in self.setting.shots),
                 "target": patient_rows(self.setting.target),
                 "source": patient_rows(self.setting.source),
-                "inherited": inherited_rows(self.setting.network.trained_patients) if self.inherits else [],
+                "inherited": self._inherited(),
             },
         )
         self.bar = self._bar_context.__enter__()
@@ -112,6 +112,10 @@ class Watch:
         self._bar_context.__exit__(kind, error, traceback)
         for log in (self.log, self.selection, self.marks, self.timing):
             log.close()
+
+    def _inherited(self) -> list[dict[str, str]]:
+        network = self.setting.network
+        return inherited_rows(network.trained_patients, known=network.patients_known) if self.inherits else []
 
     def advance(self, cost: int, **values: float) -> None:
         """Count work as done and show figures."""

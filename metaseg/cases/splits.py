@@ -18,12 +18,14 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 
 from metaseg.cases.sessions import patient_of
+from metaseg.cases.split_checks import split_problems
 from metaseg.checked_files import FileKind, check_shape, read_json
-from metaseg.errors import DataError, UsageError, some
+from metaseg.errors import DataError, UsageError, some, warn_user
 from metaseg.written_files import write_text
 
 DEFAULT_PARTS: Mapping[str, float] = {"train": 0.7, "val": 0.15, "test": 0.15}
 Stratify = Literal["cohort", "grade", "site"]
+Absent = Literal["refuse", "warn", "ignore"]
 
 
 class SplitMember(Protocol):
@@ -120,36 +122,66 @@ class Split:
         }
         write_text(Path(path), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
-    def select(self, cases: Sequence[Member], part: str) -> list[Member]:
-        """The cases of a part, in the split's order.
+    def select(self, cases: Sequence[Member], part: str, *, absent: Absent = "refuse") -> list[Member]:
+        """The cases of a part, in the split's order; cases that the split does not name are warned of.
+
+        Args:
+            cases: All cases of the data.
+            part: Name of the part.
+            absent: What to do about cases of the part that are not among ``cases``.
 
         Raises:
-            UsageError: There is no such part.
-            DataError: A case of the split is not among ``cases``, two of them have one id, or one is another patient's
-                than the split says.
+            UsageError: There is no such part, or it holds none of the cases.
+            DataError: Two cases have one id, a patient of the data stands in two parts, or a case is absent.
         """
         if part not in self.parts:
-            raise UsageError(f"the split has no part '{part}'", expected="one of " + ", ".join(self.parts))
+            folds = all(name.startswith("fold-") for name in self.parts)
+            raise UsageError(
+                f"the split has no part '{part}'",
+                expected="one of " + ", ".join(self.parts),
+                remedy="name a fold with --fold where the verb has it, or another part" if folds else "check the name",
+            )
         by_id = {case.id: case for case in cases}
         if len(by_id) < len(cases):
             raise DataError("two cases of the data have one id", expected="unique ids", remedy="read the data again")
-        absent = [case_id for case_id in self.parts[part] if case_id not in by_id]
-        if absent:
+        self._check_patients({case.id: case.patient for case in cases})
+        gone = [case_id for case_id in self.parts[part] if case_id not in by_id]
+        chosen = [by_id[case_id] for case_id in self.parts[part] if case_id in by_id]
+        found = f"{len(gone)} of {len(self.parts[part])} cases of part '{part}' are not in the data: {some(gone)}"
+        if gone and absent == "refuse":
             raise DataError(
-                f"{len(absent)} of {len(self.parts[part])} cases of part '{part}' are not in the data: {some(absent)}",
+                found,
                 expected="the data set that the split was made for",
                 remedy="make a new split, or give the right data",
             )
-        # All parts are compared, since a patient's other cases may stand in another part.
-        for case_id, patient in self.patients.items():
-            if case_id in by_id and by_id[case_id].patient != patient:
+        if not chosen:
+            raise UsageError(f"part '{part}' of the split holds none of the cases", remedy="check --split and --data")
+        if gone and absent == "warn":
+            warn_user(found, remedy="nothing, if the split is of more data than these")
+        return chosen
+
+    def _check_patients(self, patients: Mapping[str, str]) -> None:
+        """Compare the split with the data's patients: sessions, or a table, may tell more than when it was made."""
+        for problem in split_problems(self.parts, patients):
+            if problem.kind == "patient-split":
                 raise DataError(
-                    f"case {case_id} is of patient {by_id[case_id].patient}, but of {patient} in the split",
-                    where=by_id[case_id].files[0].parent if by_id[case_id].files else None,
-                    expected="the data set that the split was made for",
-                    remedy="make a new split: with these patients the parts may overlap",
+                    f"the split parts a patient: {problem.found}",
+                    expected="all cases of a patient in one part",
+                    remedy="make a new split, with the same --patients if there is such a table",
                 )
-        return [by_id[case_id] for case_id in self.parts[part]]
+            if problem.kind == "split-unnamed":
+                warn_user(problem.found, remedy="make a new split to use them")
+        other = [
+            name
+            for name, one in self.patients.items()
+            if name in patients and patients[name] not in (one, patient_of(one))
+        ]
+        if other:
+            warn_user(
+                f"the split and the data name other patients for {len(other)} cases, such as {other[0]}: "
+                f"{self.patients[other[0]]} and {patients[other[0]]}",
+                remedy="give the --patients that the split was made with",
+            )
 
     def fold(self, index: int) -> Split:
         """One turn of a cross-validation: part ``"test"`` is the fold, ``"train"`` all others.

@@ -11,16 +11,16 @@ from typing import Protocol
 import numpy as np
 
 from metaseg.cases.failed import FailedCase
+from metaseg.cases.readers.common import find_doubled
 from metaseg.cases.splits import Split, make_split
 from metaseg.checked_files import TABLE, read_rows
 from metaseg.classify.slices import ClassifiedSlices, choose_slices, gather
 from metaseg.config_classify import PartOptions, SliceOptions
-from metaseg.errors import DataError, UsageError
+from metaseg.errors import DataError, UsageError, some, warn_user
 from metaseg.runs.inputs import Inputs
 from metaseg.runs.progress import progress
 from metaseg.store.prepare import open_data, phantom_folder
 from metaseg.store.store import SliceStore
-from metaseg.store.stored_case import StoredCase
 from metaseg.training.source import shared_modalities
 
 CASE_PROPERTIES = ("grade", "cohort", "site")
@@ -270,9 +270,7 @@ def divide(
     """
     split, names = _split(slices, config, seed, recorded)
     train, val, test = (
-        slices.of_cases([case.id for name in group for case in split.select(_listed(slices, split, name), name)])
-        if group
-        else slices.take([])
+        slices.of_cases([case.id for name in group for case in split.select(slices.store.cases, name)])
         for group in names
     )
     if annotator:
@@ -282,14 +280,6 @@ def divide(
     return parts
 
 
-def _listed(slices: ClassifiedSlices, split: Split, part: str) -> list[StoredCase]:
-    cases = list(slices.store.cases)
-    here = {case.id for case in cases}
-    if part in split.parts and not here & set(split.parts[part]):
-        raise DataError(f"part '{part}' of the split names none of the cases", remedy="give the split of this data set")
-    return cases
-
-
 def _split(
     slices: ClassifiedSlices, config: PartOptions, seed: int, recorded: Path | None
 ) -> tuple[Split, list[list[str]]]:
@@ -297,10 +287,17 @@ def _split(
         if config.fold is not None:
             raise UsageError("--fold without --split", expected="a split of folds, from 'metaseg data split --folds 5'")
         own = _own_split(slices, seed) if recorded is None else Split.load(recorded)
-        return own, [["train"], ["val"], ["test"]]
+        # Where few have a class, a part of an own split may be empty.
+        return own, [[name] if own.parts.get(name) else [] for name in ("train", "val", "test")]
     split = _narrowed(Split.load(recorded or config.split), slices)
     if config.fold is None:
         wanted = [config.train_part, config.val_part, config.test_part]
+        if twice := find_doubled(wanted):
+            raise UsageError(
+                f"part '{twice}' is named twice, of train, validation and test part",
+                expected="three parts",
+                remedy="name others with --train-part, --val-part and --test-part",
+            )
         # A split without validation or test part is one; a part that is asked for by name must be there.
         usual = ("", "val", "test")
         groups = [
@@ -321,6 +318,8 @@ def _split(
 def _narrowed(split: Split, slices: ClassifiedSlices) -> Split:
     """The split without cases that were left out, such as those of other classes."""
     here = {case.id for case in slices.store}
+    if gone := [case for ids in split.parts.values() for case in ids if case not in here]:
+        warn_user(f"{len(gone)} cases of the split are not in the data, or of other classes: {some(gone)}")
     parts = {name: tuple(case for case in ids if case in here) for name, ids in split.parts.items()}
     return Split(split.seed, split.stratify, parts, split.patients)
 

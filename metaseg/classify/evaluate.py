@@ -137,13 +137,11 @@ def _slices(config: ClassifyEvaluateConfig, network: LoadedClassifier, failed: l
     split_file, part = _part(config, network)
     if split_file is not None and part is not None:
         split = Split.load(split_file)
-        if part not in split.parts:
-            raise UsageError(
-                f"the split has no part '{part}'", where=split_file, expected="one of " + ", ".join(split.parts)
-            )
+        chosen = split.select(slices.store.cases, part, absent="ignore")
         failed[:] = [one for one in failed if one.case in split.parts[part]]
-        slices = slices.of_cases(split.parts[part])
+        slices = slices.of_cases([case.id for case in chosen])
     slices = slices.take(np.flatnonzero(slices.labels >= 0))
+    network.warn_if_patients_unknown()
     if not config.include_training:
         seen = np.isin(slices.patients, sorted(network.trained_patients))
         if seen.any():

@@ -23,7 +23,7 @@ from metaseg.classify.measure import part_figures, slice_probabilities, watched,
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.classify.transfer import Transfer, choose_strategy
 from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
-from metaseg.errors import UsageError, recorded_warnings
+from metaseg.errors import UsageError, recorded_warnings, warn_user
 from metaseg.evaluation.classification_files import write_classification_figures
 from metaseg.models.device import fabric_of
 from metaseg.runs.events import EventLog
@@ -31,7 +31,7 @@ from metaseg.runs.files import finite_figures
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.inputs import Inputs
 from metaseg.runs.manifest import read_manifest
-from metaseg.runs.networks import load_classifier_network, run_of_checkpoint, trained_patients
+from metaseg.runs.networks import load_classifier_network, patients_known, run_of_checkpoint, trained_patients
 from metaseg.runs.verb_frame import in_run_folder
 from metaseg.training.augment import Augmentation
 from metaseg.training.fit_listener import Validate
@@ -166,6 +166,12 @@ def without_inherited(parts: Parts, weights: str) -> Parts:
     """
     run = run_of_checkpoint(Path(weights_file(weights)))
     seen = trained_patients(run) if run is not None else frozenset()
+    if weights not in ("none", "imagenet") and (run is None or not patients_known(run)):
+        warn_user(
+            "it cannot be told whom the weights were trained on: those patients may be validated and tested on",
+            where=weights,
+            remedy="name a run whose patients.json is there",
+        )
     left = {}
     for name, part in (("validation", parts.val), ("test", parts.test)):
         rest = part.take([place for place, patient in enumerate(part.patients) if patient not in seen])

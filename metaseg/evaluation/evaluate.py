@@ -138,6 +138,10 @@ def evaluate_network(
     if parent is not None:
         changes = change_figures(rows, parent.card.trained_on, BOOTSTRAP, generator)
         domains = domain_figures(rows, parent.card.trained_on)
+    if not cases.known:
+        # Nobody can tell, so that no figure claims to be of patients that were not trained on.
+        for frame in (rows, cohorts, *([changes] if len(changes) else [])):
+            frame["trained_on"] = frame["trained_on"].astype(object).where(frame["trained_on"], None)
     pictures = files.write(record, rows, cohorts, changes, domains, worst, network) if is_first(fabric) else ()
     _print(cohorts, changes, parent, files.folder, synthetic, f"{total - len(failed)} of {total} " if failed else "")
     raise_failed(failed, total, "evaluated")

@@ -10,11 +10,12 @@ from typing import Literal
 
 from metaseg.cases.failed import FailedCase
 from metaseg.cases.labels import LABEL_SPACES, LabelSpace
-from metaseg.cases.splits import Split
+from metaseg.cases.patient_table import warn_of_doubtful
+from metaseg.cases.splits import Absent, Split
 from metaseg.config import AdaptOptions, EvaluateConfig, MetatuneConfig, NaivetuneConfig, PretrainConfig, TuneConfig
-from metaseg.errors import DataError, RunError, UsageError
+from metaseg.errors import DataError, RunError, UsageError, some, warn_user
 from metaseg.evaluation.provenance import SYNTHETIC
-from metaseg.runs.folder import RunFolder
+from metaseg.runs.folder import RunFolder, is_run
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.progress import progress
 from metaseg.store.prepare import open_data, phantom_folder
@@ -38,6 +39,7 @@ class EvaluationCases:
     Attributes:
         store: Labelled cases.
         trained: Patients that one of the networks was trained on.
+        known: Whether these are all whom they were trained on.
         left_out: Cases that are not evaluated because their patients are among those.
         unlabelled: Cases that are not evaluated because they have no label.
         data: Folders that were read.
@@ -47,6 +49,7 @@ class EvaluationCases:
 
     store: SliceStore
     trained: frozenset[str]
+    known: bool
     left_out: int
     unlabelled: int
     data: tuple[str, ...]
@@ -89,22 +92,44 @@ def choose_cases(config: EvaluateConfig, networks: Sequence[LoadedNetwork]) -> E
             remedy="use 'metaseg predict' for cases without label",
         )
     trained = frozenset().union(*(other.trained_patients for other in networks))
+    for other in networks:
+        other.warn_if_patients_unknown()
+    warn_of_doubtful({case.patient for case in labelled}, set(trained))
     kept = [case for case in labelled if config.include_training or case.patient not in trained]
     if not kept:
         raise DataError(
             f"all {len(labelled)} labelled cases are of patients that the network was trained on",
             expected="patients that it has not seen",
-            remedy="name other cases with --data, or evaluate these all the same with --include-training",
+            remedy="name other cases with --data, evaluate these all the same with --include-training, or say with "
+            "--patients that they are other patients of the same names, as of another hospital",
         )
+    _warn_of_other_folders([case.patient for case in labelled if case.patient in trained], config, network)
     return EvaluationCases(
         SliceStore(tuple(kept)),
         trained,
+        all(other.patients_known for other in networks),
         len(labelled) - len(kept),
         len(store) - len(labelled),
         tuple(str(folder) for source in sources for folder in source.folders),
         found_by,
         tuple(failed) if config.split is None else _of_part(failed, config),
     )
+
+
+def _warn_of_other_folders(patients: Sequence[str], config: EvaluateConfig, network: LoadedNetwork) -> None:
+    """Warn where names of training patients stand in folders that the network was not trained on."""
+    if not patients or not config.data or network.run is None or not is_run(network.run):
+        return
+    known = {folder.absolute() for source in _recorded(network) for folder in source.folders}
+    given = {folder.absolute() for folder in config.data}
+    nested = any(one.is_relative_to(other) or other.is_relative_to(one) for one in known for other in given)
+    if known and not nested:
+        warn_user(
+            f"{len(patients)} cases have names of training patients, but lie in other folders than those trained on: "
+            f"{some(patients)}; they count as the same patients",
+            where=", ".join(map(str, config.data)),
+            remedy="if they are others, as of another hospital, give them names of their own with --patients",
+        )
 
 
 def compared_space(config: EvaluateConfig, network: LoadedNetwork) -> LabelSpace:
@@ -225,16 +250,5 @@ def _select_part(store: SliceStore, config: EvaluateConfig) -> SliceStore:
     """The cases of the split's part, by default ``test``. A split may name cases of other folders too."""
     if config.split is None:
         return store
-    split = Split.load(config.split)
-    part = config.part or "test"
-    here = {case.id for case in store}
-    parts = {name: tuple(case for case in ids if case in here) for name, ids in split.parts.items()}
-    chosen = Split(split.seed, split.stratify, parts, split.patients).select(store.cases, part)
-    if not chosen:
-        raise UsageError(
-            f"part '{part}' of the split holds none of the cases",
-            where=config.split,
-            expected="a split that was made for this data",
-            remedy="check --split, --part and --data",
-        )
-    return SliceStore(tuple(chosen))
+    absent: Absent = "ignore" if config.classes else "warn"
+    return SliceStore(tuple(Split.load(config.split).select(store.cases, config.part or "test", absent=absent)))

@@ -60,7 +60,8 @@ def evaluation_record(
             "evaluated": len(cases.store),
             "left_out_trained_on": cases.left_out,
             "left_out_unlabelled": cases.unlabelled,
-            "trained_on": sum(case.patient in cases.trained for case in cases.store),
+            # Null where nobody can tell.
+            "trained_on": sum(case.patient in cases.trained for case in cases.store) if cases.known else None,
         },
         "options": {
             "tta": config.tta,

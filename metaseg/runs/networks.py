@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from metaseg.cases.sessions import patient_of
 from metaseg.checked_files import FileKind, read_json
-from metaseg.errors import MetasegError, RunError
+from metaseg.errors import MetasegError, RunError, warn_user
 from metaseg.models.checkpoint import ModelCard, checkpoint_files, load_checkpoint, load_classifier
 from metaseg.models.classifier import Classifier
 from metaseg.runs.folder import RunFolder, is_run
@@ -45,8 +46,23 @@ class LoadedNetwork:
 
     @property
     def trained_patients(self) -> frozenset[str]:
-        """Patients whose labels any of its trainings saw, its parents' included."""
+        """Patients whose labels any of its trainings saw, its parents' included, as far as its run tells."""
         return frozenset() if self.run is None else trained_patients(self.run)
+
+    @property
+    def patients_known(self) -> bool:
+        """Whether the run tells all patients that its trainings saw."""
+        return self.run is not None and patients_known(self.run)
+
+    def warn_if_patients_unknown(self) -> None:
+        """Warn if nobody can tell whether a patient was trained on."""
+        if not self.patients_known:
+            warn_user(
+                "it cannot be told whom the network was trained on: its training patients may be among these cases",
+                where=self.checkpoint if self.run is None else self.run / PATIENTS_NAME,
+                expected=f"a run folder whose {PATIENTS_NAME} names all patients of all its trainings",
+                remedy="bring the file back, or name cases that are surely of others with --data",
+            )
 
     @property
     def validation_cases(self) -> tuple[str, ...]:
@@ -79,9 +95,19 @@ def read_patients(run: Path) -> dict[str, list[PatientRow]]:
 
 
 def trained_patients(run: Path) -> frozenset[str]:
-    """Patients whose labels a run's training saw, those of the runs it began from included."""
+    """Patients whose labels a run's training saw, those of the runs it began from included.
+
+    Earlier versions took sessions for patients: such names count as the patient, too.
+    """
     parts = read_patients(run)
-    return frozenset(row.patient for part in ("train", "inherited") for row in parts.get(part, []))
+    names = {row.patient for part in ("train", "inherited") for row in parts.get(part, [])} - {""}
+    return frozenset(names | {patient_of(name) for name in names})
+
+
+def patients_known(run: Path) -> bool:
+    """Whether a run tells all patients that its training, and those it began from, saw."""
+    parts = read_patients(run)
+    return bool(parts.get("train")) and all(row.patient for row in parts.get("inherited", []))
 
 
 def run_of_checkpoint(path: Path) -> Path | None:
@@ -161,9 +187,10 @@ def _is_finished(path: Path, verb: str) -> bool:
     return run.verb == verb and run.finished
 
 
-def inherited_rows(patients: Iterable[str]) -> list[dict[str, str]]:
-    """Patients of earlier trainings, for ``patients.json``."""
-    return [{"case": "", "patient": patient, "cohort": ""} for patient in sorted(patients)]
+def inherited_rows(patients: Iterable[str], *, known: bool = True) -> list[dict[str, str]]:
+    """Patients of earlier trainings, for ``patients.json``; one without a name stands for those who are not known."""
+    names = [*sorted(patients), *([] if known else [""])]
+    return [{"case": "", "patient": patient, "cohort": ""} for patient in names]
 
 
 def patient_rows(cases: Any) -> list[dict[str, str]]:

@@ -27,7 +27,7 @@ from metaseg.studies.inputs import NETWORK, check_inputs, file_digest, network_d
 from metaseg.studies.phantoms import PARTS, is_phantom_split, make_phantom_domain
 from metaseg.studies.plan import CELLS, SEARCHES, Plan, Unit, with_patients
 from metaseg.studies.search import open_storage
-from metaseg.training.source import part_of
+from metaseg.training.source import absent_cases, part_of
 
 STUDY_FILE = "study.yaml"
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -102,6 +102,7 @@ def _check_part(split: Split, members: Sequence[Member], part: str, what: str, w
     ids = set(split.parts[part])
     if not any(case.id in ids for case in members):
         raise UsageError(f"part '{part}' of the split holds no cases of {what}", where=where)
+    split.select(members, part, absent="ignore")
 
 
 def _check_shots(plan: Plan, target: str, patients: int) -> None:
@@ -238,7 +239,7 @@ def _prepare_target(plan: Plan, target: str, network: LoadedNetwork) -> tuple[in
             )
     assert cell.split is not None
     store = open_cases(cell, network, cell.data, cell.classes)
-    part = part_of(Split.load(cell.split), store, cell.train_part, bool(cell.classes))
+    part = part_of(Split.load(cell.split), store, cell.train_part, absent_cases(cell))
     # Those with tumour in two slices or more: as many shots as can be drawn.
     usable = {case.patient for case in part if (case.areas()[:, 1:].sum(axis=1) > 0).sum() >= 2}
     return len(usable), {

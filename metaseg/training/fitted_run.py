@@ -17,7 +17,7 @@ from metaseg.runs.files import finite_figures
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.inputs import Inputs
 from metaseg.runs.manifest import make_manifest
-from metaseg.runs.networks import inherited_rows, patient_rows, run_of_checkpoint, trained_patients
+from metaseg.runs.networks import inherited_rows, patient_rows, patients_known, run_of_checkpoint, trained_patients
 from metaseg.runs.progress import progress
 from metaseg.runs.training_state import load_training_state
 from metaseg.training.fit_listener import FitListener, Score, Validate
@@ -140,7 +140,8 @@ def write_patients(run: RunFolder, parts: Mapping[str, Any], weights: str) -> No
             are no test patients of this one either.
     """
     earlier = run_of_checkpoint(Path(weights))
-    inherited = inherited_rows(trained_patients(earlier) if earlier else ())
+    known = weights in ("none", "imagenet") or (earlier is not None and patients_known(earlier))
+    inherited = inherited_rows(trained_patients(earlier) if earlier else (), known=known)
     rows = {name: patient_rows(cases) for name, cases in parts.items()}
     run.write_json("patients.json", {**rows, "inherited": inherited})
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from metaseg.cases.labels import LABEL_SPACES, SUBREGIONS, WHOLE_LESION, LabelSpace
-from metaseg.cases.splits import Split, make_split
-from metaseg.config import PretrainConfig
+from metaseg.cases.splits import Absent, Split, make_split
+from metaseg.config import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, UsageError
 from metaseg.store.store import SliceStore
 
@@ -79,34 +79,26 @@ def divide(store: SliceStore, config: PretrainConfig) -> tuple[SliceStore, Slice
 
 
 def _from_split(path: Path, store: SliceStore, config: PretrainConfig) -> tuple[SliceStore, SliceStore]:
-    split = Split.load(path)
+    split, absent = Split.load(path), absent_cases(config)
     if config.fold is None:
-        train = part_of(split, store, config.train_part, bool(config.classes))
-        return train, part_of(split, store, config.val_part, bool(config.classes))
+        if config.train_part == config.val_part:
+            raise UsageError(
+                f"part '{config.train_part}' is to be trained and validated on",
+                expected="two parts",
+                remedy="name others with --train-part and --val-part",
+            )
+        return part_of(split, store, config.train_part, absent), part_of(split, store, config.val_part, absent)
     name = f"fold-{config.fold}"
-    val = part_of(split, store, name, bool(config.classes))
+    val = part_of(split, store, name, absent)
     others = [part for part in split.parts if part.startswith("fold-") and part != name]
-    return SliceStore(tuple(case for part in others for case in part_of(split, store, part, bool(config.classes)))), val
+    return SliceStore(tuple(case for part in others for case in part_of(split, store, part, absent))), val
 
 
-def part_of(split: Split, store: SliceStore, part: str, partial: bool = False) -> SliceStore:
-    """The labelled cases of one part of a split.
+def part_of(split: Split, store: SliceStore, part: str, absent: Absent = "refuse") -> SliceStore:
+    """The labelled cases of one part of a split; arguments and errors are those of :meth:`Split.select`."""
+    return SliceStore(tuple(split.select(store.cases, part, absent=absent)))
 
-    Args:
-        split: The split.
-        store: The cases.
-        part: Name of the part.
-        partial: The store was narrowed, so the split may name cases that are not here.
 
-    Raises:
-        UsageError: There is no such part, or it holds none of these cases.
-        DataError: The split names cases that are not in the data.
-    """
-    if partial:
-        here = {case.id for case in store}
-        parts = {name: tuple(case for case in ids if case in here) for name, ids in split.parts.items()}
-        split = Split(split.seed, split.stratify, parts, split.patients)
-    cases = split.select(store.cases, part)
-    if not cases:
-        raise UsageError(f"part '{part}' of the split holds none of the cases", remedy="check --split and --classes")
-    return SliceStore(tuple(cases))
+def absent_cases(config: PretrainConfig | AdaptOptions) -> Absent:
+    """What to do about cases of a split that are not in the data: they may have been left out on purpose."""
+    return "ignore" if config.classes else "warn" if config.allow_missing else "refuse"

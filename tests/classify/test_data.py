@@ -179,7 +179,7 @@ class TestDivide:
         assert not len(parts_of(split=split).val)
 
     def test_a_split_of_other_data_is_told(self, parts_of, split, patients):
-        with pytest.raises(DataError, match="names none of the cases"):
+        with pytest.raises(UsageError, match="holds none of the cases"):
             parts_of(data=patients, split=split)
 
     @pytest.mark.parametrize("part", ["train", "val", "test"])

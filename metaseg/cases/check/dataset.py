@@ -16,7 +16,7 @@ from metaseg.cases.check.classes import check_classes
 from metaseg.cases.check.copies import find_copies
 from metaseg.cases.check.inspect import Inspection, inspect_case, relative_name
 from metaseg.cases.check.near import find_near_copies
-from metaseg.cases.check.parts import check_patients, check_presence, check_sessions, parts_of_split
+from metaseg.cases.check.parts import check_patients, check_sessions, check_split, parts_of_split
 from metaseg.cases.check.report import MAY_BE_MISSING, CheckReport, Finding
 from metaseg.cases.labels import LabelScheme, doubts
 from metaseg.cases.readers import LeftOut, canonical_modality, find_cases, lacking
@@ -67,10 +67,8 @@ def check_dataset(
     findings = [finding for inspection in inspections for finding in inspection.findings]
     findings += _check_completeness(cases, left_out, modalities, allow_missing, root)
     findings += _check_meaning(cases, inspections, label_scheme is not None)
-    findings += check_patients(cases, parts, root)
+    findings += check_patients(cases, root) if parts is None else check_split(cases, parts)
     findings += [] if patients else check_sessions(cases)
-    if parts is not None and classes is None:
-        findings += check_presence(cases, parts)
     findings += find_copies(cases, inspections, parts, root)
     findings += find_near_copies(cases, inspections, parts, root)
     findings += check_classes(cases, parts, root)

@@ -12,6 +12,7 @@ from metaseg.cases.case import Case
 from metaseg.cases.check.inspect import relative_name
 from metaseg.cases.check.report import Finding
 from metaseg.cases.sessions import doubtful_sessions
+from metaseg.cases.split_checks import split_problems
 from metaseg.cases.splits import SPLIT_KIND, read_split
 from metaseg.checked_files import read_json
 from metaseg.errors import DataError
@@ -74,15 +75,15 @@ def parts_of_file(case: Case, file: Path, parts: Parts | None, root: Path) -> fr
     return frozenset({named}) if named else frozenset()
 
 
-def check_patients(cases: Sequence[Case], parts: Parts | None, root: Path) -> Iterator[Finding]:
-    """Patients with cases in two parts."""
+def check_patients(cases: Sequence[Case], root: Path) -> Iterator[Finding]:
+    """Patients with cases in two parts, as the files' names tell them."""
     seen: defaultdict[str, defaultdict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
     for case in cases:
         # Folders of pictures do not tell patients; copies in two parts are found by their looks.
         if case.format == "image-folder":
             continue
         for file in case.files:
-            for part in parts_of_file(case, file, parts, root):
+            for part in parts_of_file(case, file, None, root):
                 seen[case.patient][part][case.id] = None
     for patient, where in seen.items():
         if len(where) > 1:
@@ -98,9 +99,13 @@ def check_sessions(cases: Sequence[Case]) -> Iterator[Finding]:
         yield Finding.of("session-doubtful", next(case.id for case in cases if case.patient == group[0]), found)
 
 
-def check_presence(cases: Sequence[Case], parts: Parts) -> Iterator[Finding]:
-    """Cases that the split file names and the data lacks: a run would refuse the split."""
-    absent = sorted(parts.keys() - {case.id for case in cases})
-    if absent:
-        shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
-        yield Finding.of("split-absent", "", f"{len(absent)} of the split's {len(parts)} cases are not there: {shown}")
+def check_split(cases: Sequence[Case], parts: Parts) -> Iterator[Finding]:
+    """What is wrong between the split file and the data."""
+    named: defaultdict[str, list[str]] = defaultdict(list)
+    for case, where in parts.items():
+        for part in sorted(where):
+            named[part].append(case)
+    # Folders of pictures do not tell patients; copies in two parts are found by their looks.
+    patients = {case.id: case.id if case.format == "image-folder" else case.patient for case in cases}
+    for problem in split_problems(named, patients):
+        yield Finding.of(problem.kind, problem.case, problem.found)

@@ -186,6 +186,8 @@ KINDS: Mapping[str, Kind] = {
     "patient-split": Kind(
         "error", "a patient's cases stand in two parts of the split", "split by patient with 'metaseg data split'"
     ),
+    "split-empty": Kind("error", "a part of the split file names no case", "make a new split"),
+    "split-unnamed": Kind("warning", "cases are in no part of the split file", "make a new split to use them"),
     "split-absent": Kind(
         "error", "the split file names cases that the data lacks", "give the data the split was made for, or split anew"
     ),
