@@ -92,6 +92,11 @@ KINDS: Mapping[str, Kind] = {
     "label-values": Kind(
         "error", "a label holds values that its convention does not know", "name the convention with --label-scheme"
     ),
+    "column-unknown": Kind(
+        "error",
+        "a column of the table counts as a modality of its own, but looks like one that is misspelt",
+        "rename the column, or begin its name with # to pass it over",
+    ),
     "label-meaning": Kind(
         "error",
         "all labels hold 1 alone, where the files' names call 1 necrosis: probably the whole lesion",

@@ -8,18 +8,21 @@ Separated by commas, semicolons or tabs. ``scan.nii.gz#2`` is the third volume o
 from __future__ import annotations
 
 import csv
+import os
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
-from metaseg.cases.case import Case, Volume
+from metaseg.cases.case import MODALITIES, Case, Volume
 from metaseg.cases.labels import WHOLE_LESION, LabelScheme, label_scheme
 from metaseg.cases.readers.case_folders import grade_of
 from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, find_doubled
-from metaseg.cases.readers.left_out import absent_file
+from metaseg.cases.readers.left_out import LeftOut, absent_file
 from metaseg.cases.volumes import ImageStack, volume_from_file
-from metaseg.errors import DataError, MetasegError
+from metaseg.errors import DataError, MetasegError, warn_user
 
 TABLE = "cases.csv"
 TABLE_SUFFIXES = (".csv", ".tsv")
@@ -38,6 +41,9 @@ _ALIASES = {
 }
 _ALIAS_OF = {alias: column for column, aliases in _ALIASES.items() for alias in aliases}
 _PARTS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
+# What no file name may hold on some system.
+_NO_NAME = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]')
+_LONGEST_NAME = 120
 _EXPECTED = "case, patient, session, cohort, site, split, label (patient or case is needed), and a column per modality"
 
 
@@ -59,6 +65,11 @@ class TableRow:
     told: Mapping[str, str]
     images: Mapping[str, str]
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Texts of the cells that name files, the label among them."""
+        return {**self.images, **({"label": self.told["label"]} if "label" in self.told else {})}
+
 
 def matches(path: Path) -> bool:
     """Whether ``path`` holds a ``cases.csv`` with a column for the case or the patient."""
@@ -77,8 +88,12 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
     table = table_of(path)
     rows = read_table(table)
     if options.strict:
-        _refuse_doubled(rows, table)
-    return [_make_case(row, table, options) for row in rows]
+        _refuse_doubled([(f"row {row.number}", row.case) for row in rows], "case", table)
+    cases = [_make_case(row, table, options) for row in rows]
+    _find_doubled_files(rows, table, options)
+    _doubt_columns(rows, table, options)
+    _doubt_labels(cases, table, options)
+    return cases
 
 
 def table_of(path: Path) -> Path:
@@ -180,23 +195,79 @@ def _row(number: int, cells: list[str], columns: list[str], table: Path) -> Tabl
     case = told.get("case") or "_".join(filter(None, (told.get("patient"), session)))
     if not case or case == session:
         raise DataError(f"row {number} names neither case nor patient", where=table, remedy="fill in one of them")
+    for column, name in (("case", case), ("patient", told.get("patient", case))):
+        if _NO_NAME.search(name) or name.startswith(".") or len(name) > _LONGEST_NAME:
+            raise DataError(
+                f"row {number}, column {column}: '{name[:80]}' is no name",
+                where=table,
+                expected=f"at most {_LONGEST_NAME} characters, no dot in front, and none of " + r'/ \ : * ? " < > |',
+                remedy="rename it: files are named after it",
+            )
     images = {column: told.pop(column) for column in columns if column not in COLUMNS and column in told}
     return TableRow(number, case, told.get("patient") or case, told, images)
 
 
-def _refuse_doubled(rows: list[TableRow], table: Path) -> None:
-    """Raise if two rows have one case, or two cells one image."""
-    names = [(f"row {row.number}", row.case) for row in rows]
-    images = [(f"row {row.number}, column {name}", text) for row in rows for name, text in row.images.items()]
-    for what, cells in (("case", names), ("image", images)):
-        doubled = find_doubled(text for _, text in cells)
-        if doubled:
-            raise DataError(
-                f"{what} {doubled} stands twice: {'; '.join(place for place, text in cells if text == doubled)}",
-                where=table,
-                expected=f"every {what} once",
-                remedy="correct the table",
-            )
+def _refuse_doubled(cells: Sequence[tuple[str, str]], what: str, table: Path) -> None:
+    """Raise if two cells, each with its place, hold the same."""
+    doubled = find_doubled(text for _, text in cells)
+    if doubled:
+        raise DataError(
+            f"{what} {doubled} stands twice: {'; '.join(place for place, text in cells if text == doubled)}",
+            where=table,
+            expected=f"every {what} once",
+            remedy="correct the table",
+        )
+
+
+def _find_doubled_files(rows: Sequence[TableRow], table: Path, options: ReadOptions) -> None:
+    """Refuse, or note, a file that two cells name as image or label."""
+    cells = [(row, name, text) for row in rows for name, text in row.files.items()]
+    places = [(f"row {row.number}, column {name}", os.path.abspath(_locate(text, table))) for row, name, text in cells]
+    try:
+        _refuse_doubled(places, "file", table)
+    except DataError as error:
+        options.refuse_or_note(error, table)
+
+
+def _doubt_columns(rows: Sequence[TableRow], table: Path, options: ReadOptions) -> None:
+    """Say which columns may be misspelt: modalities of their own that look like one that the table lacks."""
+    there = {name for row in rows for name in (*row.files, *row.told)}
+    absent = [name for name in (*MODALITIES, "label") if name not in there]
+    for name in sorted(there - {*MODALITIES, *COLUMNS}):
+        for meant in get_close_matches(name, absent, n=1, cutoff=0.7):
+            found = f"the column '{name}' counts as a modality of its own; it looks like {meant}, which the table lacks"
+            remedy = "rename the column if it is misspelt; give --modalities if it is meant so"
+            _doubt(found, LeftOut("column-unknown", "columns in doubt", found, file=table), remedy, options)
+
+
+def _doubt_labels(cases: Sequence[Case], table: Path, options: ReadOptions) -> None:
+    """Say where a label carries the name by which another case's images differ from its own case's."""
+    words = [
+        set.intersection(*(_words(volume) for volume in case.images.values())) if case.images else set()
+        for case in cases
+    ]
+    counted = Counter(word for own in words for word in own)
+    owner = {word: case.id for case, own in zip(cases, words, strict=True) for word in own if counted[word] == 1}
+    for case in cases:
+        owners = {owner[word] for word in _words(case.label) if word in owner} if case.label else set()
+        if owners and case.id not in owners and case.label:
+            file = case.label.files[0]
+            found = f"case {case.id}: its label {file.name} carries the name of case {min(owners)}"
+            remedy = "see whose outline it is, and correct the table"
+            _doubt(found, LeftOut("other-case", "files of another case", found, case.id, file), remedy, options)
+
+
+def _words(volume: Volume) -> set[str]:
+    """What folders and name of a file are made of."""
+    return {word for part in volume.files[0].parts for word in re.split(r"[^A-Za-z0-9]+", part) if word}
+
+
+def _doubt(found: str, note: LeftOut, remedy: str, options: ReadOptions) -> None:
+    """Warn; or note it for the check."""
+    if options.strict:
+        warn_user(found, where=note.file, remedy=remedy)
+    else:
+        options.left_out.append(note)
 
 
 def _make_case(row: TableRow, table: Path, options: ReadOptions) -> Case:

@@ -83,11 +83,9 @@ def test_the_table_goes_before_what_files_are_called(study: Path, write_nifti: W
     st.sampled_from(["utf-8", "utf-8-sig"]),
 )
 def test_what_pandas_writes_is_read(tmp_path: Path, names: list[str], separator: str, encoding: str) -> None:
-    frame = pd.DataFrame({"case": names, "t2": [f"{name},;.nii" for name in names]})
+    frame = pd.DataFrame({"case": [f"p{number}" for number in range(len(names))], "t2": names})
     frame.to_csv(tmp_path / "cases.csv", sep=separator, index=False, encoding=encoding)
-    assert [(row.case, row.images["t2"]) for row in read_table(tmp_path / "cases.csv")] == list(
-        frame.itertuples(index=False, name=None)
-    )
+    assert [row.images["t2"] for row in read_table(tmp_path / "cases.csv")] == names
 
 
 @pytest.mark.parametrize(
@@ -103,7 +101,16 @@ def test_what_pandas_writes_is_read(tmp_path: Path, names: list[str], separator:
         ("case,flair\n,x.nii\n", "row 2 names neither case nor patient"),
         ("case,flair\na,\n", "row 2 names no image"),
         ("case,flair\na,x.nii\na,y.nii\n", "case a stands twice: row 2; row 3"),
-        ("case,flair,t1\na,x.nii,x.nii\n", "image x.nii stands twice: row 2, column flair; row 2, column t1"),
+        ("case,flair,t1\na,x.nii,./x.nii\n", "x.nii stands twice: row 2, column flair; row 2, column t1"),
+        ("case,flair,label\na,x.nii,x.nii\n", "x.nii stands twice: row 2, column flair; row 2, column label"),
+        (
+            "case,flair,label\na,x.nii,z.nii\nb,y.nii,z.nii\n",
+            "z.nii stands twice: row 2, column label; row 3, column label",
+        ),
+        ("case,flair\n../../a,x.nii\n", r"row 2, column case: '\.\./\.\./a' is no name"),
+        ("case,flair\n..,x.nii\n", "is no name"),
+        ("case,patient,flair\na,C:\\b,x.nii\n", "row 2, column patient"),
+        (f"case,flair\n{'a' * 121},x.nii\n", "is no name"),
         ("case,flair,age\na,x.nii,63\n", "row 2, column age: cannot read files named 63"),
         ("case,flair,label_scheme\na,x.nii,brats99\n", "row 2, column label_scheme: unknown label scheme 'brats99'"),
         ("case,flair\na,notes.txt\n", "row 2, column flair: cannot read files named .txt"),
@@ -111,7 +118,7 @@ def test_what_pandas_writes_is_read(tmp_path: Path, names: list[str], separator:
     ],
 )
 def test_errors_name_row_and_column(tmp_path: Path, write_nifti: Write, table: str, hint: str) -> None:
-    for name in ("x.nii", "y.nii"):
+    for name in ("x.nii", "y.nii", "z.nii"):
         write_nifti(tmp_path / name)
     (tmp_path / "notes.txt").touch()
     (tmp_path / "cases.csv").write_text(table)
@@ -136,6 +143,36 @@ def test_listed_files_that_are_not_there(study: Path, file: str) -> None:
     with pytest.raises(DataError, match=re.escape(place)):
         read_cases(study, allow_missing=False)
     assert ("file-absent", "b") in {(finding.kind, finding.case) for finding in check_dataset(study).findings}
+
+
+def in_the_check_and_in_verbs(study: Path, kind: str, hint: str) -> None:
+    assert kind in {finding.kind for finding in check_dataset(study).findings}
+    with pytest.warns(DataWarning, match=hint):
+        read_cases(study)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "meant"), [("T1_Gd", "t1xe", "t1ce"), ("FLAIR", "flare", "flair"), ("Label", "lable", "label")]
+)
+def test_a_misspelt_column_is_in_doubt(study: Path, old: str, new: str, meant: str) -> None:
+    (study / "cases.csv").write_text((study / "cases.csv").read_text().replace(f",{old}", f",{new}", 1))
+    in_the_check_and_in_verbs(
+        study, "column-unknown", f"'{new}' counts as a modality of its own; it looks like {meant}"
+    )
+
+
+def test_exchanged_labels_are_in_doubt(study: Path) -> None:
+    text = (study / "cases.csv").read_text()
+    text = text.replace("drawn/x", "drawn/_").replace("drawn/y", "drawn/x").replace("drawn/_", "drawn/y")
+    (study / "cases.csv").write_text(text)
+    in_the_check_and_in_verbs(study, "other-case", r"case a: its label y\.nii\.gz carries the name of case b")
+
+
+def test_a_volume_that_a_file_does_not_have(study: Path) -> None:
+    (study / "cases.csv").write_text((study / "cases.csv").read_text().replace("x/001.nii.gz", "x/001.nii.gz#3"))
+    with pytest.raises(DataError, match="shape"):
+        read_cases(study)[0].read_images(["t1ce"])
+    assert "header" in {finding.kind for finding in check_dataset(study).findings}
 
 
 def test_volumes_of_a_4d_file_and_pictures(tmp_path: Path, write_nifti: Write) -> None:
