@@ -240,6 +240,11 @@ def _ringing(image: np.ndarray, level: float, tolerance: float, scale: float) ->
 
 
 def _large_pieces(mask: np.ndarray) -> np.ndarray:
+    """Connected parts of at least a hundredth of the largest, without single voxels that stick out of them."""
+    neighbours = ndimage.convolve(
+        mask.view(np.uint8), ndimage.generate_binary_structure(3, 1).view(np.uint8), mode="constant"
+    )
+    mask = mask & (neighbours > 2)
     pieces, _ = ndimage.label(mask)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
