@@ -162,6 +162,7 @@ class ReportConfig:
         Path | None, Help("HTML file; report.html in the first folder if not given.", panel=OUT, free=ONLY_PLACE)
     ] = None
     figures: Annotated[bool, Help("Write every figure as PNG and PDF too.", panel=OUT)] = True
+    overwrite: Annotated[bool, Help("Replace existing files of --out.", panel=OUT, free=ONLY_START)] = False
     region: Annotated[str | None, Help("Region of the figures; by default ET, or WT for whole lesions.")] = None
     worst: Annotated[int, Ge(0), Help("Worst cases to show.")] = 6
 

@@ -163,6 +163,14 @@ def _check_several(accelerator: str, device: str, devices: int) -> None:
             f"{devices} devices of kind mps, of which a machine has one",
             remedy="leave --devices and --nodes away, or add --device cpu",
         )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Two processes are let start on one core: slow, but a way to try a set-up.
+    if accelerator == "cpu" and devices > max(2, cores):
+        raise UsageError(
+            f"--devices {devices}, but there are {cores} cores here",
+            expected="at most one process a core",
+            remedy="lower --devices",
+        )
     if ":" in device:
         raise UsageError(
             f"--device {device} names one GPU, for several processes",

@@ -187,3 +187,58 @@ def test_index_writes_a_table_that_the_check_reads(cases: Path, capsys: pytest.C
     code, _, said = call(capsys, "data", "index", cases, "--pattern", "{case}", "--overwrite")
     assert (code, table.read_bytes()) == (2, before)
     assert "--pattern" in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("summary", "DATA", "--csv", "FILE"),
+        ("split", "DATA", "--out", "FILE"),
+        ("index", "DATA", "--out", "FILE"),
+        ("prepare", "DATA", "FILE"),
+        ("phantoms", "FILE", "--cases", 1),
+        ("fetch", "--out", "FILE"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_no_verb_replaces_what_is_there(
+    cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[object, ...]
+) -> None:
+    mine = tmp_path / "mine.csv"
+    mine.write_text("my own")
+    given = [{"DATA": cases, "FILE": mine}.get(str(word), word) for word in words]
+    code, _, text = call(capsys, "data", *given)
+    assert code in (1, 2)
+    assert str(mine) in text
+    assert "unexpected" not in text
+    assert mine.read_text() == "my own"
+
+
+@pytest.mark.parametrize("verb", ["summary", "split", "index"])
+def test_no_output_takes_the_place_of_an_input(cases: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    image = next(cases.rglob("*_t1.nii.gz"))
+    before = image.read_bytes()
+    option = "--csv" if verb == "summary" else "--out"
+    code, _, text = call(capsys, "data", verb, cases, option, image, "--overwrite")
+    assert (code, image.read_bytes()) == (2, before)
+    assert "would replace a file that is read" in text
+
+
+@pytest.mark.parametrize("verb", ["summary", "prepare"])
+def test_one_bad_case_does_not_stop_the_others(
+    cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    bad = next(cases.rglob("*_002_1_t2.nii.gz"))
+    bad.write_bytes(bad.read_bytes()[:80])
+    given = ("--json", "--csv", tmp_path / "a.csv") if verb == "summary" else (tmp_path / "store",)
+    code, text, errors = call(capsys, "data", verb, cases, *given)
+    assert code == 1
+    assert "1 of 4 cases could not be" in errors
+    assert "Brats18_TCIA01_002_1" in errors
+    if verb == "summary":
+        found = json.loads(text)
+        assert [one["case"] for one in found["failed"]] == ["Brats18_TCIA01_002_1"]
+        assert len(found["cases"]) == 3
+        assert len((tmp_path / "a.csv").read_text().splitlines()) == 4
+    else:
+        assert len(json.loads((tmp_path / "store" / "store.json").read_text())["cases"]) == 3

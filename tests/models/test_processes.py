@@ -212,3 +212,8 @@ def test_environments_are_recognised(monkeypatch):
     fabric = make_fabric("cpu", "32-true", 2, 2)
     assert type(fabric.strategy.cluster_environment).__name__ == "SLURMEnvironment"
     assert (fabric.local_rank, fabric.node_rank) == (1, 1)
+
+
+def test_more_processes_than_cores_are_refused() -> None:
+    with pytest.raises(UsageError, match="--devices 9999, but there are"):
+        make_fabric("cpu", "32-true", devices=9999)

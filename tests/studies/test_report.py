@@ -15,7 +15,7 @@ from PIL import Image
 
 from metaseg.config_io import load_config
 from metaseg.config_studies import CompareConfig, ReportConfig
-from metaseg.errors import MetasegError, RunError, UsageError
+from metaseg.errors import MetasegError, RunError, UsageError, WriteError
 from metaseg.studies.compare import run_compare
 from metaseg.studies.figures import summary
 from metaseg.studies.report.inputs import read_inputs
@@ -81,7 +81,7 @@ class Page(HTMLParser):
 
 
 def report(tmp_path: Path, *runs: Path, **settings) -> Page:
-    result = run_report(ReportConfig(runs=runs, out=tmp_path / "page.html", figures=False, **settings))
+    result = run_report(ReportConfig(runs=runs, out=tmp_path / "page.html", figures=False, overwrite=True, **settings))
     assert result.page == tmp_path / "page.html"
     return Page(result.page.read_text(encoding="utf-8"))
 
@@ -294,10 +294,8 @@ def test_bad_input_gets_one_clear_error(whole, tmp_path):
 
 def test_page_is_never_half_written(whole, tmp_path, monkeypatch):
     (tmp_path / "page.html").write_text("earlier")
-    monkeypatch.setattr(
-        "metaseg.studies.report.page._render", lambda *parts: (_ for _ in ()).throw(OSError(28, "full"))
-    )
-    with pytest.raises(RunError, match="cannot be written: full"):
+    monkeypatch.setattr("metaseg.written_files.os.replace", lambda *names: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(WriteError, match="cannot be written: the disk is full"):
         report(tmp_path, cell(whole, "naive"), worst=0)
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     assert (tmp_path / "page.html").read_text() == "earlier"

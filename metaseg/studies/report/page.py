@@ -13,9 +13,8 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from metaseg.config_studies import ReportConfig
-from metaseg.errors import RunError, UsageError, recorded_warnings
+from metaseg.errors import UsageError, recorded_warnings
 from metaseg.evaluation.provenance import NOTICE, SYNTHETIC
-from metaseg.runs.files import write_text
 from metaseg.studies.report.blocks import Page
 from metaseg.studies.report.chart_style import chart_settings, css_variables
 from metaseg.studies.report.classification.inputs import is_classification, read_classifier_inputs
@@ -23,6 +22,7 @@ from metaseg.studies.report.classification.page import classification_page
 from metaseg.studies.report.figure_sink import FigureSink
 from metaseg.studies.report.inputs import read_inputs
 from metaseg.studies.report.segmentation import segmentation_page
+from metaseg.written_files import refuse_existing, require_writable, write_text
 
 PAGE_NAME, FIGURES_NAME = "report.html", "figures"
 
@@ -44,7 +44,9 @@ class ReportResult:
 
 @recorded_warnings()
 def run_report(config: ReportConfig) -> ReportResult:
-    """Write the page and, if asked for, the figures in ``figures/`` beside it; an earlier report is replaced.
+    """Write the page and, if asked for, the figures in ``figures/`` beside it.
+
+    An earlier report is replaced in the folder of a run or study, and elsewhere with ``overwrite``.
 
     Args:
         config: All settings; see :class:`~metaseg.config_studies.ReportConfig`.
@@ -75,15 +77,14 @@ def run_report(config: ReportConfig) -> ReportResult:
 
 def _write(config: ReportConfig, folder: Path, synthetic: bool, build: Callable[[FigureSink], Page]) -> ReportResult:
     file = _page_path(config, folder)
-    sink = FigureSink(file.parent / FIGURES_NAME if config.figures else None, synthetic)
-    try:
-        with chart_settings():
-            page = build(sink)
-        write_text(file, _render(page))
-    except OSError as error:
-        raise RunError(
-            f"the report cannot be written: {error.strerror or error}", where=file, remedy="choose another --out"
-        ) from error
+    figures = file.parent / FIGURES_NAME
+    # The report in a run's own folder is drawn again as the run goes on.
+    refuse_existing([file, *([figures] if config.figures else [])], config.overwrite or config.out is None)
+    require_writable(file.parent)
+    sink = FigureSink(figures if config.figures else None, synthetic)
+    with chart_settings():
+        page = build(sink)
+    write_text(file, _render(page))
     print(f"report: {file}" + (f"   ({SYNTHETIC})" if page.synthetic else ""))
     if sink.files:
         print(f"  {len(sink.files)} figures in {sink.folder}")

@@ -74,7 +74,9 @@ class Page(HTMLParser):
 
 
 def report(tmp_path: Path, *runs: Path, **settings) -> Page:
-    result = run_report(ReportConfig(runs=runs, out=tmp_path / "page.html", **({"figures": False} | settings)))
+    result = run_report(
+        ReportConfig(runs=runs, out=tmp_path / "page.html", **({"figures": False, "overwrite": True} | settings))
+    )
     return Page(result.page)
 
 
