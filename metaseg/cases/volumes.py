@@ -217,7 +217,7 @@ class MatStack:
             DataError: The file is missing or not of this kind.
         """
         with open_cheng_mat(self.paths[0]) as record:
-            width, height = record[self.field].shape
+            width, height = cheng_numbers(record, self.field, 2).shape
         return Geometry.from_stack(len(self.paths), height, width)
 
     def read(self) -> np.ndarray:
@@ -231,7 +231,7 @@ class MatStack:
     def _read_slice(self, path: Path) -> np.ndarray:
         with open_cheng_mat(path) as record:
             # MATLAB stores columns first, so that HDF5 shows the transpose.
-            pixels = record[self.field]
+            pixels = cheng_numbers(record, self.field, 2)
             require_memory(pixels.nbytes, "the image", path)
             array: np.ndarray = pixels[()].T
         return array
@@ -278,6 +278,25 @@ def open_cheng_mat(path: Path) -> Iterator[h5py.Group]:
         if "cjdata" not in file:
             raise KeyError("it has no structure 'cjdata'")
         yield file["cjdata"]
+
+
+def cheng_numbers(record: h5py.Group, name: str, axes: int | None = None) -> h5py.Dataset:
+    """A field of real numbers of an opened structure, not read yet.
+
+    Args:
+        record: As :func:`open_cheng_mat` gives it.
+        name: The field.
+        axes: Its number of axes, where that matters.
+
+    Raises:
+        ValueError: It is missing, empty, a group or of something else.
+    """
+    field = record.get(name) if isinstance(record, h5py.Group) else None
+    if not isinstance(field, h5py.Dataset) or field.dtype.kind not in "biuf" or not field.size:
+        raise ValueError(f"its '{name}' is no array of numbers")
+    if axes is not None and field.ndim != axes:
+        raise ValueError(f"its '{name}' has {field.ndim} axes where {axes} are expected")
+    return field
 
 
 def _stack(paths: Sequence[Path], read_slice: Callable[[Path], np.ndarray], pixel_mm: float | None) -> np.ndarray:

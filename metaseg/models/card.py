@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from metaseg import __version__
+from metaseg.cases.labels import LABEL_SPACES
 from metaseg.checked_files import FileKind, read_json
 from metaseg.errors import RunError, UsageError
 
@@ -20,6 +21,9 @@ Task = Literal["segmentation", "classification"]
 CARD_KIND = FileKind(
     "the card of a checkpoint", "take the one that was written with the weights; --weights loads weights without one"
 )
+
+LARGEST_SIZE = 1 << 16
+"""Pixels along the side of an image, more than any scanner gives."""
 
 FORMAT_VERSION = 1
 """Raised when a card of before could no longer be read as one of now."""
@@ -80,10 +84,29 @@ class ModelCard:
             except (TypeError, ValueError) as error:
                 raise UsageError(f"a model card cannot record these {key} ({error})", expected="JSON values") from error
             object.__setattr__(self, key, plain)
-        if self.classes and len(self.classes) != self.num_classes:
+        self._check_classes()
+        names = ", ".join(self.modalities) or "(none)"
+        if not len({*self.modalities}) == len(self.modalities) == self.in_channels:
             raise UsageError(
-                f"a model card of {self.num_classes} classes names {len(self.classes)}",
-                expected="one name for each class, or none",
+                f"a model card of {self.in_channels} modalities names {names}", expected="each modality once, in order"
+            )
+        for key in ("image_size", "input_size"):
+            size = self.normalisation.get(key)
+            if size is not None and (type(size) is not int or not 1 <= size <= LARGEST_SIZE):
+                raise UsageError(f"a model card's {key} is {size}", expected=f"1 to {LARGEST_SIZE} pixels, or none")
+
+    def _check_classes(self) -> None:
+        if self.task == "segmentation":
+            space = LABEL_SPACES.get(self.label_space)
+            if space is None or space.num_classes != self.num_classes:
+                raise UsageError(
+                    f"a model card has {self.num_classes} classes in the label space '{self.label_space}'",
+                    expected=" or ".join(f"{one.num_classes} in '{name}'" for name, one in LABEL_SPACES.items()),
+                )
+        elif not 2 <= len({*self.classes}) == len(self.classes) == self.num_classes:
+            raise UsageError(
+                f"a model card of {self.num_classes} classes names {', '.join(self.classes) or '(none)'}",
+                expected="two classes at least, and each name once",
                 remedy="give the names in the order of the logits",
             )
 

@@ -103,14 +103,17 @@ def _description(model: nn.Module) -> dict[str, str]:
 
 @lru_cache(maxsize=8)
 def _described(task: Task, name: str, in_channels: int, num_classes: int, options: str) -> dict[str, str]:
-    if task == "segmentation":
-        return _description(build_segmenter(name, in_channels, num_classes, seed=0, **json.loads(options)))
+    def build() -> nn.Module:
+        if task == "segmentation":
+            return build_segmenter(name, in_channels, num_classes, seed=0, **json.loads(options))
+        return rebuild_classifier(name, in_channels, num_classes, json.loads(options))
+
     try:
+        # Without memory: a card may describe a network of any size.
         with torch.device("meta"):
-            model = rebuild_classifier(name, in_channels, num_classes, json.loads(options))
+            return _description(build())
     except NotImplementedError:  # a network whose making reads its own numbers, such as torchvision's regnets
-        model = rebuild_classifier(name, in_channels, num_classes, json.loads(options))
-    return _description(model)
+        return _description(build())
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tuple[PadToStride, ModelCard]:
@@ -158,6 +161,18 @@ def _read_for(task: Task, path: str | Path) -> tuple[dict[str, torch.Tensor], Mo
         raise RunError(
             f"the checkpoint is for {card.task}", where=checkpoint_files(path)[0], expected=wanted, remedy=remedy
         )
+    card_file = checkpoint_files(path)[1]
+    try:
+        described = _described(card.task, card.name, card.in_channels, card.num_classes, json.dumps(card.options))
+    except (UsageError, RuntimeError, ValueError, TypeError, OverflowError) as error:
+        found, expected = (error.found, error.expected) if isinstance(error, UsageError) else (str(error), None)
+        raise RunError(
+            f"the card describes a network that cannot be built: {found.splitlines()[0]}",
+            where=card_file,
+            expected=expected,
+            remedy="take the card that was written with the weights",
+        ) from error
+    _require_same({name: one for name, one in described.items() if name != "options"}, tensors, card_file)
     return tensors, card
 
 
@@ -204,8 +219,15 @@ def restore(model: nn.Module, tensors: Mapping[str, torch.Tensor], where: str | 
         RunError: Names or shapes differ; the model is then as it was.
     """
     own = unique_state(model)
-    differing = [name for name in {**own, **tensors} if name not in own or name not in tensors]
-    differing += [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
+    _require_same({name: str(tuple(tensor.shape)) for name, tensor in own.items()}, tensors, where)
+    for name, tensor in own.items():
+        tensor.data = tensors[name].clone()
+
+
+def _require_same(own: Mapping[str, str], tensors: Mapping[str, torch.Tensor], where: str | Path) -> None:
+    """Raise unless tensors have the names and shapes of a network."""
+    given = {name: str(tuple(tensor.shape)) for name, tensor in tensors.items()}
+    differing = list(dict.fromkeys(name for name in (*own, *given) if own.get(name) != given.get(name)))
     if differing:
         raise RunError(
             f"the card describes another network than the weights: {len(differing)} tensors differ, "
@@ -213,8 +235,6 @@ def restore(model: nn.Module, tensors: Mapping[str, torch.Tensor], where: str | 
             where=where,
             remedy="load what fits into a network that you build yourself, with --weights",
         )
-    for name, tensor in own.items():
-        tensor.data = tensors[name].clone()
 
 
 def _checksum(content: bytes) -> str:

@@ -25,6 +25,8 @@ from metaseg.models.padding import PadToStride
 from metaseg.models.registry import ImageNetWeights, segmenter
 
 Count = Annotated[int, Field(ge=1)]
+MOST_LAYERS = 64
+"""Layers of a level, beyond what anybody trains; a damaged card may ask for a milliard."""
 Share = Annotated[float, Field(ge=0, lt=1)]
 INSTANCE = ("instance", {"affine": True})
 
@@ -39,7 +41,7 @@ def unet(
     num_classes: int,
     channels: tuple[Count, ...] = (24, 48, 96, 192, 192),
     strides: tuple[Count, ...] = (2, 2, 2, 2),
-    num_res_units: Annotated[int, Field(ge=0)] = 2,
+    num_res_units: Annotated[int, Field(ge=0, le=MOST_LAYERS)] = 2,
     dropout: Share = 0.0,
 ) -> PadToStride:
     """Build MONAI's ``UNet``: ``channels`` from the top level down, ``strides`` between the levels."""
@@ -108,7 +110,7 @@ def segresnet(
     in_channels: int,
     num_classes: int,
     init_filters: Count = 16,
-    blocks_down: Annotated[tuple[Count, ...], Field(min_length=2)] = (1, 2, 2, 4),
+    blocks_down: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_LAYERS)], ...], Field(min_length=2)] = (1, 2, 2, 4),
     num_groups: Count = 8,
     dropout: Share = 0.0,
 ) -> PadToStride:

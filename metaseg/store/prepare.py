@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -161,6 +163,10 @@ def _check(store: SliceStore, data: Sequence[str | Path], modalities: Sequence[s
     for case in store:
         case.channels(modalities)
     warn_of_findings(store.cases)
+    # Before hours of work: a third of a second for 50 cases of 50 MB that the system has read already.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(StoredCase.verify, store):
+            pass
 
 
 def _weigh_labels(

@@ -135,6 +135,7 @@ class StoredCase:
 
     def __init__(self, folder: Path) -> None:
         info, self._checksums = read_record(folder, StoredCaseInfo)
+        self._verified: set[str] = set()
         self._hold(folder, info)
         # Headers and sizes of all files now; their content when it is first asked for.
         images = (self.num_slices, len(info.modalities), *info.shape[1:])
@@ -155,8 +156,10 @@ class StoredCase:
             self._sound(name)
 
     def _sound(self, name: str) -> np.ndarray:
-        """An array whose content was looked at."""
+        """An array whose content was looked at, once."""
         array, path = self._arrays[name], self.folder / f"{name}.npy"
+        if name in self._verified:
+            return array
         if name in self._checksums and checksum(array) != self._checksums[name]:
             raise KIND.refuse(f"case {self.id}: the content is damaged: its checksum is another", path)
         if name != "images" and int(array.max()) >= self.space.num_classes:
@@ -164,6 +167,7 @@ class StoredCase:
             raise KIND.refuse(f"{found} with {self.space.num_classes - 1}", path)
         if name == "images" and name not in self._checksums and (problem := intensity_problem(array)):
             raise KIND.refuse(f"case {self.id}: an image {problem}", path)
+        self._verified.add(name)
         return array
 
     def _hold(self, folder: Path, info: StoredCaseInfo) -> None:

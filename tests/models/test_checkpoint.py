@@ -34,7 +34,7 @@ def made(name: str = "unet", seed: int = 1) -> tuple[PadToStride, ModelCard]:
     card = ModelCard(
         name,
         2,
-        3,
+        4,
         ("flair", "t1ce"),
         "subregions",
         options=resolve_options(name, options),
@@ -45,7 +45,7 @@ def made(name: str = "unet", seed: int = 1) -> tuple[PadToStride, ModelCard]:
         figures={"Dice/ET": 0.1 + 0.2, "HD95/ET": float("nan")},
         parent="runs/other/best",
     )
-    return build_segmenter(name, 2, 3, seed=seed, **options), card
+    return build_segmenter(name, 2, 4, seed=seed, **options), card
 
 
 @pytest.mark.parametrize("name", segmenter_names())
@@ -141,7 +141,7 @@ def test_the_card_can_be_read_by_people(tmp_path: Path) -> None:
 def test_a_card_that_describes_another_network_is_refused_when_saving(tmp_path: Path) -> None:
     model, card = made()
     with pytest.raises(UsageError, match="describes another network"):
-        save_checkpoint(tmp_path / "best", model, dataclasses.replace(card, num_classes=4))
+        save_checkpoint(tmp_path / "best", model, dataclasses.replace(card, num_classes=2, label_space="whole-lesion"))
     assert not os.listdir(tmp_path)
 
 
@@ -188,8 +188,19 @@ def rewrite(file: Path, **changes: object) -> None:
         ({"in_channels": "many"}, "in_channels"),
         ({"stepp": 3}, "stepp"),
         ({"options": 4}, "options"),
-        ({"task": "classification"}, "is for classification"),
-        ({"num_classes": 4}, "describes another network"),
+        ({"task": "classification", "classes": ["a", "b", "c", "d"]}, "is for classification"),
+        ({"num_classes": 2, "label_space": "whole-lesion"}, "describes another network"),
+        ({"num_classes": 3}, "3 classes in the label space 'subregions'"),
+        ({"label_space": "whole"}, "label space 'whole'"),
+        ({"in_channels": 10**9}, "1000000000 modalities names"),
+        ({"in_channels": -2}, "-2 modalities names"),
+        ({"modalities": ["t1", "t1"]}, "names t1, t1"),
+        ({"normalisation": {"image_size": -3}}, "image_size is -3"),
+        ({"normalisation": {"image_size": "big"}}, "image_size is big"),
+        ({"options": {"channels": [10**12, 10**12, 4], "strides": [2, 2]}}, r"(?s)describes .*best\.json"),
+        ({"options": {"colour": "red"}}, r"(?s)colour.*best\.json"),
+        ({"options": {"num_res_units": 10**9}}, r"(?s)num_res_units.*best\.json"),
+        ({"name": "../../etc/passwd"}, r"(?s)unknown network.*best\.json"),
         ({"options": {"channels": [4, 8, 9], "strides": [2, 2]}}, "describes another network"),
     ],
 )

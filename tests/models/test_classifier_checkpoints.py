@@ -71,7 +71,12 @@ def test_number_types_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"num_classes": 4, "classes": ()}, {"in_channels": 1}, {"name": "lau-cnn"}, {"options": {}}],
+    [
+        {"num_classes": 4, "classes": tuple("abcd")},
+        {"in_channels": 1, "modalities": ("t1",)},
+        {"name": "lau-cnn"},
+        {"options": {}},
+    ],
 )
 def test_a_card_that_describes_another_classifier_is_refused_when_saving(
     tmp_path: Path, changes: dict[str, object]
@@ -84,7 +89,7 @@ def test_a_card_that_describes_another_classifier_is_refused_when_saving(
 
 def test_a_card_names_each_class() -> None:
     _, card = made()
-    with pytest.raises(UsageError, match="card of 3 classes names 2"):
+    with pytest.raises(UsageError, match="card of 3 classes names glioma, meningioma"):
         dataclasses.replace(card, classes=("glioma", "meningioma"))
 
 
@@ -132,8 +137,10 @@ def rewrite(file: Path, **changes: object) -> None:
         ({"options": {"input_statistics": {"mean": 1}}}, "input statistics"),
         ({"options": {"input_statistics": [1]}}, "input statistics"),
         ({"options": {"head": "dense"}}, "describes another network"),
-        ({"num_classes": 4, "classes": []}, "describes another network"),
-        ({"classes": ["glioma"]}, "names 1"),
+        ({"num_classes": 4, "classes": ["a", "b", "c", "d"]}, "describes another network"),
+        ({"classes": []}, r"names \(none\)"),
+        ({"classes": ["a", "a", "b"]}, "names a, a, b"),
+        ({"classes": ["glioma"]}, "3 classes names glioma"),
     ],
 )
 def test_cards_that_cannot_be_used_say_why(tmp_path: Path, changes: dict[str, object], message: str) -> None:

@@ -160,7 +160,16 @@ def test_bad_files_are_data_errors(tmp_path: Path) -> None:
 def test_a_checkpoints_card_says_how_its_input_was(tmp_path: Path, resnet: nn.Module) -> None:
     torch.save(resnet.state_dict(), tmp_path / "resnet.pth")
     source = build_classifier("resnet18", 3, 4, tmp_path / "resnet.pth", seed=0)
-    card = ModelCard("resnet18", 3, 4, ("t1", "t1ce", "t2"), "classes", options=source.options, task="classification")
+    card = ModelCard(
+        "resnet18",
+        3,
+        4,
+        ("t1", "t1ce", "t2"),
+        "classes",
+        options=source.options,
+        task="classification",
+        classes=("a", "b", "c", "d"),
+    )
     save_checkpoint(tmp_path / "best", source, card)
     tuned = build_classifier("resnet18", 3, 2, tmp_path / "best.safetensors", seed=0)
     assert source.input.statistics is not None

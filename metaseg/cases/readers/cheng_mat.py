@@ -17,7 +17,7 @@ from metaseg.cases.labels import label_scheme
 from metaseg.cases.readers.common import Reader, ReadOptions, natural_key, subfolders
 from metaseg.cases.readers.left_out import unreadable_file
 from metaseg.cases.readers.slice_groups import SliceRecord, group_slices
-from metaseg.cases.volumes import MatStack, open_cheng_mat
+from metaseg.cases.volumes import MatStack, cheng_numbers, open_cheng_mat
 from metaseg.errors import DataError
 
 TUMOUR_TYPES = {1: "meningioma", 2: "glioma", 3: "pituitary"}
@@ -67,18 +67,21 @@ def _mat_files(path: Path) -> Iterator[Path]:
 
 def _record(file: Path) -> SliceRecord:
     with open_cheng_mat(file) as record:
-        number = int(np.ravel(record["label"][()])[0])
-        patient = "".join(chr(code) for code in np.ravel(record["PID"][()])).strip()
+        number = float(np.ravel(cheng_numbers(record, "label")[()])[0])
+        patient = "".join(chr(int(code)) for code in np.ravel(cheng_numbers(record, "PID")[()])).strip()
+        patient.encode("utf-8")
         # HDF5 shows the transpose of the MATLAB array.
-        width, height = record["image"].shape
+        width, height = cheng_numbers(record, "image", 2).shape
+        if cheng_numbers(record, "tumorMask", 2).shape != (width, height):
+            raise ValueError("its image and its outline have other shapes")
     if number not in TUMOUR_TYPES or not patient:
         raise DataError(
-            f"the file says tumour type {number}, patient '{patient}'",
+            f"the file says tumour type {number:g}, patient '{patient}'",
             where=file,
             expected="type " + ", ".join(f"{key} ({name})" for key, name in TUMOUR_TYPES.items()) + ", and a patient",
             remedy="download the file again",
         )
-    return SliceRecord(patient, TUMOUR_TYPES[number], (height, width), file, file, slice_id=file.stem)
+    return SliceRecord(patient, TUMOUR_TYPES[int(number)], (height, width), file, file, slice_id=file.stem)
 
 
 READER = Reader("cheng-mat", "Cheng's MATLAB files: 1.mat to 3064.mat", matches, read)
