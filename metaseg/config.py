@@ -40,9 +40,11 @@ from metaseg.config_options import (
 class PretrainConfig(RunOptions, ProcessOptions, DataOptions, MissingOptions):
     """``metaseg pretrain``: train a segmentation network on a source disease."""
 
-    train_part: Annotated[str, Help("Part of --split to train on.", panel=DATA)] = "train"
-    val_part: Annotated[str, Help("Part of --split to validate on.", panel=DATA)] = "val"
-    fold: Annotated[int | None, Ge(0), Help("With a --split of folds: the fold to validate on.", panel=DATA)] = None
+    train_part: Annotated[str, Help("Part of --split to train on.", panel=DATA, needs="split")] = "train"
+    val_part: Annotated[str, Help("Part of --split to validate on.", panel=DATA, needs="split")] = "val"
+    fold: Annotated[
+        int | None, Ge(0), Help("With a --split of folds: the fold to validate on.", panel=DATA, needs="split")
+    ] = None
     val_share: Annotated[
         float,
         Interval(ge=0.0, lt=1.0),
@@ -88,14 +90,14 @@ class PretrainConfig(RunOptions, ProcessOptions, DataOptions, MissingOptions):
     ] = 0.7
     augment: Annotated[Literal["full", "light", "none"], Help("Strength of augmentation.", panel=TRAIN)] = "full"
     window: Annotated[
-        tuple[int, int] | None,
+        tuple[Annotated[int, Ge(16)], Annotated[int, Ge(16)]] | None,
         Help("Height,width to which training slices are cropped or padded; by default the data's median.", panel=TRAIN),
     ] = None
     validate_every: Annotated[int, Ge(1), Help("Epochs between validations on whole patients.", panel=TRAIN)] = 10
     patience: Annotated[
         int, Ge(0), Help("Validations without a better figure before stopping; 0 never stops early.", panel=TRAIN)
     ] = 0
-    phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms.", panel=DATA)] = 16
+    phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms.", panel=DATA, without="data")] = 16
     cache_gb: Annotated[
         float,
         Ge(0),
@@ -110,18 +112,33 @@ class AdaptOptions(RunOptions, ProcessOptions, DataOptions, MissingOptions):
     from_run: Annotated[
         str | None,
         Help(
-            "Pretrained run or checkpoint; by default the newest pretraining under runs/, or one made on phantoms.",
+            "Pretrained run or checkpoint; needed with --data. On phantoms, by default the newest pretraining under "
+            "runs/, or one made now.",
             option="--from",
             panel=ADAPT,
             path=True,
         ),
     ] = None
+    data: Annotated[
+        Paths,
+        Help(
+            "Cases of the target disease: folders, tables of cases or prepared stores. Default: synthetic phantoms.",
+            panel=DATA,
+        ),
+    ] = ()
     source: Annotated[
-        Paths, Help("Cases of the source disease to watch; its training patients are left out.", panel=DATA)
+        Paths,
+        Help(
+            "Cases of the source disease. Patients that the network was trained on are rehearsed by the methods that "
+            "rehearse; the others are watched.",
+            panel=DATA,
+        ),
     ] = ()
     source_classes: Annotated[Names, Help("As --classes, for --source.", panel=DATA)] = ()
-    train_part: Annotated[str, Help("Part of --split from which the shots are drawn.", panel=DATA)] = "train"
-    test_part: Annotated[str, Help("Part of --split that is watched.", panel=DATA)] = "test"
+    train_part: Annotated[str, Help("Part of --split from which the shots are drawn.", panel=DATA, needs="split")] = (
+        "train"
+    )
+    test_part: Annotated[str, Help("Part of --split that is watched.", panel=DATA, needs="split")] = "test"
     shots: Annotated[int, Ge(1), Help("Target patients whose labels are used.", panel=ADAPT)] = 5
     slices: Annotated[int, Ge(2), Help("Tumour-bearing slices used of each of them.", panel=ADAPT)] = 25
     budget: Annotated[int, Ge(1), Help("Work to spend, in slice gradient evaluations.", panel=ADAPT)] = 600
@@ -165,7 +182,7 @@ class AdaptOptions(RunOptions, ProcessOptions, DataOptions, MissingOptions):
         ),
     ] = True
     clip_norm: Annotated[float, Ge(0), Help("Largest gradient norm; 0 switches clipping off.", panel=ADAPT)] = 12.0
-    phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms.", panel=DATA)] = 12
+    phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms.", panel=DATA, without="data")] = 12
     cache_gb: Annotated[
         float,
         Ge(0),
@@ -301,6 +318,18 @@ class EvaluateConfig(ProcessOptions, DataOptions):
         str | None,
         Help("Network before tuning, for the forgetting; by default the one the run was tuned from.", path=True),
     ] = None
+    data: Annotated[
+        Paths,
+        Help(
+            "Labelled cases: folders, tables of cases or prepared stores. By default those that the run names in its "
+            "settings, or phantoms for a network of phantoms.",
+            panel=DATA,
+        ),
+    ] = ()
+    labels: Annotated[
+        Literal["subregions", "whole-lesion"] | None,
+        Help("Classes to compare; by default the network's. whole-lesion unites all tumour classes.", panel=DATA),
+    ] = None
     part: Annotated[str | None, Help("With --split: evaluate this part only.", panel=DATA)] = None
     include_training: Annotated[
         bool, Help("Evaluate the patients the network was trained on as well; they are marked.", panel=DATA)
@@ -326,7 +355,11 @@ class EvaluateConfig(ProcessOptions, DataOptions):
         int, Ge(0), Help("Threads that prepare cases; 0 takes one a core.", panel=RUN, free=SAME_RESULTS)
     ] = 0
     cache: Annotated[Path | None, Help("Folder of prepared cases and phantoms.", panel=RUN, free=ONLY_PLACE)] = None
-    phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms of each cohort.", panel=DATA)] = 12
+    phantom_cases: Annotated[
+        int,
+        Ge(2),
+        Help("Without --data, of a network of phantoms: how many of each cohort.", panel=DATA, without="data"),
+    ] = 12
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from metaseg.config_options import (
     Formats,
     Help,
     MissingOptions,
+    Modalities,
     Names,
     Paths,
     PatientOptions,
@@ -64,9 +65,7 @@ class SliceOptions(PatientOptions, MissingOptions):
         ),
     ] = ()
     format: Annotated[Formats, Help("Naming convention of the files.", panel=DATA)] = "auto"
-    modalities: Annotated[
-        Names, Help("Input modalities in order, comma-separated; by default all that every case has.", panel=DATA)
-    ] = ()
+    modalities: Modalities = ()
     label: Annotated[
         str,
         Help("What the class of a case is: grade, cohort, site, or a column of --case-table.", panel=DATA),
@@ -102,7 +101,9 @@ class SliceOptions(PatientOptions, MissingOptions):
         Literal["even", "random"], Help("How those are chosen: evenly through the tumour, or by chance.", panel=DATA)
     ] = "even"
     input_size: Annotated[int, Ge(16), Help("Height and width of the network's input in pixels.", panel=DATA)] = 224
-    phantom_cases: Annotated[int, Ge(6), Help("Without --data: number of phantoms of each grade.", panel=DATA)] = 12
+    phantom_cases: Annotated[
+        int, Ge(6), Help("Without --data: number of phantoms of each grade.", panel=DATA, without="data")
+    ] = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,13 +114,17 @@ class PartOptions:
         Path | None,
         Help("Split file of 'metaseg data split'; by default 70, 15 and 15 % of the patients by class.", panel=DATA),
     ] = None
-    train_part: Annotated[str, Help("Part of --split to train on.", panel=DATA)] = "train"
-    val_part: Annotated[str, Help("Part of --split to validate on.", panel=DATA)] = "val"
-    test_part: Annotated[str, Help("Part of --split for the figures.", panel=DATA)] = "test"
+    train_part: Annotated[str, Help("Part of --split to train on.", panel=DATA, needs="split")] = "train"
+    val_part: Annotated[str, Help("Part of --split to validate on.", panel=DATA, needs="split")] = "val"
+    test_part: Annotated[str, Help("Part of --split for the figures.", panel=DATA, needs="split")] = "test"
     fold: Annotated[
         int | None,
         Ge(0),
-        Help("With a --split of folds: the fold to test on; the next one validates, all others train.", panel=DATA),
+        Help(
+            "With a --split of folds: the fold to test on; the next one validates, all others train.",
+            panel=DATA,
+            needs="split",
+        ),
     ] = None
 
 
@@ -274,7 +279,8 @@ class ClassifyActiveConfig(RunOptions, SliceOptions, PartOptions, FitOptions):
     lambda_entropy: Annotated[float, Ge(0), Help("aift: weight of the entropy.", panel=ACTIVE)] = 1.0
     lambda_diversity: Annotated[float, Ge(0), Help("aift: weight of the diversity.", panel=ACTIVE)] = 1.0
     committee_rates: Annotated[
-        tuple[float, float, float], Help("committee: learning rates of its three members.", panel=ACTIVE)
+        tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)], Annotated[float, Gt(0)]],
+        Help("committee: learning rates of its three members.", panel=ACTIVE),
     ] = (1e-3, 5e-4, 1e-4)
     dropout_passes: Annotated[int, Ge(2), Help("bald: passes with dropout.", panel=ACTIVE)] = 10
     ask: Annotated[

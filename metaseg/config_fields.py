@@ -42,6 +42,8 @@ class FieldDescription:
         optional: True if None is allowed.
         free: Why another value changes no results; empty where it may.
         path: True if the value is a path, or a text that may be one.
+        needs: The setting without which this one is ignored; empty for most.
+        without: The setting beside which this one is ignored; empty for most.
     """
 
     name: str
@@ -55,6 +57,8 @@ class FieldDescription:
     optional: bool
     free: str
     path: bool
+    needs: str
+    without: str
 
     @property
     def flag(self) -> str:
@@ -69,7 +73,10 @@ class FieldDescription:
     @property
     def element(self) -> Any:
         """Type of the elements of a tuple, otherwise None."""
-        return typing.get_args(self.annotation)[0] if typing.get_origin(self.annotation) is tuple else None
+        if typing.get_origin(self.annotation) is not tuple:
+            return None
+        first = typing.get_args(self.annotation)[0]
+        return typing.get_args(first)[0] if typing.get_origin(first) is Annotated else first
 
     @property
     def is_mapping(self) -> bool:
@@ -128,6 +135,8 @@ def _describe(field: dataclasses.Field[Any], hint: Any) -> FieldDescription:
         annotation=annotation,
         optional=type(None) in members,
         free=help_.free,
+        needs=help_.needs,
+        without=help_.without,
         path=help_.path or annotation is Path or Path in typing.get_args(annotation),
     )
 
@@ -143,6 +152,8 @@ def _bounds(metadata: tuple[Any, ...]) -> Iterator[Any]:
 def _type_text(annotation: Any, bounds: tuple[Any, ...] = ()) -> str:
     """What values are allowed, in words."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _type_text(inner[0], tuple(_bounds(inner[1:])))
     if origin is Literal:
         return "one of " + ", ".join(map(str, inner))
     if origin is tuple and inner[-1] is not Ellipsis:

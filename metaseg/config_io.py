@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from metaseg.checked_files import FileKind, read_yaml
 from metaseg.config_fields import Config, FieldDescription, command_words, config_verb, describe_fields
-from metaseg.errors import UsageError
+from metaseg.errors import UsageError, warn_user
 from metaseg.written_files import write_text
 
 __all__ = ["Config", "FieldDescription", "config_text", "config_verb", "describe_fields", "dump_config", "load_config"]
@@ -75,7 +76,20 @@ def load_config(cls: type[C], file: Path | None = None, overrides: Mapping[str, 
     config, wrong = _validate(cls, fields, values, origin)
     if config is None or problems:
         raise _one_error(problems + wrong)
+    _tell_ignored(config, fields, values)
     return config
+
+
+def _tell_ignored(config: Config, fields: Mapping[str, FieldDescription], values: Mapping[str, Any]) -> None:
+    """Warn of settings that have no meaning without another one, or beside it."""
+    for name in values:
+        field = fields[name]
+        if getattr(config, name) == field.default:
+            continue
+        if field.needs and not getattr(config, field.needs):
+            warn_user(f"{field.flag} is ignored", expected=f"{fields[field.needs].flag} with it")
+        if field.without and getattr(config, field.without):
+            warn_user(f"{field.flag} is ignored beside {fields[field.without].flag}")
 
 
 def dump_config(config: Config, path: Path) -> None:
@@ -169,7 +183,6 @@ def _missing(field: FieldDescription) -> UsageError:
     )
 
 
-_NOT_FINITE = ("inf", "infinity", "nan")
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
 
 
@@ -199,9 +212,9 @@ def _prepare(field: FieldDescription, value: Any) -> Any:
     if field.is_mapping and isinstance(value, str):
         try:
             return json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(
-                f"'{field.option}' is '{value}', which is no JSON: {error}",
+                f"'{field.option}' is '{value[:200]}', which is no JSON: {error}",
                 expected='a JSON object such as {"name": 3}, in single quotes for the shell',
             ) from None
     if annotation is Path and isinstance(value, str | Path):
@@ -211,7 +224,7 @@ def _prepare(field: FieldDescription, value: Any) -> Any:
         raise _wrong(field, value)
     if annotation is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    if annotation in (int, float) and (isinstance(value, bool) or str(value).lower().lstrip("+-") in _NOT_FINITE):
+    if annotation in (int, float) and isinstance(value, bool):
         raise _wrong(field, value)
     return value
 
@@ -251,17 +264,42 @@ def _validate(
     from pydantic import ValidationError
 
     try:
-        return _adapter(cls).validate_python(values), []
+        config = _adapter(cls).validate_python(values)
+        problems = [
+            UsageError(
+                f"'{where}' is {number:.6g}" if isinstance(number, float) else f"'{where}' has more than 64 bits",
+                where=origin[name],
+                expected=f"{fields[name].type_text}; numbers finite and within 64 bits",
+            )
+            for name in values
+            for where, number in _unusable_numbers(fields[name].option, getattr(config, name))
+        ]
+        return (None if problems else config), problems
     except ValidationError as error:
-        problems: dict[str, UsageError] = {}
+        wrong: dict[str, UsageError] = {}
         for detail in error.errors(include_url=False):
             name = str(detail["loc"][0]) if detail["loc"] else ""
             problem = UsageError(detail["msg"].removeprefix("Value error, "))
             if name in values:
-                problem = _wrong(fields[name], values[name])
+                if detail["type"] == "value_error":
+                    problem.found = f"'{fields[name].option}': {problem.found}"
+                else:
+                    problem = _wrong(fields[name], values[name])
                 problem.where = origin[name]
-            problems.setdefault(name, problem)
-        return None, list(problems.values())
+            wrong.setdefault(name, problem)
+        return None, list(wrong.values())
+
+
+def _unusable_numbers(name: str, value: Any) -> Iterator[tuple[str, int | float]]:
+    """Numbers in a value that are infinite, undefined or too large for the libraries that they are handed to."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _unusable_numbers(f"{name}: {key}", item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _unusable_numbers(name, item)
+    elif (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and abs(value) >= 1 << 63):
+        yield name, value
 
 
 def _wrong(field: FieldDescription, value: Any) -> UsageError:

@@ -7,11 +7,14 @@ Only the standard library is imported here, so that ``--help`` answers at once. 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
+
+from metaseg.modality_names import canonical_modality
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Help:
         free: Why a run goes on, and a study keeps what it has done, when the value changes. Empty for a setting that
             shapes results: a resumed run refuses another value, and a study does its cells anew.
         path: True for a text that names something else or a path.
+        needs: Name of the setting without which this one is ignored.
+        without: Name of the setting beside which this one is ignored.
     """
 
     text: str
@@ -34,6 +39,8 @@ class Help:
     argument: bool = False
     free: str = ""
     path: bool = False
+    needs: str = ""
+    without: str = ""
 
 
 SAME_RESULTS = "results do not depend on it beyond rounding"
@@ -43,6 +50,30 @@ ONLY_START = "it says how the work is begun, not what it is"
 TABLES_ANEW = "tables are computed anew from the cells every time"
 
 
+@dataclass(frozen=True)
+class Read:
+    """Lets a value be given in other words: pydantic asks for this schema, which calls ``read`` first."""
+
+    read: Callable[[Any], Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> dict[str, Any]:
+        return {
+            "type": "function-before",
+            "function": {"type": "no-info", "function": self.read},
+            "schema": handler(source),
+        }
+
+
+def _modality_names(value: Any) -> Any:
+    """Modalities by the names that they have inside metaseg, each once."""
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        return value
+    names = tuple(map(canonical_modality, value))
+    if len(set(names)) < len(names):
+        raise ValueError(f"one modality stands there twice ({', '.join(names)})")
+    return names
+
+
 DATA, MODEL, TRAIN, ADAPT, RUN, OUT = "Data", "Network", "Training", "Adaptation", "Run", "Output"
 METHOD = "Settings of single methods"
 
@@ -50,6 +81,11 @@ Formats = Literal["auto", "table", "brats", "brats2023", "nnunet", "slices", "ch
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 Paths = tuple[Path, ...]
 Names = tuple[str, ...]
+Modalities = Annotated[
+    Names,
+    Read(_modality_names),
+    Help("Input modalities in order, comma-separated; by default all that every case has.", panel=DATA),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,9 +197,7 @@ class DataOptions(PatientOptions):
         Literal["subregions", "whole-lesion"] | None,
         Help("Classes to learn; by default those of the data. whole-lesion unites all tumour classes.", panel=DATA),
     ] = None
-    modalities: Annotated[
-        Names, Help("Input modalities in order, comma-separated; by default all that every case has.", panel=DATA)
-    ] = ()
+    modalities: Modalities = ()
     classes: Annotated[Names, Help("Keep only cases of these cohorts or classes, comma-separated.", panel=DATA)] = ()
     split: Annotated[Path | None, Help("Split file of 'metaseg data split'.", panel=DATA)] = None
     image_size: Annotated[

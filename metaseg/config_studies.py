@@ -5,7 +5,6 @@ As for ``metaseg.config``, only the standard library is imported here, so that `
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
@@ -23,6 +22,7 @@ from metaseg.config_options import (
     Help,
     Paths,
     Precision,
+    Read,
 )
 
 STUDY, SEARCH = "Study", "Search of hyper-parameters"
@@ -31,29 +31,22 @@ Numbers = tuple[int, ...]
 Settings = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _Lone:
-    """Lets a list of numbers be given as one: pydantic asks for this schema, which calls ``read`` first."""
-
-    read: Callable[[Any], Any]
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> dict[str, Any]:
-        return {
-            "type": "function-before",
-            "function": {"type": "no-info", "function": self.read},
-            "schema": handler(source),
-        }
-
-
 def _one_or_more(value: Any) -> Any:
     return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+MOST_SEEDS = 10_000
 
 
 def _count_or_list(value: Any) -> Any:
     """``5`` means 0, 1, 2, 3, 4; a list is taken as it is. From the command line one number comes as one text."""
     if isinstance(value, tuple | list) and len(value) == 1 and isinstance(value[0], str) and value[0].isdigit():
         value = int(value[0])
-    return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if value > MOST_SEEDS:
+        raise ValueError(f"more than {MOST_SEEDS} seeds")
+    return tuple(range(value))
 
 
 def _as_texts(value: Any) -> Any:
@@ -63,9 +56,9 @@ def _as_texts(value: Any) -> Any:
     return tuple(map(str, items)) if numbers and not isinstance(value, str) else value
 
 
-texts_or_numbers = _Lone(_as_texts)
+texts_or_numbers = Read(_as_texts)
 """Lets whole numbers be given where texts are asked for."""
-count_or_list = _Lone(_count_or_list)
+count_or_list = Read(_count_or_list)
 """Lets a number stand for that many from 0 on."""
 
 
@@ -94,7 +87,7 @@ class CompareConfig:
         Settings,
         Help("Entries by label, each with its settings; a label that is a method's name needs none.", panel=STUDY),
     ] = field(default_factory=dict)
-    shots: Annotated[Numbers, MinLen(1), _Lone(_one_or_more), Help("Numbers of target patients.", panel=STUDY)] = (5,)
+    shots: Annotated[Numbers, MinLen(1), Read(_one_or_more), Help("Numbers of target patients.", panel=STUDY)] = (5,)
     seeds: Annotated[Numbers, MinLen(1), count_or_list, Help("How many seeds, or a list of them.", panel=STUDY)] = (
         0,
         1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,27 @@ class UsageError(MetasegError):
     """A wrong argument or config value."""
 
     exit_code = 2
+
+
+def unknown_name(what: str, name: str, known: Iterable[str], where: str | Path | None = None) -> UsageError:
+    """The error for a name that is not one of those there are; it names the nearest.
+
+    Args:
+        what: What it should be a name of, such as ``"order"``.
+        name: As given.
+        known: The names there are.
+        where: The file that gives or lacks it.
+    """
+    import difflib
+
+    by_folded = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
+    return UsageError(
+        f"unknown {what} '{name}'",
+        where=where,
+        expected="one of " + ", ".join(by_folded.values()),
+        remedy=f"did you mean '{by_folded[near[0]]}'?" if near else None,
+    )
 
 
 class DataError(MetasegError):

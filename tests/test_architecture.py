@@ -19,6 +19,7 @@ ORDER = (
     "errors",
     "checked_files",
     "written_files",
+    "modality_names",
     "config_options",
     "config",
     "config_studies",

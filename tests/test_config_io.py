@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from metaseg.config import EvaluateConfig, MetatuneConfig, NaivetuneConfig, PredictConfig, PretrainConfig
 from metaseg.config_io import config_text, config_verb, describe_fields, dump_config, load_config
-from metaseg.errors import UsageError
+from metaseg.errors import UsageError, recorded_warnings
 
 ALL = (PretrainConfig, MetatuneConfig, NaivetuneConfig, EvaluateConfig, PredictConfig)
 
@@ -102,7 +103,11 @@ def test_typo_names_the_nearest_key(tmp_path: Path) -> None:
         ("learning_rate: 0", "'learning_rate' is 0", "a number above 0"),
         ("learning_rate: .inf", "'learning_rate' is inf", "a number above 0"),
         ("optimizer: adam", "'optimizer' is 'adam'", "one of adamw, sgd"),
-        ("window: [1, 2, 3]", "'window' is [1, 2, 3]", "2 values such as 240,240, each a whole number, or none"),
+        (
+            "window: [1, 2, 3]",
+            "'window' is [1, 2, 3]",
+            "each a whole number of at least 16, or none",
+        ),
         ("data: [1]", "'data' is [1]", "a path or several"),
         ("out: ''", "'out' is empty", "a path, or none"),
         ("device: ''", "'device' is empty", "a text"),
@@ -175,13 +180,16 @@ text = st.text(
 )
 
 
+WHOLE = st.integers(-(2**63) + 1, 2**63 - 1)
+
+
 @given(
     data=st.lists(st.sampled_from(["a", "b c", "/x/ü", "yes", "1", "- x", "#c", "null"]), max_size=3),
     names=st.lists(st.sampled_from(["HGG", "no", "3", "1e3", "null", "~"]), max_size=3),
     rate=st.floats(min_value=1e-12, max_value=1e6, allow_nan=False),
     threshold=text,
-    options=st.dictionaries(text, st.one_of(st.integers(), st.booleans(), st.none(), text, st.lists(st.integers()))),
-    window=st.none() | st.tuples(st.integers(), st.integers()),
+    options=st.dictionaries(text, st.one_of(WHOLE, st.booleans(), st.none(), text, st.lists(WHOLE))),
+    window=st.none() | st.tuples(*[st.integers(16, 2**63 - 1)] * 2),
 )
 def test_dump_and_load_give_an_equal_config(
     tmp_path_factory: pytest.TempPathFactory,
@@ -232,3 +240,45 @@ def test_every_field_is_described(cls: type) -> None:
 
 def test_verb_of_a_config_class() -> None:
     assert [config_verb(cls) for cls in ALL] == ["pretrain", "metatune", "naivetune", "evaluate", "predict"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", "1e400"),
+        ("clip_norm", float("inf")),
+        ("recall_weight", float("nan")),
+        ("seed", 2**63),
+        ("epochs", "99999999999999999999"),
+        ("model_options", {"channels": [8, 1e999]}),
+        ("model_options", '{"deep": {"deeper": [NaN]}}'),
+        ("model_options", "[" * 100_000),
+        ("window", "0,0"),
+        ("window", (240, -1)),
+    ],
+)
+def test_numbers_that_no_library_takes_are_refused_wherever_they_stand(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=name):
+        load_config(PretrainConfig, None, {name: value})
+
+
+def test_modalities_have_one_spelling() -> None:
+    config = load_config(PretrainConfig, None, {"modalities": "T1Gd,FLAIR,t2w"})
+    assert config.modalities == ("t1ce", "flair", "t2")
+    with pytest.raises(UsageError, match="one modality stands there twice"):
+        load_config(PretrainConfig, None, {"modalities": "T1Gd,t1c"})
+
+
+@pytest.mark.parametrize(
+    ("given_values", "ignored"),
+    [
+        ({"train_part": "val"}, "--train-part"),
+        ({"fold": 1}, "--fold"),
+        ({"data": "x", "phantom_cases": 5}, "--phantom-cases"),
+    ],
+)
+def test_settings_without_meaning_are_told(given_values: dict[str, Any], ignored: str) -> None:
+    with recorded_warnings() as heard:
+        load_config(PretrainConfig, None, given_values)
+    assert len(heard) == 1
+    assert heard[0].startswith(f"{ignored} is ignored")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from metaseg.cases.labels import LABEL_SPACES, WHOLE_LESION, LabelSpace
 from metaseg.cases.splits import Split
 from metaseg.config import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, UsageError
+from metaseg.runs.folder import RUNS
 from metaseg.runs.inputs import Inputs
 from metaseg.runs.networks import LoadedNetwork, load_network, newest_run
 from metaseg.sampling import tumour_slices
@@ -131,7 +131,19 @@ def _drawn_parts(
         split = Split.load(config.split)
         pool = part_of(split, store, config.train_part, absent_cases(config))
         rest = part_of(split, store, config.test_part, absent_cases(config))
-    shots = draw_shots(pool, config.shots, config.slices, config.seed)
+    try:
+        shots = draw_shots(pool, config.shots, config.slices, config.seed)
+    except UsageError as error:
+        if config.split is not None:
+            error.where = (
+                f"{config.split}, part '{config.train_part}' with {_patients(pool)} of {_patients(store)} patients"
+            )
+            error.remedy = (
+                f"lower --shots, name another part with --train-part, or divide the patients anew so that "
+                f"{config.shots} are in it, such as: metaseg data split DATA --parts {config.train_part}=...,"
+                f"{config.test_part}=..."
+            )
+        raise
     used = {shot.case.patient for shot in shots}
     target = SliceStore(tuple(case for case in rest if case.patient not in used))
     source = source_to_watch(config, network, everything)
@@ -143,12 +155,24 @@ def find_parent(config: AdaptOptions) -> str:
     """The run to tune: the one named, the newest finished pretraining under runs/, or one made on phantoms now."""
     if config.from_run is not None:
         return config.from_run
-    newest = newest_run(Path("runs"), "pretrain")
+    newest = newest_run(RUNS, "pretrain")
+    if config.data:
+        raise UsageError(
+            "--data is given without --from: which network to adapt is not told",
+            expected="--from with a pretrained run or a checkpoint",
+            remedy=f"the newest pretraining is {newest}: name it with --from, if it is the one"
+            if newest is not None
+            else "pretrain one first: metaseg pretrain --data SOURCE --out runs/source",
+        )
     if newest is not None:
         print(f"No --from given: tuning the newest pretraining, {newest}")
         return str(newest)
     print("No --from given and no pretraining under runs/: pretraining on SYNTHETIC phantoms first.")
     return str(run_pretrain(PretrainConfig(seed=config.seed, device=config.device, cache=config.cache)).run)
+
+
+def _patients(store: SliceStore) -> int:
+    return len({case.patient for case in store})
 
 
 def draw_shots(store: SliceStore, shots: int, slices: int, seed: int) -> tuple[Shot, ...]:
@@ -170,8 +194,8 @@ def draw_shots(store: SliceStore, shots: int, slices: int, seed: int) -> tuple[S
     patients = sorted(first)
     if len(patients) < shots:
         raise UsageError(
-            f"{shots} shots asked for, but the target has {len(patients)} patients with tumour in two slices or more",
-            remedy="lower --shots or add patients",
+            f"--shots is {shots}, but the target has only {len(patients)} patients with tumour in two slices or more",
+            remedy="lower --shots, or add labelled patients",
         )
     rng = np.random.default_rng([seed, 11])
     chosen = [first[patients[number]] for number in rng.permutation(len(patients))[:shots]]

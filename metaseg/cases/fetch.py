@@ -19,7 +19,7 @@ from pathlib import Path
 import pooch
 import requests
 
-from metaseg.errors import DataError, MetasegError, UsageError
+from metaseg.errors import DataError, MetasegError, unknown_name
 
 RETRIES = 5
 """Attempts in a row that may bring nothing before the download is given up."""
@@ -98,7 +98,7 @@ def fetch_dataset(
             archive is unsafe or damaged, or the disk is too small.
     """
     if name not in DOWNLOADS:
-        raise UsageError(f"unknown data set '{name}'", expected="one of " + ", ".join(DOWNLOADS))
+        raise unknown_name("data set", name, DOWNLOADS)
     download, root = DOWNLOADS[name], Path(out)
     folder, archive = root / download.folder, root / download.archive
     _say(f"{download.name}: licence {download.licence}; cite {download.citation}")

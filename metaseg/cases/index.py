@@ -17,11 +17,12 @@ from pathlib import Path
 
 from metaseg.cases.case import MODALITIES
 from metaseg.cases.readers.case_folders import COHORT_FOLDERS
-from metaseg.cases.readers.common import canonical_modality, natural_key, walk_files
+from metaseg.cases.readers.common import natural_key, walk_files
 from metaseg.cases.readers.table import COLUMNS, column_of
 from metaseg.cases.sessions import patient_of
 from metaseg.cases.volumes import VOLUME_SUFFIXES
 from metaseg.errors import DataError, UsageError
+from metaseg.modality_names import canonical_modality
 
 _MAX_DEPTH = 9
 _GAPS = re.compile(r"[_\-. ]+")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from metaseg.errors import DataError, UsageError
+from metaseg.errors import DataError, UsageError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -197,10 +197,9 @@ def label_scheme(name: str) -> LabelScheme:
     if name in LABEL_SCHEMES:
         return LABEL_SCHEMES[name]
     if "=" not in name:
-        raise UsageError(
-            f"unknown label scheme '{name}'",
-            expected="one of " + ", ".join(LABEL_SCHEMES) + f"; or what each value means, such as {SPELLED_EXAMPLE}",
-        )
+        error = unknown_name("label scheme", name, LABEL_SCHEMES)
+        error.expected = f"{error.expected}; or what each value means, such as {SPELLED_EXAMPLE}"
+        raise error
     meanings: dict[int, str] = {}
     for entry in name.split(","):
         match = re.fullmatch(r"\s*(\d{1,3})\s*=\s*([A-Za-z]+)\s*", entry)

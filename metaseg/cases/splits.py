@@ -20,7 +20,7 @@ import numpy as np
 from metaseg.cases.sessions import patient_of
 from metaseg.cases.split_checks import split_problems
 from metaseg.checked_files import FileKind, check_shape, read_json
-from metaseg.errors import DataError, UsageError, some, warn_user
+from metaseg.errors import DataError, UsageError, some, unknown_name, warn_user
 from metaseg.written_files import write_text
 
 DEFAULT_PARTS: Mapping[str, float] = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -135,12 +135,10 @@ class Split:
             DataError: Two cases have one id, a patient of the data stands in two parts, or a case is absent.
         """
         if part not in self.parts:
-            folds = all(name.startswith("fold-") for name in self.parts)
-            raise UsageError(
-                f"the split has no part '{part}'",
-                expected="one of " + ", ".join(self.parts),
-                remedy="name a fold with --fold where the verb has it, or another part" if folds else "check the name",
-            )
+            error = unknown_name("part of the split", part, self.parts)
+            if all(name.startswith("fold-") for name in self.parts):
+                error.remedy = "name a fold with --fold where the verb has it, or another part"
+            raise error
         by_id = {case.id: case for case in cases}
         if len(by_id) < len(cases):
             raise DataError("two cases of the data have one id", expected="unique ids", remedy="read the data again")
@@ -191,7 +189,7 @@ class Split:
         """
         held_out = f"fold-{index}"
         if held_out not in self.parts:
-            raise UsageError(f"the split has no part '{held_out}'", expected="one of " + ", ".join(self.parts))
+            raise unknown_name("part of the split", held_out, self.parts)
         train = sorted(case for name, cases in self.parts.items() if name != held_out for case in cases)
         return Split(self.seed, self.stratify, {"train": tuple(train), "test": self.parts[held_out]}, self.patients)
 

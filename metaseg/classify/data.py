@@ -6,24 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from metaseg.cases.failed import FailedCase
 from metaseg.cases.readers.common import find_doubled
 from metaseg.cases.splits import Split, make_split
-from metaseg.checked_files import TABLE, read_rows
+from metaseg.classify.case_classes import case_classes, class_order
 from metaseg.classify.slices import ClassifiedSlices, choose_slices, gather
-from metaseg.config_classify import PartOptions, SliceOptions
-from metaseg.errors import DataError, UsageError, some, warn_user
+from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig, PartOptions, SliceOptions
+from metaseg.errors import DataError, UsageError, some, unknown_name, warn_user
 from metaseg.runs.inputs import Inputs
 from metaseg.runs.progress import progress
 from metaseg.store.prepare import open_data, phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.training.source import shared_modalities
 
-CASE_PROPERTIES = ("grade", "cohort", "site")
 STORED_SIZE = 1.25
 """Slices are stored somewhat larger than the network's input, since they are cropped to the head after that."""
 
@@ -87,7 +86,7 @@ def open_slices(
         store = inputs.take("data", store)
     names = case_classes(store, config, needed=not annotator)
     wanted = tuple(classes or config.classes)
-    chosen = wanted if annotator else _class_order(names, wanted, config)
+    chosen = wanted if annotator else class_order(names, wanted, config)
     if not annotator:
         store = _of_classes(store, names, chosen, say=bool(classes))
     per_case = _slices_per_case(config.slices_per_case, chosen)
@@ -127,94 +126,34 @@ def open_cases(
         )
 
 
-def case_classes(store: SliceStore, config: SliceOptions, *, needed: bool = True) -> dict[str, str]:
-    """The class of each case, by id; empty where it is not known and not ``needed``.
+def check_cases(cases: Sequence[Any], config: ClassifyTrainConfig | ClassifyActiveConfig) -> None:
+    """Find out whether classes and parts can be made of cases, before any of them is prepared.
+
+    Args:
+        cases: As read from their files, or prepared ones.
+        config: Which classes and parts.
 
     Raises:
-        DataError: A case has none, or the table cannot be used.
-        UsageError: The property does not exist.
+        DataError: A class or a part cannot be made of these cases.
+        UsageError: The settings name a class, a column or a part that there is not.
     """
-    if config.case_table is not None:
-        return _from_table(store, config.case_table, config.label, needed)
-    if config.label not in CASE_PROPERTIES:
-        raise UsageError(
-            f"--label {config.label}",
-            expected=" or ".join(CASE_PROPERTIES) + ", or a column of --case-table",
-            remedy="give the table that has this column with --case-table",
-        )
-    found = {case.id: getattr(case, config.label) for case in store}
-    without = [name for name, value in found.items() if not value]
-    if without and needed:
-        raise DataError(
-            f"{len(without)} of {len(found)} cases have no {config.label}: {', '.join(without[:5])}",
-            expected=f"a {config.label} for each case",
-            remedy="name another property with --label, or classes in a table with --case-table",
-        )
-    return {name: str(value or "") for name, value in found.items()}
-
-
-def _from_table(store: SliceStore, path: Path, column: str, needed: bool) -> dict[str, str]:
-    rows = read_rows(path.expanduser(), TABLE)
-    key = next((name for name in ("case", "patient") if rows and name in rows[0]), None)
-    if key is None or column not in rows[0]:
-        raise DataError(
-            "the table has the columns " + (", ".join(filter(None, rows[0])) if rows else "(none)"),
-            where=path,
-            expected=f"'case' or 'patient', and '{column}'",
-            remedy="name the column of the classes with --label",
-        )
-    table: dict[str, str] = {}
-    for row in rows:
-        name, value = (row[key] or "").strip(), (row[column] or "").strip()
-        if table.setdefault(name, value) != value:
+    annotator = getattr(config, "ask", None) is not None
+    names = case_classes(cases, config, needed=not annotator)
+    if not annotator:
+        class_order(names, tuple(config.classes), config)
+    if config.split is None:
+        _refuse_lone_fold(config)
+        return
+    split = Split.load(config.split)
+    for part in {name for group in _groups(split, config) for name in group}:
+        if part not in split.parts:
+            raise unknown_name("part of the split", part, split.parts, config.split)
+        if config.data and not set(split.parts[part]) & set(names):
             raise DataError(
-                f"the table names {key} '{name}' twice, with the classes '{table[name]}' and '{value}'",
-                where=path,
-                expected=f"one class for each {key}",
-                remedy="correct the rows",
+                f"part '{part}' of the split names none of the cases",
+                where=config.split,
+                remedy="give the split of this data set",
             )
-    names = {case.id: case.id if key == "case" else case.patient for case in store}
-    unknown = [name for name in table if name and name not in set(names.values())]
-    if unknown:
-        raise DataError(
-            f"{len(unknown)} rows of the table name a {key} that the data do not have: {', '.join(unknown[:5])}",
-            where=path,
-            expected="names as 'metaseg data check' shows them",
-            remedy="correct or leave out the rows, or give all the data with --data",
-        )
-    classes = {case: table.get(name, "") for case, name in names.items()}
-    without = [name for name, value in classes.items() if not value]
-    if without and needed:
-        raise DataError(
-            f"{len(without)} of {len(classes)} cases have no class in the table: {', '.join(without[:5])}",
-            where=path,
-            expected=f"a row with '{key}' and '{column}' for each",
-            remedy="add the rows, or leave the cases out",
-        )
-    return classes
-
-
-def _class_order(names: Mapping[str, str], wanted: tuple[str, ...], config: SliceOptions) -> tuple[str, ...]:
-    found = sorted(set(names.values()))
-    doubled = [name for name in wanted if wanted.count(name) > 1]
-    if doubled:
-        raise UsageError(f"--classes names {doubled[0]} twice", expected="each class once")
-    absent = [name for name in config.classes if name not in found]
-    if absent:
-        raise UsageError(
-            f"no case is of class {', '.join(absent)}",
-            expected="some of " + ", ".join(found),
-            remedy="check --classes and --label",
-        )
-    classes = wanted or tuple(found)
-    if len(classes) < 2:
-        raise DataError(
-            f"all cases are of one class ({', '.join(classes)})",
-            where=", ".join(map(str, config.data)) or None,
-            expected="at least two classes",
-            remedy="give the data of the other class too, or choose another --label",
-        )
-    return classes
 
 
 def _of_classes(store: SliceStore, names: Mapping[str, str], classes: Sequence[str], *, say: bool) -> SliceStore:
@@ -284,12 +223,21 @@ def _split(
     slices: ClassifiedSlices, config: PartOptions, seed: int, recorded: Path | None
 ) -> tuple[Split, list[list[str]]]:
     if config.split is None:
-        if config.fold is not None:
-            raise UsageError("--fold without --split", expected="a split of folds, from 'metaseg data split --folds 5'")
+        _refuse_lone_fold(config)
         own = _own_split(slices, seed) if recorded is None else Split.load(recorded)
         # Where few have a class, a part of an own split may be empty.
         return own, [[name] if own.parts.get(name) else [] for name in ("train", "val", "test")]
     split = _narrowed(Split.load(recorded or config.split), slices)
+    return split, _groups(split, config)
+
+
+def _refuse_lone_fold(config: PartOptions) -> None:
+    if config.fold is not None:
+        raise UsageError("--fold without --split", expected="a split of folds, from 'metaseg data split --folds 5'")
+
+
+def _groups(split: Split, config: PartOptions) -> list[list[str]]:
+    """Names of the parts to train on, to validate on and to test on."""
     if config.fold is None:
         wanted = [config.train_part, config.val_part, config.test_part]
         if twice := find_doubled(wanted):
@@ -300,10 +248,9 @@ def _split(
             )
         # A split without validation or test part is one; a part that is asked for by name must be there.
         usual = ("", "val", "test")
-        groups = [
+        return [
             [] if name == usual[number] and name not in split.parts else [name] for number, name in enumerate(wanted)
         ]
-        return split, groups
     folds = [name for name in split.parts if name.startswith("fold-")]
     test, val = f"fold-{config.fold}", f"fold-{(config.fold + 1) % max(len(folds), 1)}"
     if test not in folds or len(folds) < 3:
@@ -312,7 +259,7 @@ def _split(
             where=config.split,
             expected="a split of at least three folds, as 'metaseg data split --folds 5' makes",
         )
-    return split, [[name for name in folds if name not in (test, val)], [val], [test]]
+    return [[name for name in folds if name not in (test, val)], [val], [test]]
 
 
 def _narrowed(split: Split, slices: ClassifiedSlices) -> Split:

@@ -22,6 +22,9 @@ from metaseg.training.loop import Objective
 from metaseg.training.optimizers import build_optimizer
 from metaseg.training.schedule import learning_rate
 
+NO_FILES = ("none", "imagenet")
+"""Words for weights that are no files."""
+
 
 def weights_file(weights: str) -> str:
     """The file of weights that a user names: a run stands for its best checkpoint.
@@ -30,7 +33,7 @@ def weights_file(weights: str) -> str:
         RunError: The run has no checkpoint.
     """
     path = Path(weights).expanduser()
-    if weights in ("none", "imagenet") or not path.is_dir():
+    if weights in NO_FILES or not path.is_dir():
         return weights
     for name in ("best", "last"):
         file = checkpoint_files(path / "checkpoints" / name)[0]

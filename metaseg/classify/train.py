@@ -91,6 +91,25 @@ def run_classify_train(config: ClassifyTrainConfig) -> ClassifyTrainResult:
     )
 
 
+def check_strategy(strategy: str, weights: str) -> None:
+    """Raise where a strategy of transfer and the weights to begin with contradict each other.
+
+    Raises:
+        UsageError: They do.
+    """
+    if strategy == "scratch" and weights != "none":
+        raise UsageError(
+            f"--strategy scratch with --weights {weights}",
+            remedy="leave the weights away, or choose another strategy",
+        )
+    if strategy in ("freeze", "gradual-unfreeze") and weights == "none":
+        raise UsageError(
+            f"--strategy {strategy} without --weights",
+            expected="weights that are worth keeping",
+            remedy="give --weights imagenet, a file or the run of another classifier, or use --strategy scratch",
+        )
+
+
 def _prepare(config: ClassifyTrainConfig) -> _Fit:
     if config.overwrite:
         refuse_to_lose_labels(config.out)
@@ -103,17 +122,7 @@ def _prepare(config: ClassifyTrainConfig) -> _Fit:
     if strategy == "auto":
         # Photographs are unlike scans; weights of an earlier run are of scans.
         strategy, reason = choose_strategy(len(parts.train), config.weights, like=config.weights != "imagenet")
-    if strategy == "scratch" and config.weights != "none":
-        raise UsageError(
-            f"--strategy scratch with --weights {config.weights}",
-            remedy="leave the weights away, or choose another strategy",
-        )
-    if strategy in ("freeze", "gradual-unfreeze") and config.weights == "none":
-        raise UsageError(
-            f"--strategy {strategy} without --weights",
-            expected="weights that are worth keeping",
-            remedy="give --weights imagenet, a file or the run of another classifier, or use --strategy scratch",
-        )
+    check_strategy(strategy, config.weights)
     transfer = Transfer(new_classifier(config, slices, config.seed), strategy)
     batches = SliceBatches(parts.train, config.batch_size, config.balance, Augmentation(config.augment), config.seed)
     return _Fit(inputs, parts, transfer, batches, _plan(config, transfer, batches.steps_per_epoch), reason)

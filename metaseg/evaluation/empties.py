@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from metaseg.errors import UsageError
+from metaseg.errors import unknown_name
 
 
 class Status(StrEnum):
@@ -82,7 +82,7 @@ def empty_policy(policy: EmptyPolicy | str) -> EmptyPolicy:
     if isinstance(policy, EmptyPolicy):
         return policy
     if policy not in EMPTY_POLICIES:
-        raise UsageError(f"unknown empty-mask policy '{policy}'", expected="one of " + ", ".join(EMPTY_POLICIES))
+        raise unknown_name("empty-mask policy", policy, EMPTY_POLICIES)
     return EMPTY_POLICIES[policy]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from metaseg.errors import UsageError
+from metaseg.errors import UsageError, unknown_name
 from metaseg.evaluation.bounding_box import Box, bounding_box, grown, united
 from metaseg.evaluation.empties import EMPTY_POLICIES, EmptyPolicy, image_diagonal, settle_empties
 from metaseg.evaluation.overlap import dice_from_counts
@@ -67,7 +67,7 @@ class LesionwiseConfig:
             UsageError: There is no such preset.
         """
         if name not in LESIONWISE_PRESETS:
-            raise UsageError(f"unknown lesion-wise preset '{name}'", expected="one of " + ", ".join(LESIONWISE_PRESETS))
+            raise unknown_name("lesion-wise preset", name, LESIONWISE_PRESETS)
         return replace(LESIONWISE_PRESETS[name], **overrides)
 
 

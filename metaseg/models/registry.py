@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import nn
 from torchvision.models import WeightsEnum
 
-from metaseg.errors import MetasegError, UsageError
+from metaseg.errors import MetasegError, UsageError, unknown_name
 from metaseg.models.instance_norm import use_grouped_kernels
 from metaseg.models.padding import PadToStride
 from metaseg.models.weights import WeightReport, load_weights, read_tensors
@@ -149,7 +149,7 @@ def segmenter_entry(name: str) -> SegmenterEntry:
         UsageError: There is no such network.
     """
     if name not in _ENTRIES:
-        raise UsageError(f"unknown network '{name}'", expected="one of " + ", ".join(segmenter_names()))
+        raise unknown_name("network", name, segmenter_names())
     return _ENTRIES[name]
 
 

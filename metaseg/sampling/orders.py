@@ -6,14 +6,13 @@ pool's positions. Segmentation and classification draw from the same registry.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from metaseg.errors import UsageError
+from metaseg.errors import UsageError, unknown_name
 from metaseg.sampling.decompose import SIDES, Side
 from metaseg.sampling.pool import Pool
 from metaseg.sampling.scores import FloatArray, IntArray
@@ -127,12 +126,7 @@ def find_order(name: str, task: OrderTask = "any") -> Order:
                 expected="one of " + ", ".join(known),
                 remedy="choose one of these; 'random' needs no score at all",
             )
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    raise UsageError(
-        f"unknown order '{name}'",
-        expected="one of " + ", ".join(known),
-        remedy=f"did you mean '{near[0]}'?" if near else None,
-    )
+    raise unknown_name("order", name, known)
 
 
 def order_slices(name: str, pool: Pool, rng: np.random.Generator) -> IntArray:

@@ -14,6 +14,7 @@ from metaseg.errors import RunError, UsageError, recorded_warnings
 from metaseg.models.device import make_fabric
 from metaseg.runs.files import write_json
 from metaseg.studies.both_axes import both_axes
+from metaseg.studies.data_checks import check_data
 from metaseg.studies.display import Display
 from metaseg.studies.equal_seconds import at_seconds
 from metaseg.studies.estimate import print_plan
@@ -21,7 +22,7 @@ from metaseg.studies.figures import summary
 from metaseg.studies.pairs import pairwise
 from metaseg.studies.plan import Plan, make_plan
 from metaseg.studies.plan_work import as_work
-from metaseg.studies.preparation import check_data, known_region, prepare
+from metaseg.studies.preparation import known_region, prepare
 from metaseg.studies.results import Tables, collect, write_results
 from metaseg.studies.table import write_table
 from metaseg.studies.work import Work

@@ -5,134 +5,28 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from metaseg.adapt.domains import open_cases, open_source
 from metaseg.adapt.setting import prepare_setting
 from metaseg.cases.labels import LABEL_SPACES
-from metaseg.cases.readers import read_cases
 from metaseg.cases.splits import Split
 from metaseg.config import AdaptOptions
 from metaseg.config_io import dump_config
-from metaseg.errors import RunError, UsageError
-from metaseg.models.checkpoint import checkpoint_files
+from metaseg.errors import RunError, UsageError, unknown_name
 from metaseg.runs.folder import RunFolder, is_run
 from metaseg.runs.networks import LoadedNetwork, load_network
-from metaseg.store.store import is_store, open_store
 from metaseg.studies.cells import BusyError, run_unit, state_of
 from metaseg.studies.inputs import NETWORK, check_inputs, file_digest, network_digest
-from metaseg.studies.phantoms import PARTS, is_phantom_split, make_phantom_domain
+from metaseg.studies.phantoms import is_phantom_split, make_phantom_domain
 from metaseg.studies.plan import CELLS, SEARCHES, Plan, Unit, with_patients
 from metaseg.studies.search import open_storage
 from metaseg.training.source import absent_cases, part_of
 
 STUDY_FILE = "study.yaml"
 SECONDS_BETWEEN_LOOKS = 5.0
-
-Member = Any
-"""A case as read from its files, or a prepared one."""
-
-
-def check_data(plan: Plan) -> None:
-    """Find out whether the data allow the plan, from the files' names and the split; writes nothing.
-
-    Raises:
-        UsageError: A part of the split is missing or empty, there are fewer patients than shots, or a search would see
-            the test patients.
-        DataError: The data or the split cannot be read.
-        RunError: The source network is not there.
-    """
-    if plan.pretrain is None and not (plan.network.is_dir() or checkpoint_files(plan.network)[0].exists()):
-        raise RunError(
-            "the source network is not there",
-            where=plan.network,
-            expected="a pretrained run or a checkpoint",
-            remedy="check 'from', or let the study make one with 'pretrain'",
-        )
-    seen: dict[tuple[Any, ...], list[Member]] = {}
-
-    def cases(config: AdaptOptions, folders: Sequence[Path], classes: Sequence[str]) -> list[Member]:
-        key = (tuple(folders), config.format, config.label_scheme, tuple(classes))
-        if key not in seen:
-            seen[key] = [case for folder in folders for case in _members(config, folder, classes)]
-        return seen[key]
-
-    for target in plan.targets:
-        config = plan.config(next(unit for unit in plan.cells if unit.target == target))
-        if is_phantom_split(config.split, plan.folder):
-            patients = int(int(config.data[0].name.partition("-")[2]) * PARTS["train"])
-            _check_shots(plan, target, patients)
-        else:
-            _check_target(plan, target, config, cases)
-
-
-def _check_target(
-    plan: Plan, target: str, config: AdaptOptions, cases: Callable[[AdaptOptions, Sequence[Path], Sequence[str]], Any]
-) -> None:
-    study = plan.study
-    assert config.split is not None
-    split = Split.load(config.split)
-    members = cases(config, config.data, config.classes)
-    parts = {config.train_part, study.test_part} | ({study.search_part} if study.trials else set())
-    for part in sorted(parts):
-        _check_part(split, members, part, f"target {target}", config.split)
-    ids = set(split.parts[config.train_part])
-    _check_shots(plan, target, len({case.patient for case in members if case.id in ids}))
-    watched = cases(config, config.source, config.source_classes) if config.source else []
-    if any(case.id in split.patients for case in watched):
-        for part in sorted(parts - {config.train_part}):
-            _check_part(split, watched, part, f"the source of target {target}", config.split)
-    elif study.trials:
-        raise UsageError(
-            f"the search for target {target} would see the source patients that the figures are of",
-            where=config.split,
-            expected="'source', and its patients in the split with the target's",
-            remedy="split both together with 'metaseg data split', or set 'trials: 0'",
-        )
-
-
-def _check_part(split: Split, members: Sequence[Member], part: str, what: str, where: Path) -> None:
-    if part not in split.parts:
-        raise UsageError(
-            f"the split has no part '{part}'", where=where, expected="one of " + ", ".join(sorted(split.parts))
-        )
-    ids = set(split.parts[part])
-    if not any(case.id in ids for case in members):
-        raise UsageError(f"part '{part}' of the split holds no cases of {what}", where=where)
-    split.select(members, part, absent="ignore")
-
-
-def _check_shots(plan: Plan, target: str, patients: int) -> None:
-    wanted = max([*plan.study.shots, *([plan.search_shots] if plan.study.trials else [])])
-    if wanted > patients:
-        raise UsageError(
-            f"{wanted} shots are asked for, but the training part of target {target} has {patients} patients",
-            remedy="lower 'shots' or 'search_shots', or use a split with more patients in it",
-        )
-
-
-def _members(config: AdaptOptions, folder: Path, classes: Sequence[str]) -> list[Member]:
-    if is_store(folder):
-        wanted = {name.lower() for name in classes}
-        stored = [case for case in open_store(folder) if case.info.labelled]
-        return [
-            case
-            for case in stored
-            if not wanted or {str(case.info.cohort).lower(), str(case.info.grade).lower()} & wanted
-        ]
-    read = read_cases(
-        folder,
-        format=config.format,
-        label_scheme=config.label_scheme,
-        classes=tuple(classes) or None,
-        patients=config.patients,
-        need_labels=True,
-        allow_missing=config.allow_missing,
-    )
-    return [case for case in read if case.label is not None]
 
 
 def prepare(plan: Plan) -> Plan:
@@ -171,16 +65,13 @@ def with_region(plan: Plan, network: LoadedNetwork) -> Plan:
     regions = list(LABEL_SPACES[network.card.label_space].regions)
     region = plan.study.region or regions[-1]
     if region not in regions:
-        raise UsageError(f"'region' is '{region}'", expected="one of " + ", ".join(regions) + ", the network's")
+        raise unknown_name("region", region, regions, network.checkpoint)
     return replace(plan, study=replace(plan.study, region=region))
 
 
 def known_region(plan: Plan) -> Plan:
-    """The plan with its region if the source network is there already, otherwise as it is."""
-    try:
-        return with_region(plan, load_network(plan.network))
-    except RunError:
-        return plan
+    """The plan with its region, or as it is where the source network is still to be pretrained."""
+    return with_region(plan, load_network(plan.network)) if is_run(plan.network) or plan.pretrain is None else plan
 
 
 def _make_phantoms(plan: Plan) -> None:

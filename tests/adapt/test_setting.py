@@ -75,7 +75,7 @@ class TestSetting:
 
 class TestBadInput:
     def test_more_shots_than_patients(self, pretrained):
-        with pytest.raises(UsageError, match="9 shots asked for, but the target has 5 patients"):
+        with pytest.raises(UsageError, match="--shots is 9, but the target has only 5 patients"):
             prepare_setting(config(pretrained, shots=9))
 
     def test_no_such_run(self, pretrained, tmp_path):

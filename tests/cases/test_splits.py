@@ -121,7 +121,7 @@ def test_folds() -> None:
     turn = split.fold(2)
     assert turn.parts["test"] == split.parts["fold-2"]
     assert sorted(turn.parts["train"] + turn.parts["test"]) == sorted(case.id for case in cases)
-    with pytest.raises(UsageError, match="no part 'fold-5'"):
+    with pytest.raises(UsageError, match="unknown part of the split 'fold-5'"):
         split.fold(5)
 
 
@@ -233,7 +233,7 @@ def test_files_that_are_no_split(tmp_path: Path, content: str) -> None:
 def test_select_refuses_other_data() -> None:
     cases = cohort_of({"HGG": 10})
     split = make_split(cases)
-    with pytest.raises(UsageError, match="no part 'valid'") as caught:
+    with pytest.raises(UsageError, match="unknown part of the split 'valid'") as caught:
         split.select(cases, "valid")
     assert caught.value.expected == "one of train, val, test"
     with pytest.raises(DataError, match=r"7 of 7 cases .* not in the data: HGG-1, .* and 2 more"):
@@ -246,7 +246,7 @@ def test_select_finds_a_patient_that_the_split_did_not_know() -> None:
     cases = [case(f"c{index}") for index in range(6)]
     split = make_split(cases, {"train": 0.5, "test": 0.5})
     hidden = [case(entry.id, "one patient") for entry in cases]
-    with pytest.raises(DataError, match="parts a patient: patient one patient stands in test: .*; train: "):
+    with pytest.raises(DataError, match=r"parts a patient: patient one patient stands in test: .*; train: "):
         split.select(hidden, "train")
 
 

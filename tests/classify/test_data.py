@@ -40,7 +40,7 @@ class TestClasses:
     @pytest.mark.parametrize(
         ("changes", "error", "match"),
         [
-            ({"classes": "left,up"}, UsageError, "no case is of class up"),
+            ({"classes": "left,up"}, UsageError, "unknown class of --classes 'up'"),
             ({"classes": "left,left"}, UsageError, "twice"),
             ({"classes": "left"}, DataError, "all cases are of one class"),
             ({"label": "site"}, DataError, "28 of 28 cases have no site"),
@@ -169,7 +169,7 @@ class TestDivide:
 
     @pytest.mark.parametrize("name", ["train_part", "val_part", "test_part"])
     def test_a_part_that_is_not_there_is_told(self, parts_of, split, name):
-        with pytest.raises(UsageError, match="no part 'tset'"):
+        with pytest.raises(UsageError, match="unknown part of the split 'tset'"):
             parts_of(split=split, **{name: "tset"})
 
     def test_a_split_may_do_without_validation(self, parts_of, split):

@@ -131,7 +131,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("changes", "error", "match"),
         [
-            ({"part": "tset"}, UsageError, "no part 'tset'"),
+            ({"part": "tset"}, UsageError, "unknown part of the split 'tset'"),
             ({"label": "colour"}, UsageError, "--label colour"),
             ({"run": "nothing"}, RunError, "no such run"),
             ({"data": "nowhere"}, DataError, "nowhere"),

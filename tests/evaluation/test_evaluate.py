@@ -316,7 +316,7 @@ def test_a_split_chooses_its_part(workshop, config):
     assert set(evaluate_network(network, None, config(split=split)).cases["case"]) == {"b_1"}
     out = workshop.root / "val"
     assert set(evaluate_network(network, None, config(split=split, part="val", out=out)).cases["case"]) == {"c_1"}
-    with pytest.raises(UsageError, match="no part 'tset'"):
+    with pytest.raises(UsageError, match="unknown part of the split 'tset'"):
         evaluate_network(network, None, config(split=split, part="tset", out=out))
     with pytest.raises(UsageError, match="without a split"):
         evaluate_network(network, None, config(part="val"))

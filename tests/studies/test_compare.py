@@ -138,6 +138,27 @@ def test_dry_run_writes_nothing(study, whole, tmp_path, capsys, changes):
     assert f"{runs * (16 if changes else 12)} slice gradient evaluations" in printed
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"from": "nowhere"}, "there is no such run"),
+        ({"region": "XT"}, "unknown region 'XT'"),
+        ({"test_part": "tset"}, "did you mean 'test'?"),
+        ({"shots": [9]}, "9 shots are asked for"),
+        ({"targets": {"met": {"data": "nowhere"}}}, "does not exist"),
+        ({"from": None, "pretrain": {"data": "nowhere"}}, "does not exist"),
+        ({"trials": 2, "storage": "no-database"}, "the database of the search cannot be opened"),
+        ({"methods": {"naiv": {}}}, "did you mean 'naive'?"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_dry_run_refuses_what_the_run_would_refuse(study, tmp_path, changes, message):
+    with pytest.raises(MetasegError) as caught:
+        run_compare(study(dry_run=True, **changes))
+    assert message in str(caught.value)
+    assert not (tmp_path / "study").exists()
+
+
 def test_dry_run_of_a_done_study_says_so(study, whole, tmp_path, capsys):
     shutil.copytree(whole, tmp_path / "study")
     run_compare(study(dry_run=True, **SEARCHED))

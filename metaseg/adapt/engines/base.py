@@ -6,7 +6,6 @@ gradient. Order, pairing, optimiser and schedule are not theirs.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from metaseg.errors import UsageError
+from metaseg.errors import UsageError, unknown_name
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Takes logits ``(batch, class, height, width)`` and labels ``(batch, height, width)``, gives a scalar."""
@@ -134,12 +133,7 @@ def build_engine(name: str, **options: Any) -> MetaStepEngine:
         UsageError: There is no such engine, an option is out of range, or its library is missing.
     """
     if name not in ENGINES:
-        near = difflib.get_close_matches(name, ENGINES, n=1, cutoff=0.0)
-        raise UsageError(
-            f"unknown meta-step engine '{name}'",
-            expected="one of " + ", ".join(ENGINES),
-            remedy=f"did you mean '{near[0]}'?" if near else None,
-        )
+        raise unknown_name("meta-step engine", name, ENGINES)
     return ENGINES[name](**options)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from metaseg.errors import UsageError
+from metaseg.errors import unknown_name
 
 Family = Literal["plain", "meta"]
 """``plain`` methods run in the ordinary loop (``metaseg naivetune``), ``meta`` methods in meta-steps (``metatune``)."""
@@ -80,9 +79,4 @@ def find_method(name: str, family: Family | None = None) -> MethodInfo:
     names = method_names(family)
     if name in names:
         return METHODS[name]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    raise UsageError(
-        f"unknown method '{name}'",
-        expected="one of " + ", ".join(names),
-        remedy=f"did you mean '{near[0]}'?" if near else None,
-    )
+    raise unknown_name("method", name, names)

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from metaseg.cases.phantoms.phantom import COHORTS, SEQUENCES, SIZES, Phantom, PhantomSize, build_phantom
 from metaseg.checked_files import FileKind, check_shape, read_json
-from metaseg.errors import DataError, UsageError
+from metaseg.errors import DataError, UsageError, unknown_name
 from metaseg.written_files import making_folder, write_text, writing
 
 MARKER = "metaseg-phantoms.json"
@@ -64,7 +64,7 @@ def make_phantoms(
     if name not in COHORTS:
         raise UsageError(f"unknown cohort '{cohort}'", expected="one of " + ", ".join(COHORTS).lower())
     if size not in SIZES:
-        raise UsageError(f"unknown size '{size}'", expected="one of " + ", ".join(SIZES))
+        raise unknown_name("size", size, SIZES)
     if cases < 1 or seed < 0:
         raise UsageError(f"{cases} cases of seed {seed}", expected="at least 1 case, and a seed of at least 0")
     _read_marker(out, size)

@@ -10,10 +10,11 @@ from metaseg.cases.case import Case, Volume
 from metaseg.cases.labels import LabelScheme
 from metaseg.cases.labels import label_scheme as scheme_by_name
 from metaseg.cases.readers import brats, brats2023
-from metaseg.cases.readers.common import canonical_modality, doubled_files, other_case
+from metaseg.cases.readers.common import doubled_files, other_case
 from metaseg.cases.sessions import patient_of
 from metaseg.cases.volumes import VOLUME_SUFFIXES, volume_from_file
 from metaseg.errors import DataError, UsageError, warn_user
+from metaseg.modality_names import canonical_modality
 
 
 def read_case_files(

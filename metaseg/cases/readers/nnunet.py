@@ -17,7 +17,6 @@ from metaseg.cases.labels import LabelScheme
 from metaseg.cases.readers.common import (
     Reader,
     ReadOptions,
-    canonical_modality,
     doubled_files,
     find_doubled,
     natural_key,
@@ -28,6 +27,7 @@ from metaseg.cases.readers.left_out import absent_file
 from metaseg.cases.volumes import VOLUME_SUFFIXES, volume_from_file
 from metaseg.checked_files import FileKind, read_json
 from metaseg.errors import DataError
+from metaseg.modality_names import canonical_modality
 
 DESCRIPTION = "dataset.json"
 _PARTS = ("imagesTr", "imagesTs")

@@ -16,10 +16,11 @@ from metaseg.cases.labels import label_scheme as scheme_by_name
 from metaseg.cases.near_copies import GroupCopies
 from metaseg.cases.patient_table import patients_of, read_patient_table, warn_of_doubtful
 from metaseg.cases.readers import brats, brats2023, cheng_mat, image_folder, nnunet, slices, table
-from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, walk_files
+from metaseg.cases.readers.common import Reader, ReadOptions, walk_files
 from metaseg.cases.readers.left_out import LeftOut, lacking, tell, unread_files
 from metaseg.cases.readers.phantom_marker import mark_phantoms
-from metaseg.errors import DataError, UsageError
+from metaseg.errors import DataError, UsageError, unknown_name
+from metaseg.modality_names import canonical_modality
 
 READERS: Mapping[str, Reader] = {
     module.READER.name: module.READER for module in (table, brats2023, brats, nnunet, slices, cheng_mat, image_folder)
@@ -179,7 +180,7 @@ def _existing(path: Path) -> Path:
 def _choose_reader(root: Path, format: str) -> Reader:
     if format != "auto":
         if format not in READERS:
-            raise UsageError(f"unknown format '{format}'", expected="auto, " + ", ".join(READERS))
+            raise unknown_name("format", format, ("auto", *READERS))
         if root.is_file() and format != table.READER.name:
             raise UsageError(f"--format {format} reads folders", where=root, remedy="leave --format away for a table")
         if format == brats.READER.name:
@@ -251,10 +252,5 @@ def _only_classes(cases: Sequence[Case], classes: Sequence[str], root: Path) -> 
     there = {name for case in cases for name in (case.cohort, case.grade) if name}
     unknown = wanted - {name.casefold() for name in there}
     if unknown:
-        raise DataError(
-            f"no case is of class {', '.join(sorted(unknown))}",
-            where=root,
-            expected="one of " + ", ".join(sorted(there)),
-            remedy="check the spelling",
-        )
+        raise unknown_name("class of --classes", min(unknown), sorted(there), root)
     return [case for case in cases if {case.cohort.casefold(), (case.grade or "").casefold()} & wanted]

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from metaseg.cases.case import Case, Volume
 from metaseg.cases.labels import WHOLE_LESION, LabelScheme, label_scheme
-from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, doubled_files, other_case
+from metaseg.cases.readers.common import Reader, ReadOptions, doubled_files, other_case
 from metaseg.cases.readers.left_out import absent_file, unreadable_file
 from metaseg.cases.readers.slice_groups import SliceRecord, group_slices
 from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack, image_size
 from metaseg.checked_files import TABLE, read_rows
 from metaseg.errors import DataError
+from metaseg.modality_names import canonical_modality
 
 INDEX = "index.csv"
 DEFAULT_MODALITY = "t1ce"

@@ -19,10 +19,11 @@ from pathlib import Path
 from metaseg.cases.case import MODALITIES, Case, Volume
 from metaseg.cases.labels import WHOLE_LESION, LabelScheme, label_scheme
 from metaseg.cases.readers.case_folders import grade_of
-from metaseg.cases.readers.common import Reader, ReadOptions, canonical_modality, find_doubled
+from metaseg.cases.readers.common import Reader, ReadOptions, find_doubled
 from metaseg.cases.readers.left_out import LeftOut, absent_file
 from metaseg.cases.volumes import ImageStack, volume_from_file
 from metaseg.errors import DataError, MetasegError, warn_user
+from metaseg.modality_names import canonical_modality
 
 TABLE = "cases.csv"
 TABLE_SUFFIXES = (".csv", ".tsv")

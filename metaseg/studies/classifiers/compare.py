@@ -13,7 +13,14 @@ from metaseg.config_io import dump_config
 from metaseg.errors import recorded_warnings
 from metaseg.runs.state import STATE_NAME
 from metaseg.studies.classifiers.paper import print_paper
-from metaseg.studies.classifiers.plan import Cell, ClassifierWork, input_digests, make_classifier_plan, with_split
+from metaseg.studies.classifiers.plan import (
+    Cell,
+    ClassifierWork,
+    check_entries,
+    input_digests,
+    make_classifier_plan,
+    with_split,
+)
 from metaseg.studies.classifiers.plots import NAMES, write_figure_plot, write_label_curves
 from metaseg.studies.classifiers.tables import Predictions, curve_rows, pairwise, read_predictions, summary
 from metaseg.studies.compare import raise_failures, write_failures
@@ -56,6 +63,7 @@ def run_classify_compare(config: ClassifyCompareConfig) -> ClassifierComparison:
         RunError: Cells failed; all others are done then.
     """
     work = make_classifier_plan(config)
+    check_entries(work.entries)
     if config.dry_run:
         _print_plan(work)
         return ClassifierComparison(work.folder, pd.DataFrame(), pd.DataFrame())

@@ -7,13 +7,21 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from metaseg.classify.data import divide, open_cases, open_slices
-from metaseg.classify.train import SPLIT_NAME
+from metaseg.cases.case import Case
+from metaseg.cases.labels import LABEL_SCHEMES
+from metaseg.cases.readers import read_cases
+from metaseg.classify.data import check_cases, divide, open_cases, open_slices
+from metaseg.classify.fitting import NO_FILES, weights_file
+from metaseg.classify.train import SPLIT_NAME, check_strategy
 from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.config_classify_studies import ClassifyCompareConfig
 from metaseg.config_io import load_config
-from metaseg.errors import UsageError
+from metaseg.errors import MetasegError, UsageError, unknown_name
+from metaseg.models.classifier_libraries import find_classifier
+from metaseg.models.device import make_fabric
+from metaseg.models.weights import read_tensors
 from metaseg.store.prepare import phantom_folder
+from metaseg.store.store import is_store, open_store
 from metaseg.studies.cells import run_unit, seconds_of, state_of
 from metaseg.studies.inputs import file_digest
 from metaseg.studies.plan import CELLS, NAME
@@ -132,7 +140,7 @@ def make_classifier_plan(config: ClassifyCompareConfig) -> ClassifierWork:
         titles[label] = str(settings.pop("title", label))
         entries[label] = read_classifier_entry(str(label), settings, config.shared, config, folder)
     if config.baseline is not None and config.baseline not in entries:
-        raise UsageError(f"--baseline {config.baseline}", expected="one of " + ", ".join(entries))
+        raise unknown_name("entry of --baseline", config.baseline, entries)
     return ClassifierWork(config, folder, entries, titles)
 
 
@@ -189,16 +197,61 @@ def read_classifier_entry(
         ) from error
 
 
+PHANTOMS = tuple(
+    Case(id=grade, patient=grade, cohort=grade, grade=grade, images={}, label=None, scheme=LABEL_SCHEMES["brats"])
+    for grade in ("HGG", "LGG")
+)
+"""What phantoms tell of themselves."""
+
+
+def check_entries(entries: Mapping[str, ClassifierConfig]) -> None:
+    """Find out whether data, splits and networks allow the entries, from names alone; writes nothing.
+
+    Raises:
+        MetasegError: As from the runs themselves, with the entry's name.
+    """
+    seen: dict[tuple[Any, ...], list[Any]] = {}
+    for label, entry in entries.items():
+        reading = (entry.data, entry.format, entry.copies, entry.patients)
+        try:
+            find_classifier(entry.model)
+            if entry.weights not in NO_FILES:
+                read_tensors(Path(weights_file(entry.weights)))
+            make_fabric(entry.device, "32-true")
+            if isinstance(entry, ClassifyTrainConfig):
+                check_strategy(entry.strategy, entry.weights)
+            if reading not in seen:
+                # Phantoms are of two grades, and made when the study runs.
+                seen[reading] = [case for folder in entry.data for case in _members(entry, folder)]
+            check_cases(seen[reading] or PHANTOMS, entry)
+        except MetasegError as error:
+            error.found = f"entry '{label}': {error.found}"
+            raise
+
+
+def _members(entry: ClassifierConfig, folder: Path) -> list[Any]:
+    if is_store(folder):
+        return list(open_store(folder))
+    return read_cases(
+        folder,
+        format=entry.format,
+        patients=entry.patients,
+        allow_missing=entry.allow_missing,
+        group_copies=entry.copies,
+    )
+
+
 def input_digests(entries: Mapping[str, ClassifierConfig]) -> dict[str, str]:
     """Digests of what runs of entries read, for :func:`~metaseg.studies.inputs.check_inputs`."""
     stores: dict[tuple[Any, ...], str] = {}
     found = {}
     for label, entry in entries.items():
-        reading = (entry.data, entry.format, entry.modalities, entry.input_size, entry.copies)
+        reading = (entry.data, entry.format, entry.patients, entry.modalities, entry.input_size, entry.copies)
         if reading not in stores:
             stores[reading] = open_cases(entry, entry).fingerprint
         found[f"data of {label}"] = stores[reading]
-        files = {"split": entry.split, "case table": entry.case_table}
+        weights = None if entry.weights in NO_FILES else Path(weights_file(entry.weights))
+        files = {"split": entry.split, "case table": entry.case_table, "weights": weights}
         found |= {f"{name} of {label}": file_digest(path) for name, path in files.items() if path is not None}
     return found
 

@@ -24,7 +24,7 @@ from metaseg.errors import UsageError, recorded_warnings
 from metaseg.runs.files import write_text
 from metaseg.runs.state import STATE_NAME
 from metaseg.studies.cells import portable
-from metaseg.studies.classifiers.plan import input_digests, read_classifier_entry
+from metaseg.studies.classifiers.plan import check_entries, input_digests, read_classifier_entry
 from metaseg.studies.classifiers.trials import CLAIMS, FOLDER, Trials, best_of, finished, first_values, unfinished
 from metaseg.studies.compare import raise_failures, write_failures
 from metaseg.studies.display import Display
@@ -167,6 +167,7 @@ def run_classify_search(config: ClassifySearchConfig) -> ClassifierSearch:
     """
     trials = make_trials(config)
     _check_same(config, trials)
+    check_entries({"the search": trials.config})
     if config.dry_run:
         _print_plan(config, trials)
         return ClassifierSearch(trials.folder, pd.DataFrame(), {}, math.nan)

@@ -102,7 +102,7 @@ def test_classes_and_cohort(tmp_path: Path, write_case: Callable[..., Path]) -> 
         write_case(tmp_path / name, ["_t1"])
     (case,) = read_cases(tmp_path, classes=("lgg",), cohort="source")
     assert (case.id, case.cohort, case.grade) == ("b", "source", "LGG")
-    with pytest.raises(DataError, match="no case is of class met") as caught:
+    with pytest.raises(UsageError, match="unknown class of --classes 'met'") as caught:
         read_cases(tmp_path, classes=("MET", "HGG"))
     assert caught.value.expected == "one of HGG, LGG"
 

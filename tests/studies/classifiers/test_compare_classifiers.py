@@ -17,7 +17,7 @@ from metaseg.cases.splits import Split
 from metaseg.classify import active
 from metaseg.config_classify_studies import ClassifyCompareConfig
 from metaseg.config_io import load_config
-from metaseg.errors import RunError, UsageError
+from metaseg.errors import MetasegError, RunError, UsageError
 from metaseg.studies import cells
 from metaseg.studies.classifiers.compare import run_classify_compare
 from metaseg.studies.classifiers.plan import Cell, make_classifier_plan, with_split
@@ -204,10 +204,32 @@ class TestPlan:
             ({"entries": {"a": {"seed": 3}}}, "entry 'a' sets 'seed'"),
             ({"entries": {"a": {"verb": "active", "ask": "x.csv"}}}, "entry 'a' sets 'ask'"),
             ({"shared": {"colour": 3}}, "shared: no setting 'colour'"),
-            ({"baseline": "nobody"}, "--baseline nobody"),
+            ({"baseline": "nobody"}, "entry of --baseline 'nobody'"),
         ],
     )
     def test_wrong_entries_are_told(self, make_study, tmp_path, changes, match):
         with pytest.raises(UsageError, match=match):
             run_classify_compare(make_study(out=tmp_path / "study", **changes))
+        assert not (tmp_path / "study").exists()
+
+
+class TestDryRun:
+    @pytest.mark.parametrize(
+        ("entry", "message"),
+        [
+            ({"data": "nowhere"}, "does not exist"),
+            ({"classes": ["left", "up"]}, "unknown class of --classes 'up'"),
+            ({"label": "colour"}, "--label colour"),
+            ({"model": "mobilenetv"}, "unknown classifier 'mobilenetv'"),
+            ({"weights": "nowhere.pth"}, "cannot read the weights"),
+            ({"split": "nowhere.json"}, "nowhere.json"),
+            ({"fold": 2}, "--fold without --split"),
+        ],
+        ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+    )
+    def test_refuses_what_the_run_would_refuse_and_writes_nothing(self, make_study, tmp_path, entry, message):
+        study = make_study(entries={"one": entry}, out=tmp_path / "study", dry_run=True)
+        with pytest.raises(MetasegError) as caught:
+            run_classify_compare(study)
+        assert message in str(caught.value)
         assert not (tmp_path / "study").exists()
