@@ -42,8 +42,13 @@ class FileKind:
         return self.error(found, where=path, expected=self.expected, remedy=self.remedy)
 
 
-def read_text(path: Path, kind: FileKind) -> str:
+def read_text(path: Path, kind: FileKind, *, nulls: bool = False) -> str:
     """Read a text in UTF-8, with or without a byte-order mark.
+
+    Args:
+        path: The file.
+        kind: What it should be.
+        nulls: Its reader knows what to do about null bytes.
 
     Raises:
         MetasegError: ``kind.error``: the file cannot be read, is no file, or holds something else than text.
@@ -59,7 +64,7 @@ def read_text(path: Path, kind: FileKind) -> str:
         raise kind.refuse(f"the file cannot be read: it is no text in UTF-8 (byte {error.start})", path) from error
     except ValueError as error:  # a null byte in the name itself
         raise kind.refuse(f"the file cannot be read: {error}", path) from error
-    if "\0" in text:
+    if "\0" in text and not nulls:
         raise kind.refuse("the file cannot be read: it holds null bytes, as after a power cut", path)
     return text
 

@@ -56,8 +56,8 @@ def _tune(config: MetatuneConfig, run: RunFolder, fabric: Fabric, setting: Setti
     )
     state_file: Path = run.checkpoints / STATE_FILE
     values = load_training_state(state_file) if config.resume and state_file.exists() else None
-    spent = 0 if values is None else int(values["spent"])
-    with Watch(run, config, setting, fabric, spent if values is not None else None) as watch:
+    spent = None if values is None else int(values["spent"])
+    with Watch(run, config, setting, fabric, spent, None if values is None else values.get("rows")) as watch:
         agree(fabric, model)
         tuning = MetaTuning(config, setting, fabric, watch, method, optimizer)
         if values is not None:
@@ -75,5 +75,5 @@ def _tune(config: MetatuneConfig, run: RunFolder, fabric: Fabric, setting: Setti
                     expected="at least two learned or two unlearned slices in a case",
                     remedy="raise --slices, or take patients with more tumour-bearing slices",
                 )
-            save_training_state(state_file, tuning.saved())
+            save_training_state(state_file, {**tuning.saved(), "rows": watch.sync()})
         watch.finish(tuning.final, tuning.state.spent, tuning.figures["before"], tuning.figures["after"])

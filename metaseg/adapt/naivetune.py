@@ -57,6 +57,7 @@ class _Listener:
         for name, tensors in self.method.files(model).items():
             with replacing(self.watch.run.checkpoints / f"{name}.safetensors") as stream:
                 stream.write(save_safetensors({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}))
+        self.state.extra["rows"] = self.watch.sync()
         return True
 
 
@@ -82,8 +83,10 @@ def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric, setting: Sett
     state, state_file = LoopState(), run.checkpoints / STATE_FILE
     resume = config.resume and state_file.exists()
     before = fabric.to_device(setting.network.model)
-    spent = _spent_before(config, load_training_state(state_file)) if resume else 0
-    with Watch(run, config, setting, fabric, spent if resume else None, inherits=method.inherits) as watch:
+    saved = load_training_state(state_file) if resume else None
+    spent = None if saved is None else _spent_before(config, saved)
+    rows = None if saved is None else saved["extra"].get("rows")
+    with Watch(run, config, setting, fabric, spent, rows, inherits=method.inherits) as watch:
         if not resume:
             state.extra["before"] = watch.mark(before, 0)
         interpolation = Interpolation(before, config.interpolation or 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -59,6 +60,7 @@ class Watch:
         setting: What is adapted.
         fabric: Device and precision.
         spent: Work done by the training state that the run continues from; None for a run that begins.
+        rows: Rows that the tables had then, as :meth:`sync` gave them.
         inherits: Whether the weights that are written descend from the pretrained ones.
     """
 
@@ -69,16 +71,18 @@ class Watch:
         setting: Setting,
         fabric: Fabric,
         spent: int | None = None,
+        rows: Mapping[str, int] | None = None,
         *,
         inherits: bool = True,
     ) -> None:
         self.run, self.config, self.setting, self.fabric, self.inherits = run, config, setting, fabric, inherits
-        self.log, self.selection = EventLog(run, spent), SelectionLog(run, spent)
+        rows = rows or {}
+        self.log = EventLog(run, spent, rows.get("metrics"))
+        self.selection = SelectionLog(run, spent, rows.get("selection"))
+        self.marks = CsvLog(run.path / MARKS_NAME, MARKS_COLUMNS, spent, rows.get("marks"))
         # Times have a file of their own: all others are the same whether or not a run was interrupted.
-        past = [] if spent is None else [row for row in read_timing(run.path) if int(row["step"]) <= spent]
-        self.seconds = max((float(row["seconds"] or 0) for row in past), default=0.0)
-        self.marks = CsvLog(run.path / MARKS_NAME, MARKS_COLUMNS, spent)
-        self.timing = CsvLog(run.path / TIMING_NAME, TIMING_COLUMNS, spent)
+        self.timing = CsvLog(run.path / TIMING_NAME, TIMING_COLUMNS, spent, rows.get("timing"))
+        self.seconds = max((float(row["seconds"] or 0) for row in read_timing(run.path)), default=0.0)
         self._started = self._clock()
         self.shown: dict[str, float] = {}
         self._bar_context = progress(f"{run.verb} (slice gradients)", config.budget - (spent or 0))
@@ -168,6 +172,15 @@ class Watch:
             write_progress_plot(self.run.path, synthetic=self.setting.synthetic)
         self._started = self._clock()
         return figures
+
+    def sync(self) -> dict[str, int]:
+        """Bring the tables to the disk, before a training state is saved; gives the rows of each, for that state."""
+        return {
+            "metrics": self.log.sync(),
+            "selection": self.selection.sync(),
+            "marks": self.marks.sync(),
+            "timing": self.timing.sync(),
+        }
 
     def _dice(self, model: nn.Module, case: StoredCase) -> dict[str, float]:
         return stored_dice(model, case, self.setting.modalities, self.setting.space, autocast=self.fabric.autocast)

@@ -148,9 +148,10 @@ class _Active:
             synthetic=self.job.pool.store.synthetic,
         )
         manifest.save(self.run.path)
-        done = sum(one.done for one in self.rounds)
+        done = [one for one in self.rounds if one.done]
+        logged = len(done) + sum(len(values) for one in done for values in one.figures.values())
         with (
-            EventLog(self.run, resume_step=done if self.config.resume else None) as log,
+            EventLog(self.run, len(done) or None, logged) as log,
             progress("active learning", None) as bar,
         ):
             while not self._at_end():
@@ -223,6 +224,7 @@ class _Active:
         )
         # What belongs to the round is logged before the round counts as done.
         self._show(one, figures, log, bar)
+        log.sync()
         self.rounds[-1] = one
         write_round(self.run.path, one)
         self._write_curve()

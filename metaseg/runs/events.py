@@ -36,11 +36,16 @@ class EventLog:
 
     Args:
         run: The run folder.
-        resume_step: The step of the training state from which the run goes on; None for a run that begins.
+        resume_step: The step of the training state from which the run goes on; None for a run that begins, or that
+            was cut off before it had saved one and begins anew.
+        expected: How many rows ``metrics.csv`` had at that step, as :meth:`sync` gave it; None if that is not known.
     """
 
-    def __init__(self, run: RunFolder, resume_step: int | None = None) -> None:
-        self._table = CsvLog(run.path / METRICS_NAME, METRICS_COLUMNS, resume_step)
+    def __init__(self, run: RunFolder, resume_step: int | None = None, expected: int | None = None) -> None:
+        self._table = CsvLog(run.path / METRICS_NAME, METRICS_COLUMNS, resume_step, expected)
+        if resume_step is None:
+            for file in run.path.glob("events.out.tfevents.*"):
+                file.unlink()
         self._events = _EventFile(run.path, resume_step)
 
     def scalars(self, values: Mapping[str, float], step: int, epoch: int | None = None) -> None:
@@ -82,9 +87,10 @@ class EventLog:
         rows = "\n".join(f"| {name} | `{value}` |" for name, value in values.items())
         self.text("settings", f"| setting | value |\n|---|---|\n{rows}")
 
-    def flush(self) -> None:
-        """Bring everything to the disk."""
-        self._events.flush()
+    def sync(self) -> int:
+        """Bring everything to the disk, where a power cut leaves it; gives the rows of ``metrics.csv``."""
+        self._events.sync()
+        return self._table.sync()
 
     def close(self) -> None:
         """Bring everything to the disk and close the files."""
@@ -123,7 +129,7 @@ class _EventFile:
         if resume_step is not None:
             # Otherwise TensorBoard would draw the steps between the saved state and the interruption twice.
             self._write(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
-        self.flush()
+        self.sync()
 
     def add(self, summary: Any, step: int) -> None:
         """Write a summary of a step."""
@@ -135,10 +141,11 @@ class _EventFile:
         with writing(self._path):
             self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
 
-    def flush(self) -> None:
-        """Hand everything to the system."""
+    def sync(self) -> None:
+        """Bring everything to the disk."""
         with writing(self._path):
             self._stream.flush()
+            os.fsync(self._stream.fileno())
 
     def close(self) -> None:
         """Close the file; what a full disk has no room for is lost."""
@@ -193,14 +200,19 @@ class SelectionLog:
     Args:
         run: The run folder.
         resume_step: As for :class:`EventLog`.
+        expected: As for :class:`EventLog`.
     """
 
-    def __init__(self, run: RunFolder, resume_step: int | None = None) -> None:
-        self._table = CsvLog(run.path / SELECTION_NAME, SELECTION_COLUMNS, resume_step)
+    def __init__(self, run: RunFolder, resume_step: int | None = None, expected: int | None = None) -> None:
+        self._table = CsvLog(run.path / SELECTION_NAME, SELECTION_COLUMNS, resume_step, expected)
 
     def add(self, selections: Sequence[Selection]) -> None:
         """Record the slices of a step."""
         self._table.append([asdict(selection) for selection in selections])
+
+    def sync(self) -> int:
+        """Bring all rows to the disk; gives their number."""
+        return self._table.sync()
 
     def close(self) -> None:
         """Close the file."""

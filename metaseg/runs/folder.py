@@ -7,19 +7,24 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from datetime import datetime
+from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from metaseg.checked_files import FileKind, read_json
+from metaseg.checked_files import FileKind, read_json, read_text
 from metaseg.config_fields import command_words
-from metaseg.config_io import Config, describe_fields, dump_config, load_config, plain_value
+from metaseg.config_io import Config, config_text, describe_fields, load_config, plain_value
 from metaseg.errors import RunError, UsageError, WriteError
 from metaseg.runs.lock import LOCK_NAME, RunLock, is_locked
 from metaseg.runs.state import STATE_NAME, RunState
-from metaseg.written_files import remove_unfinished, require_writable, write_json, writing
+from metaseg.written_files import remove_unfinished, require_writable, write_json, write_text, writing
 
 CONFIG_NAME = "config.yaml"
+SETTINGS_KIND = FileKind(
+    "the settings of a metaseg run, as it wrote them",
+    "copy the file again, or start the run again with --overwrite and its options",
+)
 RUNS = Path("runs")
 """Where runs without a name go."""
 
@@ -132,14 +137,17 @@ class RunFolder:
     @classmethod
     def _start(cls, path: Path, verb: str, config: Config) -> RunFolder:
         lock = RunLock(path)
-        # The state goes last: it marks a run, and without it a broken deletion could not be taken up again.
-        for entry in sorted(path.iterdir(), key=lambda entry: entry.name == STATE_NAME):
-            if entry.name != LOCK_NAME:
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-        state = RunState.create(path / STATE_NAME, verb)
         # How a run was begun is not what it is: --resume reads this file.
         begun = {field.name: False for field in fields(config) if field.name in ("overwrite", "resume")}
-        dump_config(replace(config, **begun), path / CONFIG_NAME)
+        settings = config_text(replace(config, **begun))
+        # A state that no settings belong to comes first: wherever a deletion is cut off, there is a run that can be
+        # replaced, that does not pass for finished, and that cannot be gone on with.
+        RunState.create(path / STATE_NAME, verb, "none yet")
+        for entry in path.iterdir():
+            if entry.name not in (LOCK_NAME, STATE_NAME):
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        state = RunState.create(path / STATE_NAME, verb, _digest(settings))
+        write_text(path / CONFIG_NAME, settings)
         return cls(path, state, lock)
 
     @classmethod
@@ -177,9 +185,10 @@ class RunFolder:
         """The settings of the run.
 
         Raises:
-            UsageError: They are not settings of ``cls``, or the file is damaged.
+            RunError: The file is damaged.
+            UsageError: They are not settings of ``cls``.
         """
-        return load_config(cls, self.path / CONFIG_NAME)
+        return load_config(cls, settings_file(self.path))
 
     def write_json(self, name: str, content: Any) -> None:
         """Write ``name`` in the folder as JSON, replacing it at once."""
@@ -230,10 +239,33 @@ def saved_settings(path: Path, verb: str) -> Path | None:
     """Settings file of the run of ``verb`` in ``path``; None if there is no such run.
 
     ``--resume`` starts from it, so that the options of the first start need not be typed again.
+
+    Raises:
+        RunError: The file is not as the run wrote it.
     """
     if not is_run(path) or RunState.open(path / STATE_NAME).verb != verb:
         return None
-    return path / CONFIG_NAME
+    return settings_file(path, as_written=True)
+
+
+def settings_file(path: Path, *, as_written: bool = False) -> Path:
+    """The settings file of the run in ``path``, which would otherwise be read as one that leaves all at its default.
+
+    Args:
+        path: The run folder.
+        as_written: It must also be what the run wrote, to the letter: a run goes on with the settings that it began
+            with.
+
+    Raises:
+        RunError: The file is gone or damaged, or not as written.
+    """
+    file, state = path / CONFIG_NAME, RunState.open(path / STATE_NAME)
+    text = read_text(file, SETTINGS_KIND)
+    if not text.startswith("verb: ") or not text.endswith("\n"):
+        raise SETTINGS_KIND.refuse("the settings of the run are damaged: they are empty or cut off", file)
+    if as_written and state.settings not in (None, _digest(text)):
+        raise SETTINGS_KIND.refuse("the settings of the run are not as it wrote them: cut off, damaged or edited", file)
+    return file
 
 
 def run_status(run: RunFolder) -> str:
@@ -288,7 +320,7 @@ def _check_resumable(path: Path, verb: str, config: Config) -> None:
             where=path,
             expected=f"one of '{command_words(verb)}'",
         )
-    changed = config_changes(load_config(type(config), path / CONFIG_NAME), config)
+    changed = config_changes(load_config(type(config), settings_file(path, as_written=True)), config)
     if changed:
         raise UsageError(
             "settings differ from those of the run to resume: " + "; ".join(changed),
@@ -297,6 +329,10 @@ def _check_resumable(path: Path, verb: str, config: Config) -> None:
             + ", ".join(sorted(field.flag for field in describe_fields(type(config)) if field.free)),
             remedy="leave the changed settings away, or start another run with another --out",
         )
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
 
 
 def _shown(value: Any) -> str:

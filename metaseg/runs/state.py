@@ -20,13 +20,14 @@ STATE_KIND = FileKind("the state.json of a metaseg run", "start the run again wi
 
 @dataclass(frozen=True)
 class StateContent:
-    """What ``state.json`` holds, beside its format."""
+    """What ``state.json`` holds, beside its format; a run of an earlier version has no digest of its settings."""
 
     verb: str
     status: Status
     reason: str | None
     figures: dict[str, float | None]
     stages: dict[str, list[str]]
+    settings: str | None = None
 
 
 class RunState:
@@ -41,17 +42,18 @@ class RunState:
         status: ``running``, ``finished``, ``stopped`` (by the user or a signal) or ``failed``.
         reason: Why it stopped or failed, or None.
         figures: Best figures by name, such as ``{"val/dice/ET": 0.71}``.
+        settings: Digest of the text of ``config.yaml``; None if it is not known.
     """
 
     def __init__(self, path: Path, content: StateContent) -> None:
         self.path = path
         self.verb, self.status, self.reason = content.verb, content.status, content.reason
-        self.figures, self._stages = content.figures, content.stages
+        self.figures, self._stages, self.settings = content.figures, content.stages, content.settings
 
     @classmethod
-    def create(cls, path: Path, verb: str) -> RunState:
+    def create(cls, path: Path, verb: str, settings: str | None = None) -> RunState:
         """Write the state of a run that begins."""
-        state = cls(path, StateContent(verb, "running", None, {}, {}))
+        state = cls(path, StateContent(verb, "running", None, {}, {}, settings))
         state._save()
         return state
 
@@ -103,5 +105,5 @@ class RunState:
         self._save()
 
     def _save(self) -> None:
-        content = StateContent(self.verb, self.status, self.reason, self.figures, self._stages)
+        content = StateContent(self.verb, self.status, self.reason, self.figures, self._stages, self.settings)
         write_json(self.path, {"format": FORMAT, **asdict(content)})

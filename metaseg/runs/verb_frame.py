@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from lightning_fabric import Fabric
 
 from metaseg.config_fields import config_verb
+from metaseg.errors import RunError
 from metaseg.models.processes import first_of_machine
 from metaseg.runs.companions import is_companion
 from metaseg.runs.folder import RunFolder
@@ -29,6 +30,12 @@ def finished_run(config: Any) -> RunFolder | None:
     verb = config_verb(type(config))
     finished = RunFolder.check(config.out, verb, config, overwrite=config.overwrite, resume=config.resume)
     if finished is not None:
+        if not any((finished.path / "checkpoints").glob("*.safetensors")):
+            raise RunError(
+                "the run says that it is finished, but its weights are gone",
+                where=finished.path / "checkpoints",
+                remedy="copy them back, or start the run again with --overwrite",
+            )
         print(f"{finished.path} is finished; nothing to resume")
     return finished
 

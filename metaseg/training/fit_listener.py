@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from metaseg.errors import TrainingError
-from metaseg.models.checkpoint import ModelCard, save_checkpoint
+from metaseg.errors import TrainingError, warn_user
+from metaseg.models.checkpoint import ModelCard, checkpoint_files, save_checkpoint
 from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.progress import Progress
@@ -105,6 +105,12 @@ class FitListener:
         watcher = _WATCHER.get()
         if watcher is not None:
             watcher(step // self.steps_per_epoch, figures)
+        if "score" in extra and not all(file.exists() for file in checkpoint_files(self.run.checkpoints / "best")):
+            warn_user(
+                f"the best weights, of step {extra['best_step']}, have vanished: kept anew from step {step} on",
+                where=self.run.checkpoints,
+            )
+            del extra["score"]
         # Without anybody to validate on the last weights are the best.
         if not figures or score > extra.get("score", -math.inf):
             extra |= {"score": score, "best_step": step, "figures": figures, "stale": 0}
@@ -113,6 +119,8 @@ class FitListener:
             extra["stale"] = extra.get("stale", 0) + 1
         save_checkpoint(self.run.checkpoints / "last", model, card)
         self.run.state.set_figures(extra["figures"])
+        # On the disk before the training state that goes on from here is.
+        extra["rows"] = self.log.sync()
         write_progress_plot(self.run.path, synthetic=self.card.synthetic)
         return not (extra.get("enough") or (self.patience and extra["stale"] >= self.patience))
 

@@ -11,7 +11,8 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.optim import Optimizer
 
-from metaseg.models.checkpoint import ModelCard
+from metaseg.errors import RunError
+from metaseg.models.checkpoint import ModelCard, checkpoint_files, read_checkpoint
 from metaseg.runs.events import EventLog
 from metaseg.runs.files import finite_figures
 from metaseg.runs.folder import RunFolder
@@ -106,9 +107,10 @@ def fit_in_run(job: FittedRun, run: RunFolder, fabric: Fabric, *, seed: int, res
     manifest.save(run.path)
     state, state_file = job.state, run.checkpoints / STATE_FILE
     goes_on = resume and state_file.exists()
-    start = int(load_training_state(state_file)["step"]) if goes_on else 0
+    saved: dict[str, Any] = load_training_state(state_file) if goes_on else {"step": 0, "extra": {}}
+    start = int(saved["step"])
     with (
-        EventLog(run, resume_step=start if resume else None) as log,
+        EventLog(run, start if goes_on else None, saved["extra"].get("rows")) as log,
         progress(job.title, job.plan.total_steps - start) as bar,
     ):
         listener = FitListener(
@@ -147,8 +149,25 @@ def write_patients(run: RunFolder, parts: Mapping[str, Any], weights: str) -> No
 
 
 def _finish(run: RunFolder, state: LoopState) -> None:
+    _require_best(run, state.extra["best_step"])
     figures: dict[str, float] = state.extra["figures"]
     run.write_json("result.json", asdict(FitSummary(finite_figures(figures), state.step, state.extra["best_step"])))
     print(f"run: {run.path}")
     for name, value in figures.items():
         print(f"  {name} {value:.3f} (best, step {state.extra['best_step']})")
+
+
+def _require_best(run: RunFolder, step: int) -> None:
+    """Raise RunError unless the best weights are there: no run is finished that points at nothing."""
+    path = run.checkpoints / "best"
+    try:
+        found = read_checkpoint(path)[1].step
+        wrong = None if found == step else f"they are of step {found}"
+    except RunError as error:
+        wrong = error.found
+    if wrong is not None:
+        raise RunError(
+            f"the best weights, of step {step}, cannot be used: {wrong}",
+            where=checkpoint_files(path)[0],
+            remedy="use checkpoints/last, the weights of the last step, or start the run again with --overwrite",
+        )

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metaseg.config import PretrainConfig
-from metaseg.errors import RunError
+from metaseg.errors import DataWarning, RunError
 from metaseg.runs.csv_log import CsvLog, cell, read_log
 from metaseg.runs.events import EventLog, Selection, SelectionLog
 from metaseg.runs.folder import RunFolder
@@ -47,6 +49,79 @@ def test_tensorboard_shows_no_step_twice(run: RunFolder) -> None:
     accumulator = EventAccumulator(str(run.path))
     accumulator.Reload()
     assert [event.step for event in accumulator.Scalars("train/loss")] == list(range(10))
+
+
+def test_run_that_begins_anew_shows_nothing_of_its_first_attempt(run: RunFolder) -> None:
+    log_steps(run, 0, 3)
+    log_steps(run, 0, 2)
+    accumulator = EventAccumulator(str(run.path))
+    accumulator.Reload()
+    assert [event.step for event in accumulator.Scalars("train/loss")] == [0, 1, 2]
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(len(path.read_bytes())))
+
+
+def half_zeros(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + bytes(len(content) // 2))
+
+
+def shorter(path: Path) -> None:
+    path.write_text("".join(path.read_text().splitlines(True)[:3]))
+
+
+def no_row(path: Path) -> None:
+    lines = path.read_text().splitlines(True)
+    path.write_text("".join(lines[:2] + lines[3:]))
+
+
+@pytest.mark.parametrize("damage", [gone, zeros, half_zeros, shorter, no_row])
+def test_rows_that_are_lost_are_told_of(run: RunFolder, damage: Callable[[Path], None]) -> None:
+    log_steps(run, 0, 4)
+    with EventLog(run, 4) as events:
+        expected = events.sync()
+    assert expected == 10
+    damage(run.path / "metrics.csv")
+    with pytest.warns(DataWarning, match=r"of 10 rows of metrics.csv up to step 4 are lost"):
+        log_with = EventLog(run, 4, expected)
+    log_with.scalars({"train/loss": 0.5}, 5)
+    assert log_with.sync() == 11  # so that the gap is told of again at the next resume
+    log_with.close()
+    assert read_log(run.path / "metrics.csv")[-1]["step"] == "5"
+
+
+@pytest.mark.parametrize("kept", [4, 2])
+def test_zeros_beyond_the_saved_state_are_dropped_without_a_word(run: RunFolder, kept: int) -> None:
+    log_steps(run, 0, kept)
+    with EventLog(run, kept) as events:
+        expected = events.sync()
+    whole = (run.path / "metrics.csv").read_bytes()
+    (run.path / "metrics.csv").write_bytes(whole + b"5,2,train/loss,0.1\n6,3,tr" + bytes(300) + b"\n" + bytes(9))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        EventLog(run, kept, expected).close()
+    assert (run.path / "metrics.csv").read_bytes() == whole
+
+
+def test_table_of_an_earlier_version_that_is_gone_is_told_of(run: RunFolder) -> None:
+    with pytest.warns(DataWarning, match="the rows of metrics.csv up to step 7 are lost"):
+        EventLog(run, 7).close()
+
+
+def test_table_that_is_deleted_while_it_grows_is_written_again(run: RunFolder) -> None:
+    with EventLog(run) as events:
+        events.scalars({"loss": 0.25}, 0)
+        (run.path / "metrics.csv").unlink()
+        with pytest.warns(DataWarning, match="was deleted while the run wrote it"):
+            assert events.sync() == 1
+        events.scalars({"loss": 0.5}, 1)
+    assert [row["value"] for row in read_log(run.path / "metrics.csv")] == ["0.25", "0.5"]
 
 
 def test_without_resume_the_table_begins_anew(run: RunFolder) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +17,7 @@ import pytest
 from metaseg.config import MetatuneConfig, PretrainConfig
 from metaseg.config_io import dump_config
 from metaseg.errors import RunError, UsageError, WriteError
-from metaseg.runs.folder import RunFolder, config_changes, run_status
+from metaseg.runs.folder import RunFolder, config_changes, run_status, saved_settings
 from metaseg.runs.lock import RunLock, is_locked
 
 CONFIG = PretrainConfig(epochs=3)
@@ -292,3 +295,90 @@ def test_config_of_an_older_version_lacks_keys(tmp_path: Path) -> None:
     path.write_text("".join(line for line in path.read_text().splitlines(True) if not line.startswith("patience")))
     assert RunFolder.open(tmp_path).config(PretrainConfig) == CONFIG
     dump_config(CONFIG, path)
+
+
+def damage(text: str) -> dict[str, str | None]:
+    """What may become of a settings file."""
+    return {
+        "gone": None, "empty": "", "zeros": "\0" * len(text), "cut off": text[: len(text) // 2],
+        "cut off at a line": text[: text.rindex("\n", 0, -1) + 1], "a comment": "# verb: pretrain\n",
+        "of another verb": text.replace("verb: pretrain", "verb: metatune"),
+        "edited": text.replace("epochs: 3", "epochs: 4"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", damage("verb: a\nb: c\n"))
+def test_run_whose_settings_are_not_as_written_is_not_resumed(tmp_path: Path, kind: str) -> None:
+    make(tmp_path).close()
+    file = tmp_path / "config.yaml"
+    text = damage(file.read_text())[kind]
+    file.unlink() if text is None else file.write_text(text)
+    for resume in (lambda: saved_settings(tmp_path, "pretrain"), lambda: make(tmp_path, resume=True)):
+        with pytest.raises(RunError) as caught:
+            resume()
+        assert caught.value.where == file
+        assert "--overwrite" in str(caught.value.remedy)
+    make(tmp_path, overwrite=True).close()
+    make(tmp_path, resume=True).close()
+
+
+@pytest.mark.parametrize("kind", ["empty", "zeros", "cut off", "a comment"])
+def test_settings_of_an_earlier_version_must_be_settings(tmp_path: Path, kind: str) -> None:
+    make(tmp_path).close()
+    state, file = tmp_path / "state.json", tmp_path / "config.yaml"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "settings": None}))
+    make(tmp_path, resume=True).close()
+    file.write_text(str(damage(file.read_text())[kind]))
+    with pytest.raises(RunError):
+        make(tmp_path, resume=True)
+    with pytest.raises(RunError):
+        RunFolder.open(tmp_path).config(PretrainConfig)
+
+
+class CutOffError(Exception):
+    """As if the process had been killed."""
+
+
+def test_overwrite_cut_off_at_any_step_is_taken_up_by_the_same_command(tmp_path: Path, monkeypatch) -> None:
+    """Every change of a name in the folder is a step; before each of them the replacement is cut off once."""
+    run, old_files = tmp_path / "run", ("best.safetensors", "last.safetensors", "last.state.pt")
+
+    def stop_before(number: int):
+        allowed = iter(range(number))
+
+        def counted(change):
+            def step(*args, **named):
+                if next(allowed, None) is None:
+                    raise CutOffError
+                return change(*args, **named)
+
+            return step
+
+        return counted
+
+    for number in range(40):
+        shutil.rmtree(run, ignore_errors=True)
+        with make(run) as old:
+            for name in old_files:
+                (old.checkpoints / name).write_text("old")
+            old.write_json("result.json", {"old": 1})
+            (run / "metrics.csv").write_text("step\n")
+        with monkeypatch.context() as patch:
+            counted = stop_before(number)
+            patch.setattr(os, "unlink", counted(os.unlink))
+            patch.setattr(os, "replace", counted(os.replace))
+            patch.setattr(os, "rmdir", counted(os.rmdir))
+            try:
+                make(run, overwrite=True).close()
+                break
+            except CutOffError:
+                left = {path.name for path in run.rglob("*")}
+        gc.collect()
+        if RunFolder.open(run).finished:
+            assert {*old_files, "checkpoints", "result.json", "metrics.csv"} < left
+        elif left & {*old_files, "checkpoints", "result.json", "metrics.csv"}:
+            with pytest.raises(RunError):
+                make(run, resume=True)
+        with make(run, overwrite=True):
+            assert sorted(path.name for path in run.iterdir()) == [".lock", "config.yaml", "state.json"]
+    assert number > 10

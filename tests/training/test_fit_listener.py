@@ -3,12 +3,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from metaseg.config import PretrainConfig
+from metaseg.errors import DataWarning, RunError
 from metaseg.models import ModelCard, build_classifier
 from metaseg.models.checkpoint import load_classifier
 from metaseg.runs.csv_log import read_log
@@ -16,6 +18,7 @@ from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.progress import progress
 from metaseg.training.fit_listener import FitListener, smoothed_score
+from metaseg.training.fitted_run import _require_best as require_best
 from metaseg.training.loop import LoopState
 
 
@@ -70,6 +73,29 @@ def auc(*values: float) -> list[dict[str, float]]:
     return [{"auc/val": value} for value in values]
 
 
+@pytest.mark.parametrize("file", ["best.safetensors", "best.json"])
+def test_best_weights_that_vanish_are_told_of_and_kept_anew(listen, model, file):
+    listener = listen(auc(0.9, 0.5, 0.7))
+    mark(listener, model, 1)
+    (listener.run.checkpoints / file).unlink()
+    with pytest.warns(DataWarning, match="best weights, of step 1, have vanished: kept anew from step 1 on"):
+        mark(listener, model, 2)
+    assert listener.state.extra["best_step"] == 2
+    assert weights_of(listener, "best") == 2
+    require_best(listener.run, 2)
+
+
+@pytest.mark.parametrize("file", ["best.safetensors", "best.json"])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x")])
+def test_no_run_is_finished_without_its_best_weights(listen, model, file, damage):
+    listener = listen(auc(0.9, 0.5))
+    mark(listener, model, 2)
+    damage(listener.run.checkpoints / file)
+    with pytest.raises(RunError, match="the best weights, of step 1, cannot be used") as caught:
+        require_best(listener.run, 1)
+    assert "checkpoints/last" in caught.value.remedy
+
+
 def test_best_and_last_weights_are_kept(listen, model):
     listener = listen(auc(0.5, 0.9, 0.7, 0.9))
     assert mark(listener, model, 4) == [True] * 4
@@ -101,6 +127,8 @@ def test_without_validation_the_last_weights_are_the_best(listen, model):
 
 def test_goes_on_from_what_the_state_remembers(listen, model):
     listener = listen(auc(0.6, 0.95), score=0.9, best_step=1, figures={"auc/val": 0.9}, stale=0)
+    for kind in ("safetensors", "json"):
+        (listener.run.checkpoints / f"best.{kind}").touch()
     listener.on_mark(2, model)
     assert listener.state.extra["best_step"] == 1
     assert listener.state.extra["stale"] == 1
