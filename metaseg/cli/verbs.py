@@ -282,7 +282,7 @@ def run_verb(verb: Verb, file: Path | None, overrides: dict[str, Any]) -> None:
         if file is None and overrides.get("resume") and overrides.get("out"):
             from metaseg.runs.folder import saved_settings
 
-            file = saved_settings(Path(overrides["out"]).expanduser(), verb.name)
+            file = saved_settings(Path(overrides["out"]).expanduser(), verb.config)
         if file is None and verb.file_argument:
             raise UsageError(
                 "CONFIG is missing",

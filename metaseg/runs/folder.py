@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -12,13 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from metaseg.checked_files import FileKind, read_json, read_text
-from metaseg.config_fields import command_words
-from metaseg.config_io import Config, config_text, describe_fields, load_config, plain_value
+from metaseg.checked_files import FileKind, read_json, read_text, read_yaml
+from metaseg.config_fields import command_words, config_verb
+from metaseg.config_io import Config, describe_fields, dump_config, load_config, plain_value
 from metaseg.errors import RunError, UsageError, WriteError
 from metaseg.runs.lock import LOCK_NAME, RunLock, is_locked
 from metaseg.runs.state import STATE_NAME, RunState
-from metaseg.written_files import remove_unfinished, require_writable, write_json, write_text, writing
+from metaseg.written_files import remove_unfinished, require_writable, write_json, writing
 
 CONFIG_NAME = "config.yaml"
 SETTINGS_KIND = FileKind(
@@ -139,15 +140,16 @@ class RunFolder:
         lock = RunLock(path)
         # How a run was begun is not what it is: --resume reads this file.
         begun = {field.name: False for field in fields(config) if field.name in ("overwrite", "resume")}
-        settings = config_text(replace(config, **begun))
+        settings = replace(config, **begun)
         # A state that no settings belong to comes first: wherever a deletion is cut off, there is a run that can be
         # replaced, that does not pass for finished, and that cannot be gone on with.
         RunState.create(path / STATE_NAME, verb, "none yet")
         for entry in path.iterdir():
             if entry.name not in (LOCK_NAME, STATE_NAME):
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-        state = RunState.create(path / STATE_NAME, verb, _digest(settings))
-        write_text(path / CONFIG_NAME, settings)
+        values = {field.option: plain_value(getattr(settings, field.name)) for field in describe_fields(type(config))}
+        state = RunState.create(path / STATE_NAME, verb, _digest(values, type(config)))
+        dump_config(settings, path / CONFIG_NAME)
         return cls(path, state, lock)
 
     @classmethod
@@ -235,26 +237,26 @@ def is_run(path: Path) -> bool:
     return (path / STATE_NAME).is_file()
 
 
-def saved_settings(path: Path, verb: str) -> Path | None:
-    """Settings file of the run of ``verb`` in ``path``; None if there is no such run.
+def saved_settings(path: Path, cls: type[Config]) -> Path | None:
+    """Settings file of the run in ``path``; None if there is no run of the verb of ``cls``.
 
     ``--resume`` starts from it, so that the options of the first start need not be typed again.
 
     Raises:
         RunError: The file is not as the run wrote it.
     """
-    if not is_run(path) or RunState.open(path / STATE_NAME).verb != verb:
+    if not is_run(path) or RunState.open(path / STATE_NAME).verb != config_verb(cls):
         return None
-    return settings_file(path, as_written=True)
+    return settings_file(path, cls)
 
 
-def settings_file(path: Path, *, as_written: bool = False) -> Path:
+def settings_file(path: Path, as_written: type[Config] | None = None) -> Path:
     """The settings file of the run in ``path``, which would otherwise be read as one that leaves all at its default.
 
     Args:
         path: The run folder.
-        as_written: It must also be what the run wrote, to the letter: a run goes on with the settings that it began
-            with.
+        as_written: The settings must also be those that the run wrote, of this class: a run goes on with what it began
+            with. Paths may be others, since data may be moved; ``inputs.json`` tells what must lie there.
 
     Raises:
         RunError: The file is gone or damaged, or not as written.
@@ -263,8 +265,12 @@ def settings_file(path: Path, *, as_written: bool = False) -> Path:
     text = read_text(file, SETTINGS_KIND)
     if not text.startswith("verb: ") or not text.endswith("\n"):
         raise SETTINGS_KIND.refuse("the settings of the run are damaged: they are empty or cut off", file)
-    if as_written and state.settings not in (None, _digest(text)):
-        raise SETTINGS_KIND.refuse("the settings of the run are not as it wrote them: cut off, damaged or edited", file)
+    if as_written is not None and state.settings is not None:
+        values = read_yaml(file, SETTINGS_KIND)
+        if not isinstance(values, dict) or state.settings != _digest(values, as_written):
+            raise SETTINGS_KIND.refuse(
+                "the settings of the run are not as it wrote them: cut off, damaged or edited", file
+            )
     return file
 
 
@@ -320,7 +326,7 @@ def _check_resumable(path: Path, verb: str, config: Config) -> None:
             where=path,
             expected=f"one of '{command_words(verb)}'",
         )
-    changed = config_changes(load_config(type(config), settings_file(path, as_written=True)), config)
+    changed = config_changes(load_config(type(config), settings_file(path, type(config))), config)
     if changed:
         raise UsageError(
             "settings differ from those of the run to resume: " + "; ".join(changed),
@@ -331,8 +337,14 @@ def _check_resumable(path: Path, verb: str, config: Config) -> None:
         )
 
 
-def _digest(text: str) -> str:
-    return blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+def _digest(values: dict[str, Any], cls: type[Config]) -> str:
+    """Digest of settings as a settings file has them; of paths only how many there are counts."""
+    paths = {field.option for field in describe_fields(cls) if field.path}
+    counted = {"verb": config_verb(cls)} | {
+        name: (len(value) if isinstance(value, list) else value is not None) if name in paths else value
+        for name, value in values.items()
+    }
+    return blake2b(json.dumps(counted, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
 def _shown(value: Any) -> str:

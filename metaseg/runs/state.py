@@ -42,7 +42,7 @@ class RunState:
         status: ``running``, ``finished``, ``stopped`` (by the user or a signal) or ``failed``.
         reason: Why it stopped or failed, or None.
         figures: Best figures by name, such as ``{"val/dice/ET": 0.71}``.
-        settings: Digest of the text of ``config.yaml``; None if it is not known.
+        settings: Digest of the settings in ``config.yaml``; None if it is not known.
     """
 
     def __init__(self, path: Path, content: StateContent) -> None:

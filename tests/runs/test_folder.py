@@ -313,13 +313,27 @@ def test_run_whose_settings_are_not_as_written_is_not_resumed(tmp_path: Path, ki
     file = tmp_path / "config.yaml"
     text = damage(file.read_text())[kind]
     file.unlink() if text is None else file.write_text(text)
-    for resume in (lambda: saved_settings(tmp_path, "pretrain"), lambda: make(tmp_path, resume=True)):
+    for resume in (lambda: saved_settings(tmp_path, PretrainConfig), lambda: make(tmp_path, resume=True)):
         with pytest.raises(RunError) as caught:
             resume()
         assert caught.value.where == file
         assert "--overwrite" in str(caught.value.remedy)
     make(tmp_path, overwrite=True).close()
     make(tmp_path, resume=True).close()
+
+
+def test_paths_among_the_settings_may_be_edited_where_data_are_moved(tmp_path: Path) -> None:
+    before, after = (replace(CONFIG, data=(Path(name),)) for name in ("/here", "/there"))
+    RunFolder.create(tmp_path, "pretrain", before).close()
+    file = tmp_path / "config.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("/here", "/there") + "# moved\n")
+    RunFolder.create(tmp_path, "pretrain", after, resume=True).close()
+    for wrong in ("[]", "[/there, /more]"):
+        file.write_text(text.replace("data: [/here]", f"data: {wrong}"))
+        assert file.read_text() != text
+        with pytest.raises(RunError, match="not as it wrote them"):
+            saved_settings(tmp_path, PretrainConfig)
 
 
 @pytest.mark.parametrize("kind", ["empty", "zeros", "cut off", "a comment"])
