@@ -84,12 +84,11 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
     """Make one case per row of a table, or of the ``cases.csv`` in a folder.
 
     Raises:
-        DataError: The table is unreadable, or a row is incomplete or (in strict mode) doubled.
+        DataError: The table is unreadable, a row is incomplete or doubled, or (in strict mode) two cells name one file.
     """
     table = table_of(path)
     rows = read_table(table)
-    if options.strict:
-        _refuse_doubled([(f"row {row.number}", row.case) for row in rows], "case", table)
+    _refuse_doubled([(f"row {row.number}", row.case) for row in rows], "case", table)
     cases = [_make_case(row, table, options) for row in rows]
     _find_doubled_files(rows, table, options)
     _doubt_columns(rows, table, options)
