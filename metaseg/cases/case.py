@@ -26,6 +26,11 @@ PLACE_TOLERANCE_MM = 0.1
 """How far corners of a case's volumes may lie apart: rounding in headers, not another position."""
 
 
+def printable(name: str) -> str:
+    r"""A file's name as text that can be written: bytes that are no UTF-8 as ``\xe9``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 class Volume(Protocol):
     """One image or label of a case: a NIfTI file, a channel of one, or a stack of 2-D slice files."""
 
@@ -75,6 +80,11 @@ class Case:
     synthetic: bool = False
     format: str = ""
     extra: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("id", "patient", "cohort", "grade", "site"):
+            if (text := getattr(self, name)) is not None:
+                object.__setattr__(self, name, printable(text))
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from metaseg.checked_files import FileKind, read_rows
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.errors import DataError
 from metaseg.runs.csv_log import cell
@@ -119,32 +120,15 @@ def read_answers(path: Path, wanted: Sequence[str], classes: Sequence[str]) -> n
     return np.array([numbers[name] for name in wanted], dtype=np.int64)
 
 
+LABELS_KIND = FileKind(
+    f"the file of labels that metaseg wrote, with the columns {', '.join(COLUMNS)}, and 'label' filled",
+    "put it back where --ask names it, with its first line as it was",
+    DataError,
+)
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            # Spreadsheets of some countries write semicolons.
-            first = stream.readline()
-            stream.seek(0)
-            table = csv.DictReader(stream, delimiter=";" if ";" in first and "," not in first else ",")
-            rows = [{name: row.get(name) or "" for name in COLUMNS} for row in table]
-            columns = set(table.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(
-            f"the file of labels cannot be read: {reason}",
-            where=path,
-            expected="the CSV that metaseg wrote, with its column 'label' filled",
-            remedy="put it back where --ask names it",
-        ) from error
-    if not {"slice", "label"} <= columns:
-        raise DataError(
-            "the file of labels has the columns " + (", ".join(sorted(map(str, columns))) or "(none)"),
-            where=path,
-            expected=", ".join(COLUMNS),
-            remedy="keep the first line as metaseg wrote it",
-        )
-    # Spreadsheets leave rows of nothing but separators behind.
-    return [row for row in rows if any(value.strip() for value in row.values())]
+    return read_rows(path, LABELS_KIND, ("slice", "label"))
 
 
 def _complain(path: Path, what: str, names: Sequence[str], expected: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from skimage.transform import resize
 
 from metaseg.cases.background import zero_outside
-from metaseg.cases.case import Case
+from metaseg.cases.case import Case, printable
 from metaseg.cases.check.images import VolumeChecks, check_grid, check_outline
 from metaseg.cases.check.report import KINDS
 from metaseg.cases.file_errors import reading
@@ -122,7 +122,7 @@ def arrange_case(case: Case, options: PrepareOptions, threads: int = 1) -> tuple
         sd=sd,
         background=background,
         areas=_areas(stored_label, stored_images.shape[1], case.scheme.space.num_classes),
-        sources=tuple(path.name for path in case.files),
+        sources=tuple(printable(path.name) for path in case.files),
         findings=tuple(findings),
     )
     arrays = {"images": lossless(stored_images.transpose(1, 0, 2, 3)), "label": stored_label}

@@ -171,7 +171,7 @@ class TestEdits:
         ("content", "match"),
         [
             (b"", r"columns \(none\)"),
-            (b"slice,lable\na,left\n", "columns lable, slice"),
+            (b"slice,lable\na,left\n", "has slice, lable"),
             (b"\xff\xfe\x00", "cannot be read"),
             (None, "cannot be read: No such file"),
         ],

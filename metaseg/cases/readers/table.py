@@ -8,6 +8,7 @@ Separated by commas, semicolons or tabs. ``scan.nii.gz#2`` is the third volume o
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections import Counter
@@ -22,6 +23,7 @@ from metaseg.cases.readers.case_folders import grade_of
 from metaseg.cases.readers.common import Reader, ReadOptions, find_doubled
 from metaseg.cases.readers.left_out import LeftOut, absent_file
 from metaseg.cases.volumes import ImageStack, volume_from_file
+from metaseg.checked_files import FileKind, read_text
 from metaseg.errors import DataError, MetasegError, warn_user
 from metaseg.modality_names import canonical_modality
 
@@ -152,23 +154,21 @@ def parts_of_table(table: Path) -> dict[str, list[TableRow]]:
     return parts
 
 
+_KIND = FileKind(
+    f"a table {TABLE}: text in UTF-8 with commas, semicolons or tabs between the columns",
+    "save it again as 'CSV UTF-8'",
+    DataError,
+)
+
+
 def _lines(table: Path) -> list[tuple[int, list[str]]]:
     """Lines that are not empty, with their numbers; the header first."""
     try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            start = stream.readline()
-            stream.seek(0)
-            reader = csv.reader(stream, delimiter=max(",;\t", key=start.count), strict=True)
-            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
-    except FileNotFoundError as error:
-        raise DataError("there is no table", where=table, expected=f"a table {TABLE}") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"the table cannot be read: {error}",
-            where=table,
-            expected="text in UTF-8 with commas, semicolons or tabs between the columns",
-            remedy="save it again as 'CSV UTF-8'",
-        ) from error
+        text = read_text(table, _KIND)
+        reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=text.partition("\n")[0].count), strict=True)
+        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
+    except csv.Error as error:
+        raise _KIND.refuse(f"the table cannot be read: {error}", table) from error
     if not lines:
         raise DataError("the table is empty", where=table, expected=_EXPECTED, remedy="add the cases")
     return lines

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from metaseg.cases import READERS, label_scheme, read_case_files, read_cases
 from metaseg.cases.readers import find_cases
@@ -178,3 +181,17 @@ class TestCaseFiles:
             read_case_files({"t1": write_nifti(tmp_path / "a.nii").rename(tmp_path / "a.dcm")})
         with pytest.raises(UsageError, match="unknown label scheme"):
             read_case_files({"t1": file}, label_scheme="mine")
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"\xff\xfe", "café".encode(), "名前".encode()])
+def test_names_that_are_no_text_can_be_written(name, tmp_path):
+    folder = tmp_path / "set" / "glioma"
+    folder.mkdir(parents=True)
+    values = np.random.default_rng(0).integers(1, 255, (16, 16), dtype=np.uint8)
+    path = Path(os.fsdecode(os.fsencode(folder) + b"/" + name + b".png"))
+    Image.fromarray(values).save(path)
+    (case,) = read_cases(folder.parent, format="image-folder")
+    for text in (case.id, case.patient, case.cohort):
+        assert text.encode("utf-8")
+    assert case.files == (path,)
+    assert case.read_images(case.modalities).shape == (1, 1, 16, 16)
