@@ -237,7 +237,11 @@ def _prepare_tuple(field: FieldDescription, value: Any) -> Any:
         return tuple(_path(field, item) for item in items)
     if isinstance(value, str):
         separator = "[,x]" if field.element is int else ","
-        value = [part.strip() for part in re.split(separator, value) if part.strip()]
+        parts = [part.strip() for part in re.split(separator, value)]
+        if not all(parts) or len(set(parts)) < (len(parts) if field.element is str else 0):
+            # An unset shell variable, or a name that was meant to be another.
+            raise _wrong(field, value)
+        value = parts
     if field.element is str and isinstance(value, list | tuple):
         return tuple(str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value)
     return value

@@ -65,7 +65,6 @@ def source_to_watch(config: AdaptOptions, network: LoadedNetwork, source: SliceS
             print("No --source given and the network has no validation patients: the source domain is not watched.")
             return SliceStore(())
         return source.select(network.validation_cases)
-    network.warn_if_patients_unknown()
     trained = network.trained_patients
     kept = SliceStore(tuple(case for case in _part(config, source, config.test_part) if case.patient not in trained))
     if not len(kept):

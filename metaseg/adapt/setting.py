@@ -98,6 +98,7 @@ def prepare_setting(config: AdaptOptions, memory: bool = False) -> Setting:
     config = replace(config, from_run=config.from_run or inputs.parent or find_parent(config))
     inputs.take_files(config)
     network = load_network(str(config.from_run))
+    network.warn_if_patients_unknown()
     space = LABEL_SPACES[network.card.label_space]
     store = labelled(inputs.take("data", _open_target(config, network)))
     _check_labels(store, space)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from metaseg.cases.sessions import patient_of
 from metaseg.errors import some
 
 
@@ -24,12 +25,15 @@ class SplitProblem:
     case: str = ""
 
 
-def split_problems(parts: Mapping[str, Sequence[str]], patients: Mapping[str, str]) -> Iterator[SplitProblem]:
-    """Parts without cases, patients in two parts, and cases that only the split or only the data have.
+def split_problems(
+    parts: Mapping[str, Sequence[str]], patients: Mapping[str, str], told: Mapping[str, str]
+) -> Iterator[SplitProblem]:
+    """Parts without cases, patients in two parts, other patients, and cases that only the split or only the data have.
 
     Args:
         parts: Part name to case ids.
         patients: Case id to patient, of all cases of the data.
+        told: Case id to patient as the split says; earlier versions took sessions for patients.
     """
     named = [case for ids in parts.values() for case in ids]
     for part, ids in parts.items():
@@ -43,6 +47,15 @@ def split_problems(parts: Mapping[str, Sequence[str]], patients: Mapping[str, st
         if len(places) > 1:
             listed = "; ".join(f"{part}: {', '.join(ids)}" for part, ids in places.items())
             yield SplitProblem("patient-split", f"patient {patient} stands in {listed}", next(iter(places.values()))[0])
+    other = [
+        case for case, patient in told.items() if patients.get(case, patient) not in (patient, patient_of(patient))
+    ]
+    if other:
+        found = (
+            f"{len(other)} cases are of other patients than the split says, such as {other[0]}: "
+            f"{patients[other[0]]}, not {told[other[0]]}"
+        )
+        yield SplitProblem("split-patients", found, other[0])
     if absent := [case for case in named if case not in patients]:
         found = f"{len(absent)} of the split's {len(named)} cases are not there: {some(sorted(absent))}"
         yield SplitProblem("split-absent", found)

@@ -160,26 +160,15 @@ class Split:
 
     def _check_patients(self, patients: Mapping[str, str]) -> None:
         """Compare the split with the data's patients: sessions, or a table, may tell more than when it was made."""
-        for problem in split_problems(self.parts, patients):
-            if problem.kind == "patient-split":
+        for problem in split_problems(self.parts, patients, self.patients):
+            if problem.kind in ("patient-split", "split-patients"):
                 raise DataError(
-                    f"the split parts a patient: {problem.found}",
+                    f"the split is of other patients than the data: {problem.found}",
                     expected="all cases of a patient in one part",
-                    remedy="make a new split, with the same --patients if there is such a table",
+                    remedy="make a new split, or give the --patients that it was made with",
                 )
             if problem.kind == "split-unnamed":
                 warn_user(problem.found, remedy="make a new split to use them")
-        other = [
-            name
-            for name, one in self.patients.items()
-            if name in patients and patients[name] not in (one, patient_of(one))
-        ]
-        if other:
-            warn_user(
-                f"the split and the data name other patients for {len(other)} cases, such as {other[0]}: "
-                f"{self.patients[other[0]]} and {patients[other[0]]}",
-                remedy="give the --patients that the split was made with",
-            )
 
     def fold(self, index: int) -> Split:
         """One turn of a cross-validation: part ``"test"`` is the fold, ``"train"`` all others.

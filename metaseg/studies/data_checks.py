@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metaseg.cases.readers import read_cases
-from metaseg.cases.splits import Split
+from metaseg.cases.splits import Absent, Split
 from metaseg.config import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, UsageError, unknown_name
 from metaseg.runs.networks import LoadedNetwork, load_network
@@ -16,6 +16,7 @@ from metaseg.store.store import is_store, open_store
 from metaseg.studies.phantoms import PARTS, is_phantom_split
 from metaseg.studies.plan import Plan
 from metaseg.studies.storage import open_database
+from metaseg.training.source import absent_cases
 
 Member = Any
 """A case as read from its files, or a prepared one."""
@@ -73,7 +74,7 @@ def _check_target(plan: Plan, target: str, config: AdaptOptions, network: Loaded
     members = cases(config, config.data, config.classes)
     parts = {config.train_part, study.test_part} | ({study.search_part} if study.trials else set())
     for part in sorted(parts):
-        _check_part(split, members, part, f"target {target}", config.split)
+        _check_part(split, members, part, f"target {target}", config.split, absent_cases(config))
     ids = set(split.parts[config.train_part])
     _check_shots(plan, target, len({case.patient for case in members if case.id in ids}))
     watched = cases(config, config.source, config.source_classes) if config.source else []
@@ -121,13 +122,15 @@ def _modalities(case: Member) -> Sequence[str]:
     return case.info.modalities if hasattr(case, "info") else case.modalities
 
 
-def _check_part(split: Split, members: Sequence[Member], part: str, what: str, where: Path) -> None:
+def _check_part(
+    split: Split, members: Sequence[Member], part: str, what: str, where: Path, absent: Absent = "ignore"
+) -> None:
     if part not in split.parts:
         raise unknown_name("part of the split", part, sorted(split.parts), where)
     ids = set(split.parts[part])
     if not any(case.id in ids for case in members):
         raise UsageError(f"part '{part}' of the split holds no cases of {what}", where=where)
-    split.select(members, part, absent="ignore")
+    split.select(members, part, absent=absent)
 
 
 def _check_shots(plan: Plan, target: str, patients: int) -> None:

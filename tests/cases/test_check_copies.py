@@ -155,7 +155,7 @@ def test_near_copies_across_a_split_file(looks):
     ids = [case.id for case in read_cases(looks)]
     edit(split, train=[name for name in ids if name != "glioma-train_10"], test=["glioma-train_10"])
     found = check_dataset(looks, split=split)
-    assert sorted(kinds(found)) == ["class-absent", "near-leak", "near-picture"]
+    assert sorted(kinds(found)) == ["class-absent", "near-leak", "near-picture", "split-invalid"]
     assert [finding.found for finding in found.findings if finding.kind == "class-absent"] == [
         "class none has no picture in test"
     ]
@@ -279,9 +279,9 @@ def test_split_of_other_data(slices):
     split = slices / "split.json"
     make_split(read_cases(slices), parts={"train": 0.5, "test": 0.5}).save(split)
     edit(split, train=["p0", "p9"], test=["p1", "p2", "p3"])
-    (finding,) = check_dataset(slices, split=split).findings
-    assert finding.kind == "split-absent"
-    assert finding.found.endswith("p9")
+    absent, invalid = check_dataset(slices, split=split).findings
+    assert (absent.kind, invalid.kind) == ("split-absent", "split-invalid")
+    assert absent.found.endswith("p9")
 
 
 def test_time_points_of_a_patient_in_two_parts(tmp_path):

@@ -246,7 +246,7 @@ def test_select_finds_a_patient_that_the_split_did_not_know() -> None:
     cases = [case(f"c{index}") for index in range(6)]
     split = make_split(cases, {"train": 0.5, "test": 0.5})
     hidden = [case(entry.id, "one patient") for entry in cases]
-    with pytest.raises(DataError, match=r"parts a patient: patient one patient stands in test: .*; train: "):
+    with pytest.raises(DataError, match=r"patient one patient stands in test: .*; train: "):
         split.select(hidden, "train")
 
 

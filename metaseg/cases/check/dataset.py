@@ -67,7 +67,7 @@ def check_dataset(
     findings = [finding for inspection in inspections for finding in inspection.findings]
     findings += _check_completeness(cases, left_out, modalities, allow_missing, root)
     findings += _check_meaning(cases, inspections, label_scheme is not None)
-    findings += check_patients(cases, root) if parts is None else check_split(cases, parts)
+    findings += check_patients(cases, root) if parts is None else check_split(cases, parts, str(split))
     findings += [] if patients else check_sessions(cases)
     findings += find_copies(cases, inspections, parts, root)
     findings += find_near_copies(cases, inspections, parts, root)

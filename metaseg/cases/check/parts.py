@@ -99,13 +99,23 @@ def check_sessions(cases: Sequence[Case]) -> Iterator[Finding]:
         yield Finding.of("session-doubtful", next(case.id for case in cases if case.patient == group[0]), found)
 
 
-def check_split(cases: Sequence[Case], parts: Parts) -> Iterator[Finding]:
+def check_split(cases: Sequence[Case], parts: Parts, path: str | Path) -> Iterator[Finding]:
     """What is wrong between the split file and the data."""
     named: defaultdict[str, list[str]] = defaultdict(list)
     for case, where in parts.items():
         for part in sorted(where):
             named[part].append(case)
     # Folders of pictures do not tell patients; copies in two parts are found by their looks.
-    patients = {case.id: case.id if case.format == "image-folder" else case.patient for case in cases}
-    for problem in split_problems(named, patients):
+    pictures = all(case.format == "image-folder" for case in cases)
+    patients = {case.id: case.id if pictures else case.patient for case in cases}
+    told: Mapping[str, str] = {}
+    invalid = ""
+    try:
+        told = read_split(path).patients
+    except DataError as error:
+        invalid = error.found
+    problems = list(split_problems(named, patients, {} if pictures else told))
+    if invalid and not any(problem.kind == "patient-split" for problem in problems):
+        yield Finding.of("split-invalid", "", invalid)
+    for problem in problems:
         yield Finding.of(problem.kind, problem.case, problem.found)

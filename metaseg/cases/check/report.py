@@ -191,6 +191,12 @@ KINDS: Mapping[str, Kind] = {
     "patient-split": Kind(
         "error", "a patient's cases stand in two parts of the split", "split by patient with 'metaseg data split'"
     ),
+    "split-invalid": Kind("error", "the split file parts or doubles a case, or lacks its patients", "make a new split"),
+    "split-patients": Kind(
+        "error",
+        "cases are of other patients than the split file says",
+        "make a new split, or give the --patients that it was made with",
+    ),
     "split-empty": Kind("error", "a part of the split file names no case", "make a new split"),
     "split-unnamed": Kind("warning", "cases are in no part of the split file", "make a new split to use them"),
     "split-absent": Kind(

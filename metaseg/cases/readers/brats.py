@@ -9,8 +9,8 @@ from metaseg.cases.readers.case_folders import (
     Convention,
     Identity,
     cohort_folder,
+    first_image,
     grade_of,
-    has_images,
     read_case_folders,
 )
 from metaseg.cases.readers.common import Reader, ReadOptions
@@ -27,7 +27,7 @@ CONVENTION = Convention(
 
 def matches(path: Path) -> bool:
     """Whether files of this convention lie below ``path``."""
-    return has_images(path, CONVENTION)
+    return first_image(path, CONVENTION) is not None
 
 
 def read(path: Path, options: ReadOptions) -> list[Case]:

@@ -57,14 +57,14 @@ Identify = Callable[[str, Path], Identity]
 """From case id and folder to identity."""
 
 
-def has_images(root: Path, convention: Convention) -> bool:
-    """Whether an image file of the convention lies below ``root``."""
+def first_image(root: Path, convention: Convention) -> Path | None:
+    """The first image file of the convention below ``root``, or None."""
     pattern = convention.pattern
     for path in walk_files(root):
         match = pattern.fullmatch(path.name)
         if match and match["suffix"].lower() in convention.images:
-            return True
-    return False
+            return path
+    return None
 
 
 def cohort_folder(folder: Path) -> str | None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from metaseg.errors import DataError, some, warn_user
 
 _VOLUMES = (".nii", ".nii.gz", ".nii.bz2", ".hdr", ".mgz", ".mha", ".mhd", ".nrrd", ".dcm")
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".heic", ".jp2", ".dcm")
 _IMAGES = {"slices": _PICTURES, "image-folder": _PICTURES, "cheng-mat": (".mat",)}
 # Cheng's release holds the indices of its cross-validation beside the images.
 _KNOWN = frozenset({"cvind.mat"})
 # Parts of a data set in nnU-Net's layout; those that are not read are not left out by mistake.
 _PARTS = frozenset({"imagesTr", "imagesTs", "imagesVal", "labelsTr", "labelsTs", "labelsVal"})
-_DEPTH = 7
+_DEPTH = 12
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def unread_files(root: Path, format: str, taken: Collection[Path]) -> Iterator[L
     parts = {part for file in known for part in Path(file).parts} & _PARTS
     suffixes = _IMAGES.get(format, _VOLUMES)
     unreadable: list[OSError] = []
+    seen: set[str] = set()
     for folder, subfolders, names in os.walk(root, onerror=unreadable.append, followlinks=True):
         here = Path(folder)
         if not (names or subfolders or here == root or here.name in _PARTS):
@@ -82,10 +83,16 @@ def unread_files(root: Path, format: str, taken: Collection[Path]) -> Iterator[L
         for name in subfolders:
             if name.startswith(".") and _holds_images(here / name, suffixes):
                 yield _hidden(here / name)
-        deep = len(here.relative_to(root).parts) >= _DEPTH
+        # Links may lead back to a folder above.
+        real = {name: os.path.realpath(here / name) for name in subfolders}
         subfolders[:] = sorted(
-            name for name in subfolders if not (deep or name.startswith(".") or name in _PARTS - parts)
+            name for name in subfolders if not (name.startswith(".") or name in _PARTS - parts or real[name] in seen)
         )
+        seen.update(real.values())
+        if subfolders and len(here.relative_to(root).parts) >= _DEPTH:
+            found = f"what lies more than {_DEPTH} folders deep is not looked at"
+            yield LeftOut("folder-unreadable", "folders that lie too deep", found, file=here)
+            subfolders.clear()
     for error in unreadable:
         found = f"the folder cannot be read: {error.strerror}"
         yield LeftOut("folder-unreadable", "folders that cannot be read", found, file=Path(error.filename))

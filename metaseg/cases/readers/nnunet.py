@@ -23,7 +23,7 @@ from metaseg.cases.readers.common import (
     other_case,
 )
 from metaseg.cases.readers.label_names import ignored_value, scheme_from_names
-from metaseg.cases.readers.left_out import absent_file
+from metaseg.cases.readers.left_out import LeftOut, absent_file
 from metaseg.cases.volumes import VOLUME_SUFFIXES, volume_from_file
 from metaseg.checked_files import FileKind, read_json
 from metaseg.errors import DataError
@@ -61,6 +61,12 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
         entries = description.entries(part)
         if entries:
             break
+    counted = description.content.get("numTraining")
+    if part == "imagesTr" and isinstance(counted, int) and counted > len(entries):
+        found = f"numTraining is {counted}, but {len(entries)} cases are there"
+        options.left_out.append(
+            LeftOut("file-absent", f"cases that are not there ({found})", found, file=root / DESCRIPTION)
+        )
     scheme = description.scheme(options.scheme)
     _find_other_cases(entries, options)
     cases = [_make_case(entry, description, scheme, options) for entry in entries]

@@ -16,6 +16,7 @@ from metaseg.cases.labels import label_scheme as scheme_by_name
 from metaseg.cases.near_copies import GroupCopies
 from metaseg.cases.patient_table import patients_of, read_patient_table, warn_of_doubtful
 from metaseg.cases.readers import brats, brats2023, cheng_mat, image_folder, nnunet, slices, table
+from metaseg.cases.readers.case_folders import first_image
 from metaseg.cases.readers.common import Reader, ReadOptions, walk_files
 from metaseg.cases.readers.left_out import LeftOut, lacking, tell, unread_files
 from metaseg.cases.readers.phantom_marker import mark_phantoms
@@ -197,8 +198,10 @@ def _choose_reader(root: Path, format: str) -> Reader:
         raise _nothing_found(root, format)
     if len(matching) > 1:
         names = ", ".join(reader.name for reader in matching)
+        files = [first_image(root, module.CONVENTION) for module in (brats2023, brats)]
+        such = " and ".join(file.relative_to(root).as_posix() for file in files if file is not None)
         raise DataError(
-            f"the folder holds data of several conventions: {names}",
+            f"the folder holds data of several conventions: {names}" + (f"; files such as {such}" if such else ""),
             where=root,
             expected="one convention",
             remedy="name one with --format, or give one of the folders inside",

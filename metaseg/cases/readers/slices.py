@@ -46,7 +46,10 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
     records: list[SliceRecord] = []
     for number, row in enumerate(_read_rows(table), start=2):
         try:
-            records.append(_record(row, number, table, options))
+            record = _record(row, number, table, options)
+            if record.mask is not None and not record.mask.exists():
+                options.left_out.append(absent_file(record.mask, record.patient))
+            records.append(record)
         except DataError as error:
             if options.strict and error.where == table:
                 raise
