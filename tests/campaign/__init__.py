@@ -1,0 +1,1 @@
+"""A campaign of bad and borderline inputs, through the command line."""
