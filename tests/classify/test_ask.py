@@ -170,7 +170,7 @@ class TestEdits:
     @pytest.mark.parametrize(
         ("content", "match"),
         [
-            (b"", r"columns \(none\)"),
+            (b"", r"has \(none\)"),
             (b"slice,lable\na,left\n", "has slice, lable"),
             (b"\xff\xfe\x00", "cannot be read"),
             (None, "cannot be read: No such file"),
