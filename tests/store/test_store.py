@@ -212,7 +212,9 @@ class TestFindings:
     @pytest.mark.parametrize("factor", [1, 3])
     def test_one_image_under_two_names(self, factor, cases, tmp_path):
         t1 = np.asarray(nib.load(cases[0].images["t1"].files[0]).dataobj)
-        changed = list(rewritten(cases[:1], tmp_path / "changed", lambda values, head: factor * t1, ("t2",)))
+        changed = list(
+            rewritten(cases[:1], tmp_path / "changed", lambda values, head: factor * t1 + (factor - 1) * head, ("t2",))
+        )
         (case,) = build_store(changed, tmp_path / "other", PrepareOptions(FOUR))
         assert [finding[:2] for finding in case.info.findings] == [("same-modality", "t1 and t2 are the same image")]
 

@@ -9,6 +9,8 @@ import numpy as np
 from metaseg.cases.background import Background, find_background
 from metaseg.cases.check.grids import (
     IN_PLANE_RATIO,
+    SIDE_RANGE,
+    SPACING_RANGE_MM,
     TILT_TOLERANCE_DEGREES,
     implausible_size,
     implausible_spacing,
@@ -37,9 +39,11 @@ def check_grid(name: str, geometry: Geometry) -> Iterator[Finding]:
     if min(geometry.shape) == 1:
         yield "dimensions", f"{name} has {times(geometry.shape)} voxels: a single slice"
     elif implausible_size(geometry):
-        yield "grid-size", f"{name} has {times(geometry.shape)} voxels"
+        usual = " to ".join(map(str, SIDE_RANGE))
+        yield "grid-size", f"{name} has {times(geometry.shape)} voxels (slices of {usual} voxels a side are usual)"
     if implausible_spacing(geometry):
-        yield "spacing", f"{name} has voxels of {times(geometry.spacing)} mm (slices, height, width)"
+        usual = " to ".join(f"{size:g}" for size in SPACING_RANGE_MM)
+        yield "spacing", f"{name} has voxels of {times(geometry.spacing)} mm (slices, height, width; {usual} are usual)"
     elif in_plane_ratio(geometry) > IN_PLANE_RATIO:
         yield "anisotropic", f"{name}'s axial slices have pixels of {times(geometry.spacing[1:])} mm (height, width)"
     tilt = tilt_degrees(geometry)
@@ -69,7 +73,7 @@ class VolumeChecks:
         """Background of the next volume ``(slices, height, width)``, all finite, and what is doubtful about it."""
         background = find_background(image)
         self._inside[name] = int(np.count_nonzero(background.inside))
-        self._looks[name] = _look(image)
+        self._looks[name] = _look(image, background.inside)
         self.head = background.inside.copy() if self.head is None else self.head | background.inside
         return background, list(check_constant(name, image)) or list(_check_background(name, image, background))
 
@@ -101,12 +105,12 @@ def _check_background(name: str, image: np.ndarray, background: Background) -> I
         yield "background", f"{name} {background.description}"
 
 
-def _look(image: np.ndarray) -> np.ndarray:
-    """Some voxels, as z-scores: the same for an image and for one with other numbers for the same grey."""
+def _look(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Some voxels, as z-scores of the head: the same for an image and for one with other numbers for the same grey."""
     step = max(1, image.size // _LOOK) | 1
-    some = image.ravel()[::step].astype(np.float64)
-    deviation = float(some.std())
-    return (some - some.mean()) / deviation if deviation > 0 else np.zeros(0)
+    some, head = image.ravel()[::step].astype(np.float64), inside.ravel()[::step]
+    deviation = float(some[head].std()) if head.any() else 0.0
+    return np.where(head, (some - some[head].mean()) / deviation, 0.0) if deviation > 0 else np.zeros(0)
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> bool:
