@@ -23,7 +23,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from metaseg.cases.file_errors import reading
 from metaseg.cases.pictures import eight_bit, upright_grey
+from metaseg.errors import DataError, warn_user
 
 GroupCopies = Literal["near", "identical", "none"]
 """Which files of a set without patients count as one patient: near-copies, files of equal bytes, or none at all."""
@@ -74,11 +76,13 @@ def perceptual_hash(file: Path) -> np.ndarray | None:
     import imagehash
 
     try:
-        with Image.open(file) as image:
+        with reading(file, "image"), Image.open(file) as image:
             image.draft("L", (_DRAFT_PIXELS, _DRAFT_PIXELS))
             grey = eight_bit(upright_grey(image))
-    except Exception:
-        # A damaged file may break its library in ways nobody foresaw; its reader reports it by name.
+    except Exception as error:
+        # A damaged file may break its library in ways nobody foresaw.
+        reason = error.found if isinstance(error, DataError) else f"the image cannot be read: {error}"
+        warn_user(f"{reason}; it is not compared with others", where=file, remedy="get it again, or leave it out")
         return None
     low, high = grey.getextrema()
     if high - low < _LEAST_CONTRAST:  # type: ignore[operator]

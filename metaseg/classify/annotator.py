@@ -17,17 +17,20 @@ from metaseg.classify.slices import ClassifiedSlices
 from metaseg.errors import MetasegError, UsageError
 from metaseg.runs.folder import RunFolder, is_run
 from metaseg.runs.state import RunState
+from metaseg.written_files import require_writable
 
 STAGE = "ask"
 
 
 def refuse_files_of_others(path: Path) -> None:
-    """Before a run begins: nothing may be there of the name that it would write.
+    """Before a run begins: nothing may be there of the name that it would write, and it must be able to write it.
 
     Raises:
         UsageError: There is.
+        WriteError: It cannot.
     """
     folder = thumbnail_folder(path)
+    require_writable(path.parent)
     for found in (path, folder):
         if found.exists() and (found != folder or not found.is_dir() or any(found.iterdir())):
             raise UsageError(

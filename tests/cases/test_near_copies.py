@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image, ImageEnhance
 from scipy.ndimage import gaussian_filter
 
 from metaseg.cases.near_copies import MOST_DIFFERENT, _close_pairs, near_copy_groups, perceptual_hash
+from metaseg.errors import DataWarning
 
 
 def head(seed: int, size: tuple[int, int] = (200, 160)) -> Image.Image:
@@ -98,3 +100,12 @@ def test_hash_has_256_signs(tmp_path: Path) -> None:
     bits = perceptual_hash(tmp_path / "0.png")
     assert bits is not None
     assert (bits.shape, bits.dtype) == ((256,), np.dtype(bool))
+
+
+def test_pictures_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.warns(DataWarning, match=r"cut\.png"):
+        assert perceptual_hash(tmp_path / "cut.png") is None
+    with pytest.warns(DataWarning, match="a pipe"):
+        assert perceptual_hash(tmp_path / "pipe.png") is None
