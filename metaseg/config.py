@@ -42,9 +42,7 @@ class PretrainConfig(RunOptions, ProcessOptions, DataOptions, MissingOptions):
 
     train_part: Annotated[str, Help("Part of --split to train on.", panel=DATA, needs="split")] = "train"
     val_part: Annotated[str, Help("Part of --split to validate on.", panel=DATA, needs="split")] = "val"
-    fold: Annotated[
-        int | None, Ge(0), Help("With a --split of folds: the fold to validate on.", panel=DATA, needs="split")
-    ] = None
+    fold: Annotated[int | None, Ge(0), Help("With a --split of folds: the fold to validate on.", panel=DATA)] = None
     val_share: Annotated[
         float,
         Interval(ge=0.0, lt=1.0),

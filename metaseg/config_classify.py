@@ -123,7 +123,6 @@ class PartOptions:
         Help(
             "With a --split of folds: the fold to test on; the next one validates, all others train.",
             panel=DATA,
-            needs="split",
         ),
     ] = None
 

@@ -273,7 +273,6 @@ def test_modalities_have_one_spelling() -> None:
     ("given_values", "ignored"),
     [
         ({"train_part": "val"}, "--train-part"),
-        ({"fold": 1}, "--fold"),
         ({"data": "x", "phantom_cases": 5}, "--phantom-cases"),
     ],
 )

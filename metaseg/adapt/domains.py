@@ -25,12 +25,7 @@ def open_cases(
         UsageError: Other modalities are asked for than the network takes.
         DataError: The cases cannot be used.
     """
-    if config.modalities and config.modalities != network.card.modalities:
-        raise UsageError(
-            f"--modalities {','.join(config.modalities)} differ from the network's",
-            expected=",".join(network.card.modalities),
-            remedy="leave --modalities away",
-        )
+    check_modalities(config, network)
     with progress("preparing cases", None) as bar:
         return open_data(
             folders,
@@ -46,6 +41,20 @@ def open_cases(
             cache=config.cache,
             jobs=config.jobs,
             progress=lambda done, total, name: bar.advance(),
+        )
+
+
+def check_modalities(config: AdaptOptions, network: LoadedNetwork) -> None:
+    """Raise where other modalities are asked for than the network takes.
+
+    Raises:
+        UsageError: They are.
+    """
+    if config.modalities and config.modalities != network.card.modalities:
+        raise UsageError(
+            f"--modalities {','.join(config.modalities)} differ from the network's",
+            expected=",".join(network.card.modalities),
+            remedy="leave --modalities away",
         )
 
 
@@ -83,12 +92,17 @@ def source_memory(config: AdaptOptions, network: LoadedNetwork, source: SliceSto
     if not cases and config.source and config.split is not None:
         cases = _part(config, source, config.train_part).cases
     if not cases:
-        raise UsageError(
-            "the method draws from the source's training cases, and there are none",
-            expected="--source with patients that the network was trained on, or a --split that names some",
-            remedy="give the source's folder with --source, or choose a method that needs no source data",
-        )
+        raise no_source_to_draw_from()
     return SliceStore(cases)
+
+
+def no_source_to_draw_from() -> UsageError:
+    """The error of a method that rehearses, where there is nothing to rehearse."""
+    return UsageError(
+        "the method draws from the source's training cases, and there are none",
+        expected="--source with patients that the network was trained on, or a --split that names some",
+        remedy="give the source's folder with --source, or choose a method that needs no source data",
+    )
 
 
 def _part(config: AdaptOptions, source: SliceStore, part: str) -> SliceStore:

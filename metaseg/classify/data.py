@@ -21,7 +21,7 @@ from metaseg.runs.inputs import Inputs
 from metaseg.runs.progress import progress
 from metaseg.store.prepare import open_data, phantom_folder
 from metaseg.store.store import SliceStore
-from metaseg.training.source import shared_modalities
+from metaseg.training.source import lone_fold, shared_modalities
 
 STORED_SIZE = 1.25
 """Slices are stored somewhat larger than the network's input, since they are cropped to the head after that."""
@@ -142,7 +142,8 @@ def check_cases(cases: Sequence[Any], config: ClassifyTrainConfig | ClassifyActi
     if not annotator:
         class_order(names, tuple(config.classes), config)
     if config.split is None:
-        _refuse_lone_fold(config)
+        if config.fold is not None:
+            raise lone_fold()
         return
     split = Split.load(config.split)
     for part in {name for group in _groups(split, config) for name in group}:
@@ -223,17 +224,13 @@ def _split(
     slices: ClassifiedSlices, config: PartOptions, seed: int, recorded: Path | None
 ) -> tuple[Split, list[list[str]]]:
     if config.split is None:
-        _refuse_lone_fold(config)
+        if config.fold is not None:
+            raise lone_fold()
         own = _own_split(slices, seed) if recorded is None else Split.load(recorded)
         # Where few have a class, a part of an own split may be empty.
         return own, [[name] if own.parts.get(name) else [] for name in ("train", "val", "test")]
     split = _narrowed(Split.load(recorded or config.split), slices)
     return split, _groups(split, config)
-
-
-def _refuse_lone_fold(config: PartOptions) -> None:
-    if config.fold is not None:
-        raise UsageError("--fold without --split", expected="a split of folds, from 'metaseg data split --folds 5'")
 
 
 def _groups(split: Split, config: PartOptions) -> list[list[str]]:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from metaseg.adapt.domains import check_modalities, no_source_to_draw_from
 from metaseg.cases.readers import read_cases
 from metaseg.cases.splits import Absent, Split
 from metaseg.config import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, UsageError, unknown_name
+from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.state import STATE_NAME
 from metaseg.store.store import is_store, open_store
@@ -78,8 +80,6 @@ def _check_target(plan: Plan, target: str, config: AdaptOptions, network: Loaded
     ids = set(split.parts[config.train_part])
     _check_shots(plan, target, len({case.patient for case in members if case.id in ids}))
     watched = cases(config, config.source, config.source_classes) if config.source else []
-    if network is not None:
-        _check_network(plan, target, network, members, watched, split)
     if any(case.id in split.patients for case in watched):
         for part in sorted(parts - {config.train_part}):
             _check_part(split, watched, part, f"the source of target {target}", config.split)
@@ -90,6 +90,11 @@ def _check_target(plan: Plan, target: str, config: AdaptOptions, network: Loaded
             expected="'source', and its patients in the split with the target's",
             remedy="split both together with 'metaseg data split', or set 'trials: 0'",
         )
+    if network is not None:
+        check_modalities(config, network)
+        _check_network(plan, target, network, members, watched, split)
+        if any(entry.needs_memory for entry in plan.entries.values()):
+            _check_rehearsal(config, network, watched, split, cases)
 
 
 def _check_network(
@@ -116,6 +121,20 @@ def _check_network(
             f"no source patient of target {target} is left to watch: the network was trained on all of them",
             remedy="name others with 'source', or judge trials by 'objective: target'",
         )
+
+
+def _check_rehearsal(
+    config: AdaptOptions, network: LoadedNetwork, watched: Sequence[Member], split: Split, cases: Cases
+) -> None:
+    """Whether there are source cases that methods can draw from."""
+    source, listed = watched, set(split.parts[config.train_part])
+    if not config.source and network.run is not None and RunFolder.open(network.run).verb == "pretrain":
+        pretraining = RunFolder.open(network.run).config(PretrainConfig)
+        if not pretraining.data:
+            return  # Phantoms, which are made when they are needed.
+        source, listed = cases(pretraining, pretraining.data, pretraining.classes), set()
+    if not any(case.patient in network.trained_patients or case.id in listed for case in source):
+        raise no_source_to_draw_from()
 
 
 def _modalities(case: Member) -> Sequence[str]:

@@ -62,6 +62,8 @@ def divide(store: SliceStore, config: PretrainConfig) -> tuple[SliceStore, Slice
         DataError: A patient stands in both.
     """
     store = labelled(store)
+    if config.fold is not None and config.split is None:
+        raise lone_fold()
     if config.split is not None:
         parts = _from_split(config.split, store, config)
     elif config.val_share == 0 or len({case.patient for case in store}) < 2:
@@ -76,6 +78,11 @@ def divide(store: SliceStore, config: PretrainConfig) -> tuple[SliceStore, Slice
     if not len(parts[0]):
         raise UsageError("no case is left to train on", remedy="change --split, --fold or --val-share")
     return parts
+
+
+def lone_fold() -> UsageError:
+    """The error for a fold of no split."""
+    return UsageError("--fold without --split", expected="a split of folds, from 'metaseg data split --folds 5'")
 
 
 def _from_split(path: Path, store: SliceStore, config: PretrainConfig) -> tuple[SliceStore, SliceStore]:

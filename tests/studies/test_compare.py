@@ -188,9 +188,9 @@ def without_source(part: str, case: str) -> bool:
 WRONG = [
     ({"shots": [4]}, None, "has 3 patients"),
     ({"trials": 2, "search_shots": 9}, None, "has 3 patients"),
-    ({"trials": 2}, without_val, "no part 'val'"),
+    ({"trials": 2}, without_val, "unknown part of the split 'val'"),
     ({"trials": 2}, without_source, "would see the source patients"),
-    ({"test_part": "exam"}, None, "no part 'exam'"),
+    ({"test_part": "exam"}, None, "unknown part of the split 'exam'"),
     ({"from": "nowhere/run"}, None, "nowhere/run"),
     ({"targets": {"met": {"data": "nowhere", "classes": ["MET"]}}}, None, "nowhere"),
     ({"device": "cuda:99"}, None, "cuda:99"),

@@ -17,6 +17,7 @@ from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.config_classify_studies import ClassifyCompareConfig
 from metaseg.config_io import load_config
 from metaseg.errors import MetasegError, UsageError, unknown_name
+from metaseg.models.card import checkpoint_files, read_card
 from metaseg.models.classifier_libraries import find_classifier
 from metaseg.models.device import make_fabric
 from metaseg.models.weights import read_tensors
@@ -216,7 +217,7 @@ def check_entries(entries: Mapping[str, ClassifierConfig]) -> None:
         try:
             find_classifier(entry.model)
             if entry.weights not in NO_FILES:
-                read_tensors(Path(weights_file(entry.weights)))
+                _check_weights(Path(weights_file(entry.weights)))
             make_fabric(entry.device, "32-true")
             if isinstance(entry, ClassifyTrainConfig):
                 check_strategy(entry.strategy, entry.weights)
@@ -227,6 +228,14 @@ def check_entries(entries: Mapping[str, ClassifierConfig]) -> None:
         except MetasegError as error:
             error.found = f"entry '{label}': {error.found}"
             raise
+
+
+def _check_weights(path: Path) -> None:
+    """Raise unless a file holds tensors, and those of no segmentation network where it has a card."""
+    card = checkpoint_files(path)[1]
+    if card.exists() and read_card(card)[0].task != "classification":
+        raise UsageError("the weights are those of a segmentation network", where=path, expected="a classifier's")
+    read_tensors(path)
 
 
 def _members(entry: ClassifierConfig, folder: Path) -> list[Any]:
