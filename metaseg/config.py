@@ -33,6 +33,7 @@ from metaseg.config_options import (
     Precision,
     ProcessOptions,
     RunOptions,
+    SkipOptions,
 )
 
 
@@ -361,7 +362,7 @@ class EvaluateConfig(ProcessOptions, DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(ProcessOptions):
+class PredictConfig(ProcessOptions, SkipOptions):
     """``metaseg predict``: segment cases and write NIfTI files on their own grid."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}

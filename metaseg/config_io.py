@@ -126,6 +126,18 @@ def shaping_values(config: Config) -> dict[str, Any]:
     }
 
 
+def asked_for(config: Config) -> dict[str, Any]:
+    """:func:`shaping_values` without what is named by its place: networks and data are compared by their content.
+
+    Raises:
+        UsageError: ``overwrite`` and ``resume`` contradict each other.
+    """
+    if config.overwrite and config.resume:  # type: ignore[attr-defined]
+        raise UsageError("--overwrite and --resume contradict each other", remedy="give one of the two")
+    places = {field.name for field in describe_fields(type(config)) if field.path or field.argument}
+    return {name: value for name, value in shaping_values(config).items() if name not in places}
+
+
 def plain_value(value: Any) -> Any:
     """A setting as plain JSON: paths as texts, tuples as lists."""
     if isinstance(value, Path):

@@ -121,6 +121,20 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SkipOptions:
+    """Going on with work on single cases."""
+
+    resume: Annotated[
+        bool,
+        Help(
+            "Go on in --out: skip the cases that are done there with the same network and settings.",
+            panel=OUT,
+            free=ONLY_START,
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class TeamOptions:
     """Several processes at one verb."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,19 @@ from metaseg import __version__
 from metaseg.cases.failed import FailedCase, one_case, raise_failed, record_failed
 from metaseg.cases.labels import LABEL_SPACES, LabelSpace
 from metaseg.config import PredictConfig
+from metaseg.config_io import asked_for
 from metaseg.errors import recorded_warnings, warnings_so_far
 from metaseg.evaluation.case_pictures import case_heatmap, case_overlay, heat_class
 from metaseg.evaluation.nifti_output import description, read_header, write_label, write_probabilities
-from metaseg.evaluation.prediction_jobs import PredictionJob, plan_predictions, remove_earlier
+from metaseg.evaluation.prediction_jobs import (
+    MadeFrom,
+    PredictionJob,
+    earlier_prediction,
+    file_digest,
+    input_digest,
+    plan_predictions,
+    remove_earlier,
+)
 from metaseg.evaluation.provenance import NOTICE, SYNTHETIC, network_name, network_record
 from metaseg.evaluation.read_ahead import read_ahead
 from metaseg.evaluation.slice_output import mask_values, write_masks
@@ -93,13 +102,16 @@ def predict_cases(network: LoadedNetwork, config: PredictConfig, fabric: Fabric 
     """
     fabric = fabric or make_fabric(config.device, config.precision)
     space = LABEL_SPACES[network.card.label_space]
+    settings = asked_for(config)
     jobs, unfit = plan_predictions(config, network.card.modalities, space)
+    earlier = _earlier(jobs, config, network, settings) if config.resume else []
     if network.card.synthetic:
         print(f"The network was trained on {SYNTHETIC}.")
     if several(fabric):
         # Nobody writes before all have looked whether the files exist.
         fabric.barrier()
-    predictor, own = _Predictor(network, config, space, fabric), share(fabric, jobs)
+    todo = [job for job in jobs if job.case.id not in {case.case for case in earlier}]
+    predictor, own = _Predictor(network, config, space, fabric, settings), share(fabric, todo)
     outcomes: list[CasePrediction | FailedCase] = []
     with progress("predicting", len(own)) as bar, read_ahead(predictor.read, own) as reading:
         for job, read in reading:
@@ -111,7 +123,9 @@ def predict_cases(network: LoadedNetwork, config: PredictConfig, fabric: Fabric 
                 bar.note(f"{one.case}: not predicted\n{one.error}")
             bar.advance()
     outcomes = gather(fabric, outcomes)
-    done = [one for one in outcomes if isinstance(one, CasePrediction)]
+    place = {job.case.id: number for number, job in enumerate(jobs)}
+    done = [*earlier, *(one for one in outcomes if isinstance(one, CasePrediction))]
+    done.sort(key=lambda case: place[case.case])
     failed = unfit + [one for one in outcomes if isinstance(one, FailedCase)]
     for case in done:
         print(_line(case))
@@ -123,11 +137,32 @@ def predict_cases(network: LoadedNetwork, config: PredictConfig, fabric: Fabric 
     return PredictionResult(config.out, tuple(done), any(case.synthetic for case in done))
 
 
+def _earlier(
+    jobs: list[PredictionJob], config: PredictConfig, network: LoadedNetwork, settings: dict[str, Any]
+) -> list[CasePrediction]:
+    """The predictions that are there already."""
+    record, earlier = network_record(network), []
+    for job in jobs:
+        found = earlier_prediction(job, config.out, record, settings)
+        if found is not None:
+            earlier.append(CasePrediction(job.case.id, job.files, found.volumes, found.synthetic))
+    print(f"{len(earlier)} of {len(jobs)} cases were predicted before, with the same network and settings.")
+    return earlier
+
+
 class _Predictor:
     """A network at work on one case after the other."""
 
-    def __init__(self, network: LoadedNetwork, config: PredictConfig, space: LabelSpace, fabric: Fabric) -> None:
+    def __init__(
+        self,
+        network: LoadedNetwork,
+        config: PredictConfig,
+        space: LabelSpace,
+        fabric: Fabric,
+        settings: dict[str, Any],
+    ) -> None:
         self.network, self.config, self.space, self.fabric = network, config, space, fabric
+        self.settings = settings
         self.model = fabric.to_device(network.model)
         self.modalities = network.card.modalities
 
@@ -143,7 +178,7 @@ class _Predictor:
             self.model, case, self.modalities, self._wanted(), tta=self.config.tta, autocast=self.fabric.autocast
         )
         synthetic = self.network.card.synthetic or job.case.synthetic
-        if self.config.overwrite:
+        if self.config.overwrite or self.config.resume:
             remove_earlier(job, self.config)
         self._write_maps(job, case, segmented, synthetic)
         if self.config.pictures:
@@ -193,6 +228,8 @@ class _Predictor:
         synthetic: bool,
     ) -> dict[str, Any]:
         geometry = stored.info.geometry
+        outputs = {self._relative(file): file for kind, file in job.files.items() if kind != "summary"}
+        digests = {name: file_digest([file]) for name, file in outputs.items()}
         own = {name: int(job.scheme.encode(np.array([value]))[0]) for value, name in enumerate(self.space.classes)}
         return {
             "case": job.case.id,
@@ -208,10 +245,14 @@ class _Predictor:
             "unit": geometry.unit,
             "tta": self.config.tta,
             "network": network_record(self.network),
-            "files": [str(file.relative_to(self.config.out)) for file in job.files.values()],
+            "made_from": asdict(MadeFrom(self.settings, input_digest(job.case), digests)),
+            "files": [self._relative(file) for file in job.files.values()],
             "inputs": {name: volume.files[0].name for name, volume in job.case.images.items()},
             "metaseg_version": __version__,
         }
+
+    def _relative(self, file: Path) -> str:
+        return file.relative_to(self.config.out).as_posix()
 
 
 def region_volumes(classes: np.ndarray, space: LabelSpace, case: StoredCase) -> dict[str, dict[str, float | None]]:

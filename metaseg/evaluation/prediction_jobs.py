@@ -3,23 +3,55 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from metaseg.cases.case import Case
 from metaseg.cases.failed import FailedCase, one_case
+from metaseg.cases.file_errors import reading
 from metaseg.cases.itk_volumes import ItkVolume
 from metaseg.cases.labels import LABEL_SCHEMES, LabelScheme, LabelSpace, label_scheme
 from metaseg.cases.readers import read_case_files, read_each_case
 from metaseg.cases.volumes import NiftiVolume
+from metaseg.checked_files import FileKind, read_json
 from metaseg.config import PredictConfig
-from metaseg.errors import DataError, UsageError
+from metaseg.errors import DataError, UsageError, warn_user
 from metaseg.evaluation.slice_output import mask_names
 from metaseg.store.store import is_store
 from metaseg.written_files import refuse_existing, require_writable
 
 _DEFAULT_SCHEMES = {"subregions": "brats2023", "subregions-cavity": "brats-post-cavity", "whole-lesion": "whole-lesion"}
+
+
+SUMMARY_KIND = FileKind("the summary of a metaseg prediction", "predict the case again with --overwrite", DataError)
+
+
+@dataclass(frozen=True)
+class MadeFrom:
+    """What decides how a case is segmented, as its summary keeps it.
+
+    Attributes:
+        settings: The settings that shape results.
+        inputs: Digest of the case's files.
+        outputs: Digest of each file that was written, by its path below the output folder.
+    """
+
+    settings: dict[str, Any]
+    inputs: str = ""
+    outputs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is read of a case's summary; one of an earlier version does not say what it was made from."""
+
+    synthetic: bool
+    volumes: dict[str, dict[str, Any]]
+    network: dict[str, Any]
+    made_from: MadeFrom | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +105,7 @@ def plan_predictions(
             jobs.append(PredictionJob(bare, scheme, output_files(bare, config)))
     _require_distinct(jobs)
     outputs = [file for job in jobs for file in job.files.values()]
-    refuse_existing(outputs, config.overwrite, [file for case in cases for file in case.files])
+    refuse_existing(outputs, config.overwrite or config.resume, [file for case in cases for file in case.files])
     require_writable(config.out)
     return jobs, failed
 
@@ -147,6 +179,82 @@ def output_files(case: Case, config: PredictConfig) -> dict[str, Path]:
     if config.pictures:
         files |= {"overlay": out / f"{name}_overlay.png", "heatmap": out / f"{name}_heatmap.png"}
     return files | {"summary": out / f"{name}.json"}
+
+
+def earlier_prediction(
+    job: PredictionJob, out: Path, network: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Summary | None:
+    """The prediction of a case that stands there, complete and as it was written; None if it must be done (again).
+
+    Args:
+        job: The case.
+        out: The output folder.
+        network: Record of the network, with its ``checkpoint_digest``.
+        settings: The settings that shape results.
+
+    Raises:
+        UsageError: The case was predicted by another network or with other settings.
+    """
+    path = job.files["summary"]
+    if not path.exists():
+        return None
+    try:
+        found: Summary = read_json(path, SUMMARY_KIND, Summary)
+    except DataError as error:
+        warn_user(f"{error.found}: the case {job.case.id} is predicted again", where=path)
+        return None
+    before = {} if found.made_from is None else found.made_from.settings
+    other = [f"--{name.replace('_', '-')}" for name in settings if before.get(name, settings[name]) != settings[name]]
+    if found.network.get("checkpoint_digest") != network["checkpoint_digest"]:
+        other.insert(0, "another network")
+    if other:
+        raise UsageError(
+            f"the prediction of {job.case.id} that is there was made differently ({', '.join(other)})",
+            where=path,
+            expected="predictions of the same network with the same settings",
+            remedy="name another folder with --out, or predict all cases anew with --overwrite",
+        )
+    if reason := _unusable(job, found.made_from, out):
+        warn_user(f"{reason}: the case {job.case.id} is predicted again", where=path)
+        return None
+    return found if all(file.exists() for file in job.files.values()) else None
+
+
+def _unusable(job: PredictionJob, made_from: MadeFrom | None, out: Path) -> str | None:
+    """Why an earlier prediction cannot stand for a case; None if it can."""
+    if made_from is None:
+        return "an earlier version of metaseg did not note what it predicted from"
+    try:
+        if input_digest(job.case) != made_from.inputs:
+            return "the case's files have changed since it was predicted"
+    except DataError:
+        # The prediction itself will say what is wrong with the file.
+        return "the case's files cannot be read"
+    changed = [
+        name
+        for name, digest in made_from.outputs.items()
+        if (out / name).is_file() and file_digest([out / name]) != digest
+    ]
+    return f"{changed[0]} is not as it was written" if changed else None
+
+
+def input_digest(case: Case) -> str:
+    """Digest of the content of a case's files.
+
+    Raises:
+        DataError: One cannot be read.
+    """
+    files = [file for volume in case.images.values() for file in volume.files]
+    with reading(files[0], f"file of case {case.id}"):
+        return file_digest(files)
+
+
+def file_digest(files: Iterable[Path]) -> str:
+    """Digest of the content of files."""
+    digest = blake2b(digest_size=16)
+    for file in files:
+        digest.update(blake2b(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def remove_earlier(job: PredictionJob, config: PredictConfig) -> None:
