@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 
 from metaseg.cases.sessions import doubtful_sessions, patient_of
+from metaseg.cases.splits import SplitMember
 from metaseg.checked_files import FileKind, read_text
 from metaseg.errors import DataError, some, warn_user
 
@@ -72,11 +73,16 @@ def patients_of(
     return {case: told.get(case) or patient_of(name) for case, name in cases.items()}
 
 
+def doubtable(cases: Iterable[SplitMember]) -> set[str]:
+    """Patients whose names begin their cases' names: any other, such as BraTS 2018's ``2013_11``, is well understood."""
+    return {case.patient for case in cases if case.id.startswith(case.patient)}
+
+
 def warn_of_doubtful(patients: set[str], other: set[str] | None = None) -> None:
     """Warn of names that differ only in what may be a session.
 
     Args:
-        patients: Names.
+        patients: Names, as :func:`doubtable` gives them.
         other: Only of groups that have a name of these too, such as those of patients that were trained on.
     """
     groups = doubtful_sessions(patients | (other or set()))

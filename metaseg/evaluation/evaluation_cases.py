@@ -10,7 +10,7 @@ from typing import Literal
 
 from metaseg.cases.failed import FailedCase
 from metaseg.cases.labels import LABEL_SPACES, LabelSpace
-from metaseg.cases.patient_table import warn_of_doubtful
+from metaseg.cases.patient_table import doubtable, warn_of_doubtful
 from metaseg.cases.splits import Absent, Split
 from metaseg.config import AdaptOptions, EvaluateConfig, MetatuneConfig, NaivetuneConfig, PretrainConfig, TuneConfig
 from metaseg.errors import DataError, RunError, UsageError, some, warn_user
@@ -94,7 +94,7 @@ def choose_cases(config: EvaluateConfig, networks: Sequence[LoadedNetwork]) -> E
     trained = frozenset().union(*(other.trained_patients for other in networks))
     for other in networks:
         other.warn_if_patients_unknown()
-    warn_of_doubtful({case.patient for case in labelled}, set(trained))
+    warn_of_doubtful(doubtable(labelled), set(trained))
     kept = [case for case in labelled if config.include_training or case.patient not in trained]
     if not kept:
         raise DataError(

@@ -16,7 +16,7 @@ from metaseg.cases.case import Case
 from metaseg.cases.failed import FailedCase
 from metaseg.cases.labels import WHOLE_LESION, doubts
 from metaseg.cases.near_copies import GroupCopies
-from metaseg.cases.patient_table import patients_of, read_patient_table, warn_of_doubtful
+from metaseg.cases.patient_table import doubtable, patients_of, read_patient_table, warn_of_doubtful
 from metaseg.cases.phantoms import make_phantoms
 from metaseg.cases.readers import find_cases, lacking, read_cases, tell
 from metaseg.errors import DataError, UsageError, warn_user
@@ -89,7 +89,7 @@ def open_data(
             folders += [path] * len(found)
     _refuse_doubled([(case.id, case.files[0]) for case in raw] + [(case.id, case.folder) for case in stored])
     if patients is None:
-        warn_of_doubtful({case.patient for case in (*raw, *stored)})
+        warn_of_doubtful(doubtable(raw) | doubtable(stored))
     origin = {case.id: path for case, path in zip(raw, folders, strict=True)}
     raw, stored = _complete(raw, stored, modalities, need_labels, Path(*data[:1]), refuse=not allow_missing)
     if raw:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from metaseg.cases import read_cases
-from metaseg.cases.patient_table import read_patient_table
+from metaseg.cases import Case, label_scheme, read_cases
+from metaseg.cases.patient_table import doubtable, read_patient_table
+from metaseg.cases.sessions import patient_of
 from metaseg.errors import DataError, DataWarning
 
 
@@ -21,6 +22,14 @@ def test_the_table_says_whose_scan_it_is(tmp_path: Path, write_case: Callable[..
     with pytest.warns(DataWarning, match=r"1 of 3 cases are not in the table of patients: c_ses1"):
         cases = read_cases(tmp_path / "data", patients=table)
     assert {case.id: case.patient for case in cases} == {"a": "X", "b": "X", "c_ses1": "c"}
+
+
+def test_names_of_brats_2018_are_understood() -> None:
+    def case(name: str) -> Case:
+        return Case(name, patient_of(name), "HGG", {}, None, label_scheme("brats"))
+
+    assert doubtable([case("Brats18_2013_11_1"), case("Brats18_2013_20_1")]) == set()
+    assert doubtable([case("P01_1"), case("P02_ses1")]) == {"P01_1", "P02"}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 from metaseg.cases.case import Case
 from metaseg.cases.check.inspect import relative_name
 from metaseg.cases.check.report import Finding
+from metaseg.cases.patient_table import doubtable
 from metaseg.cases.sessions import doubtful_sessions
 from metaseg.cases.split_checks import split_problems
 from metaseg.cases.splits import SPLIT_KIND, read_split
@@ -94,7 +95,7 @@ def check_patients(cases: Sequence[Case], root: Path) -> Iterator[Finding]:
 
 def check_sessions(cases: Sequence[Case]) -> Iterator[Finding]:
     """Patients whose names differ only in what may be a session."""
-    for group in doubtful_sessions(case.patient for case in cases):
+    for group in doubtful_sessions(doubtable(cases)):
         found = f"{', '.join(group)} differ only in what may be a session, and count as different patients"
         yield Finding.of("session-doubtful", next(case.id for case in cases if case.patient == group[0]), found)
 

@@ -14,7 +14,7 @@ from metaseg.cases.failed import FailedCase
 from metaseg.cases.labels import LabelScheme
 from metaseg.cases.labels import label_scheme as scheme_by_name
 from metaseg.cases.near_copies import GroupCopies
-from metaseg.cases.patient_table import patients_of, read_patient_table, warn_of_doubtful
+from metaseg.cases.patient_table import doubtable, patients_of, read_patient_table, warn_of_doubtful
 from metaseg.cases.readers import brats, brats2023, cheng_mat, image_folder, nnunet, slices, table
 from metaseg.cases.readers.case_folders import first_image
 from metaseg.cases.readers.common import Reader, ReadOptions, walk_files
@@ -80,7 +80,7 @@ def read_cases(
     left_out += [one for one in lacking(told, labels=need_labels) if one.kind == "label-missing"]
     tell(left_out, Path(path), refuse=not allow_missing)
     if patients is None:
-        warn_of_doubtful({case.patient for case in cases})
+        warn_of_doubtful(doubtable(cases))
     for case in cases:
         case.require(modalities or ())
     return [replace(case, cohort=cohort) for case in cases] if cohort else cases
