@@ -27,8 +27,8 @@ _FAINT_RIM = 0.01
 """The same for noise: up to here a hole in the tissue can be told from dark tissue, and is left open."""
 _DARK = 0.03
 """The same for what lies between a constant and the head."""
-_LARGEST_FAINT_HOLE = 10
-"""Voxels of a slice, enclosed by tissue, that happen to have the level of a faint background."""
+_LARGEST_HOLE = 10
+"""Voxels of a slice, enclosed by tissue, that happen to have the level of the background."""
 _CLOSING = 2
 """Voxels by which gaps in the head's rim are closed where tissue is as dark as the noise."""
 _SAMPLE = 100_000
@@ -213,17 +213,19 @@ def _noise(values: np.ndarray, scale: float) -> tuple[float, float]:
 
 
 def _in_noise(image: np.ndarray, where: np.ndarray, level: float, tolerance: float, scale: float) -> Background:
-    """What stands out of the noise in large pieces, with what they enclose."""
+    """What stands out of the noise in large pieces, with the dark tissue that they enclose."""
     faint = tolerance <= _FAINT_RIM * scale
     if faint:
         tolerance = max(tolerance, _ringing(image, level, tolerance, scale))
         faint = tolerance <= _FAINT_RIM * scale
-    tissue = _large_pieces(where & (np.abs(image.astype(np.float32) - np.float32(level)) > tolerance))
+    distance = np.abs(image.astype(np.float32) - np.float32(level))
+    tissue = _large_pieces(where & (distance > tolerance))
     if not faint:
         padded = np.pad(tissue, _CLOSING)
         closed = ndimage.binary_closing(padded, iterations=_CLOSING)
-        tissue |= closed[tuple(slice(_CLOSING, -_CLOSING) for _ in range(3))]
-    return Background("noise", level, tolerance, _without_holes(tissue, _LARGEST_FAINT_HOLE if faint else None))
+        # Gaps are closed where tissue is dark, not where there is noise.
+        tissue |= closed[tuple(slice(_CLOSING, -_CLOSING) for _ in range(3))] & (distance > tolerance / 2)
+    return Background("noise", level, tolerance, _without_holes(tissue, distance > tolerance / 2, faint))
 
 
 def _ringing(image: np.ndarray, level: float, tolerance: float, scale: float) -> float:
@@ -251,16 +253,17 @@ def _large_pieces(mask: np.ndarray) -> np.ndarray:
     return (sizes >= max(1, 0.01 * sizes.max()))[pieces] & mask
 
 
-def _without_holes(mask: np.ndarray, largest: int | None) -> np.ndarray:
-    """Fill what a slice encloses, of up to ``largest`` voxels (None: of any size)."""
+def _without_holes(mask: np.ndarray, signal: np.ndarray, faint: bool) -> np.ndarray:
+    """Fill what a slice encloses: small holes, and in real noise larger ones with more ``signal`` than noise has."""
     in_plane = np.zeros((3, 3, 3), dtype=bool)
     in_plane[1, 1, :] = in_plane[1, :, 1] = True
     gaps, count = ndimage.label(~mask, in_plane)
-    outside = np.zeros(count + 1, dtype=bool)
+    sizes = np.bincount(gaps.ravel(), minlength=count + 1)
+    outside = sizes > _LARGEST_HOLE
+    if not faint:
+        outside &= np.bincount(gaps.ravel(), signal.ravel(), minlength=count + 1) < 0.05 * sizes
     for edge in (gaps[:, 0], gaps[:, -1], gaps[:, :, 0], gaps[:, :, -1]):
         outside[np.unique(edge)] = True
-    if largest is not None:
-        outside |= np.bincount(gaps.ravel(), minlength=count + 1) > largest
     outside[0] = False
     filled: np.ndarray = ~outside[gaps]
     return filled
