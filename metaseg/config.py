@@ -306,7 +306,7 @@ class TuneConfig(NaivetuneConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(ProcessOptions, DataOptions):
+class EvaluateConfig(ProcessOptions, DataOptions, SkipOptions):
     """``metaseg evaluate``: whole-patient figures of a network on one or more cohorts."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}

@@ -20,8 +20,9 @@ from metaseg.evaluation.case_figures import PRESETS, case_figures
 from metaseg.evaluation.change_figures import change_figures, domain_figures
 from metaseg.evaluation.cohort_figures import summarise_cohorts
 from metaseg.evaluation.evaluation_cases import EvaluationCases, choose_cases, compared_space
-from metaseg.evaluation.evaluation_files import EvaluationFiles, evaluation_record
+from metaseg.evaluation.evaluation_files import SAME_QUESTION, EvaluationFiles, evaluation_record
 from metaseg.evaluation.figure_tables import print_changes, print_figures
+from metaseg.evaluation.finished_cases import FinishedCases
 from metaseg.evaluation.provenance import NOTICE, SYNTHETIC
 from metaseg.evaluation.volume import predict_class_map
 from metaseg.evaluation.worst_cases import WorstCases
@@ -30,6 +31,7 @@ from metaseg.models.processes import first_of_machine, gather, is_first, share
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.progress import progress
 from metaseg.runs.together import together
+from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import StoredCase, to_space
 
 BOOTSTRAP = 1000
@@ -124,8 +126,14 @@ def evaluate_network(
     record = evaluation_record(config, networks, cases, synthetic, str(fabric.device), BOOTSTRAP)
     if not config.overwrite:
         files.refuse_other(record)
+    finished = FinishedCases.begin(files.folder, {name: record[name] for name in SAME_QUESTION}, config, fabric)
+    if config.resume and not finished.rows and (whole := files.complete(config.pictures)) is not None:
+        print(f"{files.folder} holds this evaluation already; nothing to do")
+        rows, cohorts, changes = (pd.DataFrame(table) for table in (whole.cases, whole.cohorts, whole.changes))
+        shown = tuple(files.folder / name for name in whole.pictures)
+        return EvaluationResult(files.folder, rows, cohorts, changes, shown, synthetic)
     worst = WorstCases(config.pictures)
-    of_cases, failed = _case_rows(config, networks, cases, fabric, worst)
+    of_cases, failed = _case_rows(config, networks, cases, fabric, worst, finished)
     failed = [*cases.failed, *failed]
     total = len(cases.store) + len(cases.failed)
     if not of_cases:
@@ -142,7 +150,10 @@ def evaluate_network(
         # Nobody can tell, so that no figure claims to be of patients that were not trained on.
         for frame in (rows, cohorts, *([changes] if len(changes) else [])):
             frame["trained_on"] = frame["trained_on"].astype(object).where(frame["trained_on"], None)
-    pictures = files.write(record, rows, cohorts, changes, domains, worst, network) if is_first(fabric) else ()
+    pictures: tuple[Path, ...] = ()
+    if is_first(fabric):
+        pictures = files.write(record, rows, cohorts, changes, domains, worst, network)
+        finished.remove()
     _print(cohorts, changes, parent, files.folder, synthetic, f"{total - len(failed)} of {total} " if failed else "")
     raise_failed(failed, total, "evaluated")
     return EvaluationResult(files.folder, rows, cohorts, changes, pictures, synthetic)
@@ -170,20 +181,28 @@ def _case_rows(
     cases: EvaluationCases,
     fabric: Fabric,
     worst: WorstCases,
+    finished: FinishedCases,
 ) -> tuple[list[dict[str, Any]], list[FailedCase]]:
-    """Predict every case with every network, one case in memory at a time; several processes share the cases."""
+    """Predict every case with every network, one case in memory at a time; several processes share the cases.
+
+    Of the cases that were finished before, only the worst are predicted again, to be drawn.
+    """
     rows: list[dict[str, Any]] = []
-    of_cases: list[tuple[list[dict[str, Any]], list[FailedCase]]] = []
-    own = share(fabric, cases.store.cases)
+    of_cases: list[tuple[str, list[dict[str, Any]], list[FailedCase]]] = []
     models = {role: fabric.to_device(network.model) for role, network in networks.items()}
     space = compared_space(config, networks["after"])
     known = LABEL_SPACES[networks["after"].card.label_space]
+    drawn = _worst_finished(finished, cases.store, space, config.pictures)
+    todo = [case for case in cases.store.cases if case.id not in finished.rows or case.id in drawn]
+    own = share(fabric, todo)
     with progress("evaluating", len(own) * len(networks)) as bar:
         for case in own:
             begun, failed = len(rows), list[FailedCase]()
             with one_case(case.id, failed):
                 label = case.native_label()
                 for role, network in networks.items():
+                    if case.id in drawn and role != "after":
+                        continue
                     predicted = predict_class_map(
                         models[role], case, network.card.modalities, tta=config.tta, autocast=fabric.autocast
                     )
@@ -203,10 +222,25 @@ def _case_rows(
             if failed:
                 # A case with figures of one network only would be compared with itself.
                 del rows[begun:]
-            of_cases.append((rows[begun:], failed))
+            elif case.id not in finished.rows:
+                finished.add(case.id, rows[begun:])
+            of_cases.append((case.id, rows[begun:], failed))
     worst.merge(fabric, cases.store.cases)
     everyones = gather(fabric, of_cases)
-    return [row for mine, _ in everyones for row in mine], [one for _, mine in everyones for one in mine]
+    by_case = {case: mine for case, mine, _ in everyones} | finished.rows
+    failures = [one for _, _, mine in everyones for one in mine]
+    return [row for case in cases.store for row in by_case.get(case.id, ())], failures
+
+
+def _worst_finished(finished: FinishedCases, store: SliceStore, space: LabelSpace, count: int) -> set[str]:
+    """The cases finished before that may be among the worst of all."""
+    scores = {
+        case.id: mean_region_dice([row for row in finished.rows[case.id] if row["network"] == "after"], space)
+        for case in store
+        if case.id in finished.rows
+    }
+    # Sorting keeps the order of equals: the first stays, as in WorstCases.
+    return set(sorted(scores, key=lambda case: scores[case])[:count])
 
 
 def score_case(

@@ -27,7 +27,7 @@ from metaseg.written_files import refuse_existing, replacing, require_writable, 
 
 CSV_NAME, JSON_NAME, PICTURES = "figures.csv", "figures.json", "pictures"
 _COUNT = re.compile(r"(^|_)n_(lesions|tp|fp|fn)$")
-_SAME_QUESTION = ("networks", "data_fingerprint", "cases", "options")
+SAME_QUESTION = ("networks", "data_fingerprint", "cases", "options")
 """Entries of the record that must agree for an earlier evaluation to be replaced by the same one."""
 
 
@@ -91,6 +91,9 @@ class _Earlier:
 
     evaluation: dict[str, Any] = field(default_factory=dict)
     pictures: list[str] = field(default_factory=list)
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    cohorts: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,19 @@ class EvaluationFiles:
         refuse_existing([self.folder / CSV_NAME, self.folder / JSON_NAME], overwrite=True, inputs=read)
         require_writable(self.folder)
 
+    def complete(self, pictures: int) -> _Earlier | None:
+        """The evaluation that stands there, which :meth:`refuse_other` took, if nothing is left to do in it.
+
+        Args:
+            pictures: How many are asked for.
+        """
+        if not (self.folder / JSON_NAME).exists():
+            return None
+        found: _Earlier = read_json(self.folder / JSON_NAME, FIGURES_KIND, _Earlier)
+        count = min(pictures, len({row.get("case") for row in found.cases}))
+        whole = len(found.pictures) == count and all((self.folder / name).exists() for name in found.pictures)
+        return found if whole and found.cases and not found.evaluation.get("failed") else None
+
     def refuse_other(self, record: Mapping[str, Any]) -> None:
         """Make sure that nothing but the same evaluation is replaced.
 
@@ -145,9 +161,7 @@ class EvaluationFiles:
             earlier = read_json(path, FIGURES_KIND, _Earlier)
             # Through JSON and back, so that tuples and lists compare alike.
             mine = json.loads(json.dumps(record))
-            differing = [
-                name.replace("_", " ") for name in _SAME_QUESTION if earlier.evaluation.get(name) != mine[name]
-            ]
+            differing = [name.replace("_", " ") for name in SAME_QUESTION if earlier.evaluation.get(name) != mine[name]]
         if differing:
             raise UsageError(
                 f"the folder holds another evaluation (other {', '.join(differing)})",

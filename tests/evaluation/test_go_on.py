@@ -7,10 +7,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
+from evaluation.conftest import Blind
 
-from metaseg.config import PredictConfig
+from metaseg.config import EvaluateConfig, PredictConfig
 from metaseg.errors import DataWarning, UsageError
+from metaseg.evaluation.evaluate import evaluate_network
+from metaseg.evaluation.finished_cases import FinishedCases
 from metaseg.evaluation.predict import predict_cases
 
 
@@ -73,3 +78,71 @@ def test_resume_predicts_again_what_is_not_as_it_was(workshop, what):
     assert json.loads(summary.read_text())["volumes"] == json.loads(before["a_1.json"])["volumes"]
     if what != "image":
         assert contents(given.out) == before
+
+
+def evaluated(workshop, **options):
+    """An evaluation of four cases, whose files are kept, and that is then cut off after two of them."""
+    for name, shift in (("a_1", 0), ("b_1", 2), ("c_1", 1), ("d_1", 0)):
+        moved = (slice(6 + shift, 14 + shift), slice(7, 15), slice(3, 8))
+        path = next(workshop.case("MET", name, edema=moved).glob("*_seg*"))
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(np.roll(np.asarray(image.dataobj), shift, axis=1), image.affine), path)
+    values = {"out": workshop.root / "out", "cache": workshop.root / "cache", "device": "cpu", "jobs": 1}
+    values |= {"tta": False, "surface": False, "pictures": 2, "data": (workshop.root / "data",)} | options
+    given, networks = EvaluateConfig(**values), (workshop.network(), workshop.network(Blind()))
+    whole = evaluate_network(*networks, replace(given, out=workshop.root / "whole"))
+    return networks, given, whole
+
+
+def cut_off(networks, given, monkeypatch, after: int = 2) -> None:
+    add, left = FinishedCases.add, iter(range(after))
+
+    def add_or_die(self, case, rows):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        add(self, case, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FinishedCases, "add", add_or_die)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_network(*networks, given)
+
+
+def test_evaluation_goes_on_to_the_same_files(workshop, monkeypatch):
+    networks, given, whole = evaluated(workshop)
+    cut_off(networks, given, monkeypatch)
+    (file,) = given.out.iterdir()
+    file.write_bytes(file.read_bytes() + b'{"question": "cut o' + bytes(20))
+    with pytest.raises(UsageError, match="cut off here, with 2 cases done") as told:
+        evaluate_network(*networks, given)
+    assert "--resume" in told.value.remedy
+    again = replace(given, resume=True)
+    result = evaluate_network(*networks, again)
+    pictures = [picture.name for picture in whole.pictures]
+    assert [picture.name for picture in result.pictures] == pictures
+    for name in ("figures.csv", *(f"pictures/{name}" for name in pictures)):
+        assert (given.out / name).read_bytes() == (whole.out / name).read_bytes(), name
+    assert sorted(path.name for path in given.out.iterdir()) == ["figures.csv", "figures.json", "pictures"]
+    calls = networks[0].model.calls
+    finished = evaluate_network(*networks, again)
+    assert networks[0].model.calls == calls
+    assert finished.cases["dice"].tolist() == pytest.approx(result.cases["dice"].tolist(), nan_ok=True)
+
+
+@pytest.mark.parametrize("other", ["network", "tta", "data", "seed"])
+def test_evaluation_does_not_go_on_from_another(workshop, monkeypatch, other):
+    networks, given, _ = evaluated(workshop, pictures=0)
+    cut_off(networks, given, monkeypatch)
+    again = replace(given, resume=True)
+    if other == "network":
+        networks = (workshop.network(), networks[1])
+    elif other == "data":
+        workshop.case("MET", "e_1")
+    else:
+        again = replace(again, **{other: {"tta": True, "seed": 5}[other]})
+    with pytest.raises(UsageError, match="another one"):
+        evaluate_network(*networks, again)
+    with pytest.raises(UsageError, match="contradict"):
+        evaluate_network(*networks, replace(again, overwrite=True))
+    evaluate_network(*networks, replace(again, resume=False, overwrite=True))
+    assert sorted(path.name for path in given.out.iterdir()) == ["figures.csv", "figures.json"]
