@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import math
 import os
+import platform
 import shutil
 import tempfile
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -68,9 +71,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         WriteError: The system refuses; ``path`` is then as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_writer()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_of_dead(path.parent, f".{glob.escape(path.name)}.*.tmp")
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         try:
@@ -82,6 +86,35 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _writer() -> str:
+    """Machine and process, as names of unfinished files have them."""
+    return f"{zlib.crc32(platform.node().encode()):08x}-{os.getpid()}"
+
+
+def _remove_of_dead(folder: Path, pattern: str) -> None:
+    """Delete unfinished files and folders of processes of this machine that have ended."""
+    here = _writer().partition("-")[0]
+    for path in folder.glob(pattern):
+        machine, _, process = path.suffixes[-2].lstrip(".").rpartition("-") if len(path.suffixes) > 1 else ("", "", "")
+        # Names of an earlier version lack the machine.
+        if machine in ("", here) and process.isdigit() and not _is_alive(int(process)):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":
+        # There os.kill would end the process.
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def sync_folder(folder: Path) -> None:
@@ -175,9 +208,10 @@ def making_folder(folder: Path) -> Iterator[Path]:
     Raises:
         WriteError: The system refuses; nothing is left behind then.
     """
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.{_writer()}.part")
     with writing(folder):
         temporary.mkdir(parents=True)
+        _remove_of_dead(folder.parent, ".*.part")
         try:
             yield temporary
             try:

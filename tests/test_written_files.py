@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from metaseg.errors import UsageError, WriteError
 from metaseg.written_files import (
+    _writer,
     making_folder,
     refuse_existing,
     replacing,
@@ -135,3 +138,33 @@ def test_nothing_is_replaced_unasked_and_an_input_not_even_then(tmp_path: Path) 
     link.symlink_to(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="exists already"):
         refuse_existing([link])
+
+
+@pytest.fixture(scope="module")
+def dead() -> int:
+    """Number of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("suffix", ["tmp", "part"])
+def test_what_dead_processes_left_unfinished_is_removed_and_nothing_else(
+    tmp_path: Path, dead: int, suffix: str
+) -> None:
+    """Such as that of a prediction or a split that is made again, and of cases in a store."""
+    machine = _writer().partition("-")[0]
+    gone = {f".a b.csv.{machine}-{dead}.{suffix}", *([f".a b.csv.{dead}.tmp"] if suffix == "tmp" else [])}
+    kept = {
+        f".a b.csv.{machine}-{os.getppid()}.{suffix}", f".a b.csv.{os.getppid()}.{suffix}", f".a b.csv.words.{suffix}",
+        f".a b.csv.00000000-{dead}.{suffix}", f"a b.csv.{dead}.{suffix}", f".{suffix}", f".{dead}.{suffix}x",
+    }  # fmt: skip
+    for name in gone | kept:
+        (tmp_path / name).mkdir() if suffix == "part" else (tmp_path / name).write_text("half")
+    if suffix == "part":
+        with making_folder(tmp_path / "case"):
+            pass
+    else:
+        write_text(tmp_path / "a b.csv", "whole")
+        kept |= {"a b.csv"}
+    assert {path.name for path in tmp_path.iterdir()} - {"case"} == kept
