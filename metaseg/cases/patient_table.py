@@ -74,7 +74,7 @@ def patients_of(
 
 
 def doubtable(cases: Iterable[SplitMember]) -> set[str]:
-    """Patients whose names begin their cases' names: any other, such as BraTS 2018's ``2013_11``, is well understood."""
+    """Patients whose names begin their cases' names; any other, such as BraTS 2018's ``2013_11``, is understood."""
     return {case.patient for case in cases if case.id.startswith(case.patient)}
 
 
