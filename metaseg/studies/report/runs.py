@@ -11,7 +11,7 @@ from typing import Any
 from metaseg import checked_files
 from metaseg.checked_files import FileKind, check_shape
 from metaseg.errors import RunError, UsageError
-from metaseg.runs.folder import CONFIG_NAME, RunFolder, is_run, run_status
+from metaseg.runs.folder import RunFolder, is_run, run_status, settings_file
 from metaseg.runs.manifest import read_manifest
 from metaseg.runs.networks import PatientRow, read_patients
 
@@ -91,7 +91,7 @@ def read_run(path: Path, method: str) -> ReportRun:
             remedy="'metaseg runs' lists the runs there are",
         )
     run = RunFolder.open(path)
-    settings = read_yaml(path / CONFIG_NAME)
+    settings = read_yaml(settings_file(path))
     patients = read_patients(path)
     cohorts = sorted({row.cohort for row in patients.get("target", []) or patients.get("train", [])})
     tuned = run.verb in TUNED
