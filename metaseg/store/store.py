@@ -109,7 +109,6 @@ def warn_of_findings(cases: Sequence[StoredCase]) -> None:
         more = len(doubtful) - len(shown)
         warn_user(
             "\n".join([*shown, *([f"and {more} more cases: 'metaseg data check' lists them"] if more else [])]),
-            expected=None if len(doubtful) == 1 else f"no '{kind}' among {len(cases)} cases",
             remedy=KINDS[kind].remedy,
         )
 
