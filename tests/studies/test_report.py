@@ -233,7 +233,8 @@ def test_synthetic_data_are_marked(moved, tmp_path):
 def test_lost_data_cost_the_pictures_only(moved, tmp_path):
     run = moved("naive", "lost")
     settings = run / "config.yaml"
-    settings.write_text(yaml.safe_dump(yaml.safe_load(settings.read_text()) | {"data": ["gone/elsewhere"]}))
+    changed = yaml.safe_load(settings.read_text()) | {"data": ["gone/elsewhere"]}
+    settings.write_text(yaml.safe_dump(changed, sort_keys=False))
     page = report(tmp_path, run)
     assert "No pictures of MET" in page.text
     assert "gone/elsewhere" in page.text
