@@ -322,7 +322,8 @@ def test_moved_study_finds_its_network(whole, domains, tmp_path):
     shutil.copytree(cell(whole, "naive"), study / "cells" / "run")
     shutil.copytree(domains["from"], study / "pretrain")
     settings = study / "cells" / "run" / "config.yaml"
-    settings.write_text(yaml.safe_dump(yaml.safe_load(settings.read_text()) | {"from": "studies/old-name/pretrain"}))
+    changed = yaml.safe_load(settings.read_text()) | {"from": "studies/old-name/pretrain"}
+    settings.write_text(yaml.safe_dump(changed, sort_keys=False))
     run = read_inputs([study / "cells" / "run"]).runs[0]
     network = Reopener().setting(run).network
     assert network.run is not None

@@ -228,7 +228,8 @@ def test_several_runs_stand_side_by_side(whole, tmp_path):
 def test_lost_data_cost_the_pictures_only(whole, tmp_path):
     run = Path(shutil.copytree(cell(whole, "random"), tmp_path / "lost"))
     settings = run / "config.yaml"
-    settings.write_text(yaml.safe_dump(yaml.safe_load(settings.read_text()) | {"data": ["gone/elsewhere"]}))
+    changed = yaml.safe_load(settings.read_text()) | {"data": ["gone/elsewhere"]}
+    settings.write_text(yaml.safe_dump(changed, sort_keys=False))
     page = report(tmp_path, run)
     assert "No thumbnails" in page.text
     assert "gone/elsewhere" in page.text
