@@ -1,8 +1,8 @@
 """What lies outside the head: told apart in each volume by what stands on its border.
 
 Networks know a background of exactly 0. Files hold 0 there, another constant (-1024, 255, the negative number that
-z-scoring leaves), what resampling leaves of 0, or the noise of air around a head with its skull. Preparation, the
-dataset check and the summary all ask :func:`find_background`.
+z-scoring leaves), what resampling leaves of 0, or the noise of air around a head with its skull. Preparation and the
+dataset check ask :func:`find_background`.
 """
 
 from __future__ import annotations
