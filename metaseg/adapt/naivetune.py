@@ -20,13 +20,13 @@ from metaseg.adapt.setting import Setting
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config import NaivetuneConfig
 from metaseg.errors import UsageError, recorded_warnings
-from metaseg.runs.files import replacing
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.training_state import load_training_state
 from metaseg.training.fitted_run import STATE_FILE
 from metaseg.training.loop import LoopPlan, LoopState, fit
 from metaseg.training.optimizers import build_optimizer
 from metaseg.training.schedule import learning_rate
+from metaseg.written_files import replacing
 
 
 @dataclass

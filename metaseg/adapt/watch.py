@@ -21,7 +21,6 @@ from metaseg.models.checkpoint import save_checkpoint
 from metaseg.models.processes import shared_map
 from metaseg.runs.csv_log import CsvLog, read_log
 from metaseg.runs.events import EventLog, SelectionLog
-from metaseg.runs.files import finite_figures
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.manifest import make_manifest
 from metaseg.runs.networks import inherited_rows, patient_rows
@@ -29,6 +28,7 @@ from metaseg.runs.progress import progress
 from metaseg.runs.progress_plot import write_progress_plot
 from metaseg.store.stored_case import StoredCase
 from metaseg.training.pictures import log_overlay
+from metaseg.written_files import finite_figures
 
 MARKS_NAME, MARKS_COLUMNS = "marks.csv", ("step", "domain", "case", "patient", "region", "dice")
 TIMING_NAME, TIMING_COLUMNS = "timing.csv", ("step", "seconds")

@@ -34,13 +34,13 @@ from metaseg.models import Classifier, load_classifier, save_checkpoint
 from metaseg.models.checkpoint import checkpoint_files
 from metaseg.models.device import make_fabric
 from metaseg.runs.events import EventLog
-from metaseg.runs.files import finite_figures
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.inputs import Inputs
 from metaseg.runs.manifest import make_manifest
 from metaseg.runs.progress import Progress, progress
 from metaseg.runs.verb_frame import finished_run
 from metaseg.training.fitted_run import write_patients
+from metaseg.written_files import finite_figures
 
 VERB = "classify-active"
 

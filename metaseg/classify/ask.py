@@ -17,7 +17,7 @@ from metaseg.checked_files import FileKind, read_rows
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.errors import DataError
 from metaseg.runs.csv_log import cell
-from metaseg.runs.files import replacing, write_text
+from metaseg.written_files import replacing, write_text
 
 COLUMNS = ("slice", "label", "thumbnail", "case", "patient", "rank", "score")
 THUMBNAIL = 224

@@ -14,7 +14,7 @@ from metaseg.checked_files import FileKind, read_frame
 from metaseg.classify.measure import FIGURES
 from metaseg.classify.rounds import Round
 from metaseg.evaluation.label_curves import area_under_budget_curve
-from metaseg.runs.files import replacing, write_text
+from metaseg.written_files import replacing, write_text
 
 CURVE_NAME, PICTURE_NAME = "curve.csv", "curve.png"
 

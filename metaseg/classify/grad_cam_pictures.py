@@ -13,7 +13,7 @@ from metaseg.classify.measure import softmax
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.evaluation.grad_cam import grad_cam, grad_cam_picture
 from metaseg.models import Classifier
-from metaseg.runs.files import replacing
+from metaseg.written_files import replacing
 
 
 def write_grad_cams(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from metaseg.checked_files import FileKind, read_json
-from metaseg.runs.files import write_json
+from metaseg.written_files import write_json
 
 FOLDER = "rounds"
 ROUND_KIND = FileKind("a round of active learning", "start the run again with --overwrite")

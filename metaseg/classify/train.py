@@ -27,7 +27,6 @@ from metaseg.errors import UsageError, recorded_warnings, warn_user
 from metaseg.evaluation.classification_files import write_classification_figures
 from metaseg.models.device import fabric_of
 from metaseg.runs.events import EventLog
-from metaseg.runs.files import finite_figures
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.inputs import Inputs
 from metaseg.runs.manifest import read_manifest
@@ -38,6 +37,7 @@ from metaseg.training.fit_listener import Validate
 from metaseg.training.fitted_run import FitSummary, FittedRun, fit_in_run
 from metaseg.training.loop import LoopPlan, LoopState
 from metaseg.training.shared_batches import shared_draw
+from metaseg.written_files import finite_figures
 
 VERB = "classify-train"
 SPLIT_NAME = "split.json"

@@ -22,7 +22,7 @@ from metaseg.evaluation.classification import (
 from metaseg.evaluation.classification_bootstrap import bootstrap_figures
 from metaseg.evaluation.classification_checks import checked_classes, checked_probabilities
 from metaseg.evaluation.classification_plots import write_confusion_plot, write_reliability_plot, write_roc_plot
-from metaseg.runs.files import write_json, write_text
+from metaseg.written_files import write_json, write_text
 
 PREDICTIONS, PATIENTS, FIGURES, SUMMARY, PICTURES = (
     "predictions.csv",

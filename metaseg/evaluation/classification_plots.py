@@ -11,7 +11,7 @@ import numpy as np
 
 from metaseg.evaluation.calibration import BINS, expected_calibration_error, reliability_bins
 from metaseg.evaluation.classification_checks import checked_classes, checked_probabilities
-from metaseg.runs.files import replacing
+from metaseg.written_files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

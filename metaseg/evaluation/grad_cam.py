@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from metaseg.evaluation import drawing
 from metaseg.evaluation.heatmap import blend_probability
 from metaseg.evaluation.overlay import contrast_limits, for_display, grey_slice
-from metaseg.runs.files import replacing
+from metaseg.written_files import replacing
 
 LEAST_SIDE = 4
 """Height and width in pixels from which on a feature map is taken for the picture."""

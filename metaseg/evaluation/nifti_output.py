@@ -16,7 +16,7 @@ from metaseg import __version__
 from metaseg.cases.geometry import Geometry
 from metaseg.cases.itk_volumes import ItkVolume
 from metaseg.cases.volumes import NiftiVolume
-from metaseg.runs.files import replacing
+from metaseg.written_files import replacing
 
 _DESCRIPTION_BYTES = 79
 _LABEL_INTENT = "label"

@@ -35,13 +35,13 @@ from metaseg.evaluation.slice_output import mask_values, write_masks
 from metaseg.evaluation.volume import CaseSegmentation, full_probabilities, segment_case
 from metaseg.models.device import fabric_of, make_fabric
 from metaseg.models.processes import gather, is_first, several, share
-from metaseg.runs.files import replacing, write_json
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.progress import progress
 from metaseg.runs.together import together
 from metaseg.store.prepare_case import PrepareOptions
 from metaseg.store.stored_case import StoredCase
 from metaseg.store.unstored_case import UnstoredCase, read_unstored
+from metaseg.written_files import replacing, write_json
 
 _MM3_PER_ML = 1000.0
 
@@ -180,11 +180,17 @@ class _Predictor:
         synthetic = self.network.card.synthetic or job.case.synthetic
         if self.config.overwrite or self.config.resume:
             remove_earlier(job, self.config)
-        self._write_maps(job, case, segmented, synthetic)
-        if self.config.pictures:
-            self._write_pictures(job, case, segmented, synthetic)
         volumes = region_volumes(segmented.classes, self.space, case)
-        write_json(job.files["summary"], self._summary(job, case, volumes, synthetic))
+        try:
+            self._write_maps(job, case, segmented, synthetic)
+            if self.config.pictures:
+                self._write_pictures(job, case, segmented, synthetic)
+            write_json(job.files["summary"], self._summary(job, case, volumes, synthetic))
+        except BaseException:
+            # A case is there whole or not at all: half of one could be taken for a prediction without pictures.
+            for file in job.files.values():
+                file.unlink(missing_ok=True)
+            raise
         return CasePrediction(job.case.id, job.files, volumes, synthetic)
 
     def _wanted(self) -> tuple[int, ...]:

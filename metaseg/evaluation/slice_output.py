@@ -10,7 +10,7 @@ from PIL import Image
 
 from metaseg.cases.geometry import Geometry
 from metaseg.cases.labels import WHOLE_LESION, LabelScheme
-from metaseg.runs.files import replacing
+from metaseg.written_files import replacing
 
 INSIDE = 255
 """Grey value of the lesion in a mask of the whole lesion, so that the mask can be seen."""

@@ -15,12 +15,12 @@ from typing import Any
 from metaseg.checked_files import FileKind, read_json
 from metaseg.config_fields import Config, describe_fields
 from metaseg.errors import RunError, warn_user
-from metaseg.runs.files import write_json
 from metaseg.runs.folder import config_paths, is_run
 from metaseg.runs.manifest import MANIFEST_NAME, read_manifest
 from metaseg.runs.networks import PATIENTS_NAME, find_checkpoint, read_patients
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_files import FORMAT_VERSION
+from metaseg.written_files import write_json
 
 INPUTS_NAME = "inputs.json"
 INPUTS_KIND = FileKind("what a metaseg run reads", "start the run again with --overwrite")

@@ -20,7 +20,7 @@ from typing import Any
 
 from metaseg.checked_files import FileKind, check_shape, read_json
 from metaseg.errors import warnings_so_far
-from metaseg.runs.files import write_json
+from metaseg.written_files import write_json
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_KIND = FileKind("the manifest of a metaseg run", "start the run again with --overwrite")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from metaseg.runs.csv_log import read_log
 from metaseg.runs.events import METRICS_NAME
-from metaseg.runs.files import replacing
+from metaseg.written_files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from typing import Literal
 
 from metaseg.checked_files import FileKind, check_shape, read_json
 from metaseg.errors import RunError
-from metaseg.runs.files import write_json
+from metaseg.written_files import write_json
 
 Status = Literal["running", "finished", "stopped", "failed"]
 STATE_NAME = "state.json"

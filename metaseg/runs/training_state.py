@@ -12,7 +12,7 @@ import torch
 
 from metaseg.errors import RunError, TrainingError
 from metaseg.models.finite import non_finite
-from metaseg.runs.files import replacing
+from metaseg.written_files import replacing
 
 MAGIC = b"metaseg training state 1\n"
 

@@ -12,7 +12,6 @@ import pandas as pd
 from metaseg.config_studies import CompareConfig
 from metaseg.errors import RunError, UsageError, recorded_warnings
 from metaseg.models.device import make_fabric
-from metaseg.runs.files import write_json
 from metaseg.studies.both_axes import both_axes
 from metaseg.studies.data_checks import check_data
 from metaseg.studies.display import Display
@@ -27,6 +26,7 @@ from metaseg.studies.results import Tables, collect, write_results
 from metaseg.studies.table import write_table
 from metaseg.studies.work import Work
 from metaseg.studies.workers import Failure, do_units, left_to_do
+from metaseg.written_files import write_json
 
 FAILURES = "failures.json"
 COLUMNS = {

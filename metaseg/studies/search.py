@@ -24,13 +24,13 @@ from metaseg.config import MetatuneConfig, NaivetuneConfig
 from metaseg.config_io import shaping_values
 from metaseg.errors import RunError, TrainingError
 from metaseg.runs.csv_log import cell
-from metaseg.runs.files import write_json, write_text
 from metaseg.runs.lock import RunLock
 from metaseg.studies.cells import BusyError, drop_weights, portable, run_unit, seconds_of
 from metaseg.studies.inputs import network_digest
 from metaseg.studies.plan import Plan, Unit
 from metaseg.studies.spaces import Space
 from metaseg.studies.storage import open_database, own_storage
+from metaseg.written_files import write_json, write_text
 
 BEST, TRIALS = "best.json", "trials.csv"
 WORST = 0.0

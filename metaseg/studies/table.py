@@ -11,7 +11,7 @@ import pandas as pd
 
 from metaseg.checked_files import FileKind, read_frame
 from metaseg.errors import DataError
-from metaseg.runs.files import replacing
+from metaseg.written_files import replacing
 
 TABLE_COLUMNS = (
     "target",

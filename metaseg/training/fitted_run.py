@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 from metaseg.errors import RunError
 from metaseg.models.checkpoint import ModelCard, checkpoint_files, read_checkpoint
 from metaseg.runs.events import EventLog
-from metaseg.runs.files import finite_figures
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.inputs import Inputs
 from metaseg.runs.manifest import make_manifest
@@ -23,6 +22,7 @@ from metaseg.runs.progress import progress
 from metaseg.runs.training_state import load_training_state
 from metaseg.training.fit_listener import FitListener, Score, Validate
 from metaseg.training.loop import Batch, LoopPlan, LoopState, Objective, fit
+from metaseg.written_files import finite_figures
 
 STATE_FILE = "last.state.pt"
 

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from metaseg.config import PredictConfig
-from metaseg.errors import DataError, UsageError
+from metaseg.errors import DataError, UsageError, WriteError
 from metaseg.evaluation import nifti_output
 from metaseg.evaluation.drawing import AMBER
 from metaseg.evaluation.predict import predict_cases, run_predict
@@ -261,6 +261,19 @@ def test_one_bad_case_does_not_stop_the_others(workshop, capsys):
     failed = json.loads((workshop.root / "out" / "metaseg-failed.json").read_text())["failed"]
     assert [(one["case"], one["where"]) for one in failed] == [("a_1", str(damaged))]
     assert "1 of 2 cases predicted" in capsys.readouterr().out
+
+
+def test_a_full_disk_stops_the_batch_and_leaves_no_half_case(workshop, monkeypatch):
+    folder = workshop.case("MET", "a_1", label=False)
+    workshop.case("MET", "b_1", label=False)
+
+    def full(*args: object) -> None:
+        raise WriteError("this cannot be written: the disk is full")
+
+    monkeypatch.setattr("metaseg.evaluation.predict.write_json", full)
+    with pytest.raises(WriteError, match="the disk is full"):
+        predict_cases(workshop.network(), config(workshop.root / "out", folder.parent))
+    assert not list((workshop.root / "out").iterdir())
 
 
 def test_summary_gives_volumes_in_ml(workshop):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from metaseg.runs.files import replacing
 from metaseg.studies.classifiers.tables import seed_curves
+from metaseg.written_files import replacing
 
 NAMES = {"auc": "AUC", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1": "macro F1"}
 MARKERS = "osD^vPX*<>"

@@ -21,7 +21,6 @@ from metaseg.config_classify_studies import ClassifySearchConfig
 from metaseg.config_io import config_verb, describe_fields, dump_config, load_config, shaping_values
 from metaseg.config_options import MODEL, TRAIN
 from metaseg.errors import UsageError, recorded_warnings
-from metaseg.runs.files import write_text
 from metaseg.runs.state import STATE_NAME
 from metaseg.studies.cells import portable
 from metaseg.studies.classifiers.plan import check_entries, input_digests, read_classifier_entry
@@ -33,6 +32,7 @@ from metaseg.studies.preparation import STUDY_FILE
 from metaseg.studies.spaces import Space, parse_space
 from metaseg.studies.storage import open_database, own_storage
 from metaseg.studies.workers import do_units, left_to_do
+from metaseg.written_files import write_text
 
 TRIALS, BEST = "trials.csv", "best.yaml"
 DEFAULT_SPACE: Mapping[str, Any] = {

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metaseg.runs.files import replacing
+from metaseg.written_files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
