@@ -41,7 +41,7 @@ class TestClasses:
         ("changes", "error", "match"),
         [
             ({"classes": "left,up"}, UsageError, "unknown class of --classes 'up'"),
-            ({"classes": "left,left"}, UsageError, "twice"),
+            ({"classes": "left,left"}, UsageError, "each once"),
             ({"classes": "left"}, DataError, "all cases are of one class"),
             ({"label": "site"}, DataError, "28 of 28 cases have no site"),
             ({"label": "colour"}, UsageError, "--label colour"),
