@@ -20,7 +20,7 @@ from metaseg.config import MetatuneConfig
 from metaseg.errors import DataError, UsageError, recorded_warnings
 from metaseg.models.processes import agree
 from metaseg.runs.folder import RunFolder
-from metaseg.runs.training_state import load_training_state, save_training_state
+from metaseg.runs.training_state import can_go_on, load_training_state, save_training_state
 from metaseg.training.fitted_run import STATE_FILE
 from metaseg.training.optimizers import build_optimizer
 
@@ -55,7 +55,7 @@ def _tune(config: MetatuneConfig, run: RunFolder, fabric: Fabric, setting: Setti
         config.outer_optimizer, [*model.parameters(), *method.parameters()], config.outer_learning_rate, momentum=0.0
     )
     state_file: Path = run.checkpoints / STATE_FILE
-    values = load_training_state(state_file) if config.resume and state_file.exists() else None
+    values = load_training_state(state_file) if can_go_on(state_file, config.resume) else None
     spent = None if values is None else int(values["spent"])
     with Watch(run, config, setting, fabric, spent, None if values is None else values.get("rows")) as watch:
         agree(fabric, model)

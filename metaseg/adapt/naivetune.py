@@ -21,7 +21,7 @@ from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config import NaivetuneConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.runs.folder import RunFolder
-from metaseg.runs.training_state import load_training_state
+from metaseg.runs.training_state import can_go_on, load_training_state
 from metaseg.training.fitted_run import STATE_FILE
 from metaseg.training.loop import LoopPlan, LoopState, fit
 from metaseg.training.optimizers import build_optimizer
@@ -81,7 +81,7 @@ def run_naivetune(config: NaivetuneConfig) -> AdaptationResult:
 def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric, setting: Setting) -> None:
     method: Naive = find_method(config.method, "plain").build(config, setting, fabric)
     state, state_file = LoopState(), run.checkpoints / STATE_FILE
-    resume = config.resume and state_file.exists()
+    resume = can_go_on(state_file, config.resume)
     before = fabric.to_device(setting.network.model)
     saved = load_training_state(state_file) if resume else None
     spent = None if saved is None else _spent_before(config, saved)

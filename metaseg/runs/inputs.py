@@ -18,6 +18,7 @@ from metaseg.errors import RunError, warn_user
 from metaseg.runs.folder import config_paths, is_run
 from metaseg.runs.manifest import MANIFEST_NAME, read_manifest
 from metaseg.runs.networks import PATIENTS_NAME, find_checkpoint, read_patients
+from metaseg.runs.state import STATE_NAME, RunState
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_files import FORMAT_VERSION
 from metaseg.written_files import write_json
@@ -71,7 +72,14 @@ class Inputs:
             return cls()
         path = config.out / INPUTS_NAME
         if not path.exists():
-            # Begun by an earlier version, or cut off before it had opened its data.
+            # Begun by an earlier version, or cut off before it had opened its data; or somebody has deleted it.
+            begun_so = RunState.open(config.out / STATE_NAME).settings is not None
+            if begun_so and any((config.out / "checkpoints").glob("*.safetensors")):
+                warn_user(
+                    "the run's record of its data is gone: only their fingerprint in the manifest is compared",
+                    where=path,
+                    remedy="copy the file back and resume again",
+                )
             return cls(config.out)
         record: InputsContent = read_json(path, INPUTS_KIND, InputsContent)
         return cls(config.out, record.cases, record.files, record.store_format, True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from metaseg.errors import RunError, TrainingError
+from metaseg.errors import RunError, TrainingError, warn_user
 from metaseg.models.finite import non_finite
 from metaseg.written_files import replacing
 
@@ -44,6 +44,17 @@ def save_training_state(path: Path, state: Mapping[str, Any]) -> None:
     with replacing(path) as stream:
         stream.write(MAGIC + hashlib.sha256(content).digest())
         stream.write(content)
+
+
+def can_go_on(path: Path, resume: bool) -> bool:
+    """Whether there is a training state to go on from; says so where weights are there without one."""
+    if resume and not path.exists() and any(path.parent.glob("*.safetensors")):
+        warn_user(
+            "there is no training state beside the weights: the training begins again at step 0",
+            where=path,
+            remedy="copy the file back and resume again, if it was deleted",
+        )
+    return resume and path.exists()
 
 
 def load_training_state(path: Path) -> dict[str, Any]:

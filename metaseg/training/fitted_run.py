@@ -19,7 +19,7 @@ from metaseg.runs.inputs import Inputs
 from metaseg.runs.manifest import make_manifest
 from metaseg.runs.networks import inherited_rows, patient_rows, patients_known, run_of_checkpoint, trained_patients
 from metaseg.runs.progress import progress
-from metaseg.runs.training_state import load_training_state
+from metaseg.runs.training_state import can_go_on, load_training_state
 from metaseg.training.fit_listener import FitListener, Score, Validate
 from metaseg.training.loop import Batch, LoopPlan, LoopState, Objective, fit
 from metaseg.written_files import finite_figures
@@ -106,7 +106,7 @@ def fit_in_run(job: FittedRun, run: RunFolder, fabric: Fabric, *, seed: int, res
     )
     manifest.save(run.path)
     state, state_file = job.state, run.checkpoints / STATE_FILE
-    goes_on = resume and state_file.exists()
+    goes_on = can_go_on(state_file, resume)
     saved: dict[str, Any] = load_training_state(state_file) if goes_on else {"step": 0, "extra": {}}
     start = int(saved["step"])
     with (

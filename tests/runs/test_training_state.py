@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from metaseg.errors import RunError, TrainingError
-from metaseg.runs.training_state import load_training_state, save_training_state
+from metaseg.errors import DataWarning, RunError, TrainingError
+from metaseg.runs.training_state import can_go_on, load_training_state, save_training_state
 
 
 def train(steps: int, state: dict | None = None) -> tuple[dict, list[float]]:
@@ -103,3 +103,15 @@ def test_what_could_not_be_read_back_is_refused_when_written(tmp_path: Path, val
     with pytest.raises(TypeError, match=r"state\['a'\]\[1\]"):
         save_training_state(path, {"a": [0, value]})
     assert load_training_state(path) == {"step": 1}
+
+
+def test_weights_without_a_state_are_told_of(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    path = tmp_path / "last.state.pt"
+    assert not can_go_on(path, True)
+    assert not recwarn.list
+    (tmp_path / "best.safetensors").touch()
+    assert not can_go_on(path, False)
+    with pytest.warns(DataWarning, match="begins again at step 0"):
+        assert not can_go_on(path, True)
+    save_training_state(path, {"step": 1})
+    assert can_go_on(path, True)
