@@ -188,7 +188,7 @@ def test_one_process_is_left_alone():
     ("device", "devices", "variables", "words"),
     [
         ("cpu", 2, {"SLURM_STEP_NUM_TASKS": "3", "SLURM_NTASKS_PER_NODE": "3"}, "srun started 3 processes"),
-        ("cpu", 4, {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, "torchrun started"),
+        ("cpu", 2, {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0"}, "torchrun started"),
     ],
 )
 def test_other_number_of_processes_than_were_started(monkeypatch, device, devices, variables, words):
