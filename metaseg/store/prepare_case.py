@@ -41,7 +41,14 @@ class PrepareOptions:
 
 
 def case_key(case: Case, options: PrepareOptions) -> str:
-    """Name of the case's folder in a store: its id and a digest of its files' content and of how it is prepared."""
+    """Name of the case's folder in a store: its id and a digest of its files' content and of how it is prepared.
+
+    Raises:
+        DataError: A file cannot be read, or nobody knows what the label's values mean.
+    """
+    if case.label is not None and case.scheme.unclear is not None:
+        # The same files may stand there already, prepared by the convention that only stands in here.
+        raise case.scheme.unclear
     digest = hashlib.blake2b(digest_size=8)
     identity = [case.id, case.patient, case.cohort, case.grade, case.site, case.synthetic, case.scheme.name]
     digest.update(json.dumps([FORMAT_VERSION, asdict(options), identity, bool(case.label)]).encode())
