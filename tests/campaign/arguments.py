@@ -21,8 +21,8 @@ def arguments() -> Iterator[Trial]:
                 lambda bench, verb=verb, seed=seed: (*verb.split(), *short(bench, verb), "--seed", seed), "refused", ("seed",),
             )  # fmt: skip
     for verb, words in (
-        ("data split", ("--seed", 10**30)), ("data split", ("--seed", -1)), ("data split", ("--folds", 10**9)),
-        ("data split", ("--folds", 0)), ("data phantoms", ("--seed", 10**30)), ("data phantoms", ("--cases", 0)),
+        ("data split", ("--seed", -1)), ("data split", ("--folds", 10**9)),
+        ("data split", ("--folds", 0)), ("data phantoms", ("--cases", 0)),
         ("evaluate", ("--seed", 2**70)), ("classify evaluate", ("--seed", 2**70)), ("classify evaluate", ("--resamples", 1)),
     ):  # fmt: skip
 

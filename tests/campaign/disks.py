@@ -229,7 +229,7 @@ def occupied() -> Iterator[Trial]:
     def study(bench: Bench, data: Path) -> Path:
         split = bench.split(data, bench.assets.good("brats", 3), counts=(1, 1, 1))
         (bench.place / "study.yaml").write_text(
-            f"from: {bench.assets.pretrained}\ntargets: {{met: {{data: {data}}}}}\nmethods: {{naive: {{}}}}\n"
+            f"from: {bench.assets.pretrained}\ntargets: {{met: {{data: {data}, classes: [MET]}}}}\nmethods: {{naive: {{}}}}\n"
             f"shared: {{slices: 4, split: {split}, source: {bench.assets.good('brats', 3)}}}\nshots: [1]\nseeds: 1\nbudget: 4\nmarks: 1\nthreads: 1\n"
         )
         return bench.place / "study.yaml"

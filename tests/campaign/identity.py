@@ -64,6 +64,7 @@ def strays() -> Iterator[Trial]:
             settings = (
                 f"from: {bench.assets.pretrained}\ntargets: {{met: {{data: {data}}}}}\nmethods: {{naive: {{}}}}\n"
             )
+            settings += f"shared: {{split: {bench.split(bench.assets.good('brats', 4))}}}\n"
             (bench.place / "study.yaml").write_text(settings + "shots: [1]\nseeds: 1\nbudget: 4\n")
         return {
             "check": ("data", "check", data, "--json"),
@@ -175,9 +176,10 @@ def part_of(name: str, split: Path) -> str:
 
 
 def sessions() -> Iterator[Trial]:
-    def write(bench: Bench, names: tuple[str, ...], layout: str = "brats") -> Path:
+    others = ("alpha77", "bravo31", "delta58", "gamma44")
+
+    def write(bench: Bench, names: tuple[str, ...], layout: str = "brats", others: tuple[str, ...] = others) -> Path:
         data = bench.place / "data"
-        others = ("alpha77", "bravo31", "delta58", "gamma44")
         for number, name in enumerate((*names, *others)):
             if layout == "nnunet":
                 images, label = subject(number)
@@ -232,7 +234,7 @@ def sessions() -> Iterator[Trial]:
     for name, names in DOUBTFUL.items():
 
         def check(bench: Bench, names: tuple[str, ...] = names) -> Words:
-            return "data", "check", write(bench, names), "--json"
+            return "data", "check", write(bench, names, others=()), "--json"
 
         yield Trial("D", f"what may be sessions: {name}", check, "warned", (names[0], "session"))
 

@@ -221,6 +221,21 @@ def descriptions() -> Iterator[Trial]:
                 "F", f"dataset.json: {name}, {verb}", use, "refused", ("label|ignore",), may_leave=verb == "evaluate"
             )
         if change is None:
+
+            def cached(bench: Bench, labels: dict[str, object] = labels) -> Words:
+                from campaign.runner import run
+
+                data = bench.data("nnunet", 3)
+                place = bench.place.with_name(bench.place.name + "-first")
+                place.mkdir()
+                run(words(bench, "pretrain", data), bench.assets, place)
+                content = json.loads((data / "dataset.json").read_text())
+                write_json(data / "dataset.json", content | {"labels": labels})
+                return words(bench, "pretrain", data)
+
+            if name == "unfamiliar names":
+                name_of_it = f"dataset.json: {name}, of cases in the cache, pretrain"
+                yield Trial("F", name_of_it, cached, "refused", ("label",))
             for verb in ("split", "predict"):
 
                 def without(bench: Bench, labels: dict[str, object] = labels, verb: str = verb) -> Words:
