@@ -96,9 +96,9 @@ class TestOracle:
         require_same_task(card, card, "runs/oracle")
         require_same_task(replace(card, modalities=card.modalities[::-1]), card, "runs/oracle")
         with pytest.raises(UsageError, match=r"(?s)oracle's modalities: t1.*runs/oracle"):
-            require_same_task(replace(card, modalities=("t1",)), card, "runs/oracle")
+            require_same_task(replace(card, modalities=("t1",), in_channels=1), card, "runs/oracle")
         with pytest.raises(UsageError, match="oracle's label space: whole-lesion"):
-            require_same_task(replace(card, label_space="whole-lesion"), card, "runs/oracle")
+            require_same_task(replace(card, label_space="whole-lesion", num_classes=2), card, "runs/oracle")
 
 
 class TestCheck:

@@ -140,6 +140,9 @@ def test_what_a_whole_set_says() -> None:
 PHANTOM = np.zeros((6, 6, 6), np.uint8)
 
 
+LABEL_KINDS = {"label-meaning", "label-region-absent", "label-edition", "label-values"}
+
+
 @pytest.mark.parametrize(
     ("folder", "suffixes", "values", "kind"),
     [
@@ -164,7 +167,8 @@ def test_the_check_and_the_verbs_agree(
     write_nifti(tmp_path / "set" / folder / f"{folder}{suffixes[0]}.nii.gz", np.full(label.shape, 5, np.int16) + label)
     write_nifti(tmp_path / "set" / folder / f"{folder}{suffixes[1]}.nii.gz", label)
     report = check_dataset(tmp_path / "set")
-    assert [finding.kind for finding in report.findings] == [kind]
+    # The grid is tiny, and its labels lie anywhere: other kinds have tests of their own.
+    assert [one.kind for one in report.findings if one.kind in LABEL_KINDS] == [kind]
     if folder.startswith("BraTS"):
         assert "--label-scheme brats " not in report.to_json()
     with warnings.catch_warnings(record=True) as said:
