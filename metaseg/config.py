@@ -229,8 +229,12 @@ class MetatuneConfig(AdaptOptions):
         Ge(0),
         Help("Relative change of the parameters up to which a case's scores are used again; 0: never.", panel=ADAPT),
     ] = 0.0
-    support_size: Annotated[int, Ge(1), Help("Slices of a task's inner loop; 1 in the paper.", panel=ADAPT)] = 1
-    query_size: Annotated[int, Ge(1), Help("Slices of a task's outer loop; 1 in the paper.", panel=ADAPT)] = 1
+    support_size: Annotated[
+        int, Interval(ge=1, le=10000), Help("Slices of a task's inner loop; 1 in the paper.", panel=ADAPT)
+    ] = 1
+    query_size: Annotated[
+        int, Interval(ge=1, le=10000), Help("Slices of a task's outer loop; 1 in the paper.", panel=ADAPT)
+    ] = 1
     replay: Annotated[
         Literal["none", "learned", "added"],
         Help("Source slices as tasks: none, in place of the learned task, or one more task a step.", panel=ADAPT),
@@ -294,7 +298,7 @@ class NaivetuneConfig(AdaptOptions):
         Interval(ge=0.0, le=1.0),
         Help("rehearse: share of the source slices into which a target lesion is pasted.", panel=METHOD),
     ] = 0.4
-    lora_rank: Annotated[int, Ge(1), Help("lora: rank of the adapters.", panel=METHOD)] = 4
+    lora_rank: Annotated[int, Interval(ge=1, le=4096), Help("lora: rank of the adapters.", panel=METHOD)] = 4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,7 +100,9 @@ class SliceOptions(PatientOptions, MissingOptions):
     slice_choice: Annotated[
         Literal["even", "random"], Help("How those are chosen: evenly through the tumour, or by chance.", panel=DATA)
     ] = "even"
-    input_size: Annotated[int, Ge(16), Help("Height and width of the network's input in pixels.", panel=DATA)] = 224
+    input_size: Annotated[
+        int, Interval(ge=16, le=4096), Help("Height and width of the network's input in pixels.", panel=DATA)
+    ] = 224
     phantom_cases: Annotated[
         int, Ge(6), Help("Without --data: number of phantoms of each grade.", panel=DATA, without="data")
     ] = 12

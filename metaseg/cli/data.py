@@ -181,7 +181,9 @@ def split(
             help="Parts with shares that sum to 1, or numbers of patients. [default: train=0.7,val=0.15,test=0.15]",
         ),
     ] = None,
-    folds: Annotated[int | None, typer.Option(help="Number of folds of a cross-validation, instead of parts.")] = None,
+    folds: Annotated[
+        int | None, typer.Option(max=10_000, help="Number of folds of a cross-validation, instead of parts.")
+    ] = None,
     stratify: Annotated[
         str, typer.Option(metavar="[cohort|grade|site|none]", help="Property whose shares all parts keep alike.")
     ] = "cohort",

@@ -81,6 +81,12 @@ class Inputs:
                     remedy="copy the file back and resume again",
                 )
             return cls(config.out)
+        if not (config.out / MANIFEST_NAME).exists():
+            warn_user(
+                f"{MANIFEST_NAME} is gone: versions, command and warnings of earlier sessions are lost",
+                where=config.out,
+                remedy="copy it back, if there is a copy",
+            )
         record: InputsContent = read_json(path, INPUTS_KIND, InputsContent)
         return cls(config.out, record.cases, record.files, record.store_format, True)
 
