@@ -10,7 +10,7 @@ from metaseg.adapt.domains import check_modalities, no_source_to_draw_from
 from metaseg.cases.readers import read_cases
 from metaseg.cases.splits import Absent, Split
 from metaseg.config import AdaptOptions, PretrainConfig
-from metaseg.errors import DataError, UsageError, unknown_name
+from metaseg.errors import DataError, MetasegError, UsageError, unknown_name
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.state import STATE_NAME
@@ -132,7 +132,11 @@ def _check_rehearsal(
         pretraining = RunFolder.open(network.run).config(PretrainConfig)
         if not pretraining.data:
             return  # Phantoms, which are made when they are needed.
-        source, listed = cases(pretraining, pretraining.data, pretraining.classes), set()
+        try:
+            source, listed = cases(pretraining, pretraining.data, pretraining.classes), set()
+        except MetasegError as error:
+            error.found = f"the source cases that methods rehearse cannot be read: {error.found}"
+            raise
     if not any(case.patient in network.trained_patients or case.id in listed for case in source):
         raise no_source_to_draw_from()
 

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.optim import Optimizer
 
-from metaseg.errors import RunError
+from metaseg.errors import RunError, warn_user
 from metaseg.models.checkpoint import ModelCard, checkpoint_files, read_checkpoint
 from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
@@ -109,6 +109,8 @@ def fit_in_run(job: FittedRun, run: RunFolder, fabric: Fabric, *, seed: int, res
     goes_on = can_go_on(state_file, resume)
     saved: dict[str, Any] = load_training_state(state_file) if goes_on else {"step": 0, "extra": {}}
     start = int(saved["step"])
+    if goes_on:
+        _drop_damaged_best(run)
     with (
         EventLog(run, start if goes_on else None, saved["extra"].get("rows")) as log,
         progress(job.title, job.plan.total_steps - start) as bar,
@@ -155,6 +157,19 @@ def _finish(run: RunFolder, state: LoopState) -> None:
     print(f"run: {run.path}")
     for name, value in figures.items():
         print(f"  {name} {value:.3f} (best, step {state.extra['best_step']})")
+
+
+def _drop_damaged_best(run: RunFolder) -> None:
+    """Delete best weights that cannot be read: the next mark then keeps its own, whatever their figure was."""
+    files = checkpoint_files(run.checkpoints / "best")
+    if not all(file.exists() for file in files):
+        return
+    try:
+        read_checkpoint(run.checkpoints / "best")
+    except RunError as error:
+        warn_user(f"the best weights cannot be read and are dropped: {error.found}", where=error.where)
+        for file in files:
+            file.unlink()
 
 
 def _require_best(run: RunFolder, step: int) -> None:

@@ -18,6 +18,7 @@ from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.progress import progress
 from metaseg.training.fit_listener import FitListener, smoothed_score
+from metaseg.training.fitted_run import _drop_damaged_best as drop_damaged_best
 from metaseg.training.fitted_run import _require_best as require_best
 from metaseg.training.loop import LoopState
 
@@ -71,6 +72,18 @@ def weights_of(listener: FitListener, name: str) -> float:
 
 def auc(*values: float) -> list[dict[str, float]]:
     return [{"auc/val": value} for value in values]
+
+
+def test_damaged_best_weights_are_dropped_with_a_warning_when_a_run_goes_on(listen, model):
+    listener = listen(auc(0.5))
+    mark(listener, model, 1)
+    drop_damaged_best(listener.run)
+    assert weights_of(listener, "best") == 1, "whole ones stay"
+    weights = listener.run.checkpoints / "best.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.warns(DataWarning, match="best weights cannot be read and are dropped"):
+        drop_damaged_best(listener.run)
+    assert not weights.exists()
 
 
 @pytest.mark.parametrize("file", ["best.safetensors", "best.json"])
