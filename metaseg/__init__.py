@@ -7,7 +7,7 @@ with the same settings::
 
     source = metaseg.pretrain(data="BraTS/HGG", epochs=200)
     tuned = metaseg.metatune(from_run=source.run, data="metastases", order="active", shots=5)
-    figures = metaseg.evaluate(run=tuned.run, data="metastases")
+    metrics = metaseg.evaluate(run=tuned.run, data="metastases")
 
 Importing the package is cheap: torch is loaded when a verb is called.
 """
@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from metaseg.adapt.result import AdaptationResult
+    from metaseg.adapt.setup import AdaptationResult
     from metaseg.classify.active import ActiveResult
     from metaseg.classify.evaluate import ClassifyEvaluationResult
     from metaseg.classify.predict import ClassifyPredictionResult
     from metaseg.classify.train import ClassifyTrainResult
-    from metaseg.evaluation.evaluate import EvaluationResult
-    from metaseg.evaluation.predict import PredictionResult
+    from metaseg.inference.evaluate import EvaluationResult
+    from metaseg.inference.predict import PredictionResult
+    from metaseg.report.page import ReportResult
     from metaseg.studies.classifiers.compare import ClassifierComparison
     from metaseg.studies.classifiers.search import ClassifierSearch
     from metaseg.studies.compare import ComparisonResult
-    from metaseg.studies.report.page import ReportResult
     from metaseg.training.pretrain import PretrainResult
 
 __all__ = [
@@ -55,16 +55,16 @@ def pretrain(**settings: Any) -> PretrainResult:
     """Train a segmentation network on a source disease.
 
     Args:
-        settings: Those of :class:`metaseg.config.PretrainConfig`, as keywords; ``config=FILE`` reads a YAML file that
+        settings: Those of :class:`metaseg.config.segmentation.PretrainConfig`, as keywords; ``config=FILE`` reads a YAML file that
             the others override.
 
     Returns:
-        The run folder and its figures.
+        The run folder and its metrics.
 
     Raises:
         MetasegError: Settings or data cannot be used.
     """
-    from metaseg.config import PretrainConfig
+    from metaseg.config.segmentation import PretrainConfig
     from metaseg.training.pretrain import run_pretrain
 
     return run_pretrain(_settings(PretrainConfig, settings))
@@ -74,7 +74,7 @@ def tune(**settings: Any) -> AdaptationResult:
     """Adapt a pretrained network to a new disease by the recommended method.
 
     Args:
-        settings: Those of :class:`metaseg.config.TuneConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`metaseg.config.segmentation.TuneConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         The run folder, and Dice on target and source before and after.
@@ -83,7 +83,7 @@ def tune(**settings: Any) -> AdaptationResult:
         MetasegError: Settings or data cannot be used.
     """
     from metaseg.adapt.naivetune import run_naivetune
-    from metaseg.config import TuneConfig
+    from metaseg.config.segmentation import TuneConfig
 
     return run_naivetune(_settings(TuneConfig, settings))
 
@@ -92,7 +92,7 @@ def metatune(**settings: Any) -> AdaptationResult:
     """Adapt a pretrained network to a new disease by MAML (Han et al. 2018).
 
     Args:
-        settings: Those of :class:`metaseg.config.MetatuneConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`metaseg.config.segmentation.MetatuneConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         The run folder, and Dice on target and source before and after.
@@ -101,7 +101,7 @@ def metatune(**settings: Any) -> AdaptationResult:
         MetasegError: Settings or data cannot be used.
     """
     from metaseg.adapt.metatune import run_metatune
-    from metaseg.config import MetatuneConfig
+    from metaseg.config.segmentation import MetatuneConfig
 
     return run_metatune(_settings(MetatuneConfig, settings))
 
@@ -110,7 +110,7 @@ def naivetune(**settings: Any) -> AdaptationResult:
     """Adapt a pretrained network by plain fine-tuning, the baseline.
 
     Args:
-        settings: Those of :class:`metaseg.config.NaivetuneConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`metaseg.config.segmentation.NaivetuneConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         The run folder, and Dice on target and source before and after.
@@ -119,25 +119,25 @@ def naivetune(**settings: Any) -> AdaptationResult:
         MetasegError: Settings or data cannot be used.
     """
     from metaseg.adapt.naivetune import run_naivetune
-    from metaseg.config import NaivetuneConfig
+    from metaseg.config.segmentation import NaivetuneConfig
 
     return run_naivetune(_settings(NaivetuneConfig, settings))
 
 
 def evaluate(**settings: Any) -> EvaluationResult:
-    """Compute whole-patient figures of a network on one or more cohorts.
+    """Compute whole-patient metrics of a network on one or more cohorts.
 
     Args:
-        settings: Those of :class:`metaseg.config.EvaluateConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`metaseg.config.segmentation.EvaluateConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
-        Figures of every case and of the cohorts, and where they were written.
+        Metrics of every case and of the cohorts, and where they were written.
 
     Raises:
         MetasegError: Settings or data cannot be used.
     """
-    from metaseg.config import EvaluateConfig
-    from metaseg.evaluation.evaluate import run_evaluate
+    from metaseg.config.segmentation import EvaluateConfig
+    from metaseg.inference.evaluate import run_evaluate
 
     return run_evaluate(_settings(EvaluateConfig, settings))
 
@@ -146,7 +146,7 @@ def predict(**settings: Any) -> PredictionResult:
     """Segment cases and write NIfTI files on their own grid.
 
     Args:
-        settings: Those of :class:`metaseg.config.PredictConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`metaseg.config.segmentation.PredictConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         The files that were written.
@@ -154,8 +154,8 @@ def predict(**settings: Any) -> PredictionResult:
     Raises:
         MetasegError: Settings or data cannot be used.
     """
-    from metaseg.config import PredictConfig
-    from metaseg.evaluation.predict import run_predict
+    from metaseg.config.segmentation import PredictConfig
+    from metaseg.inference.predict import run_predict
 
     return run_predict(_settings(PredictConfig, settings))
 
@@ -166,7 +166,7 @@ def compare(**settings: Any) -> ComparisonResult:
     Several ``jobs`` are processes, so a script that asks for them needs an ``if __name__ == "__main__":`` around it.
 
     Args:
-        settings: Those of :class:`metaseg.config_studies.CompareConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`metaseg.config.studies.CompareConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         The study folder and its tables.
@@ -174,7 +174,7 @@ def compare(**settings: Any) -> ComparisonResult:
     Raises:
         MetasegError: Settings or data cannot be used, or a cell failed.
     """
-    from metaseg.config_studies import CompareConfig
+    from metaseg.config.studies import CompareConfig
     from metaseg.studies.compare import run_compare
 
     return run_compare(_study_settings(CompareConfig, settings))
@@ -184,16 +184,16 @@ def report(**settings: Any) -> ReportResult:
     """Write one self-contained page on runs or studies.
 
     Args:
-        settings: Those of :class:`metaseg.config_studies.ReportConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`metaseg.config.studies.ReportConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
-        The page and the figures beside it.
+        The page and the metrics beside it.
 
     Raises:
         MetasegError: There is no such run or study, or its files are damaged.
     """
-    from metaseg.config_studies import ReportConfig
-    from metaseg.studies.report.page import run_report
+    from metaseg.config.studies import ReportConfig
+    from metaseg.report.page import run_report
 
     return run_report(_settings(ReportConfig, settings))
 
@@ -202,16 +202,16 @@ def classify_train(**settings: Any) -> ClassifyTrainResult:
     """Fit a slice classifier by a transfer strategy.
 
     Args:
-        settings: Those of :class:`metaseg.config_classify.ClassifyTrainConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`metaseg.config.classification.ClassifyTrainConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
-        The run folder, and figures of its validation and test parts.
+        The run folder, and metrics of its validation and test parts.
 
     Raises:
         MetasegError: Settings or data cannot be used.
     """
     from metaseg.classify.train import run_classify_train
-    from metaseg.config_classify import ClassifyTrainConfig
+    from metaseg.config.classification import ClassifyTrainConfig
 
     return run_classify_train(_settings(ClassifyTrainConfig, settings))
 
@@ -220,34 +220,34 @@ def classify_active(**settings: Any) -> ActiveResult:
     """Choose which slices to label next, round after round, and fit a classifier on them.
 
     Args:
-        settings: Those of :class:`metaseg.config_classify.ClassifyActiveConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`metaseg.config.classification.ClassifyActiveConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
-        The run folder, the curve of figures against labels, and with ``ask`` the file that is waited for.
+        The run folder, the curve of metrics against labels, and with ``ask`` the file that is waited for.
 
     Raises:
         MetasegError: Settings, data or the annotator's file cannot be used.
     """
     from metaseg.classify.active import run_classify_active
-    from metaseg.config_classify import ClassifyActiveConfig
+    from metaseg.config.classification import ClassifyActiveConfig
 
     return run_classify_active(_settings(ClassifyActiveConfig, settings))
 
 
 def classify_evaluate(**settings: Any) -> ClassifyEvaluationResult:
-    """Compute figures of a classifier by slice and by patient.
+    """Compute metrics of a classifier by slice and by patient.
 
     Args:
-        settings: Those of :class:`metaseg.config_classify.ClassifyEvaluateConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`metaseg.config.classification.ClassifyEvaluateConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
-        The figures, and where they were written.
+        The metrics, and where they were written.
 
     Raises:
         MetasegError: Settings, run or data cannot be used.
     """
     from metaseg.classify.evaluate import run_classify_evaluate
-    from metaseg.config_classify import ClassifyEvaluateConfig
+    from metaseg.config.classification import ClassifyEvaluateConfig
 
     return run_classify_evaluate(_settings(ClassifyEvaluateConfig, settings))
 
@@ -256,7 +256,7 @@ def classify_predict(**settings: Any) -> ClassifyPredictionResult:
     """Give class probabilities of slices, and a verdict on each case.
 
     Args:
-        settings: Those of :class:`metaseg.config_classify.ClassifyPredictConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`metaseg.config.classification.ClassifyPredictConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         Tables of slices and of cases.
@@ -265,7 +265,7 @@ def classify_predict(**settings: Any) -> ClassifyPredictionResult:
         MetasegError: Settings, run or data cannot be used.
     """
     from metaseg.classify.predict import run_classify_predict
-    from metaseg.config_classify import ClassifyPredictConfig
+    from metaseg.config.classification import ClassifyPredictConfig
 
     return run_classify_predict(_settings(ClassifyPredictConfig, settings))
 
@@ -276,7 +276,7 @@ def classify_compare(**settings: Any) -> ClassifierComparison:
     Several ``jobs`` are processes, so a script that asks for them needs an ``if __name__ == "__main__":`` around it.
 
     Args:
-        settings: Those of :class:`metaseg.config_classify_studies.ClassifyCompareConfig`, as keywords; see
+        settings: Those of :class:`metaseg.config.studies.ClassifyCompareConfig`, as keywords; see
             :func:`pretrain`.
 
     Returns:
@@ -285,7 +285,7 @@ def classify_compare(**settings: Any) -> ClassifierComparison:
     Raises:
         MetasegError: Settings or data cannot be used, or a cell failed.
     """
-    from metaseg.config_classify_studies import ClassifyCompareConfig
+    from metaseg.config.studies import ClassifyCompareConfig
     from metaseg.studies.classifiers.compare import run_classify_compare
 
     return run_classify_compare(_study_settings(ClassifyCompareConfig, settings))
@@ -295,7 +295,7 @@ def classify_search(**settings: Any) -> ClassifierSearch:
     """Search hyper-parameters of a classifier on the validation part.
 
     Args:
-        settings: Those of :class:`metaseg.config_classify_studies.ClassifySearchConfig`, as keywords; see
+        settings: Those of :class:`metaseg.config.studies.ClassifySearchConfig`, as keywords; see
             :func:`pretrain`.
 
     Returns:
@@ -304,7 +304,7 @@ def classify_search(**settings: Any) -> ClassifierSearch:
     Raises:
         MetasegError: Settings or data cannot be used.
     """
-    from metaseg.config_classify_studies import ClassifySearchConfig
+    from metaseg.config.studies import ClassifySearchConfig
     from metaseg.studies.classifiers.search import run_classify_search
 
     return run_classify_search(_study_settings(ClassifySearchConfig, settings))
@@ -313,7 +313,7 @@ def classify_search(**settings: Any) -> ClassifierSearch:
 def _settings(kind: type, settings: dict[str, Any]) -> Any:
     from pathlib import Path
 
-    from metaseg.config_io import load_config
+    from metaseg.config.io import load_config
 
     # A run's path comes as a Path from an earlier call, where a text is asked for.
     given = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
@@ -324,7 +324,7 @@ def _settings(kind: type, settings: dict[str, Any]) -> Any:
 def _study_settings(kind: type, settings: dict[str, Any]) -> Any:
     from pathlib import Path
 
-    from metaseg.config_studies import named_after
+    from metaseg.config.studies import named_after
 
     file = settings.get("config")
     return named_after(_settings(kind, settings), None if file is None else Path(file))

@@ -27,8 +27,8 @@ def main(out: Path) -> None:
             table.add_column(f"{domain} {region}", justify="right")
     table.add_column("slice gradients", justify="right")
 
-    def cells(figures: dict[str, float | None]) -> list[str]:
-        values = [figures.get(f"dice/{domain}/{region}") for domain in ("target", "source") for region in REGIONS]
+    def cells(metrics: dict[str, float | None]) -> list[str]:
+        values = [metrics.get(f"dice/{domain}/{region}") for domain in ("target", "source") for region in REGIONS]
         return ["-" if value is None else f"{value:.3f}" for value in values]
 
     table.add_row("pretrained on HGG", *cells(results["naive"]["before"]), "0")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from metaseg.cli.verbs import VERBS, Verb
-from metaseg.config_fields import FieldDescription
+from metaseg.config.fields import FieldDescription
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 HEAD = """# Settings

@@ -18,7 +18,7 @@ import metaseg
 from metaseg.adapt.watch import Watch
 from metaseg.classify.active import _Active as Active
 from metaseg.errors import DataError, DataWarning, RunError
-from metaseg.training.fit_listener import FitListener
+from metaseg.training.fitted_run import FitListener
 
 NET = {"channels": [4, 8], "strides": [2]}
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metaseg.checked_files import FileKind, read_frame, read_json, read_rows, read_yaml
 from metaseg.errors import DataError, MetasegError
+from metaseg.files import FileKind, read_frame, read_json, read_rows, read_yaml
 
 KIND = FileKind("a thing", "mend it", DataError)
 

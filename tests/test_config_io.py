@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaseg.config import EvaluateConfig, MetatuneConfig, NaivetuneConfig, PredictConfig, PretrainConfig
-from metaseg.config_io import config_text, config_verb, describe_fields, dump_config, load_config
+from metaseg.config.io import config_text, config_verb, describe_fields, dump_config, load_config
+from metaseg.config.segmentation import EvaluateConfig, MetatuneConfig, NaivetuneConfig, PredictConfig, PretrainConfig
 from metaseg.errors import UsageError, recorded_warnings
 
 ALL = (PretrainConfig, MetatuneConfig, NaivetuneConfig, EvaluateConfig, PredictConfig)

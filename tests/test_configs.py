@@ -9,12 +9,11 @@ import pytest
 import yaml
 
 from metaseg.cli.verbs import VERBS
-from metaseg.config import EvaluateConfig, MetatuneConfig, NaivetuneConfig, PredictConfig, PretrainConfig
-from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
-from metaseg.config_classify_studies import ClassifyCompareConfig
-from metaseg.config_fields import command_words
-from metaseg.config_io import Config, load_config
-from metaseg.config_studies import named_after
+from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
+from metaseg.config.fields import command_words
+from metaseg.config.io import Config, load_config
+from metaseg.config.segmentation import EvaluateConfig, MetatuneConfig, NaivetuneConfig, PredictConfig, PretrainConfig
+from metaseg.config.studies import ClassifyCompareConfig, named_after
 from metaseg.sampling import find_order
 from metaseg.studies.classifiers.plan import make_classifier_plan
 

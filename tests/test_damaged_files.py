@@ -13,32 +13,29 @@ import pandas as pd
 import pytest
 import torch
 
-from metaseg.adapt.result import AdaptationResult
+from metaseg.adapt.setup import AdaptationResult
 from metaseg.adapt.watch import read_marks, read_timing
 from metaseg.cases.check.parts import parts_of_split
-from metaseg.cases.patient_table import read_patient_table
-from metaseg.cases.readers.phantom_marker import _read_marker
+from metaseg.cases.patients import read_patient_table
+from metaseg.cases.readers.read import _read_marker
 from metaseg.cases.splits import Split
-from metaseg.classify.curve import read_curve
-from metaseg.classify.rounds import Round, read_rounds, write_round
-from metaseg.config import PretrainConfig
-from metaseg.config_io import load_config
+from metaseg.classify.rounds import Round, read_curve, read_rounds, write_round
+from metaseg.config.io import load_config
+from metaseg.config.segmentation import PretrainConfig
 from metaseg.errors import MetasegError
 from metaseg.models import ModelCard, build_segmenter, resolve_options, save_checkpoint
 from metaseg.models.card import read_card
 from metaseg.models.checkpoint import load_checkpoint
 from metaseg.models.weights import read_tensors
-from metaseg.runs.events import read_selection
-from metaseg.runs.folder import RunFolder
-from metaseg.runs.listing import list_runs
+from metaseg.pictures.training_curves import read_curves
+from metaseg.report.inputs import read_yaml
+from metaseg.runs.folder import RunFolder, list_runs
+from metaseg.runs.logs import read_selection
 from metaseg.runs.manifest import make_manifest, read_manifest
 from metaseg.runs.networks import trained_patients
-from metaseg.runs.progress_plot import read_curves
-from metaseg.runs.state import RunState
-from metaseg.runs.training_state import load_training_state, save_training_state
+from metaseg.runs.state import RunState, load_training_state, save_training_state
 from metaseg.studies.classifiers.tables import predictions_in
-from metaseg.studies.report.runs import read_yaml
-from metaseg.studies.table import TABLE_COLUMNS, read_table
+from metaseg.studies.tables import TABLE_COLUMNS, read_table
 from metaseg.training.fitted_run import FitSummary
 
 NUMBERS = {"dice": "0.5", "shots": "2", "seed": "1", "step": "8", "domain": "target"}
@@ -105,12 +102,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """All files of ours as their writers write them."""
     folder = tmp_path_factory.mktemp("whole")
     with RunFolder.create(folder / "run", "pretrain", PretrainConfig()) as run:
-        run.state.set_figures({"val/dice/ET": 0.5})
+        run.state.set_metrics({"val/dice/ET": 0.5})
         run.state.mark("stage", 1)
         make_manifest(verb="pretrain", seed=0, device="cpu").save(run.path)
         run.write_json("patients.json", PARTS)
         run.write_json("result.json", RESULT)
-        run.write_json("fit.json", {"figures": {"x": 0.5}, "steps": 3, "best_step": 2})
+        run.write_json("fit.json", {"metrics": {"x": 0.5}, "steps": 3, "best_step": 2})
         run.write_json("metaseg-phantoms.json", {"cases": {"a": {"cohort": "HGG", "grade": None}}})
         write_round(run.path, Round(1, ("a",), (0.5,), (1,), {"test": {"auc": None}}, 1, "last", 2.0))
         Split(0, None, {"train": ("a",), "test": ("b",)}, {"a": "p", "b": "q"}).save(run.path / "split.json")

@@ -17,10 +17,9 @@ import yaml
 from typer.main import get_command
 
 import metaseg
-from metaseg.cli.arguments import expand_lists
 from metaseg.cli.main import build_app
-from metaseg.cli.verbs import VERBS
-from metaseg.config_io import load_config
+from metaseg.cli.verbs import VERBS, expand_lists
+from metaseg.config.io import load_config
 from metaseg.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from metaseg import config, config_classify, config_classify_studies, config_studies
-from metaseg.config import MetatuneConfig, NaivetuneConfig, PretrainConfig, TuneConfig
-from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
-from metaseg.config_classify_studies import ClassifyCompareConfig, ClassifySearchConfig
-from metaseg.config_fields import FieldDescription, config_verb, describe_fields
-from metaseg.config_io import load_config, shaping_values
-from metaseg.config_studies import CompareConfig
+from metaseg.config import classification as config_classify
+from metaseg.config import segmentation as config
+from metaseg.config import studies as config_classify_studies
+from metaseg.config import studies as config_studies
+from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
+from metaseg.config.fields import FieldDescription, config_verb, describe_fields
+from metaseg.config.io import load_config, shaping_values
+from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, PretrainConfig, TuneConfig
+from metaseg.config.studies import ClassifyCompareConfig, ClassifySearchConfig, CompareConfig
 from metaseg.errors import UsageError
 from metaseg.runs.folder import RunFolder
 from metaseg.studies.cells import portable

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from metaseg.errors import UsageError, WriteError
-from metaseg.written_files import (
+from metaseg.files import (
     _writer,
     making_folder,
     refuse_existing,
@@ -41,7 +41,7 @@ def test_a_refusal_leaves_the_old_file_and_nothing_else(
     def refuse(*args: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(f"metaseg.written_files.os.{moment}", refuse)
+    monkeypatch.setattr(f"metaseg.files.os.{moment}", refuse)
     with pytest.raises(WriteError, match=words) as told:
         write_text(file, "new")
     assert told.value.where == file
@@ -101,7 +101,7 @@ def test_a_full_disk_is_told_before_work_begins(tmp_path: Path, monkeypatch: pyt
     def refuse(*args: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("metaseg.written_files.os.fsync", refuse)
+    monkeypatch.setattr("metaseg.files.os.fsync", refuse)
     with pytest.raises(WriteError, match=REFUSALS[number]):
         require_writable(tmp_path / "run")
 

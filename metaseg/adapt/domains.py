@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from metaseg.cases.splits import Split
-from metaseg.config import AdaptOptions, PretrainConfig
+from metaseg.config.segmentation import AdaptOptions, PretrainConfig
 from metaseg.errors import UsageError
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import LoadedNetwork
-from metaseg.runs.progress import progress
 from metaseg.store.prepare import open_data
 from metaseg.store.store import SliceStore
+from metaseg.terminal import progress
 from metaseg.training.pretrain import open_pretraining_data
 from metaseg.training.source import labelled, part_of
 

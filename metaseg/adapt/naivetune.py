@@ -9,24 +9,20 @@ from lightning_fabric import Fabric
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from metaseg.adapt.balanced_slices import BatchSource
-from metaseg.adapt.interpolation import Interpolation
-from metaseg.adapt.method_defaults import resolve_defaults
+from metaseg.adapt.batches import BatchSource
 from metaseg.adapt.methods import find_method
-from metaseg.adapt.methods.naive import Naive
-from metaseg.adapt.result import AdaptationResult
-from metaseg.adapt.session import run_adaptation
-from metaseg.adapt.setting import Setting
+from metaseg.adapt.methods.naive import Interpolation, Naive
+from metaseg.adapt.session import resolve_defaults, run_adaptation
+from metaseg.adapt.setup import AdaptationResult, Setting
 from metaseg.adapt.watch import Watch, due_marks
-from metaseg.config import NaivetuneConfig
+from metaseg.config.segmentation import NaivetuneConfig
 from metaseg.errors import UsageError, recorded_warnings
+from metaseg.files import replacing
 from metaseg.runs.folder import RunFolder
-from metaseg.runs.training_state import can_go_on, load_training_state
+from metaseg.runs.state import can_go_on, load_training_state
 from metaseg.training.fitted_run import STATE_FILE
 from metaseg.training.loop import LoopPlan, LoopState, fit
-from metaseg.training.optimizers import build_optimizer
-from metaseg.training.schedule import learning_rate
-from metaseg.written_files import replacing
+from metaseg.training.optimization import build_optimizer, learning_rate
 
 
 @dataclass
@@ -66,7 +62,7 @@ def run_naivetune(config: NaivetuneConfig) -> AdaptationResult:
     """Fine-tune a pretrained network on few target patients.
 
     Args:
-        config: All settings; see :class:`~metaseg.config.NaivetuneConfig`.
+        config: All settings; see :class:`~metaseg.config.segmentation.NaivetuneConfig`.
 
     Raises:
         DataError: The data cannot be used.

@@ -1,19 +1,24 @@
-"""The frame of every adaptation verb: check, prepare, write the run folder, give the result."""
+"""The frame of every adaptation verb: check, prepare, write the run folder, give the result.
+
+Settings that a method has its own defaults for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from lightning_fabric import Fabric
 
-from metaseg.adapt.result import AdaptationResult, adaptation_result
-from metaseg.adapt.setting import Setting, prepare_setting
-from metaseg.config import AdaptOptions
+from metaseg.adapt.methods import find_method
+from metaseg.adapt.methods.registry import Family
+from metaseg.adapt.setup import AdaptationResult, Setting, adaptation_result, prepare_setting
+from metaseg.config.segmentation import AdaptOptions, MetatuneConfig, NaivetuneConfig
 from metaseg.models.device import fabric_of
 from metaseg.runs.folder import RunFolder
-from metaseg.runs.verb_frame import in_run_folder
-from metaseg.store.slice_cache import share_cache
+from metaseg.runs.session import in_run_folder
+from metaseg.store.stored_case import share_cache
 
 C = TypeVar("C", bound=AdaptOptions)
 Tune = Callable[[C, RunFolder, Fabric, Setting], None]
@@ -43,3 +48,17 @@ def run_adaptation(config: C, tune: Tune[C], memory: bool) -> AdaptationResult:
     return in_run_folder(
         config, fabric, prepare, lambda run, setting: tune(config, run, fabric, setting), adaptation_result
     )
+
+
+C_method_defaults = TypeVar("C_method_defaults", NaivetuneConfig, MetatuneConfig)
+
+
+def resolve_defaults(config: C_method_defaults) -> C_method_defaults:
+    """The settings with the method's defaults where nothing was given; those that are given stand.
+
+    Raises:
+        UsageError: There is no such method in the verb's family.
+    """
+    family: Family = "plain" if isinstance(config, NaivetuneConfig) else "meta"
+    defaults = find_method(config.method, family).build.defaults
+    return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})

@@ -14,21 +14,20 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from metaseg.adapt.setting import Setting
-from metaseg.config import AdaptOptions
-from metaseg.evaluation.inference import mean_dice, stored_dice
+from metaseg.adapt.setup import Setting
+from metaseg.config.segmentation import AdaptOptions
+from metaseg.files import finite_metrics
+from metaseg.inference.inference import mean_dice, stored_dice
 from metaseg.models.checkpoint import save_checkpoint
 from metaseg.models.processes import shared_map
-from metaseg.runs.csv_log import CsvLog, read_log
-from metaseg.runs.events import EventLog, SelectionLog
+from metaseg.pictures.training_curves import write_progress_plot
 from metaseg.runs.folder import RunFolder
+from metaseg.runs.logs import CsvLog, EventLog, SelectionLog, read_log
 from metaseg.runs.manifest import make_manifest
 from metaseg.runs.networks import inherited_rows, patient_rows
-from metaseg.runs.progress import progress
-from metaseg.runs.progress_plot import write_progress_plot
 from metaseg.store.stored_case import StoredCase
+from metaseg.terminal import progress
 from metaseg.training.pictures import log_overlay
-from metaseg.written_files import finite_figures
 
 MARKS_NAME, MARKS_COLUMNS = "marks.csv", ("step", "domain", "case", "patient", "region", "dice")
 TIMING_NAME, TIMING_COLUMNS = "timing.csv", ("step", "seconds")
@@ -49,7 +48,7 @@ def read_timing(run: Path) -> list[dict[str, str]]:
 
 
 class Watch:
-    """Logs, figures and checkpoints of one adaptation; a context manager.
+    """Logs, metrics and checkpoints of one adaptation; a context manager.
 
     The horizontal axis of everything is the work spent, in slice gradient evaluations, so that curves of methods
     whose steps cost differently can be laid over each other.
@@ -122,7 +121,7 @@ class Watch:
         return inherited_rows(network.trained_patients, known=network.patients_known) if self.inherits else []
 
     def advance(self, cost: int, **values: float) -> None:
-        """Count work as done and show figures."""
+        """Count work as done and show metrics."""
         self.bar.advance(cost, **(self.shown | values))
 
     def note(self, text: str) -> None:
@@ -141,7 +140,7 @@ class Watch:
         self._manifest.save(self.run.path)
 
     def mark(self, model: nn.Module, spent: int) -> dict[str, float]:
-        """Evaluate the watched cases and log the figures; the time that this takes is not counted as work.
+        """Evaluate the watched cases and log the metrics; the time that this takes is not counted as work.
 
         Args:
             model: The network as it stands.
@@ -152,10 +151,10 @@ class Watch:
         """
         self.seconds += self._clock() - self._started
         self.timing.append([{"step": spent, "seconds": self.seconds}])
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for domain, store in (("target", self.setting.target), ("source", self.setting.source)):
             rows = shared_map(self.fabric, partial(self._dice, model), store.cases)
-            figures |= {f"dice/{domain}/{region}": value for region, value in mean_dice(rows).items()}
+            metrics |= {f"dice/{domain}/{region}": value for region, value in mean_dice(rows).items()}
             self.marks.append(
                 [
                     {"step": spent, "domain": domain, "case": case.id, "patient": case.patient, "region": region}
@@ -166,12 +165,12 @@ class Watch:
             )
             if rows and self.config.pictures:
                 log_overlay(self.log, domain, model, store.cases[0], self.setting.modalities, self.setting.space, spent)
-        self.log.scalars(figures, step=spent)
-        self.shown = {name.replace("dice/", "").replace("/", " "): value for name, value in figures.items()}
+        self.log.scalars(metrics, step=spent)
+        self.shown = {name.replace("dice/", "").replace("/", " "): value for name, value in metrics.items()}
         if self.config.pictures:
             write_progress_plot(self.run.path, synthetic=self.setting.synthetic)
         self._started = self._clock()
-        return figures
+        return metrics
 
     def sync(self) -> dict[str, int]:
         """Bring the tables to the disk, before a training state is saved; gives the rows of each, for that state."""
@@ -203,7 +202,7 @@ class Watch:
             trained_on=(*past, *cohorts),
             synthetic=self.setting.synthetic,
             step=spent,
-            figures={},
+            metrics={},
             parent=str(self.setting.network.run or self.setting.network.checkpoint),
         )
         save_checkpoint(self.run.checkpoints / "last", model, card)
@@ -218,13 +217,13 @@ class Watch:
         }
         result: dict[str, Any] = {
             "spent": spent,
-            "before": finite_figures(before),
-            "after": finite_figures(after),
-            "forgetting": finite_figures(forgotten),
+            "before": finite_metrics(before),
+            "after": finite_metrics(after),
+            "forgetting": finite_metrics(forgotten),
             "synthetic": self.setting.synthetic,
         }
         self.run.write_json("result.json", result)
-        self.run.state.set_figures(after | forgotten)
+        self.run.state.set_metrics(after | forgotten)
         self._manifest.finish(self.run.path)
 
 

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from metaseg.cases.geometry import Geometry
     from metaseg.cases.labels import LABEL_SCHEMES, LabelScheme, LabelSpace, label_scheme
     from metaseg.cases.readers import READERS, read_case_files, read_cases
-    from metaseg.cases.split_strata import MissingStratum, missing_strata
-    from metaseg.cases.splits import Split, make_split, read_split
+    from metaseg.cases.splits import MissingStratum, Split, make_split, missing_strata, read_split
     from metaseg.cases.summary import Summary, summarise
 
 __all__ = [

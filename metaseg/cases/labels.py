@@ -2,7 +2,7 @@
 
 Inside metaseg a label map has either the *subregions* classes (0 background, 1 necrotic core, 2 edema, 3 enhancing
 tumour; Menze et al. 2015), these and 4 for the *resection cavity* of treated tumours, or the *whole-lesion* classes
-(0 background, 1 lesion). Figures are given for the nested regions WT = {1, 2, 3}, TC = {1, 3} and ET = {3}, for the
+(0 background, 1 lesion). Metrics are given for the nested regions WT = {1, 2, 3}, TC = {1, 3} and ET = {3}, for the
 cavity RC = {4} where it is outlined, or for WT alone where only the whole lesion was outlined.
 """
 
@@ -227,7 +227,7 @@ def doubts(
         unite: Only the whole lesion is asked for.
 
     Yields:
-        Kind and message: ``"label-meaning"`` where training or figures would be wrong, ``"label-edition"`` where the
+        Kind and message: ``"label-meaning"`` where training or metrics would be wrong, ``"label-edition"`` where the
         names leave two meanings open, ``"label-region-absent"`` where no label has a region.
     """
     if not labels:

@@ -1,7 +1,11 @@
 """Patient-level splits: every case of a patient falls into the same part.
 
-A split that puts two slices or two time points of one patient on both sides makes figures look better than they are.
+A split that puts two slices or two time points of one patient on both sides makes metrics look better than they are.
 Here that cannot be built, loaded or used.
+
+What can be wrong between a split and the data that it is used on: the same for every verb and for the check.
+
+Which cohorts, grades or sites a split leaves out of a part: a class that training or test lacks spoils metrics.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +21,64 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from metaseg.cases.sessions import patient_of
-from metaseg.cases.split_checks import split_problems
-from metaseg.checked_files import FileKind, check_shape, read_json
+from metaseg.cases.patients import patient_of
 from metaseg.errors import DataError, UsageError, some, unknown_name, warn_user
-from metaseg.written_files import write_text
+from metaseg.files import FileKind, check_shape, read_json, write_text
+
+
+@dataclass(frozen=True)
+class SplitProblem:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: A kind of finding of ``metaseg data check``; all but ``split-unnamed`` make metrics wrong or stop a run.
+        found: What was found, as one sentence.
+        case: A case that it is about.
+    """
+
+    kind: str
+    found: str
+    case: str = ""
+
+
+def split_problems(
+    parts: Mapping[str, Sequence[str]], patients: Mapping[str, str], told: Mapping[str, str]
+) -> Iterator[SplitProblem]:
+    """Parts without cases, patients in two parts, other patients, and cases that only the split or only the data have.
+
+    Args:
+        parts: Part name to case ids.
+        patients: Case id to patient, of all cases of the data.
+        told: Case id to patient as the split says; earlier versions took sessions for patients.
+    """
+    named = [case for ids in parts.values() for case in ids]
+    for part, ids in parts.items():
+        if not ids:
+            yield SplitProblem("split-empty", f"part '{part}' of the split names no case")
+    seen: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for part, ids in sorted(parts.items()):
+        for case in ids:
+            seen[patients.get(case, case)][part].append(case)
+    for patient, places in seen.items():
+        if len(places) > 1:
+            listed = "; ".join(f"{part}: {', '.join(ids)}" for part, ids in places.items())
+            yield SplitProblem("patient-split", f"patient {patient} stands in {listed}", next(iter(places.values()))[0])
+    other = [
+        case for case, patient in told.items() if patients.get(case, patient) not in (patient, patient_of(patient))
+    ]
+    if other:
+        found = (
+            f"{len(other)} cases are of other patients than the split says, such as {other[0]}: "
+            f"{patients[other[0]]}, not {told[other[0]]}"
+        )
+        yield SplitProblem("split-patients", found, other[0])
+    if absent := [case for case in named if case not in patients]:
+        found = f"{len(absent)} of the split's {len(named)} cases are not there: {some(sorted(absent))}"
+        yield SplitProblem("split-absent", found)
+    if unnamed := sorted(patients.keys() - set(named)):
+        found = f"{len(unnamed)} of {len(patients)} cases are in no part of the split: {some(unnamed)}"
+        yield SplitProblem("split-unnamed", found, unnamed[0])
+
 
 DEFAULT_PARTS: Mapping[str, float] = {"train": 0.7, "val": 0.15, "test": 0.15}
 Stratify = Literal["cohort", "grade", "site"]
@@ -270,7 +327,7 @@ def _check_parts(parts: Mapping[str, Sequence[str]], patients: Mapping[str, str]
                     f"patient {patients[case_id]} is in two parts, '{other}' and '{part}'",
                     where=where,
                     expected="all cases of a patient in one part",
-                    remedy="make a new split: figures on this one would look better than they are",
+                    remedy="make a new split: metrics on this one would look better than they are",
                 )
 
 
@@ -355,3 +412,52 @@ def _read_json(path: Path) -> Mapping[str, Any]:
             remedy="make it again with this version of metaseg",
         )
     return content
+
+
+@dataclass(frozen=True)
+class MissingStratum:
+    """A stratum that is not in every part.
+
+    Attributes:
+        kind: The property: ``"cohort"``, ``"grade"`` or ``"site"``.
+        name: Its value.
+        patients: Number of its patients in all parts.
+        parts: The parts without any of them.
+    """
+
+    kind: str
+    name: str
+    patients: int
+    parts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """As a message to users."""
+        count = "1 patient" if self.patients == 1 else f"{self.patients} patients"
+        return f"{self.kind} {self.name} has {count} and is not in {', '.join(self.parts)}"
+
+
+def missing_strata(cases: Sequence[SplitMember], split: Split, kind: str | None = None) -> list[MissingStratum]:
+    """Strata that a part lacks, in order of their names.
+
+    Args:
+        cases: The cases that the split was made of.
+        split: The split.
+        kind: The property to look at; by default the one that the split keeps alike, if any. Pictures that count as
+            one patient are one here as well.
+    """
+    kind = kind or split.stratify
+    if kind is None:
+        return []
+    of_case = {case.id: getattr(case, kind) for case in cases}
+    patients: defaultdict[str, set[str]] = defaultdict(set)
+    there: defaultdict[str, set[str]] = defaultdict(set)
+    for part, ids in split.parts.items():
+        for case_id in ids:
+            if of_case.get(case_id) is not None:
+                patients[of_case[case_id]].add(split.patients[case_id])
+                there[of_case[case_id]].add(part)
+    return [
+        MissingStratum(kind, name, len(patients[name]), absent)
+        for name in sorted(there)
+        if (absent := tuple(part for part in split.parts if part not in there[name]))
+    ]

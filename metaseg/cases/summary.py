@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metaseg.cases.case import Case
-from metaseg.cases.failed import FailedCase, one_case, raise_failed
+from metaseg.cases.case import Case, FailedCase, one_case, raise_failed
 from metaseg.cases.geometry import Geometry
 from metaseg.cases.intensities import intensity_problem, spoiled_file
 from metaseg.cases.labels import region_mask

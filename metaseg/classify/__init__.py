@@ -1,1 +1,1 @@
-"""Slice classifiers: transfer strategies, active learning, figures and predictions."""
+"""Slice classifiers: transfer strategies, active learning, metrics and predictions."""

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from metaseg.classify.batches import augmented
-from metaseg.classify.measure import BATCH, slice_probabilities, softmax
-from metaseg.classify.slices import ClassifiedSlices
-from metaseg.config_classify import ClassifyActiveConfig
+from metaseg.classify.fitting import BATCH, slice_probabilities, softmax
+from metaseg.classify.slices import ClassifiedSlices, augmented
+from metaseg.config.classification import ClassifyActiveConfig
 from metaseg.errors import UsageError
-from metaseg.models import Classifier, mc_dropout
-from metaseg.models.finite import finite_output
+from metaseg.models import Classifier
+from metaseg.models import classifier as mc_dropout
+from metaseg.models.weights import finite_output
 from metaseg.sampling import (
     Pool,
     aift_scores,
@@ -25,7 +25,7 @@ from metaseg.sampling import (
     order_slices,
     predictive_entropy,
 )
-from metaseg.sampling.bands import draw_from_band, share_count, trim
+from metaseg.sampling.scores import draw_from_band, share_count, trim
 from metaseg.training.augment import Augmentation
 
 Members = Callable[[], list[Classifier]]

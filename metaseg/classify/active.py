@@ -1,7 +1,9 @@
 """``metaseg classify active``: score, choose, label, fit, measure, round after round.
 
-Every round is a function of the one before and the seed, and its choice, its labels and its figures are written as
-soon as they are known: a run that was killed repeats at most one fit, and goes on to the same choices and figures.
+Every round is a function of the one before and the seed, and its choice, its labels and its metrics are written as
+soon as they are known: a run that was killed repeats at most one fit, and goes on to the same choices and metrics.
+
+How many labels a round and a whole run of active learning may take.
 """
 
 from __future__ import annotations
@@ -18,29 +20,88 @@ from lightning_fabric import Fabric
 
 from metaseg.classify.acquire import Choice, check_strategy, choose
 from metaseg.classify.annotator import Annotator, refuse_files_of_others, refuse_to_lose_labels
-from metaseg.classify.curve import budget_areas, curve_table, write_curve
 from metaseg.classify.data import Parts, part_lines
-from metaseg.classify.fitting import classifier_card, new_classifier, weights_file
-from metaseg.classify.measure import part_figures, slice_probabilities, watched
-from metaseg.classify.round_fit import fit_round
-from metaseg.classify.rounds import Round, read_rounds, write_round
-from metaseg.classify.sizes import Sizes, read_sizes, within_budget
+from metaseg.classify.fitting import (
+    classifier_card,
+    new_classifier,
+    part_metrics,
+    slice_probabilities,
+    watched,
+    weights_file,
+)
+from metaseg.classify.rounds import Round, budget_areas, curve_table, fit_round, read_rounds, write_curve, write_round
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.classify.train import SPLIT_NAME, cases_of, open_parts
-from metaseg.config_classify import ClassifyActiveConfig
+from metaseg.config.classification import ClassifyActiveConfig
 from metaseg.errors import UsageError, recorded_warnings
-from metaseg.evaluation.classification_files import write_classification_figures
+from metaseg.files import finite_metrics
+from metaseg.inference.classification_files import write_classification_metrics
 from metaseg.models import Classifier, load_classifier, save_checkpoint
 from metaseg.models.checkpoint import checkpoint_files
 from metaseg.models.device import make_fabric
-from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
-from metaseg.runs.inputs import Inputs
+from metaseg.runs.logs import EventLog
 from metaseg.runs.manifest import make_manifest
-from metaseg.runs.progress import Progress, progress
-from metaseg.runs.verb_frame import finished_run
+from metaseg.runs.networks import Inputs
+from metaseg.runs.session import finished_run
+from metaseg.sampling.scores import share_count, trim
+from metaseg.terminal import Progress, progress
 from metaseg.training.fitted_run import write_patients
-from metaseg.written_files import finite_figures
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of slices.
+
+    Attributes:
+        initial: Labelled by chance before the first choice.
+        batch: Chosen in each round.
+        budget: Labels in all.
+    """
+
+    initial: int
+    batch: int
+    budget: int
+
+
+def read_sizes(config: ClassifyActiveConfig, total: int) -> Sizes:
+    """The sizes that settings name, for a pool of ``total`` slices.
+
+    Raises:
+        UsageError: A number is not whole, a share is of no slice, or the ends that are dropped leave nothing.
+    """
+    initial = _number(config.initial, total, "initial")
+    batch, budget = _number(config.batch, total, "batch"), _number(config.budget, total, "budget")
+    if not len(trim(np.arange(total), config.drop_top, config.drop_bottom)):
+        raise UsageError(
+            f"--drop-top {config.drop_top:g} and --drop-bottom {config.drop_bottom:g} leave nothing of {total} slices",
+            expected="shares that leave something to choose from",
+        )
+    return Sizes(min(initial, total), batch, min(budget, total))
+
+
+def _number(value: float, total: int, name: str) -> int:
+    """A number of slices, or a share of them."""
+    if value > 1 and value != int(value):
+        raise UsageError(f"--{name} {value:g}", expected="a whole number of slices, or a share up to 1")
+    # 1 is one slice for the sizes of rounds, and everything for the budget.
+    number = share_count(total, value) if value < 1 or (value == 1 and name == "budget") else int(value)
+    if value and not number:
+        raise UsageError(f"--{name} {value:g} of {total} slices is none", expected="at least one slice")
+    return number
+
+
+def within_budget(positions: np.ndarray, known: np.ndarray, left: int) -> np.ndarray:
+    """Which of the chosen slices the budget pays for, as truth values.
+
+    Args:
+        positions: What was chosen, the first choice first.
+        known: Whether each slice of the pool is labelled; such slices cost nothing.
+        left: Labels that may still be spent.
+    """
+    new = ~known[positions]
+    return ~new | (np.cumsum(new) <= left)
+
 
 VERB = "classify-active"
 
@@ -51,8 +112,8 @@ class ActiveResult:
 
     Attributes:
         run: The run folder.
-        curve: Figures after each round, by part; see :func:`~metaseg.classify.curve.curve_table`.
-        area: Area under the budget curve of each figure on the test part.
+        curve: Metrics after each round, by part; see :func:`~metaseg.classify.rounds.curve_table`.
+        area: Area under the budget curve of each metric on the test part.
         labels: Labels spent.
         waiting: The file whose labels the run waits for, or None.
     """
@@ -83,7 +144,7 @@ def run_classify_active(config: ClassifyActiveConfig) -> ActiveResult:
     """Run active learning to its budget, or until an annotator is needed.
 
     Args:
-        config: All settings; see :class:`~metaseg.config_classify.ClassifyActiveConfig`.
+        config: All settings; see :class:`~metaseg.config.classification.ClassifyActiveConfig`.
 
     Raises:
         DataError: The cases or the annotator's file cannot be used.
@@ -149,7 +210,7 @@ class _Active:
         )
         manifest.save(self.run.path)
         done = [one for one in self.rounds if one.done]
-        logged = len(done) + sum(len(values) for one in done for values in one.figures.values())
+        logged = len(done) + sum(len(values) for one in done for values in one.metrics.values())
         with (
             EventLog(self.run, len(done) or None, logged) as log,
             progress("active learning", None) as bar,
@@ -185,7 +246,7 @@ class _Active:
             return False
         if self.exhausted or done[-1].labelled >= self.job.sizes.budget or len(done) == self.config.rounds:
             return True
-        reached = done[-1].figures.get("val", {}).get(self.config.monitor)
+        reached = done[-1].metrics.get("val", {}).get(self.config.monitor)
         if self.config.stop_at is not None and reached is not None and reached >= self.config.stop_at:
             print(f"{self.config.monitor} on the validation part reached {reached:.3f}: enough")
             return True
@@ -214,16 +275,16 @@ class _Active:
         network = self._fit(one, bar)
         name = f"round-{one.number:03d}"
         save_checkpoint(self.run.checkpoints / name, network, replace(self.card, step=one.number))
-        figures = self._measure(network)
+        metrics = self._measure(network)
         one = replace(
             one,
-            figures={part: finite_figures(values) for part, values in figures.items()},
+            metrics={part: finite_metrics(values) for part, values in metrics.items()},
             labelled=int(np.sum(self.labels >= 0)),
             checkpoint=name,
             seconds=round(time.monotonic() - begun, 3),
         )
         # What belongs to the round is logged before the round counts as done.
-        self._show(one, figures, log, bar)
+        self._show(one, metrics, log, bar)
         log.sync()
         self.rounds[-1] = one
         write_round(self.run.path, one)
@@ -324,12 +385,12 @@ class _Active:
         parts = {"test": self.job.parts.test, "val": self.job.parts.val}
         if self.config.ask is None:
             parts["pool"] = pool.take(np.flatnonzero(self.labels < 0))
-        figures = {}
+        metrics = {}
         for part, slices in parts.items():
             if len(slices):
-                named = part_figures(network, slices, part)
-                figures[part] = {name.partition("/")[0]: value for name, value in named.items()}
-        return figures
+                named = part_metrics(network, slices, part)
+                metrics[part] = {name.partition("/")[0]: value for name, value in named.items()}
+        return metrics
 
     def _forget_weights(self, keep: str = "") -> None:
         for file in self.run.checkpoints.glob("round-*"):
@@ -345,10 +406,10 @@ class _Active:
             self.job.pool.store.synthetic,
         )
 
-    def _show(self, one: Round, figures: dict[str, dict[str, float]], log: EventLog, bar: Progress) -> None:
-        named = {f"{name}/{part}": value for part, values in figures.items() for name, value in values.items()}
+    def _show(self, one: Round, metrics: dict[str, dict[str, float]], log: EventLog, bar: Progress) -> None:
+        named = {f"{name}/{part}": value for part, values in metrics.items() for name, value in values.items()}
         log.scalars({"labels": float(one.labelled), **named}, step=one.number)
-        shown = figures.get("test") or figures.get("val") or {}
+        shown = metrics.get("test") or metrics.get("val") or {}
         text = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
         bar.note(f"round {one.number}: {one.labelled} labels  {text}")
 
@@ -356,11 +417,11 @@ class _Active:
         network, test = self._current(), self.job.parts.test
         save_checkpoint(self.run.checkpoints / "last", network, replace(self.card, step=len(self.rounds)))
         self._forget_weights()
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         if len(test):
             probabilities = slice_probabilities(network, test)
-            figures = watched(probabilities, test, "test")
-            write_classification_figures(
+            metrics = watched(probabilities, test, "test")
+            write_classification_metrics(
                 self.run.path / "test", probabilities, test, seed=self.config.seed, synthetic=test.store.synthetic
             )
         table = curve_table(self.rounds, self.job.pool.classes)
@@ -368,16 +429,16 @@ class _Active:
         self.run.write_json(
             "result.json",
             {
-                "figures": finite_figures(figures),
-                "area_under_budget_curve": finite_figures(area),
+                "metrics": finite_metrics(metrics),
+                "area_under_budget_curve": finite_metrics(area),
                 "labels": self.rounds[-1].labelled,
                 "rounds": len(self.rounds),
                 "classes": list(self.job.pool.classes),
             },
         )
-        self.run.state.set_figures(figures)
+        self.run.state.set_metrics(metrics)
         print(f"run: {self.run.path}")
-        for name, value in figures.items():
+        for name, value in metrics.items():
             print(f"  {name} {value:.3f} with {self.rounds[-1].labelled} labels")
 
 

@@ -1,37 +1,93 @@
-"""``metaseg classify evaluate``: figures of a classifier by slice and by patient, with intervals and pictures."""
+"""``metaseg classify evaluate``: metrics of a classifier by slice and by patient, with intervals and pictures.
+
+Grad-CAM pictures of slices: where a classifier looked.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from metaseg.cases.failed import FailedCase, raise_failed
+from metaseg.cases.case import FailedCase, raise_failed
 from metaseg.cases.splits import Split
 from metaseg.classify.data import open_slices
-from metaseg.classify.grad_cam_pictures import write_grad_cams
-from metaseg.classify.measure import slice_probabilities
+from metaseg.classify.fitting import slice_probabilities, softmax
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.classify.train import SPLIT_NAME
-from metaseg.config_classify import ClassifyActiveConfig, ClassifyEvaluateConfig, ClassifyTrainConfig
+from metaseg.config.classification import ClassifyActiveConfig, ClassifyEvaluateConfig, ClassifyTrainConfig
 from metaseg.errors import RunError, UsageError, recorded_warnings
-from metaseg.evaluation.classification_files import (
-    FIGURES,
+from metaseg.files import refuse_existing, replacing, require_writable
+from metaseg.inference.classification_files import (
+    METRICS,
     PATIENTS,
     PICTURES,
     PREDICTIONS,
     SUMMARY,
-    write_classification_figures,
+    write_classification_metrics,
 )
+from metaseg.models import Classifier
 from metaseg.models.device import make_fabric
+from metaseg.pictures.grad_cam import grad_cam, grad_cam_picture
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import LoadedClassifier, load_classifier_network
-from metaseg.written_files import refuse_existing, require_writable
+
+
+def write_grad_cams(
+    folder: Path, model: Classifier, slices: ClassifiedSlices, positions: Sequence[int] | np.ndarray
+) -> list[Path]:
+    """Write a picture for each slice, of what spoke for the class that was predicted.
+
+    Args:
+        folder: Where to; made if need be.
+        model: The classifier.
+        slices: The slices.
+        positions: Which of them, in the order of the files' names.
+
+    Returns:
+        The files.
+    """
+    device = next(model.parameters()).device
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, place in enumerate(positions, start=1):
+        image = slices.images([int(place)])
+        heat = grad_cam(model, image.to(device))[0]
+        probabilities = softmax(model.eval()(image.to(device)).detach())[0]
+        predicted = int(np.argmax(probabilities))
+        name = slices.ids[int(place)]
+        truth = int(slices.labels[place])
+        title = f"{name}: {slices.classes[predicted]} {probabilities[predicted]:.2f}"
+        if truth >= 0:
+            title += f" (truth: {slices.classes[truth]})"
+        picture = grad_cam_picture(
+            shown_channel(image[0].numpy(), slices.modalities),
+            heat,
+            title,
+            slices.store.synthetic,
+            planar=slices.store.cases[slices.owners[int(place)]].info.geometry.planar,
+        )
+        path = folder / f"{number:03d}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.png"
+        with replacing(path) as stream:
+            Image.fromarray(picture).save(stream, format="PNG")
+        written.append(path)
+    return written
+
+
+def shown_channel(image: np.ndarray, modalities: Sequence[str]) -> np.ndarray:
+    """The modality of ``(modality, height, width)`` that shows enhancement, or the first, with a black background."""
+    shown = image[modalities.index("t1ce") if "t1ce" in modalities else 0]
+    # Scores have a background of 0, which is a middle grey; pictures take the lowest value for it.
+    return np.where(shown == 0, shown.min(), shown)
+
 
 GRAD_CAMS = "grad_cam"
-OUTPUTS = (PREDICTIONS, PATIENTS, FIGURES, SUMMARY, PICTURES, GRAD_CAMS)
+OUTPUTS = (PREDICTIONS, PATIENTS, METRICS, SUMMARY, PICTURES, GRAD_CAMS)
 
 
 @dataclass(frozen=True)
@@ -40,13 +96,13 @@ class ClassifyEvaluationResult:
 
     Attributes:
         folder: Where the files are.
-        figures: Figures by level, ``slice`` and ``patient``, then by name.
+        metrics: Metrics by level, ``slice`` and ``patient``, then by name.
         slices: Number of slices.
         patients: Number of patients.
     """
 
     folder: Path
-    figures: dict[str, dict[str, float]]
+    metrics: dict[str, dict[str, float]]
     slices: int
     patients: int
 
@@ -58,7 +114,7 @@ def run_classify_evaluate(config: ClassifyEvaluateConfig) -> ClassifyEvaluationR
     Without ``data`` these are the test part of the data that the run was made with.
 
     Args:
-        config: All settings; see :class:`~metaseg.config_classify.ClassifyEvaluateConfig`.
+        config: All settings; see :class:`~metaseg.config.classification.ClassifyEvaluateConfig`.
 
     Raises:
         DataError: The cases cannot be used.
@@ -73,7 +129,7 @@ def run_classify_evaluate(config: ClassifyEvaluateConfig) -> ClassifyEvaluationR
     print(f"{len(slices)} slices of {len(set(slices.patients))} patients, classes {', '.join(slices.classes)}")
     model = network.model.to(fabric.device)
     probabilities = slice_probabilities(model, slices)
-    figures = write_classification_figures(
+    metrics = write_classification_metrics(
         folder,
         probabilities,
         slices,
@@ -86,19 +142,19 @@ def run_classify_evaluate(config: ClassifyEvaluateConfig) -> ClassifyEvaluationR
         # The most confident mistakes first, then the least confident hits.
         true = probabilities[np.arange(len(slices)), slices.labels]
         write_grad_cams(folder / GRAD_CAMS, model, slices, np.argsort(true, kind="stable")[: config.pictures])
-    _print(figures)
-    print(f"figures: {folder}")
+    _print(metrics)
+    print(f"metrics: {folder}")
     raise_failed(failed, len(set(slices.case_ids)) + len(failed), "evaluated")
-    return ClassifyEvaluationResult(folder, figures, len(slices), len(set(slices.patients)))
+    return ClassifyEvaluationResult(folder, metrics, len(slices), len(set(slices.patients)))
 
 
 def _folder(config: ClassifyEvaluateConfig, network: LoadedClassifier) -> Path:
     folder = config.out
     if folder is None:
         if network.run is None:
-            raise UsageError("a checkpoint outside of a run needs --out", expected="a folder for the figures")
+            raise UsageError("a checkpoint outside of a run needs --out", expected="a folder for the metrics")
         folder = network.run / "evaluation"
-    # A run's own test part may be measured again; figures of other data would take the place of its figures.
+    # A run's own test part may be measured again; metrics of other data would take the place of its metrics.
     same = config.out is None and not (config.data or config.split or config.part or config.case_table)
     read = [path for path in (config.split, config.patients, config.case_table, *config.data) if path is not None]
     refuse_existing([folder / name for name in OUTPUTS], config.overwrite or same, read)
@@ -165,8 +221,8 @@ def _part(config: ClassifyEvaluateConfig, network: LoadedClassifier) -> tuple[Pa
     return network.run / SPLIT_NAME, config.part or (made.test_part if fold is None else f"fold-{fold}")
 
 
-def _print(figures: dict[str, dict[str, float]]) -> None:
-    for level, values in figures.items():
+def _print(metrics: dict[str, dict[str, float]]) -> None:
+    for level, values in metrics.items():
         names = ("accuracy", "balanced_accuracy", "f1_macro", "auc_macro", "ece")
         text = "  ".join(f"{name} {values[name]:.3f}" for name in names if name in values)
         print(f"by {level}: {text}")

@@ -1,26 +1,208 @@
-"""What a fit of a classifier is made of: network, optimiser, rate, objective."""
+"""What a fit of a classifier is made of: network, optimiser, rate, objective.
+
+Transfer strategies: what of a pretrained classifier is trained, and how fast (Al-Janabi; Zhou et al. 2017).
+
+A classifier's probabilities of slices, and the metrics of a part.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from metaseg.classify.slices import ClassifiedSlices
-from metaseg.classify.transfer import Transfer
-from metaseg.config_classify import FitOptions
+from metaseg.config.classification import FitOptions
 from metaseg.errors import RunError
+from metaseg.metrics.classification import classification_metrics
 from metaseg.models import Classifier, ModelCard, build_classifier
 from metaseg.models.checkpoint import checkpoint_files
+from metaseg.models.parts import freeze, hold_still
+from metaseg.models.processes import several, shared_map
+from metaseg.models.weights import finite_output
 from metaseg.runs.folder import is_run
 from metaseg.training.loop import Objective
-from metaseg.training.optimizers import build_optimizer
-from metaseg.training.schedule import learning_rate
+from metaseg.training.optimization import build_optimizer, learning_rate
+
+SMALL = 1000
+"""Training slices below which a set counts as small; Al-Janabi names no number, his set has 250 images."""
+
+
+def choose_strategy(slices: int, weights: str, like: bool) -> tuple[str, str]:
+    """Al-Janabi's rules: what to train, and why.
+
+    Args:
+        slices: Number of training slices.
+        weights: ``none``, ``imagenet`` or a file.
+        like: Whether the data are like those that the weights come from.
+
+    Returns:
+        The strategy, and the reason in words.
+    """
+    if weights == "none":
+        return "scratch", "there are no pretrained weights"
+    size = f"{slices} training slices are {'few' if slices < SMALL else 'many'} ({SMALL} is the line)"
+    kind = "like" if like else "unlike"
+    text = f"{size}, {kind} what the weights come from"
+    if slices < SMALL:
+        return ("freeze", text) if like else ("gradual-unfreeze", text)
+    return "finetune", text
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What is trained at the moment, and what rests.
+
+    Attributes:
+        model: The classifier.
+        strategy: ``freeze``, ``finetune``, ``gradual-unfreeze`` or ``scratch``.
+    """
+
+    model: Classifier
+    strategy: str
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the base."""
+        return len(self.model.blocks)
+
+    def released(self, extra: dict[str, Any]) -> int:
+        """Blocks that are trained, counted from the last."""
+        if self.strategy == "freeze":
+            return 0
+        return int(extra.get("released", 0)) if self.strategy == "gradual-unfreeze" else self.num_blocks
+
+    def apply(self, extra: dict[str, Any]) -> None:
+        """Let the released blocks learn and hold the others still, batch normalisation's statistics included.
+
+        Args:
+            extra: The loop's ``extra``, where the number of released blocks is kept.
+        """
+        resting = self.num_blocks - self.released(extra)
+        for number, (_, modules) in enumerate(self.model.blocks):
+            if number < resting:
+                freeze(modules)
+                hold_still(modules)
+            else:
+                for module in modules:
+                    module.requires_grad_(True)
+
+    def parameter_groups(self, head_factor: float, bias_factor: float) -> list[dict[str, Any]]:
+        """Groups for the optimiser, each with its share of the learning rate.
+
+        Args:
+            head_factor: Of the head, against the base.
+            bias_factor: Of biases, against weights; Zhou et al. 2017 have 2.
+        """
+        groups = []
+        base = (module for _, modules in self.model.blocks for module in modules)
+        for modules, factor in ((base, 1.0), (iter(self.model.head_modules), head_factor)):
+            weights, biases = _weights_and_biases(modules)
+            groups += [
+                {"params": weights, "rate_factor": factor},
+                {"params": biases, "rate_factor": factor * bias_factor},
+            ]
+        return [group for group in groups if group["params"]]
+
+
+def _weights_and_biases(modules: Iterable[nn.Module]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    weights: dict[int, nn.Parameter] = {}
+    biases: dict[int, nn.Parameter] = {}
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            (biases if name.rpartition(".")[2] == "bias" else weights)[id(parameter)] = parameter
+    return list(weights.values()), list(biases.values())
+
+
+BATCH = 32
+METRICS = {
+    "auc": "auc_macro",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced_accuracy",
+    "f1": "f1_macro",
+}
+"""Metrics that are watched, with their names in :func:`~metaseg.metrics.classification.classification_metrics`."""
+
+
+@torch.inference_mode()
+def slice_probabilities(
+    model: nn.Module, slices: ClassifiedSlices, positions: Sequence[int] | np.ndarray | None = None
+) -> np.ndarray:
+    """Class probabilities, in evaluation mode and without augmentation.
+
+    Args:
+        model: The classifier; its mode is as before afterwards.
+        slices: The slices.
+        positions: Which of them; all by default.
+
+    Returns:
+        ``(slices, class)``, ``float64``, summing to 1.
+    """
+    chosen = np.arange(len(slices)) if positions is None else np.asarray(positions)
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    try:
+        parts = [
+            softmax(model(slices.images(chosen[start : start + BATCH]).to(device)))
+            for start in range(0, len(chosen), BATCH)
+        ]
+    finally:
+        model.train(training)
+    return np.concatenate(parts) if parts else np.empty((0, len(slices.classes)))
+
+
+def softmax(logits: torch.Tensor) -> np.ndarray:
+    """Probabilities ``(batch, class)`` in ``float64``: exact sums, and zeros that are zeros.
+
+    Raises:
+        TrainingError: A logit is not finite.
+    """
+    return torch.softmax(finite_output(logits, "a batch of slices").double(), dim=1).cpu().numpy()
+
+
+def part_metrics(
+    model: nn.Module, slices: ClassifiedSlices, part: str, fabric: Fabric | None = None
+) -> dict[str, float]:
+    """The watched metrics of a part, by slice: ``auc/val`` and so on; none for no slices.
+
+    With the fabric of several processes the slices are shared out, in runs of a batch.
+    """
+    if not len(slices):
+        return {}
+    if fabric is None or not several(fabric):
+        return watched(slice_probabilities(model, slices), slices, part)
+    runs = [np.arange(start, min(start + BATCH, len(slices))) for start in range(0, len(slices), BATCH)]
+    found = shared_map(fabric, lambda run: slice_probabilities(model, slices, run), runs)
+    return watched(np.concatenate(found), slices, part)
+
+
+def watched(probabilities: np.ndarray, slices: ClassifiedSlices, part: str) -> dict[str, float]:
+    """The watched metrics of probabilities ``(slices, class)``."""
+    metrics = classification_metrics(probabilities, slices.labels, slices.classes)
+    return {f"{name}/{part}": metrics[full] for name, full in METRICS.items()}
+
+
+def watched_score(metrics: Mapping[str, float], monitor: str) -> float:
+    """By what weights are the best: the watched metric of the validation part; a metric that is not known counts as 0.
+
+    A few validation patients bring the AUC to 1 long before the classes are told apart: where it is equal, the mean of
+    all watched metrics decides.
+    """
+    known = {name: value if math.isfinite(value) else 0.0 for name, value in metrics.items()}
+    if not known:
+        return 0.0
+    return known.get(f"{monitor}/val", 0.0) + 1e-6 * sum(known.values()) / len(known)
+
 
 NO_FILES = ("none", "imagenet")
 """Words for weights that are no files."""

@@ -10,26 +10,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metaseg.cases.case import Case
-from metaseg.cases.failed import FailedCase, one_case, raise_failed, record_failed
+from metaseg.cases.case import Case, FailedCase, one_case, raise_failed, record_failed
 from metaseg.cases.labels import label_scheme
 from metaseg.cases.readers import read_case_files, read_each_case
-from metaseg.cases.readers.left_out import tell, unread_files
+from metaseg.cases.readers.common import tell, unread_files
 from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack
 from metaseg.classify.data import STORED_SIZE
-from metaseg.classify.grad_cam_pictures import write_grad_cams
-from metaseg.classify.measure import slice_probabilities
+from metaseg.classify.evaluate import write_grad_cams
+from metaseg.classify.fitting import slice_probabilities
 from metaseg.classify.slices import ClassifiedSlices, choose_slices, gather, head_slices
-from metaseg.config_classify import ClassifyPredictConfig
+from metaseg.config.classification import ClassifyPredictConfig
 from metaseg.errors import DataError, recorded_warnings
+from metaseg.files import refuse_existing, require_writable, write_text
 from metaseg.models import ModelCard
 from metaseg.models.device import make_fabric
 from metaseg.runs.networks import load_classifier_network
-from metaseg.runs.progress import progress
-from metaseg.store.build import build_store, cache_root
+from metaseg.store.prepare import build_store, cache_root
 from metaseg.store.prepare_case import PrepareOptions
 from metaseg.store.store import SliceStore
-from metaseg.written_files import refuse_existing, require_writable, write_text
+from metaseg.terminal import progress
 
 SLICES_NAME, CASES_NAME, GRAD_CAMS = "slices.csv", "cases.csv", "grad_cam"
 
@@ -54,7 +53,7 @@ def run_classify_predict(config: ClassifyPredictConfig) -> ClassifyPredictionRes
     """Classify the slices of cases; a case's verdict is the class with the largest mean probability.
 
     Args:
-        config: All settings; see :class:`~metaseg.config_classify.ClassifyPredictConfig`.
+        config: All settings; see :class:`~metaseg.config.classification.ClassifyPredictConfig`.
 
     Raises:
         DataError: Nothing was found, or a case lacks a modality or cannot be read.

@@ -9,35 +9,35 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from metaseg.classify.annotator import refuse_to_lose_labels
-from metaseg.classify.batches import SliceBatches
 from metaseg.classify.data import Parts, divide, open_slices, part_lines
 from metaseg.classify.fitting import (
     Rates,
+    Transfer,
+    choose_strategy,
     classifier_card,
     classifier_objective,
     classifier_optimizer,
     new_classifier,
+    part_metrics,
+    slice_probabilities,
+    watched,
+    watched_score,
     weights_file,
 )
-from metaseg.classify.measure import part_figures, slice_probabilities, watched, watched_score
-from metaseg.classify.slices import ClassifiedSlices
-from metaseg.classify.transfer import Transfer, choose_strategy
-from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
+from metaseg.classify.slices import ClassifiedSlices, SliceBatches
+from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.errors import UsageError, recorded_warnings, warn_user
-from metaseg.evaluation.classification_files import write_classification_figures
+from metaseg.files import finite_metrics
+from metaseg.inference.classification_files import write_classification_metrics
 from metaseg.models.device import fabric_of
-from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
-from metaseg.runs.inputs import Inputs
+from metaseg.runs.logs import EventLog
 from metaseg.runs.manifest import read_manifest
-from metaseg.runs.networks import load_classifier_network, patients_known, run_of_checkpoint, trained_patients
-from metaseg.runs.verb_frame import in_run_folder
+from metaseg.runs.networks import Inputs, load_classifier_network, patients_known, run_of_checkpoint, trained_patients
+from metaseg.runs.session import in_run_folder
 from metaseg.training.augment import Augmentation
-from metaseg.training.fit_listener import Validate
-from metaseg.training.fitted_run import FitSummary, FittedRun, fit_in_run
-from metaseg.training.loop import LoopPlan, LoopState
-from metaseg.training.shared_batches import shared_draw
-from metaseg.written_files import finite_figures
+from metaseg.training.fitted_run import FitSummary, FittedRun, Validate, fit_in_run
+from metaseg.training.loop import LoopPlan, LoopState, shared_draw
 
 VERB = "classify-train"
 SPLIT_NAME = "split.json"
@@ -49,13 +49,13 @@ class ClassifyTrainResult:
 
     Attributes:
         run: The run folder.
-        figures: Validation figures at the best step, ``auc/val`` and so on, and those of the test part, ``auc/test``.
+        metrics: Validation metrics at the best step, ``auc/val`` and so on, and those of the test part, ``auc/test``.
         strategy: The transfer strategy that was followed.
         steps: Optimiser steps done.
     """
 
     run: Path
-    figures: dict[str, float | None]
+    metrics: dict[str, float | None]
     strategy: str
     steps: int
 
@@ -77,7 +77,7 @@ def run_classify_train(config: ClassifyTrainConfig) -> ClassifyTrainResult:
     """Fit a slice classifier, and measure it on the test part.
 
     Args:
-        config: All settings; see :class:`~metaseg.config_classify.ClassifyTrainConfig`.
+        config: All settings; see :class:`~metaseg.config.classification.ClassifyTrainConfig`.
 
     Raises:
         DataError: The cases cannot be used.
@@ -171,7 +171,7 @@ def _plan(config: ClassifyTrainConfig, transfer: Transfer, steps_per_epoch: int)
 def without_inherited(parts: Parts, weights: str) -> Parts:
     """Parts whose validation and test patients the weights have not been trained on.
 
-    A part that loses all slices of a class by that is left out whole: its figures would be of another task.
+    A part that loses all slices of a class by that is left out whole: its metrics would be of another task.
     """
     run = run_of_checkpoint(Path(weights_file(weights)))
     seen = trained_patients(run) if run is not None else frozenset()
@@ -215,7 +215,7 @@ def _train(config: ClassifyTrainConfig, run: RunFolder, fabric: Fabric, job: _Fi
         draw=shared_draw(fabric, job.batches.draw, job.batches.batch_size, job.plan.total_steps),
         objective=classifier_objective(job.transfer, lambda: state.extra),
         validate=lambda log: _validation(config, job, state, log, fabric),
-        score=lambda figures, before: watched_score(figures, config.monitor),
+        score=lambda metrics, before: watched_score(metrics, config.monitor),
         steps_per_epoch=job.batches.steps_per_epoch,
         patience=config.patience,
         parts={"train": cases_of(job.parts.train), "val": cases_of(job.parts.val)},
@@ -237,19 +237,19 @@ def cases_of(slices: ClassifiedSlices) -> list:
 
 
 def _validation(config: ClassifyTrainConfig, job: _Fit, state: LoopState, log: EventLog, fabric: Fabric) -> Validate:
-    """Figures of the validation slices; lets the next block go when gradual unfreezing has waited long enough."""
+    """Metrics of the validation slices; lets the next block go when gradual unfreezing has waited long enough."""
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:
-        figures = part_figures(model, job.parts.val, "val", fabric)
+        metrics = part_metrics(model, job.parts.val, "val", fabric)
         if job.transfer.strategy == "gradual-unfreeze":
             extra = state.extra
-            best = max(float(extra.get("score", 0.0)), watched_score(figures, config.monitor))
+            best = max(float(extra.get("score", 0.0)), watched_score(metrics, config.monitor))
             if step % (config.unfreeze_epochs * job.batches.steps_per_epoch) == 0:
                 extra["enough"] = best >= config.unfreeze_target
                 if not extra["enough"] and job.transfer.released(extra) < job.transfer.num_blocks:
                     extra["released"] = job.transfer.released(extra) + 1
             log.scalars({"blocks/released": float(job.transfer.released(extra))}, step=step)
-        return figures
+        return metrics
 
     return validate
 
@@ -257,19 +257,19 @@ def _validation(config: ClassifyTrainConfig, job: _Fit, state: LoopState, log: E
 def _test(config: ClassifyTrainConfig, run: RunFolder, test: ClassifiedSlices, fabric: Fabric) -> None:
     network = load_classifier_network(run.path)
     probabilities = slice_probabilities(network.model.to(fabric.device), test)
-    write_classification_figures(
+    write_classification_metrics(
         run.path / "test", probabilities, test, seed=config.seed, synthetic=test.store.synthetic
     )
-    figures = watched(probabilities, test, "test")
+    metrics = watched(probabilities, test, "test")
     summary = run.read_json("result.json")
-    run.write_json("result.json", {**summary, "figures": {**summary["figures"], **finite_figures(figures)}})
-    run.state.set_figures(figures)
-    for name, value in figures.items():
+    run.write_json("result.json", {**summary, "metrics": {**summary["metrics"], **finite_metrics(metrics)}})
+    run.state.set_metrics(metrics)
+    for name, value in metrics.items():
         print(f"  {name} {value:.3f}")
 
 
 def _result(run: RunFolder) -> ClassifyTrainResult:
     summary: FitSummary = run.read_json("result.json", FitSummary)
     return ClassifyTrainResult(
-        run.path, dict(summary.figures), str(read_manifest(run.path).get("strategy", "")), summary.steps
+        run.path, dict(summary.metrics), str(read_manifest(run.path).get("strategy", "")), summary.steps
     )

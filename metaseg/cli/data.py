@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from metaseg.cli.data_tables import print_index, print_split, print_summary
+from metaseg.cli.examination import print_index, print_split, print_summary
 from metaseg.cli.help import PlainCommand, PlainGroup
 from metaseg.cli.messages import messages
-from metaseg.config_options import Formats
+from metaseg.config.options import Formats
 from metaseg.errors import UsageError, warn_user
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def check(
     limit: Annotated[int, typer.Option(min=0, help="Findings shown of each kind; 0 shows all.")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Find what would stop a run or spoil its figures, before any time is spent on training.
+    """Find what would stop a run or spoil its metrics, before any time is spent on training.
 
     Reads every file once. Finds unreadable and doubled files, missing modalities, grids that disagree, unexpected
     label values, empty labels, copies of one image, and patients in two parts of a split. Ends with exit code 1 if
@@ -73,8 +73,7 @@ def check(
     """
     with messages():
         from metaseg.cases.check import check_dataset
-        from metaseg.store.check_store import check_store
-        from metaseg.store.store import is_store
+        from metaseg.store.store import check_store, is_store
 
         with _progress("checking cases") as told:
             report = (
@@ -98,7 +97,7 @@ def check(
         else:
             from rich.console import Console
 
-            from metaseg.cases.check.render import render
+            from metaseg.cases.check.report import render
 
             Console().print(render(report, limit=limit))
         if not report.ok:
@@ -124,8 +123,8 @@ def index(
     Files are told by their names alone. What is in doubt is left out and listed.
     """
     with messages():
-        from metaseg.cases.index import index_folder
-        from metaseg.written_files import refuse_existing, write_text
+        from metaseg.cases.readers.index import index_folder
+        from metaseg.files import refuse_existing, write_text
 
         table = data / "cases.csv" if out is None else out
         found = index_folder(data, pattern or ())
@@ -149,8 +148,8 @@ def summary(
     """Show what a data set holds: patients, cohorts, grids, modalities, intensities and tumour volumes."""
     with messages():
         from metaseg.cases import read_cases, summarise
-        from metaseg.cases.failed import FailedCase, raise_failed
-        from metaseg.written_files import refuse_existing, require_writable, write_text
+        from metaseg.cases.case import FailedCase, raise_failed
+        from metaseg.files import refuse_existing, require_writable, write_text
 
         cases = read_cases(
             data, format=format, label_scheme=label_scheme, classes=_names(classes), patients=patients, need_labels=True
@@ -200,7 +199,7 @@ def split(
     """
     with messages():
         from metaseg.cases import make_split, missing_strata, read_cases
-        from metaseg.written_files import refuse_existing
+        from metaseg.files import refuse_existing
 
         choices: dict[str, Literal["cohort", "grade", "site"] | None] = {
             "cohort": "cohort",
@@ -250,7 +249,7 @@ def prepare(
     cannot be used, such as for a cluster.
     """
     with messages():
-        from metaseg.cases.failed import FailedCase, raise_failed
+        from metaseg.cases.case import FailedCase, raise_failed
         from metaseg.store.prepare import prepare_store
 
         failed: list[FailedCase] = []
@@ -283,7 +282,7 @@ def phantoms(
 ) -> None:
     """Make synthetic patients with gliomas or metastases, to try metaseg without patient data.
 
-    They are named and laid out as BraTS is. Figures on phantoms say that the program works, nothing about patients.
+    They are named and laid out as BraTS is. Metrics on phantoms say that the program works, nothing about patients.
     """
     with messages():
         from metaseg.cases.phantoms import make_phantoms
@@ -344,7 +343,7 @@ def _shares(text: str | None) -> dict[str, float] | None:
 @contextlib.contextmanager
 def _progress(description: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar for functions that tell how many cases are done, and of how many."""
-    from metaseg.runs.progress import progress
+    from metaseg.terminal import progress
 
     with contextlib.ExitStack() as stack:
         bar: Any = None

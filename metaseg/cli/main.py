@@ -13,14 +13,11 @@ import typer
 from typer.main import get_command
 
 from metaseg import __version__
-from metaseg.cli.arguments import expand_lists
 from metaseg.cli.data import data_app
-from metaseg.cli.doctor import doctor
 from metaseg.cli.help import HELP_FLAGS, PlainCommand, PlainGroup, asked_help
 from metaseg.cli.messages import Terminated, debugging, explain, say
-from metaseg.cli.methods import methods
-from metaseg.cli.runs import runs
-from metaseg.cli.verbs import add_verbs, find_verb
+from metaseg.cli.runs import doctor, methods, runs
+from metaseg.cli.verbs import add_verbs, expand_lists, find_verb
 
 PREPARE, LOOK = "Prepare data", "Look around"
 HELP = """Adapt a brain-tumour segmentation network to a new disease from a few patients, without forgetting the first.

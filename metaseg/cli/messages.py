@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from metaseg.errors import DataWarning, MetasegError, is_out_of_memory
-from metaseg.written_files import explain_refusal
+from metaseg.files import explain_refusal
 
 DEBUG_VARIABLE = "METASEG_DEBUG"
 INTERRUPTED = 130

@@ -1,4 +1,9 @@
-"""``metaseg runs``: what was run, how far it came and how good it is."""
+"""``metaseg runs``: what was run, how far it came and how good it is.
+
+``metaseg doctor``: does everything that metaseg needs work here?
+
+``metaseg methods``: what adaptation methods there are, what each needs and what to cite.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +17,104 @@ import typer
 
 from metaseg.cli.messages import messages
 
-NARROW = 110
-"""Columns of a terminal below which the time of the start is left out."""
-
 if TYPE_CHECKING:
-    from metaseg.runs.listing import RunRow
+    from metaseg.adapt.methods import MethodInfo
+    from metaseg.runs.folder import RunRow
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Check versions, devices, learn2learn, memory and folders; exit code 1 if something does not work."""
+    with messages():
+        from metaseg.cli.examination import examine
+
+        findings = examine()
+        if as_json:
+            content = [{"name": item.name, "ok": item.ok, "found": item.found} for item in findings]
+            print(json.dumps({"ok": all(item.ok for item in findings), "checks": content}, indent=2))
+        else:
+            width = max(len(item.name) for item in findings)
+            for item in findings:
+                print(f"{'ok  ' if item.ok else 'BAD '} {item.name:<{width}}  {item.found}")
+        if not all(item.ok for item in findings):
+            raise typer.Exit(1)
+
+
+NARROW = 130
+"""Columns of a terminal below which the papers follow the table instead of standing in it."""
+
+VERB_OF_FAMILY = {"plain": "naivetune", "meta": "metatune"}
+"""The verb whose ``--method`` takes the methods of a family."""
+
+
+def methods(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List adaptation methods: verb, need of source data, cost of a step in slice gradient evaluations, paper."""
+    with messages():
+        from metaseg.adapt.methods import METHODS
+
+        entries = sorted(METHODS.values(), key=_plain_first)
+        if as_json:
+            print(json.dumps([_values(entry) for entry in entries], indent=2))
+        else:
+            _print_table(entries)
+
+
+def _plain_first(entry: MethodInfo) -> tuple[bool, bool, str]:
+    """The two that the others are measured against come first in their families."""
+    return entry.family == "meta", entry.name not in ("naive", "maml"), entry.name
+
+
+def _values(entry: MethodInfo) -> dict[str, str]:
+    return {
+        "name": entry.name,
+        "verb": VERB_OF_FAMILY[entry.family],
+        "title": entry.title,
+        "needs_source": entry.needs_source,
+        "cost": entry.cost,
+        "paper": entry.paper,
+    }
+
+
+def _print_table(entries: list[MethodInfo]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    narrow = console.width < NARROW
+    table = Table(show_lines=True)
+    for column in ("Method", "Verb"):
+        table.add_column(column, no_wrap=True)
+    for column in ("What it is", "Source data", "Cost of a step", *(() if narrow else ("Paper",))):
+        table.add_column(column, overflow="fold")
+    for entry in entries:
+        values = _values(entry)
+        paper = () if narrow else (values["paper"],)
+        cells = (*(values[name] for name in ("name", "verb", "title", "needs_source", "cost")), *paper)
+        # Text, not markup: brackets are no styles.
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    console.print(Text("Cost of a step: slice gradient evaluations, the unit of --budget."))
+    if narrow:
+        for entry in entries:
+            console.print(Text(f"{entry.name}: {entry.paper}"))
+
+
+NARROW_runs = 110
+"""Columns of a terminal below which the time of the start is left out."""
 
 
 def runs(
     root: Annotated[Path, typer.Argument(help="Folder that holds runs.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List runs with their status and best figures."""
+    """List runs with their status and best metrics."""
     with messages():
         from metaseg.errors import RunError
-        from metaseg.runs.listing import list_runs
+        from metaseg.runs.folder import list_runs
 
         if not root.is_dir() and root != Path("runs"):
             raise RunError("there is no such folder", where=root, expected="a folder that holds runs")
@@ -34,37 +122,37 @@ def runs(
         if as_json:
             print(json.dumps([asdict(row) for row in rows], indent=2, default=str))
         elif rows:
-            _print_table(rows)
+            _print_table_runs(rows)
         else:
             print(f"no runs in {root}; 'metaseg pretrain' makes one")
 
 
-def figure_lines(figures: Mapping[str, float | None]) -> list[str]:
-    """Figures, one line a domain: ``dice/target/WT`` and ``dice/target/ET`` share ``target  WT 0.710  ET 0.640``."""
+def metric_lines(metrics: Mapping[str, float | None]) -> list[str]:
+    """Metrics, one line a domain: ``dice/target/WT`` and ``dice/target/ET`` share ``target  WT 0.710  ET 0.640``."""
     lines: dict[str, list[str]] = {}
-    for name, value in figures.items():
+    for name, value in metrics.items():
         if value is not None:
             domain, _, region = name.removeprefix("dice/").rpartition("/")
             lines.setdefault(domain, []).append(f"{region} {value:.3f}")
     return [f"{domain}  {'  '.join(cells)}".strip() for domain, cells in lines.items()]
 
 
-def _print_table(rows: list[RunRow]) -> None:
+def _print_table_runs(rows: list[RunRow]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console()
     table = Table()
-    narrow = console.width < NARROW
-    for column in ("Run", "Verb", "Status", *(() if narrow else ("Started (UTC)",)), "Best figures", "Data"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("Verb", "Best figures"), min_width=8)
+    narrow = console.width < NARROW_runs
+    for column in ("Run", "Verb", "Status", *(() if narrow else ("Started (UTC)",)), "Best metrics", "Data"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("Verb", "Best metrics"), min_width=8)
     for row in rows:
-        figures = "\n".join(figure_lines(row.figures))
+        metrics = "\n".join(metric_lines(row.metrics))
         data = "synthetic" if row.synthetic else "\n".join(row.data)
         status = row.status + (f"\n{row.reason}" if row.reason else "")
         started = () if narrow else (row.started[:16].replace("T", " "),)
-        cells = (str(row.path), row.verb, status, *started, figures, data)
+        cells = (str(row.path), row.verb, status, *started, metrics, data)
         # Text, not markup: brackets in paths are no styles.
         table.add_row(*map(Text, cells))
     console.print(table)

@@ -1,9 +1,12 @@
-"""The verbs whose options are the fields of a config class."""
+"""The verbs whose options are the fields of a config class.
+
+Let an option take several values in a row: ``--data A B C`` as well as ``--data A --data B --data C``.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from glob import glob
@@ -15,15 +18,7 @@ import typer
 
 from metaseg.cli.help import PlainCommand, PlainGroup
 from metaseg.cli.messages import messages
-from metaseg.config import (
-    EvaluateConfig,
-    MetatuneConfig,
-    NaivetuneConfig,
-    PredictConfig,
-    PretrainConfig,
-    TuneConfig,
-)
-from metaseg.config_classify import (
+from metaseg.config.classification import (
     ACTIVE,
     TRANSFER,
     ClassifyActiveConfig,
@@ -31,10 +26,55 @@ from metaseg.config_classify import (
     ClassifyPredictConfig,
     ClassifyTrainConfig,
 )
-from metaseg.config_classify_studies import ClassifyCompareConfig, ClassifySearchConfig
-from metaseg.config_fields import Config, FieldDescription, command_words, describe_fields
-from metaseg.config_options import ADAPT, DATA, METHOD, MODEL, OUT, RUN, TRAIN
-from metaseg.config_studies import SEARCH, STUDY, CompareConfig, ReportConfig, named_after
+from metaseg.config.fields import Config, FieldDescription, command_words, describe_fields
+from metaseg.config.options import ADAPT, DATA, METHOD, MODEL, OUT, RUN, TRAIN
+from metaseg.config.segmentation import (
+    EvaluateConfig,
+    MetatuneConfig,
+    NaivetuneConfig,
+    PredictConfig,
+    PretrainConfig,
+    TuneConfig,
+)
+from metaseg.config.studies import (
+    SEARCH,
+    STUDY,
+    ClassifyCompareConfig,
+    ClassifySearchConfig,
+    CompareConfig,
+    ReportConfig,
+    named_after,
+)
+
+
+def expand_lists(arguments: Sequence[str], flags: Collection[str]) -> list[str]:
+    """Write an option's name before each of its values.
+
+    Args:
+        arguments: The command line after the verb.
+        flags: Options that take several values. Values end at the next word that begins with ``-``; ``--`` ends them
+            where a positional argument follows.
+
+    Returns:
+        The command line in which each such option has one value.
+    """
+    expanded: list[str] = []
+    flag: str | None = None
+    waiting = False
+    for position, word in enumerate(arguments):
+        if word == "--":
+            return [*expanded, *arguments[position:]]
+        if word.startswith("-") and word != "-":
+            flag = word if word in flags else None
+            waiting = flag is not None
+            expanded.append(word)
+        elif flag is None or waiting:
+            waiting = False
+            expanded.append(word)
+        else:
+            expanded += [flag, word]
+    return expanded
+
 
 TRAINING, USING, COMPARING = "Train and adapt", "Use and judge", "Compare and report"
 CLASSIFY = "classify"
@@ -130,9 +170,9 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "evaluate",
         EvaluateConfig,
-        "metaseg.evaluation.evaluate:run_evaluate",
+        "metaseg.inference.evaluate:run_evaluate",
         USING,
-        "Compute Dice, HD95 and lesion-wise figures of a network per patient, and what it forgot.",
+        "Compute Dice, HD95 and lesion-wise metrics of a network per patient, and what it forgot.",
         (
             "metaseg evaluate runs/met --data data/MET data/HGG",
             "metaseg evaluate runs/met --data data/MET --split split.json --part test",
@@ -141,7 +181,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "predict",
         PredictConfig,
-        "metaseg.evaluation.predict:run_predict",
+        "metaseg.inference.predict:run_predict",
         USING,
         "Segment cases and write NIfTI files on the cases' own grid.",
         ("metaseg predict runs/met data/new-case --out predictions",),
@@ -162,7 +202,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "report",
         ReportConfig,
-        "metaseg.studies.report.page:run_report",
+        "metaseg.report.page:run_report",
         COMPARING,
         "Write one self-contained page on runs or a study: curves, tables, choices, pictures, provenance.",
         ("metaseg report studies/phantoms", "metaseg report runs/met-active runs/met-naive --out report.html"),
@@ -201,7 +241,7 @@ VERBS: tuple[Verb, ...] = (
         "Grad-CAM pictures; by default on the run's own test part.",
         (
             "metaseg classify evaluate runs/grade",
-            "metaseg classify evaluate runs/grade --data data/other-hospital --out figures/other",
+            "metaseg classify evaluate runs/grade --data data/other-hospital --out metrics/other",
         ),
     ),
     Verb(
@@ -276,7 +316,7 @@ def make_command(verb: Verb) -> Callable[..., None]:
 def run_verb(verb: Verb, file: Path | None, overrides: dict[str, Any]) -> None:
     """Gather the settings and do the verb; every error becomes one message."""
     with messages(flag.flag for flag in verb.fields):
-        from metaseg.config_io import load_config
+        from metaseg.config.io import load_config
         from metaseg.errors import UsageError
 
         if file is None and overrides.get("resume") and overrides.get("out"):

@@ -3,12 +3,10 @@
 from metaseg.models import fcn_vgg16, monai_nets  # noqa: F401  importing them registers their networks
 from metaseg.models.card import ModelCard
 from metaseg.models.checkpoint import load_checkpoint, load_classifier, read_checkpoint, save_checkpoint
-from metaseg.models.classifier import Classifier
-from metaseg.models.classifier_libraries import classifier_names
-from metaseg.models.classifiers import build_classifier
-from metaseg.models.mc_dropout import mc_dropout
-from metaseg.models.padding import PadToStride
+from metaseg.models.classifier import Classifier, mc_dropout
+from metaseg.models.classifiers import build_classifier, classifier_names
 from metaseg.models.registry import (
+    PadToStride,
     build_segmenter,
     count_parameters,
     resolve_options,

@@ -13,8 +13,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from metaseg import __version__
 from metaseg.cases.labels import LABEL_SPACES
-from metaseg.checked_files import FileKind, read_json
 from metaseg.errors import RunError, UsageError
+from metaseg.files import FileKind, read_json
 
 Task = Literal["segmentation", "classification"]
 
@@ -45,7 +45,7 @@ class ModelCard:
         trained_on: Names of the cohorts, in the order in which they were learned.
         synthetic: True if any of them was made of phantoms.
         step: Optimiser steps of the training that made it.
-        figures: Its figures, such as ``{"Dice/ET": 0.62}``; those not finite are kept as None.
+        metrics: Its metrics, such as ``{"Dice/ET": 0.62}``; those not finite are kept as None.
         parent: The checkpoint from which the training started, if any.
         task: ``"segmentation"`` or ``"classification"``.
         classes: Names of the classes in the order of the logits, of a classifier; empty where ``label_space`` says it.
@@ -65,7 +65,7 @@ class ModelCard:
     trained_on: tuple[str, ...] = ()
     synthetic: bool = False
     step: int = 0
-    figures: Mapping[str, float | None] = field(default_factory=dict)
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
     parent: str | None = None
     task: Task = "segmentation"
     classes: tuple[str, ...] = ()
@@ -74,10 +74,10 @@ class ModelCard:
 
     def __post_init__(self) -> None:
         # Brought to what JSON gives back, so that a card read from its file equals the one written.
-        figures = {
-            key: value if value is not None and math.isfinite(value) else None for key, value in self.figures.items()
+        metrics = {
+            key: value if value is not None and math.isfinite(value) else None for key, value in self.metrics.items()
         }
-        object.__setattr__(self, "figures", figures)
+        object.__setattr__(self, "metrics", metrics)
         for key in ("options", "normalisation"):
             try:
                 plain = json.loads(json.dumps(getattr(self, key), allow_nan=False))

@@ -20,14 +20,12 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from metaseg.errors import RunError, TrainingError, UsageError
+from metaseg.files import replacing, write_text
 from metaseg.models.card import ModelCard, Task, checkpoint_files, read_card, read_file
 from metaseg.models.classifier import Classifier
 from metaseg.models.classifiers import rebuild_classifier
-from metaseg.models.finite import non_finite
-from metaseg.models.padding import PadToStride
-from metaseg.models.registry import build_segmenter
-from metaseg.models.weights import unique_state
-from metaseg.written_files import replacing, write_text
+from metaseg.models.registry import PadToStride, build_segmenter
+from metaseg.models.weights import non_finite, unique_state
 
 __all__ = [
     "ModelCard",

@@ -19,7 +19,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
-from metaseg.config_options import ProcessOptions
+from metaseg.config.options import ProcessOptions
 from metaseg.errors import UsageError
 
 Strategy = Literal["auto", "ddp"]
@@ -60,7 +60,7 @@ class Replicas(DDPStrategy):
 
 
 class ProcessSettings(Protocol):
-    """The settings that say what a verb computes on; see :class:`~metaseg.config_options.TeamOptions`."""
+    """The settings that say what a verb computes on; see :class:`~metaseg.config.options.TeamOptions`."""
 
     @property
     def device(self) -> str: ...  # noqa: D102

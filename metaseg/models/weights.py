@@ -1,4 +1,10 @@
-"""Loading weights that fit only in part, and saying exactly what was and what was not loaded."""
+"""Loading weights that fit only in part, and saying exactly what was and what was not loaded.
+
+Numbers that are not finite, found in weights and outputs before anything is made of them.
+
+A network with one NaN predicts an empty mask, and its metrics look like those of a poor one. So weights are looked at
+whenever they are saved or loaded, and what a network gives whenever it is used.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +16,46 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
-from torch import nn
+from torch import Tensor, nn
 
-from metaseg.errors import DataError
-from metaseg.models.finite import non_finite
+from metaseg.errors import DataError, TrainingError
+
+
+def non_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of the first tensor that holds NaN or infinity; None if there is none."""
+    floating = {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point()}
+    # Sums tell of all tensors of a device at once. Only where one is not finite, which may be its own overflow, is each
+    # tensor looked at.
+    sums: dict[torch.device, list[Tensor]] = {}
+    for tensor in floating.values():
+        sums.setdefault(tensor.device, []).append(tensor.sum().float())
+    if all(bool(torch.isfinite(torch.stack(some)).all()) for some in sums.values()):
+        return None
+    return next((name for name, tensor in floating.items() if not bool(torch.isfinite(tensor).all())), None)
+
+
+def finite_output(output: Tensor, of: str) -> Tensor:
+    """What a network gives, unchanged.
+
+    Args:
+        output: Logits or embeddings.
+        of: What it is given for, such as ``"case P1"``, for the message.
+
+    Raises:
+        TrainingError: A value is not finite.
+    """
+    if non_finite({"output": output}) is not None:
+        raise TrainingError(
+            f"the network gives numbers that are not finite for {of}",
+            expected="finite numbers; its weights are so large that they overflow",
+            remedy="use an earlier checkpoint or train again with a lower learning rate; with --precision 16-mixed, "
+            "try 32-true",
+        )
+    return output
+
 
 PREFIXES = ("module.", "_orig_mod.", "net.")
-"""What DataParallel, torch.compile and :class:`~metaseg.models.padding.PadToStride` put before a network's own keys."""
+"""What DataParallel, torch.compile and :class:`~metaseg.models.registry.PadToStride` put before a network's own keys."""
 
 NESTED = ("state_dict", "model_state_dict", "model", "network_weights")
 """Under which key training scripts keep the state dict of a ``.pth`` file."""

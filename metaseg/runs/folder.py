@@ -1,25 +1,124 @@
-"""The run folder: everything that one run of a verb writes (``docs/run-folder.md`` describes the files)."""
+"""The run folder: everything that one run of a verb writes (``docs/run-folder.md`` describes the files).
+
+A lock that keeps two processes from writing one run; the system drops it when its holder ends or is killed.
+
+The runs under a folder, for ``metaseg runs``.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import shutil
+import weakref
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
-from metaseg.checked_files import FileKind, read_json, read_text, read_yaml
-from metaseg.config_fields import command_words, config_verb
-from metaseg.config_io import Config, describe_fields, dump_config, load_config, plain_value
-from metaseg.errors import RunError, UsageError, WriteError
-from metaseg.runs.lock import LOCK_NAME, RunLock, is_locked
+from metaseg.config.fields import command_words, config_verb
+from metaseg.config.io import Config, describe_fields, dump_config, load_config, plain_value
+from metaseg.errors import MetasegError, RunError, UsageError, WriteError
+from metaseg.files import (
+    FileKind,
+    read_json,
+    read_text,
+    read_yaml,
+    remove_unfinished,
+    require_writable,
+    write_json,
+    writing,
+)
+from metaseg.runs.manifest import read_manifest
 from metaseg.runs.state import STATE_NAME, RunState
-from metaseg.written_files import remove_unfinished, require_writable, write_json, writing
+
+LOCK_NAME = ".lock"
+
+
+class RunLock:
+    """An exclusive lock on a run folder, held from construction to :meth:`release`.
+
+    The lock is the operating system's, on a file that stays in the folder: a lock *file* by itself would outlive
+    ``kill -9`` and block the next run.
+
+    Args:
+        folder: The run folder; it must exist.
+
+    Raises:
+        RunError: Another process, or another object of this one, holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._stream: IO[str] | None = None
+        stream = (folder / LOCK_NAME).open("a+", encoding="utf-8")
+        if not _lock(stream):
+            stream.seek(0)
+            holder = stream.read().strip()
+            stream.close()
+            raise RunError(
+                "the run is being written" + (f" by process {holder}" if holder.isdigit() else ""),
+                where=folder,
+                remedy="wait until it has ended, or write to another folder with --out",
+            )
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        self._stream = stream
+        _HELD.add(self)
+
+    def release(self) -> None:
+        """Give the lock back; more than once does no harm."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether some process is writing the run in ``folder``."""
+    try:
+        with (folder / LOCK_NAME).open("r+", encoding="utf-8") as stream:
+            return not _lock(stream)
+    except OSError:
+        return False
+
+
+def _lock(stream: IO[str]) -> bool:
+    """Try to lock an open file; False if someone else has. Closing the file unlocks it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+        except OSError:
+            return False
+        return True
+    try:
+        fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Some network file systems know no locks; a run there must be possible all the same.
+        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+    return True
+
+
+_HELD: weakref.WeakSet[RunLock] = weakref.WeakSet()
+
+
+def _release_in_child() -> None:
+    # A forked worker shares its parent's lock; if it outlived a killed parent, the run would stay locked.
+    for lock in list(_HELD):
+        lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_in_child)
+
 
 CONFIG_NAME = "config.yaml"
 SETTINGS_KIND = FileKind(
@@ -40,7 +139,7 @@ class RunFolder:
 
     Attributes:
         path: The folder.
-        state: Done steps, status and best figures.
+        state: Done steps, status and best metrics.
     """
 
     def __init__(self, path: Path, state: RunState, lock: RunLock | None) -> None:
@@ -197,7 +296,7 @@ class RunFolder:
         write_json(self.path / name, content)
 
     def read_json(self, name: str, shape: Any = dict[str, Any]) -> Any:
-        """Read the JSON file ``name`` of the folder, of a shape as :func:`~metaseg.checked_files.read_json` takes it.
+        """Read the JSON file ``name`` of the folder, of a shape as :func:`~metaseg.files.read_json` takes it.
 
         Raises:
             RunError: It is missing or damaged.
@@ -396,3 +495,71 @@ def config_paths(config: Config) -> Iterator[tuple[str, str]]:
         for item in value if isinstance(value, tuple) else (value,):
             if field.path and item:
                 yield field.name, str(item)
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run in a list.
+
+    Attributes:
+        path: Its folder.
+        verb: What made it.
+        status: ``running``, ``finished``, ``stopped``, ``failed``, ``killed``, or ``damaged`` if it cannot be read.
+        reason: Why it stopped, failed or cannot be read.
+        started: When it was first started, ISO 8601 in UTC; empty if unknown.
+        metrics: Its best metrics.
+        data: Folders that it read; empty for phantoms.
+        synthetic: Whether its data are phantoms; None if unknown.
+    """
+
+    path: Path
+    verb: str
+    status: str
+    reason: str | None
+    started: str
+    metrics: dict[str, float | None]
+    data: tuple[str, ...]
+    synthetic: bool | None
+
+
+def list_runs(root: Path) -> list[RunRow]:
+    """All runs in ``root`` and its subfolders, oldest first; runs inside of runs are left out.
+
+    A damaged run is listed as such: one broken folder must not hide the others.
+    """
+    return sorted((_row(path) for path in _find(root)), key=lambda row: (row.started, str(row.path)))
+
+
+def _find(folder: Path, depth: int = 4) -> list[Path]:
+    if is_run(folder):
+        return [folder]
+    if depth == 0 or not folder.is_dir():
+        return []
+    children = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [run for child in children for run in _find(child, depth - 1)]
+
+
+def _row(path: Path) -> RunRow:
+    try:
+        run = RunFolder.open(path)
+        manifest = read_manifest(path)
+        sessions = manifest.get("sessions") or [{}]
+        return RunRow(
+            path=path,
+            verb=run.verb,
+            status=run_status(run),
+            reason=run.state.reason,
+            started=str(sessions[0].get("started", "")),
+            metrics=run.state.metrics,
+            data=_data(path),
+            synthetic=manifest.get("synthetic"),
+        )
+    except MetasegError as error:
+        return RunRow(path, "", "damaged", error.found, "", {}, (), None)
+
+
+def _data(path: Path) -> tuple[str, ...]:
+    """``data`` of the run's settings, read without their class, which a later version may have changed."""
+    settings = read_yaml(path / CONFIG_NAME, FileKind("the settings of a metaseg run"))
+    data = (settings.get("data") or ()) if isinstance(settings, dict) else ()
+    return tuple(map(str, data)) if isinstance(data, list) else (str(data),)

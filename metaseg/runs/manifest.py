@@ -18,9 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from metaseg.checked_files import FileKind, check_shape, read_json
 from metaseg.errors import warnings_so_far
-from metaseg.written_files import write_json
+from metaseg.files import FileKind, check_shape, read_json, write_json
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_KIND = FileKind("the manifest of a metaseg run", "start the run again with --overwrite")
@@ -133,7 +132,7 @@ def make_manifest(
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python, the system and the packages that figures depend on, without importing them."""
+    """Versions of Python, the system and the packages that metrics depend on, without importing them."""
     found: dict[str, str | None] = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -4,19 +4,27 @@ Pure functions on arrays with a ``numpy.random.Generator`` passed in: no torch, 
 """
 
 from metaseg.sampling import active_orders  # noqa: F401  importing it registers its orders
-from metaseg.sampling.aift import aift_score, aift_scores
 from metaseg.sampling.balance import class_balanced_draw, foreground_epoch
-from metaseg.sampling.bands import band, draw_from_band, share_count, trim
-from metaseg.sampling.committee import committee_score
-from metaseg.sampling.decompose import SIDES, THRESHOLD_RULES, Decomposition, Side, decompose
+from metaseg.sampling.decompose import SIDES, THRESHOLD_RULES, Decomposition, Side, decompose, tumour_slices
 from metaseg.sampling.orders import ORDERS, Order, OrderTask, find_order, order_names, order_slices, register_order
-from metaseg.sampling.pairing import group_support_query, pair_support_query
 from metaseg.sampling.pool import Pool
 from metaseg.sampling.scheduler import Exp3S, band_chances, difficulty_bands, slice_preferences
-from metaseg.sampling.scores import predictive_entropy, slice_dice, slice_entropy
-from metaseg.sampling.selection import tumour_slices
-from metaseg.sampling.tasks import CasePlan, Step, Task, plan_case
-from metaseg.sampling.uncertainty import bald_score, least_confidence, margin_score
+from metaseg.sampling.scores import (
+    aift_score,
+    aift_scores,
+    bald_score,
+    band,
+    committee_score,
+    draw_from_band,
+    least_confidence,
+    margin_score,
+    predictive_entropy,
+    share_count,
+    slice_dice,
+    slice_entropy,
+    trim,
+)
+from metaseg.sampling.tasks import CasePlan, Step, Task, group_support_query, pair_support_query, plan_case
 
 __all__ = [
     "ORDERS",

@@ -1,8 +1,23 @@
-"""Scores of slices: how well the network segments a slice, and how unsure it is of it."""
+"""The score of AIFT: entropy and diversity of a sample's augmented patches (Zhou et al. 2017).
+
+Bands of a ranking: drop its ends, or keep what lies between two shares (Hao et al. 2021).
+
+Scores of slices: how well the network segments a slice, and how unsure it is of it.
+
+Class probabilities as distributions: the check that all scores share, and how far apart several of them are.
+
+How unsure a classifier is of an image: scores of one prediction, and of several of the same image.
+
+The score of a committee of networks: how unsure its members are, and how far apart (Hao et al. 2021).
+"""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+
+from metaseg.errors import UsageError
 
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 IntArray = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -77,3 +92,308 @@ def slice_entropy(probabilities: np.ndarray) -> FloatArray:
         raise ValueError(f"need (slices, class, height, width), got shape {probabilities.shape}")
     # One slice at a time: the float64 copy of a whole case would take gigabytes.
     return np.array([predictive_entropy(one, axis=0).mean() for one in probabilities], dtype=np.float64)
+
+
+def share_count(total: int, share: float) -> int:
+    """How many of ``total`` a share is: ``total * share``, rounded, halves up.
+
+    A product that falls short of a whole or half number by float error alone is taken as that number.
+
+    Args:
+        total: At least 0.
+        share: ``0 .. 1``.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+    if total < 0 or not 0 <= share <= 1:
+        raise ValueError(f"need a total from 0 on and a share in 0 .. 1, got {total} and {share}")
+    return min(math.floor(total * share + 0.5 + 1e-9), total)
+
+
+def band(ranking: np.ndarray, low: float, high: float) -> IntArray:
+    """What lies between two shares of a ranking.
+
+    Args:
+        ranking: Positions, first to be drawn first, as :func:`~metaseg.sampling.orders.order_slices` gives them.
+        low: Share of the ranking that comes before the band.
+        high: Share at which the band ends; bands that share an edge neither overlap nor leave a gap.
+
+    Returns:
+        The positions in the band, in the sequence of the ranking.
+
+    Raises:
+        ValueError: Not ``0 <= low <= high <= 1``.
+    """
+    if not low <= high:
+        raise ValueError(f"a band from {low} to {high}")
+    ranked = np.asarray(ranking, dtype=np.int64)
+    return ranked[share_count(ranked.size, low) : share_count(ranked.size, high)]
+
+
+def trim(ranking: np.ndarray, drop_top: float = 0.1, drop_bottom: float = 0.1) -> IntArray:
+    """A ranking without its ends.
+
+    Args:
+        ranking: Positions, first to be drawn first.
+        drop_top: Share that is left out at the beginning.
+        drop_bottom: Share that is left out at the end.
+
+    Returns:
+        What is left, in the sequence of the ranking; nothing where both shares together take all.
+
+    Raises:
+        ValueError: A share is outside ``0 .. 1``.
+    """
+    ranked = np.asarray(ranking, dtype=np.int64)
+    begin, end = share_count(ranked.size, drop_top), ranked.size - share_count(ranked.size, drop_bottom)
+    return ranked[begin : max(begin, end)]
+
+
+def draw_from_band(
+    ranking: np.ndarray, count: int, rng: np.random.Generator, drop_top: float = 0.1, drop_bottom: float = 0.1
+) -> IntArray:
+    """Draw at random from a ranking whose ends were dropped (Hao et al. 2021, step 4 and the study of sizes).
+
+    In the paper the most uncertain tenth and the least uncertain tenth are left out, both having made results worse.
+
+    Args:
+        ranking: Positions, first to be drawn first.
+        count: How many to draw; often :func:`share_count` of the *whole* ranking, as in the paper's Table 5.
+        rng: The source of randomness.
+        drop_top: Share that is left out at the beginning.
+        drop_bottom: Share that is left out at the end.
+
+    Returns:
+        ``(count,)`` positions, in the sequence in which they were drawn, each once.
+
+    Raises:
+        UsageError: Fewer are left than are wanted.
+        ValueError: A share is outside ``0 .. 1`` or the count below 0.
+    """
+    if count < 0:
+        raise ValueError(f"cannot draw {count}")
+    rest = trim(ranking, drop_top, drop_bottom)
+    if count > rest.size:
+        raise UsageError(
+            f"{count} samples are wanted, but {rest.size} of {np.size(ranking)} are left in the band",
+            expected=f"at most {rest.size}",
+            remedy=f"ask for fewer, or drop less than {drop_top:g} at the top and {drop_bottom:g} at the bottom",
+        )
+    return rng.permutation(rest)[:count]
+
+
+SUM_TOLERANCE = 1e-4
+"""How far a sum of probabilities may lie from 1: enough for a softmax in single precision."""
+
+
+def as_distributions(probabilities: np.ndarray, *axes: str) -> FloatArray:
+    """Check class probabilities and bring them to float64.
+
+    Args:
+        probabilities: With the classes on the last axis.
+        *axes: What the axes are, as many as the array must have. That of the samples alone may be empty.
+
+    Returns:
+        The same values, clipped to ``0 .. 1``.
+
+    Raises:
+        ValueError: The shape is another, an axis other than that of the samples is empty, a value is not finite or
+            lies outside ``0 .. 1`` by more than rounding, or the classes do not sum to 1.
+    """
+    values = np.asarray(probabilities, dtype=np.float64)
+    if values.ndim != len(axes) or any(
+        size == 0 and axis != "samples" for axis, size in zip(axes, values.shape, strict=True)
+    ):
+        raise ValueError(f"need ({', '.join(axes)}) probabilities, got shape {values.shape}")
+    if not np.all((values >= -1e-6) & (values <= 1 + 1e-6)):
+        raise ValueError("probabilities must be finite and within 0 .. 1; was a softmax left out?")
+    if not np.all(np.abs(values.sum(axis=-1) - 1) <= SUM_TOLERANCE):
+        raise ValueError("the probabilities of the classes must sum to 1; was a softmax left out?")
+    return np.clip(values, 0.0, 1.0)
+
+
+def pair_divergence(distributions: np.ndarray) -> FloatArray:
+    """Symmetric Kullback-Leibler divergence, summed over all unordered pairs of some distributions.
+
+    The divergence of ``p`` and ``q`` is ``sum_k (p_k - q_k) ln(p_k / q_k)``. It is the product of two differences, so
+    that the sum over the pairs of m distributions is m times the co-deviation of ``p`` and ``ln p`` from their means:
+    no matrix of pairs is made, and equal distributions give 0 without the rounding of a difference of large sums.
+
+    Args:
+        distributions: ``(..., m, classes)``. Zeros are taken as the float64 machine epsilon.
+
+    Returns:
+        ``(...)``, at least 0.
+    """
+    clipped = np.clip(np.asarray(distributions, dtype=np.float64), np.finfo(np.float64).eps, 1.0)
+    logarithms = np.log(clipped)
+    products = (clipped - clipped.mean(axis=-2, keepdims=True)) * (logarithms - logarithms.mean(axis=-2, keepdims=True))
+    divergence: FloatArray = clipped.shape[-2] * products.sum(axis=(-2, -1))
+    return np.maximum(divergence, 0.0)
+
+
+def margin_score(probabilities: np.ndarray) -> FloatArray:
+    """One minus the lead of the likeliest class over the next (Scheffer et al. 2001), turned so that more is unsure.
+
+    Args:
+        probabilities: ``(samples, classes)``, at least two classes.
+
+    Returns:
+        ``(samples,)`` in ``0 .. 1``: 1 where two classes share the lead, 0 where one class is certain.
+
+    Raises:
+        ValueError: The array holds no probabilities that sum to 1, or one class.
+    """
+    values = as_distributions(probabilities, "samples", "classes")
+    if values.shape[1] < 2:
+        raise ValueError("a margin needs two classes")
+    ranked = np.sort(values, axis=1)
+    margin: FloatArray = 1 - (ranked[:, -1] - ranked[:, -2])
+    return margin
+
+
+def least_confidence(probabilities: np.ndarray) -> FloatArray:
+    """One minus the probability of the likeliest class (Lewis and Gale 1994; Settles 2009).
+
+    Args:
+        probabilities: ``(samples, classes)``.
+
+    Returns:
+        ``(samples,)`` in ``0 .. 1 - 1 / classes``.
+
+    Raises:
+        ValueError: The array holds no probabilities that sum to 1.
+    """
+    confidence: FloatArray = as_distributions(probabilities, "samples", "classes").max(axis=1)
+    return 1 - confidence
+
+
+def bald_score(probabilities: np.ndarray) -> FloatArray:
+    """What the label would tell about the network: mutual information of label and weights (BALD, Houlsby et al. 2011).
+
+    The entropy of the mean prediction minus the mean of the predictions' entropies, over passes with dropout (Gal et
+    al. 2017) or over an ensemble. An image on which every pass is unsure in the same way scores 0: there the data are
+    ambiguous, and no label would help.
+
+    Args:
+        probabilities: ``(passes, samples, classes)``.
+
+    Returns:
+        ``(samples,)`` in nats, between 0 and the entropy of the mean prediction.
+
+    Raises:
+        ValueError: The array holds no probabilities that sum to 1, or no pass.
+    """
+    values = as_distributions(probabilities, "passes", "samples", "classes")
+    of_mean = predictive_entropy(values.mean(axis=0), axis=1)
+    of_passes = predictive_entropy(values, axis=2).mean(axis=0)
+    return np.maximum(of_mean - of_passes, 0.0)
+
+
+TIE = 1e-6
+"""Means nearer than this to each other, or to 0.5, are equal: the sum of floats such as 0.1 is not exact."""
+
+
+def aift_score(
+    probabilities: np.ndarray, lambda_entropy: float = 1.0, lambda_diversity: float = 1.0, patch_share: float = 0.25
+) -> float:
+    """How much the label of one sample would teach, from the predictions of its augmented patches.
+
+    See :func:`aift_scores`, which does the same for many samples.
+
+    Args:
+        probabilities: ``(patches, classes)``.
+        lambda_entropy: λ1 of Eq. 3.
+        lambda_diversity: λ2 of Eq. 3.
+        patch_share: α of Sec. 3.3.
+
+    Returns:
+        The sum of all entries of R; 0 where all kept patches are certain and agree.
+
+    Raises:
+        ValueError: The array holds no probabilities that sum to 1, or the share is not in ``0 .. 1``.
+    """
+    values = as_distributions(probabilities, "patches", "classes")
+    return float(aift_scores(values[None], lambda_entropy, lambda_diversity, patch_share)[0])
+
+
+def aift_scores(
+    probabilities: np.ndarray, lambda_entropy: float = 1.0, lambda_diversity: float = 1.0, patch_share: float = 0.25
+) -> FloatArray:
+    """How much each sample's label would teach, from the predictions of its augmented patches (Zhou et al. 2017).
+
+    ``R(j, j) = λ1 e(j)`` with the entropy ``e(j) = - sum_k p_k ln p_k`` of patch j, and for j ≠ l
+    ``R(j, l) = λ2 d(j, l)`` with the symmetric Kullback-Leibler divergence
+    ``d(j, l) = sum_k (p_k(j) - p_k(l)) ln(p_k(j) / p_k(l))``. The score is the sum of *all* entries of R, so that each
+    pair of patches counts twice. Zeros are taken as the float64 machine epsilon, which gives the paper's Table 1.
+
+    Args:
+        probabilities: ``(samples, patches, classes)``; the patches of a sample share its label. With two classes the
+            second is the positive one.
+        lambda_entropy: λ1; 0 leaves the entropies out.
+        lambda_diversity: λ2; 0 leaves the divergences out.
+        patch_share: α, the share of its patches that :func:`majority_patches` keeps of a sample; 1 keeps all.
+
+    Returns:
+        ``(samples,)``; more is more worth a label.
+
+    Raises:
+        ValueError: The array holds no probabilities that sum to 1, or the share is not in ``0 .. 1``.
+    """
+    values = as_distributions(probabilities, "samples", "patches", "classes")
+    kept = np.take_along_axis(values, majority_patches(values, patch_share)[..., None], axis=1)
+    entropies = predictive_entropy(kept, axis=2).sum(axis=1)
+    scores: FloatArray = lambda_entropy * entropies + lambda_diversity * 2 * pair_divergence(kept)
+    return scores
+
+
+def majority_patches(probabilities: np.ndarray, patch_share: float = 0.25) -> np.ndarray:
+    """The patches of each sample on which its score is computed: those that go with the majority (Zhou, Sec. 3.3).
+
+    ``a`` is the mean over all patches of the probability of the positive class, or, with more than two classes, of the
+    class whose mean is the largest (the paper has two classes; this is metaseg's reading). If a > 0.5, the patches with
+    the highest such probability are kept, otherwise those with the lowest.
+
+    Args:
+        probabilities: ``(samples, patches, classes)``.
+        patch_share: α. ``α * patches`` are kept, rounded, halves up; at least 1.
+
+    Returns:
+        ``(samples, kept)``, places of patches; of equal patches the first are kept.
+
+    Raises:
+        ValueError: The share is not in ``0 .. 1``.
+    """
+    means = probabilities.mean(axis=1)
+    if probabilities.shape[2] == 2:
+        majority = np.ones(len(means), dtype=np.int64)
+    else:
+        majority = np.argmax(means >= means.max(axis=1, keepdims=True) - TIE, axis=1)
+    each = np.arange(len(means))
+    top = means[each, majority] > 0.5 + TIE
+    of_majority = probabilities[each, :, majority]
+    keys = np.where(top[:, None], -of_majority, of_majority)
+    count = max(1, share_count(probabilities.shape[1], patch_share))
+    return np.argsort(keys, axis=1, kind="stable")[:, :count]
+
+
+def committee_score(probabilities: np.ndarray) -> FloatArray:
+    """Sum of the members' entropies and of the divergences between every two of them (Hao et al. 2021, Workflow).
+
+    The paper's members are three networks fine-tuned with different learning rates. Each pair counts once, with the
+    symmetric Kullback-Leibler divergence ``sum_k (p_k - q_k) ln(p_k / q_k)``. Both terms are unweighted, so that one
+    member that is sure of another class than the others outweighs any entropy.
+
+    Args:
+        probabilities: ``(members, samples, classes)``. Zeros are taken as the float64 machine epsilon.
+
+    Returns:
+        ``(samples,)`` in nats, at least 0; more is more uncertain.
+
+    Raises:
+        ValueError: The array holds no probabilities that sum to 1, or no member.
+    """
+    values = np.moveaxis(as_distributions(probabilities, "members", "samples", "classes"), 0, 1)
+    scores: FloatArray = predictive_entropy(values, axis=2).sum(axis=1) + pair_divergence(values)
+    return scores

@@ -1,29 +1,137 @@
-"""From whatever a user names (raw folders, prepared stores, nothing at all) to an opened slice store."""
+"""From whatever a user names (raw folders, prepared stores, nothing at all) to an opened slice store.
+
+Build a slice store from cases, in parallel, continuing where an earlier build was cut off.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from metaseg.cases.case import Case
-from metaseg.cases.failed import FailedCase
+from metaseg.cases.case import Case, FailedCase, one_case, raise_failed
 from metaseg.cases.labels import WHOLE_LESION, doubts
-from metaseg.cases.near_copies import GroupCopies
-from metaseg.cases.patient_table import doubtable, patients_of, read_patient_table, warn_of_doubtful
+from metaseg.cases.patients import doubtable, patients_of, read_patient_table, warn_of_doubtful
 from metaseg.cases.phantoms import make_phantoms
+from metaseg.cases.pictures import GroupCopies
 from metaseg.cases.readers import find_cases, lacking, read_cases, tell
 from metaseg.errors import DataError, UsageError, warn_user
-from metaseg.store.build import Progress, build_store, cache_root, common_modalities
-from metaseg.store.prepare_case import PrepareOptions
-from metaseg.store.store import SliceStore, is_store, open_store, warn_of_findings
+from metaseg.files import require_writable, writing
+from metaseg.store.prepare_case import PrepareOptions, case_key, is_prepared, prepare_case
+from metaseg.store.store import SliceStore, is_store, open_store, warn_of_findings, write_store_file
 from metaseg.store.stored_case import StoredCase
+
+Progress = Callable[[int, int, str], None]
+"""Called with (cases done, cases in all, what was just done)."""
+
+
+def cache_root(cache: str | Path | None = None) -> Path:
+    """Folder of prepared cases and phantoms: ``cache``, METASEG_CACHE, or ``metaseg`` in the user's cache folder."""
+    if cache is not None:
+        return Path(cache)
+    if "METASEG_CACHE" in os.environ:
+        return Path(os.environ["METASEG_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "metaseg"
+
+
+def common_modalities(cases: Sequence[Case]) -> tuple[str, ...]:
+    """Modalities that every case has, in the order of the first.
+
+    Raises:
+        DataError: There are no cases, or they share no modality.
+    """
+    if not cases:
+        raise DataError("no cases", remedy="check the path and --format")
+    shared = tuple(name for name in cases[0].modalities if all(name in case.images for case in cases))
+    if not shared:
+        raise DataError("the cases share no modality", expected="at least one modality in every case")
+    order = ("flair", "t1", "t1ce", "t2")
+    return tuple(sorted(shared, key=lambda name: order.index(name) if name in order else len(order)))
+
+
+def build_store(
+    cases: Sequence[Case],
+    path: Path,
+    options: PrepareOptions,
+    jobs: int = 0,
+    progress: Progress | None = None,
+    publish: bool = True,
+    failed: list[FailedCase] | None = None,
+) -> SliceStore:
+    """Prepare cases in a store folder; those that stand there already are kept.
+
+    Args:
+        cases: The cases.
+        path: The store's folder.
+        options: How to prepare them.
+        jobs: Worker threads; 0 takes one a core.
+        progress: Called after each case.
+        publish: Write ``store.json`` and ``slices.csv`` at the end; a cache shared by many data sets has none.
+        failed: Takes cases that cannot be prepared, which the store then lacks; None raises the first one's error.
+
+    Raises:
+        DataError: A case cannot be prepared, or with ``failed`` none can; finished cases stay, unfinished ones
+            are not visible.
+    """
+    ids = [case.id for case in cases]
+    doubled = sorted({name for name in ids if ids.count(name) > 1})
+    if doubled:
+        raise DataError(f"case ids stand twice: {', '.join(doubled[:5])}", remedy="give every case its own name")
+    folder = path / "cases"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    keys: dict[str, str] = {}
+    for case in cases:
+        with one_case(case.id, failed):
+            keys[case.id] = case_key(case, options)
+    known = [(case, folder / keys[case.id]) for case in cases if case.id in keys]
+    todo = [(case, place) for case, place in known if not is_prepared(place)]
+    if todo:
+        require_writable(folder)
+    done = len(cases) - len(todo)
+    for name in _prepare_all(todo, options, jobs or os.cpu_count() or 1, failed):
+        done += 1
+        if progress is not None:
+            progress(done, len(cases), name)
+    bad = {one.case for one in failed or ()}
+    good = [key for name, key in keys.items() if name not in bad]
+    if not good:
+        raise_failed(failed or (), len(cases), "prepared")
+    store = SliceStore(tuple(StoredCase(folder / key) for key in good))
+    if publish:
+        write_store_file(path, good, store)
+    return store
+
+
+def _prepare_all(
+    todo: Sequence[tuple[Case, Path]], options: PrepareOptions, jobs: int, failed: list[FailedCase] | None
+) -> Iterator[str]:
+    def prepare(case: Case, folder: Path) -> None:
+        with one_case(case.id, failed):
+            prepare_case(case, options, folder)
+
+    if jobs == 1 or len(todo) <= 1:
+        for case, folder in todo:
+            prepare(case, folder)
+            yield case.id
+        return
+    # Threads suffice: decompression and array work release the interpreter lock, and a script that calls
+    # metaseg needs no main guard.
+    with ThreadPoolExecutor(min(jobs, len(todo))) as pool:
+        futures = {pool.submit(prepare, case, folder): case.id for case, folder in todo}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 def open_data(
@@ -52,18 +160,18 @@ def open_data(
         label_scheme: Label convention of raw files; by default the format's.
         modalities: Modalities needed, in order; by default all that every case has.
         classes: Keep only cases of these cohorts or grades.
-        patients: Table of whose scan each case is; see :mod:`metaseg.cases.patient_table`. Without it, names tell.
+        patients: Table of whose scan each case is; see :mod:`metaseg.cases.patients`. Without it, names tell.
         need_labels: Cases without a label are left out by whoever asks, so that they are named.
         allow_missing: Warn of what is left out (files of no case, cases without a label that is needed, modalities that
             some cases lack, or cases without those asked for), instead of refusing the data.
         image_size: Longest side of stored slices in pixels, for raw folders.
-        cache: Cache folder; see :func:`~metaseg.store.build.cache_root`.
+        cache: Cache folder; see :func:`~metaseg.store.prepare.cache_root`.
         jobs: Worker threads.
         progress: Called after each prepared case.
         group_copies: Which pictures of raw image folders count as one patient; see
             :func:`~metaseg.cases.readers.read_cases`.
         labels: Name of the label space that is asked for, or None for the data's own.
-        failed: As :func:`~metaseg.store.build.build_store` takes it.
+        failed: As :func:`~metaseg.store.prepare.build_store` takes it.
 
     Raises:
         DataError: Nothing was found, ids stand twice, something is left out without ``allow_missing``, or the labels

@@ -1,4 +1,7 @@
-"""Prepare one case for the store: crop to the brain, measure intensities, lay out slice by slice."""
+"""Prepare one case for the store: crop to the brain, measure intensities, lay out slice by slice.
+
+A case prepared in memory: what a store would hold of it, without files, for a case that is read once.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,15 @@ from pathlib import Path
 import numpy as np
 from skimage.transform import resize
 
-from metaseg.cases.background import zero_outside
 from metaseg.cases.case import Case, printable
-from metaseg.cases.check.images import VolumeChecks, check_grid, check_outline
+from metaseg.cases.check.inspect import VolumeChecks, check_grid, check_outline
 from metaseg.cases.check.report import KINDS
-from metaseg.cases.file_errors import reading
+from metaseg.cases.file_checks import reading
+from metaseg.cases.intensities import zero_outside
 from metaseg.errors import DataError
-from metaseg.store.stored_case import StoredCase, StoredCaseInfo, foreground
-from metaseg.store.stored_files import FORMAT_VERSION, write_record
-from metaseg.written_files import making_folder
+from metaseg.files import making_folder
+from metaseg.store.store import warn_of_findings
+from metaseg.store.stored_case import FORMAT_VERSION, StoredCase, StoredCaseInfo, foreground, write_record
 
 PLANAR_BACKGROUND = 0.04
 """Share of a 2-D image's largest value up to which it is background: JPEG writes noise around the head."""
@@ -280,3 +283,36 @@ def _write(folder: Path, info: StoredCaseInfo, arrays: dict[str, np.ndarray]) ->
         write_record(made, asdict(info), arrays)
         if folder.exists() and not is_prepared(folder):
             shutil.rmtree(folder)
+
+
+class UnstoredCase(StoredCase):
+    """The same as a stored case in all that it gives, bit for bit; its arrays are in memory.
+
+    Args:
+        case: Where it came from, for messages.
+        info: What ``case.json`` would hold.
+        images: Intensities ``(slices, modality, height, width)``, ``int16`` or ``float32``.
+    """
+
+    def __init__(self, case: Case, info: StoredCaseInfo, images: np.ndarray) -> None:
+        self._hold(case.files[0].parent, info)
+        self.raw_images = images
+
+
+def read_unstored(case: Case, options: PrepareOptions, threads: int = 1) -> UnstoredCase:
+    """Read and prepare an unlabelled case.
+
+    Args:
+        case: The case; without its label, which would change the crop.
+        options: How to prepare it.
+        threads: Files to read at a time.
+
+    Raises:
+        DataError: The case cannot be read, lacks a modality, or holds nothing but zeros.
+    """
+    if case.label is not None:
+        raise ValueError(f"case {case.id} has a label: a labelled case belongs into a store")
+    info, arrays = arrange_case(case, options, threads)
+    prepared = UnstoredCase(case, info, arrays["images"])
+    warn_of_findings([prepared])
+    return prepared

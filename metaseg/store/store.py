@@ -1,22 +1,23 @@
-"""The slice store: prepared cases in one folder, with a table of all their slices."""
+"""The slice store: prepared cases in one folder, with a table of all their slices.
+
+``metaseg data check`` of a store: every file is compared with its checksum, and what preparation found is told.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from metaseg.cases.check.report import KINDS
-from metaseg.checked_files import FileKind, read_json
+from metaseg.cases.check.report import KINDS, CheckReport, Finding
 from metaseg.errors import DataError, warn_user
-from metaseg.store.stored_case import StoredCase
-from metaseg.store.stored_files import FORMAT_VERSION
-from metaseg.written_files import write_text
+from metaseg.files import FileKind, read_json, write_text
+from metaseg.store.stored_case import FORMAT_VERSION, StoredCase
 
 STORE_FILE = "store.json"
 FINDINGS_SHOWN = 3
@@ -148,3 +149,31 @@ def write_store_file(path: Path, keys: Sequence[str], store: SliceStore) -> None
     """Write ``store.json`` and ``slices.csv`` of a finished store, each atomically."""
     write_text(path / "slices.csv", store.table().to_csv(index=False))
     write_text(path / STORE_FILE, json.dumps({"version": FORMAT_VERSION, "cases": list(keys)}, indent=1))
+
+
+def check_store(path: Path, progress: Callable[[int, int], None] | None = None) -> CheckReport:
+    """Look for damaged cases in a store, and for what was doubtful about them when they were prepared.
+
+    Args:
+        path: The store.
+        progress: Told after each case.
+
+    Raises:
+        DataError: The list of the store's cases is damaged.
+    """
+    findings: list[Finding] = []
+    folders = stored_folders(path)
+    for done, folder in enumerate(folders, start=1):
+        try:
+            case = StoredCase(folder)
+            case.verify()
+        except DataError as error:
+            where = Path(error.where or folder)
+            file = where.relative_to(path).as_posix() if where.is_relative_to(path) else where.as_posix()
+            findings.append(Finding.of("unreadable", folder.name, error.found, file=file, remedy=error.remedy))
+        else:
+            told = case.info.findings or ()
+            findings += [Finding.of(kind, case.id, found, file=name) for kind, found, name in told]
+        if progress is not None:
+            progress(done, len(folders))
+    return CheckReport(path.as_posix(), "store", len(folders), tuple(findings))

@@ -12,16 +12,15 @@ from typing import Any, Literal
 
 from metaseg.adapt.metatune import run_metatune
 from metaseg.adapt.naivetune import run_naivetune
-from metaseg.checked_files import FileKind, read_json
 from metaseg.classify.active import run_classify_active
 from metaseg.classify.rounds import FOLDER as ROUNDS
 from metaseg.classify.train import run_classify_train
-from metaseg.config import MetatuneConfig, NaivetuneConfig, PretrainConfig
-from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
-from metaseg.config_io import describe_fields
+from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
+from metaseg.config.io import describe_fields
+from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, PretrainConfig
 from metaseg.errors import MetasegError, RunError, TrainingError
-from metaseg.runs.folder import RunFolder, config_changes, is_run
-from metaseg.runs.lock import is_locked
+from metaseg.files import FileKind, read_json
+from metaseg.runs.folder import RunFolder, config_changes, is_locked, is_run
 from metaseg.runs.manifest import read_manifest
 from metaseg.runs.state import RunState
 from metaseg.training.fitted_run import STATE_FILE
@@ -151,7 +150,7 @@ def quiet() -> Iterator[None]:
 
 
 def drop_weights(folder: Path) -> None:
-    """Keep of a trial only what is small: settings, patients, figures and state."""
+    """Keep of a trial only what is small: settings, patients, metrics and state."""
     for entry in folder.iterdir():
         if entry.name in HEAVY or entry.name.startswith("events.out."):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

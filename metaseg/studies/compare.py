@@ -9,24 +9,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from metaseg.config_studies import CompareConfig
+from metaseg.config.studies import CompareConfig
 from metaseg.errors import RunError, UsageError, recorded_warnings
+from metaseg.files import write_json
 from metaseg.models.device import make_fabric
-from metaseg.studies.both_axes import both_axes
 from metaseg.studies.data_checks import check_data
 from metaseg.studies.display import Display
-from metaseg.studies.equal_seconds import at_seconds
 from metaseg.studies.estimate import print_plan
-from metaseg.studies.figures import summary
-from metaseg.studies.pairs import pairwise
+from metaseg.studies.pairs import at_seconds, both_axes, pairwise
 from metaseg.studies.plan import Plan, make_plan
 from metaseg.studies.plan_work import as_work
 from metaseg.studies.preparation import known_region, prepare
-from metaseg.studies.results import Tables, collect, write_results
-from metaseg.studies.table import write_table
+from metaseg.studies.study_metrics import summary
+from metaseg.studies.tables import Tables, collect, write_results, write_table
 from metaseg.studies.work import Work
 from metaseg.studies.workers import Failure, do_units, left_to_do
-from metaseg.written_files import write_json
 
 FAILURES = "failures.json"
 COLUMNS = {
@@ -38,7 +35,7 @@ COLUMNS = {
     "steps_to_90": "to 90 %",
     "spent": "spent",
 }
-"""Figures of the printed table, with their headings."""
+"""Metrics of the printed table, with their headings."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def run_compare(config: CompareConfig) -> ComparisonResult:
     """Run what is missing of a comparison, and write its tables.
 
     Args:
-        config: All settings; see :class:`~metaseg.config_studies.CompareConfig`.
+        config: All settings; see :class:`~metaseg.config.studies.CompareConfig`.
 
     Raises:
         UsageError: Settings are wrong, contradict each other or the data.
@@ -95,7 +92,7 @@ def _run(plan: Plan) -> ComparisonResult:
         tables = collect(plan)
         write_results(plan, tables)
     write_failures(as_work(plan), failures)
-    summarised = _write_figures(plan, tables)
+    summarised = _write_metrics(plan, tables)
     print_summary(plan, summarised)
     _print_files(plan, tables)
     raise_failures(as_work(plan), failures)
@@ -110,7 +107,7 @@ def _check_precision(plan: Plan) -> None:
         )
 
 
-def _write_figures(plan: Plan, tables: Tables) -> pd.DataFrame:
+def _write_metrics(plan: Plan, tables: Tables) -> pd.DataFrame:
     """Write the tables that are computed from the results; gives the summary."""
     region, resamples, folder = str(plan.study.region), plan.study.resamples, plan.folder
     if tables.results.empty:
@@ -161,7 +158,7 @@ def _shown(name: str, value: float) -> str:
 def _print_files(plan: Plan, tables: Tables) -> None:
     cells = sum(1 for _ in plan.cells)
     print(f"{len(tables.cells)} of {cells} cells are done; tables in {plan.folder}:")
-    print("  results.csv   every evaluation       summary.csv   figures with intervals")
+    print("  results.csv   every evaluation       summary.csv   metrics with intervals")
     print("  pairwise.csv  methods in pairs       seconds.csv   the summary at equal seconds")
     print("  both_axes.csv who learns the target as well as naive tuning and forgets at most half as much")
     print(f"A page on all of it: metaseg report {plan.folder}")

@@ -9,7 +9,7 @@ from typing import Any
 from metaseg.adapt.domains import check_modalities, no_source_to_draw_from
 from metaseg.cases.readers import read_cases
 from metaseg.cases.splits import Absent, Split
-from metaseg.config import AdaptOptions, PretrainConfig
+from metaseg.config.segmentation import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, MetasegError, UsageError, unknown_name
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import LoadedNetwork, load_network
@@ -17,7 +17,7 @@ from metaseg.runs.state import STATE_NAME
 from metaseg.store.store import is_store, open_store
 from metaseg.studies.phantoms import PARTS, is_phantom_split
 from metaseg.studies.plan import Plan
-from metaseg.studies.storage import open_database
+from metaseg.studies.search import open_database
 from metaseg.training.source import absent_cases
 
 Member = Any
@@ -85,7 +85,7 @@ def _check_target(plan: Plan, target: str, config: AdaptOptions, network: Loaded
             _check_part(split, watched, part, f"the source of target {target}", config.split)
     elif study.trials:
         raise UsageError(
-            f"the search for target {target} would see the source patients that the figures are of",
+            f"the search for target {target} would see the source patients that the metrics are of",
             where=config.split,
             expected="'source', and its patients in the split with the target's",
             remedy="split both together with 'metaseg data split', or set 'trials: 0'",

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from metaseg.adapt.methods import find_method, method_names
-from metaseg.config import MetatuneConfig, NaivetuneConfig
-from metaseg.config_options import DataOptions, RunOptions
-from metaseg.config_studies import CompareConfig
+from metaseg.config.options import DataOptions, RunOptions
+from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig
+from metaseg.config.studies import CompareConfig
 from metaseg.errors import UsageError
 from metaseg.sampling import find_order
 from metaseg.studies.spaces import Space, default_space, parse_space
@@ -41,7 +41,7 @@ class Entry:
 
     Attributes:
         label: Its name in the study, also of its folders.
-        title: Its name in tables and figures.
+        title: Its name in tables and metrics.
         method: The method.
         family: ``plain`` or ``meta``.
         settings: What the entry sets.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from metaseg.config_io import plain_value
+from metaseg.config.io import plain_value
 from metaseg.studies.cells import state_of
 from metaseg.studies.display import Pace, duration
 from metaseg.studies.plan import Plan, Unit, with_patients

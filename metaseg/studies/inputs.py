@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from metaseg.checked_files import FileKind, read_json
 from metaseg.errors import DataError, UsageError
+from metaseg.files import FileKind, read_json, write_json
 from metaseg.models.checkpoint import checkpoint_files
 from metaseg.runs.networks import find_checkpoint
-from metaseg.written_files import write_json
 
 INPUTS_FILE = "inputs.json"
 FORMER_FILE = "network.json"

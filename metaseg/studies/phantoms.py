@@ -10,7 +10,7 @@ from typing import Any
 from metaseg.cases.phantoms import make_phantoms
 from metaseg.cases.readers import read_cases
 from metaseg.cases.splits import Split, make_split
-from metaseg.config import AdaptOptions, PretrainConfig
+from metaseg.config.segmentation import AdaptOptions, PretrainConfig
 from metaseg.errors import UsageError
 
 FOLDER = "phantoms"

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from metaseg.adapt.meta_tuning import parse_threshold
-from metaseg.adapt.method_defaults import resolve_defaults
+from metaseg.adapt.metatune import parse_threshold
 from metaseg.adapt.methods import find_method
-from metaseg.config import MetatuneConfig, NaivetuneConfig, PretrainConfig
-from metaseg.config_io import load_config
-from metaseg.config_studies import CompareConfig
+from metaseg.adapt.session import resolve_defaults
+from metaseg.config.io import load_config
+from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, PretrainConfig
+from metaseg.config.studies import CompareConfig
 from metaseg.errors import UsageError
 from metaseg.studies.entries import (
     NAMES,
@@ -93,7 +93,7 @@ class Plan:
 
     @property
     def cells(self) -> Iterator[Unit]:
-        """The units whose figures are compared."""
+        """The units whose metrics are compared."""
         return (unit for unit in self.units if unit.kind == "cell")
 
     def is_searched(self, label: str) -> bool:

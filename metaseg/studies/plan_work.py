@@ -9,8 +9,8 @@ from typing import Any
 
 from metaseg.studies.cells import last_step, pace_of, run_unit
 from metaseg.studies.plan import Plan, Unit
-from metaseg.studies.results import is_done
 from metaseg.studies.search import best_values, run_search
+from metaseg.studies.tables import is_done
 from metaseg.studies.work import Work
 
 

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from metaseg.adapt.domains import open_cases, open_source
-from metaseg.adapt.setting import prepare_setting
+from metaseg.adapt.setup import prepare_setting
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.cases.splits import Split
-from metaseg.config import AdaptOptions
-from metaseg.config_io import dump_config
+from metaseg.config.io import dump_config
+from metaseg.config.segmentation import AdaptOptions
 from metaseg.errors import RunError, UsageError, unknown_name
 from metaseg.runs.folder import RunFolder, is_run
 from metaseg.runs.networks import LoadedNetwork, load_network

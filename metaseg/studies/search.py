@@ -3,6 +3,8 @@
 One Optuna study for each target and entry, trials one after another. Trial 0 has the entry's own values, the next few
 are spread over the space. Before every later trial the sampler is seeded anew from the number of trials done, so that
 a search that was killed and begun again suggests the same values and continues the trial that was cut off.
+
+The database of a search of hyper-parameters: an SQLite file, or any other that several machines share.
 """
 
 from __future__ import annotations
@@ -18,19 +20,51 @@ from typing import Any
 
 import numpy as np
 
-from metaseg.adapt.result import AdaptationResult
-from metaseg.checked_files import FileKind, read_json
-from metaseg.config import MetatuneConfig, NaivetuneConfig
-from metaseg.config_io import shaping_values
-from metaseg.errors import RunError, TrainingError
-from metaseg.runs.csv_log import cell
-from metaseg.runs.lock import RunLock
+from metaseg.adapt.setup import AdaptationResult
+from metaseg.config.io import shaping_values
+from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig
+from metaseg.errors import RunError, TrainingError, UsageError
+from metaseg.files import FileKind, read_json, write_json, write_text
+from metaseg.runs.folder import RunLock
+from metaseg.runs.logs import cell
 from metaseg.studies.cells import BusyError, drop_weights, portable, run_unit, seconds_of
 from metaseg.studies.inputs import network_digest
 from metaseg.studies.plan import Plan, Unit
 from metaseg.studies.spaces import Space
-from metaseg.studies.storage import open_database, own_storage
-from metaseg.written_files import write_json, write_text
+
+FILE_NAME = "optuna.db"
+
+
+def own_storage(folder: Path) -> str:
+    """The address of the SQLite file inside a study."""
+    return f"sqlite:///{folder / FILE_NAME}"
+
+
+def open_database(url: str) -> Any:
+    """Open a database as Optuna's storage, and make its tables where there are none.
+
+    Args:
+        url: An SQLAlchemy URL.
+
+    Raises:
+        UsageError: It cannot be reached.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Several workers write one SQLite file: let them wait for each other.
+    options = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {}
+    try:
+        return optuna.storages.RDBStorage(url, engine_kwargs=options)
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise UsageError(
+            f"the database of the search cannot be opened: {reason[0] if reason else type(error).__name__}",
+            where=url if "@" not in url else url.rpartition("@")[2],
+            expected="an SQLAlchemy URL such as sqlite:///search.db or postgresql://user@host/name",
+            remedy="check 'storage', and that the database's driver is installed",
+        ) from error
+
 
 BEST, TRIALS = "best.json", "trials.csv"
 WORST = 0.0
@@ -75,7 +109,7 @@ def storage_url(plan: Plan) -> str:
 
 
 def open_storage(plan: Plan) -> Any:
-    """Open the database of a study's searches; see :func:`~metaseg.studies.storage.open_database`."""
+    """Open the database of a study's searches; see :func:`~metaseg.studies.search.open_database`."""
     return open_database(storage_url(plan))
 
 
@@ -203,11 +237,11 @@ def _evaluate(
         drop_weights(run)
         return WORST, {"target": None, "source": None, "seconds": seconds_of(run), "diverged": error.found}
     after = read_json(run / "result.json", FileKind("the result of a trial"), AdaptationResult).after
-    figures = {domain: after.get(f"dice/{domain}/{plan.study.region}") for domain in ("target", "source")}
+    metrics = {domain: after.get(f"dice/{domain}/{plan.study.region}") for domain in ("target", "source")}
     drop_weights(run)
-    wanted = [figures["target"], figures["source"]] if plan.study.objective == "balanced" else [figures["target"]]
-    known = [WORST if figure is None else float(figure) for figure in wanted]
-    return sum(known) / len(known), {**figures, "seconds": seconds_of(run)}
+    wanted = [metrics["target"], metrics["source"]] if plan.study.objective == "balanced" else [metrics["target"]]
+    known = [WORST if metric is None else float(metric) for metric in wanted]
+    return sum(known) / len(known), {**metrics, "seconds": seconds_of(run)}
 
 
 def _write_trials(plan: Plan, unit: Unit, folder: Path, study: Any) -> None:

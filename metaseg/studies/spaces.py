@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from metaseg.config_io import Config, describe_fields
+from metaseg.config.io import Config, describe_fields
 from metaseg.errors import UsageError
 
 Value = float | int | str | bool

@@ -1,13 +1,21 @@
 """The one ordinary training loop: pretraining and naive tuning both run in it.
 
 Everything that is drawn is a function of the seed and the step, so that the loop's state is the step, the weights, the
-optimiser's moments and the best figure so far. A run that was killed continues from the last mark to the same bits.
+optimiser's moments and the best metric so far. A run that was killed continues from the last mark to the same bits.
+
+The end of a training whose numbers are no longer finite, and which weights are still good.
+
+Batches of which each of several processes reads and augments its own share alone.
+
+Batches drawn ahead by threads, while a GPU works on the ones before.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +25,66 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metaseg.models.processes import WholeBatch, agree, combine_gradients, several
-from metaseg.models.whole_batch_layers import span_batches
-from metaseg.runs.training_state import load_training_state, save_training_state
-from metaseg.training.averaging import AveragedModel
-from metaseg.training.divergence import diverged, require_finite_images, require_finite_weights
+from metaseg.errors import RunError, TrainingError
+from metaseg.models.card import checkpoint_files, read_card
+from metaseg.models.processes import (
+    WholeBatch,
+    agree,
+    combine_gradients,
+    gather_rows,
+    row_bounds,
+    several,
+    span_batches,
+)
+from metaseg.models.weights import non_finite, unique_state
+from metaseg.runs.state import load_training_state, save_training_state
+from metaseg.training.optimization import AveragedModel
+
+
+def diverged(what: str, when: str, checkpoints: Path | None, rates: str = "--learning-rate") -> TrainingError:
+    """The error of a training that diverged.
+
+    Args:
+        what: What is not finite, such as ``"loss"``.
+        when: Such as ``"step 12"``.
+        checkpoints: Folder with the run's checkpoints, which hold finite weights alone; None if nothing is saved.
+        rates: Options to lower.
+    """
+    return TrainingError(
+        f"the {what} became non-finite at {when}",
+        expected="finite numbers",
+        remedy=f"lower {rates} and start again; {_kept(checkpoints)}",
+    )
+
+
+def _kept(checkpoints: Path | None) -> str:
+    """Which weights of before are there."""
+    weights, card = checkpoint_files((checkpoints or Path()) / "last")
+    try:
+        step = read_card(card)[0].step
+    except RunError:
+        return "no weights had been saved"
+    return f"{weights} holds the last good weights, those of step {step}"
+
+
+def require_finite_weights(
+    model: nn.Module, when: str, checkpoints: Path | None, rates: str = "--learning-rate"
+) -> None:
+    """Raise as :func:`diverged` says if a network's parameters or buffers are not finite."""
+    name = non_finite(unique_state(model))
+    if name is not None:
+        raise diverged(f"tensor {name} of the network", when, checkpoints, rates)
+
+
+def require_finite_images(images: Tensor, when: str) -> None:
+    """Raise unless a batch is finite: what spoils a loss may be the data and not the learning rate."""
+    if non_finite({"images": images}) is not None:
+        raise TrainingError(
+            f"the images of the batch hold non-finite values at {when}",
+            expected="finite intensities",
+            remedy="run 'metaseg data check' on the data, and leave the case out; or train with --augment none",
+        )
+
 
 Batch = tuple[Tensor, Tensor]
 """Images ``(batch, modality, height, width)`` and classes ``(batch, height, width)``; of whole slices ``(batch,)``."""
@@ -213,3 +276,76 @@ def _restore(
     state.step, state.stopped = values["step"], values["stopped"]
     state.extra.clear()
     state.extra.update(values["extra"])
+
+
+DrawRows = Callable[[int, slice], Batch]
+"""Takes a step and rows of its batch, gives these rows."""
+
+MOST_THREADS = 4
+"""Chosen without a GPU at hand; more would wait for each other at the interpreter's lock."""
+
+
+def threads_ahead(device: torch.device) -> int:
+    """Threads that draw ahead for a device: none on a CPU, whose cores have the network to compute."""
+    return 0 if device.type == "cpu" else min(MOST_THREADS, max(1, (os.cpu_count() or 1) - 1))
+
+
+class DrawAhead:
+    """Draws the same batches as the function it is given, in part before they are asked for.
+
+    Args:
+        draw: Takes a step and rows of its batch and gives these rows; a pure function that threads may call.
+        threads: Threads, each of which has one batch under way; 0 draws when asked.
+        total_steps: The step at which there is nothing more to draw.
+    """
+
+    def __init__(self, draw: DrawRows, threads: int, total_steps: int) -> None:
+        self.draw, self.threads, self.total_steps = draw, threads, total_steps
+        self._pool = ThreadPoolExecutor(threads, "metaseg-draw") if threads else None
+        self._ahead: dict[int, Future[Batch]] = {}
+
+    def __call__(self, step: int, rows: slice) -> Batch:
+        """The rows of a step's batch; what is drawn ahead are the same rows of the steps that follow."""
+        if self._pool is None:
+            return self.draw(step, rows)
+        for number in range(step, max(step + 1, min(step + self.threads + 1, self.total_steps))):
+            if number not in self._ahead:
+                self._ahead[number] = self._pool.submit(self.draw, number, rows)
+        # Of steps that were passed over, nothing is kept.
+        for number in [number for number in self._ahead if number < step]:
+            self._ahead.pop(number).cancel()
+        return self._ahead.pop(step).result()
+
+
+def shared_draw(fabric: Fabric, draw: DrawRows, batch_size: int, total_steps: int) -> Callable[[int], Batch]:
+    """The loop's draw of a batch of which this process passes its share alone; for a GPU, threads draw ahead.
+
+    Args:
+        fabric: Of this process.
+        draw: Draws rows of a batch; the same for all processes, and one that threads may call.
+        batch_size: Rows of every batch.
+        total_steps: Steps of the loop.
+
+    Returns:
+        Draws a batch whose images are zero but for the own share's, see
+        :class:`~metaseg.models.processes.WholeBatch`; its classes are those of the whole batch.
+    """
+    draw = DrawAhead(draw, threads_ahead(fabric.device), total_steps)
+    if not several(fabric):
+        return lambda step: draw(step, slice(None))
+    bounds = row_bounds(batch_size, fabric.world_size)
+    start, stop = bounds[fabric.global_rank], bounds[fabric.global_rank + 1]
+
+    def shared(step: int) -> Batch:
+        # Who has no row still has to know what one looks like.
+        images, classes = draw(step, slice(start, max(stop, start + 1)))
+        whole = images.new_zeros((batch_size, *images.shape[1:]))
+        whole[start:stop] = images[: stop - start]
+        return whole, _gathered(fabric, classes[: stop - start], bounds)
+
+    return shared
+
+
+def _gathered(fabric: Fabric, classes: Tensor, bounds: list[int]) -> Tensor:
+    """Classes of the whole batch, on the device: NCCL gathers nowhere else."""
+    return gather_rows(fabric.to_device(classes), bounds)

@@ -8,10 +8,10 @@ import numpy as np
 from torch import nn
 
 from metaseg.cases.labels import WHOLE_LESION, LabelSpace
-from metaseg.evaluation.case_pictures import shown_modality
-from metaseg.evaluation.contact_sheet import contact_sheet
-from metaseg.evaluation.inference import predict_classes
-from metaseg.runs.events import EventLog
+from metaseg.inference.case_pictures import shown_modality
+from metaseg.inference.inference import predict_classes
+from metaseg.pictures.contact_sheet import contact_sheet
+from metaseg.runs.logs import EventLog
 from metaseg.store.stored_case import StoredCase, to_space
 
 

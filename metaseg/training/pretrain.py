@@ -10,29 +10,25 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from metaseg.cases.labels import LABEL_SPACES
-from metaseg.config import PretrainConfig
+from metaseg.config.segmentation import PretrainConfig
 from metaseg.errors import recorded_warnings
-from metaseg.evaluation.inference import mean_dice, stored_dice
+from metaseg.inference.inference import mean_dice, stored_dice
 from metaseg.models import ModelCard, build_segmenter, resolve_options
 from metaseg.models.device import fabric_of
 from metaseg.models.processes import shared_map
-from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
-from metaseg.runs.inputs import Inputs
-from metaseg.runs.progress import progress
-from metaseg.runs.verb_frame import in_run_folder
+from metaseg.runs.logs import EventLog
+from metaseg.runs.networks import Inputs
+from metaseg.runs.session import in_run_folder
 from metaseg.store.prepare import open_data, phantom_folder
-from metaseg.store.slice_cache import share_cache
 from metaseg.store.store import SliceStore
+from metaseg.store.stored_case import share_cache
+from metaseg.terminal import progress
 from metaseg.training.augment import Augmentation
-from metaseg.training.fit_listener import Validate, smoothed_score
-from metaseg.training.fitted_run import FitSummary, FittedRun, fit_in_run
-from metaseg.training.loop import LoopPlan, supervised
-from metaseg.training.losses import DiceCrossEntropy
-from metaseg.training.optimizers import build_optimizer
+from metaseg.training.fitted_run import FitSummary, FittedRun, Validate, fit_in_run, smoothed_score
+from metaseg.training.loop import LoopPlan, shared_draw, supervised
+from metaseg.training.optimization import DiceCrossEntropy, build_optimizer, learning_rate
 from metaseg.training.pictures import log_overlay
-from metaseg.training.schedule import learning_rate
-from metaseg.training.shared_batches import shared_draw
 from metaseg.training.slices import TrainingSlices, default_window
 from metaseg.training.source import choose_space, divide, shared_modalities
 
@@ -46,12 +42,12 @@ class PretrainResult:
 
     Attributes:
         run: The run folder.
-        figures: Validation Dice of each region at the best step; empty without validation patients.
+        metrics: Validation Dice of each region at the best step; empty without validation patients.
         steps: Optimiser steps done.
     """
 
     run: Path
-    figures: dict[str, float | None]
+    metrics: dict[str, float | None]
     steps: int
 
 
@@ -74,7 +70,7 @@ def run_pretrain(config: PretrainConfig) -> PretrainResult:
     """Pretrain a network.
 
     Args:
-        config: All settings; see :class:`~metaseg.config.PretrainConfig`.
+        config: All settings; see :class:`~metaseg.config.segmentation.PretrainConfig`.
 
     Raises:
         DataError: The cases cannot be used.
@@ -205,14 +201,14 @@ def _validation(job: _Pretraining, fabric: Fabric, log: EventLog) -> Validate:
     def validate(model: nn.Module, step: int) -> dict[str, float]:
         dice = partial(stored_dice, model, modalities=modalities, space=space, autocast=fabric.autocast)
         rows = shared_map(fabric, dice, job.val.cases)
-        figures = mean_dice(rows)
-        if figures:
+        metrics = mean_dice(rows)
+        if metrics:
             log_overlay(log, "val", model, job.val.cases[0], modalities, space, step)
-        return {f"dice/val/{name}": value for name, value in figures.items()}
+        return {f"dice/val/{name}": value for name, value in metrics.items()}
 
     return validate
 
 
 def _result(run: RunFolder) -> PretrainResult:
     summary: FitSummary = run.read_json("result.json", FitSummary)
-    return PretrainResult(run.path, summary.figures, summary.steps)
+    return PretrainResult(run.path, summary.metrics, summary.steps)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from metaseg.cases.labels import LABEL_SPACES, SUBREGIONS, WHOLE_LESION, LabelSpace
 from metaseg.cases.splits import Absent, Split, make_split
-from metaseg.config import AdaptOptions, PretrainConfig
+from metaseg.config.segmentation import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, UsageError
 from metaseg.store.store import SliceStore
 

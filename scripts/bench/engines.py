@@ -29,7 +29,7 @@ from metaseg.adapt.engines import BatchedEngine, TaskBatch, build_engine
 from metaseg.cases.labels import SUBREGIONS
 from metaseg.models.device import make_fabric
 from metaseg.models.registry import build_segmenter
-from metaseg.training.losses import DiceCrossEntropy
+from metaseg.training.optimization import DiceCrossEntropy
 
 INNER_RATE = 0.01
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}

@@ -1,7 +1,7 @@
-"""What the figures of whole cases cost against reading the cases.
+"""What the metrics of whole cases cost against reading the cases.
 
 The unit is reading label and prediction of one case from NIfTI files (both as they lie on disk, compressed). ``Dice``
-is that of all regions from one joint histogram; ``all figures`` are those of ``metaseg evaluate``: Dice, HD95,
+is that of all regions from one joint histogram; ``all metrics`` are those of ``metaseg evaluate``: Dice, HD95,
 lesion-wise and areas. MONAI's DiceMetric on one-hot maps stands beside as a peer. A second table holds the choice of
 the class from scores, and the counting, per slice. Without ``--data``, phantoms are made; the prediction is the label
 moved by a voxel.
@@ -20,10 +20,10 @@ from ratios import cases_or_phantoms, compare, parser, show, write_json
 
 from metaseg.cases.case import Case
 from metaseg.cases.labels import SUBREGIONS
-from metaseg.evaluation.evaluate import score_case
-from metaseg.evaluation.overlap import joint_histogram, region_counts
-from metaseg.evaluation.overlap_torch import largest_class
-from metaseg.store.build import build_store, common_modalities
+from metaseg.inference.evaluate import score_case
+from metaseg.inference.inference import largest_class
+from metaseg.metrics.overlap import joint_histogram, region_counts
+from metaseg.store.prepare import build_store, common_modalities
 from metaseg.store.prepare_case import PrepareOptions
 
 CLASSES = SUBREGIONS.num_classes
@@ -92,7 +92,7 @@ def main() -> None:
                     "reading": lambda: (read(truth), read(prediction)),
                     "Dice": lambda: dice(label, predicted),
                     "MONAI, one-hot": lambda: one_hot_dice(label, predicted),
-                    "all figures": lambda: score_case(stored, native, moved, SUBREGIONS, surface=True),
+                    "all metrics": lambda: score_case(stored, native, moved, SUBREGIONS, surface=True),
                 },
                 chosen.rounds,
                 clock="cpu",

@@ -1,4 +1,4 @@
-"""What ``metaseg metatune`` costs from files to final figures: time and memory against the number of cases.
+"""What ``metaseg metatune`` costs from files to final metrics: time and memory against the number of cases.
 
 Every run is a process of its own with an empty cache, so that reading and preparing the files is counted. Shots are the
 number of cases and the budget grows with them. Time is fitted by a line in the cases; memory is the process's own peak
@@ -67,7 +67,7 @@ def run(command: list[str], environment: dict[str, str], log: Path) -> tuple[flo
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"the run failed:\n{log.read_text()[-2000:]}")
-    # The kernel's figure for a child counts from its parent's size before it became another program.
+    # The kernel's metric for a child counts from its parent's size before it became another program.
     return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, peak, own
 
 

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from metaseg.cases.labels import SUBREGIONS
 from metaseg.models import build_segmenter
-from metaseg.models.instance_norm import GroupedInstanceNorm2d
-from metaseg.training.losses import DiceCrossEntropy
+from metaseg.models.registry import GroupedInstanceNorm2d
+from metaseg.training.optimization import DiceCrossEntropy
 
 LAYERS = ((24, 88, 72), (48, 44, 36), (96, 22, 18), (192, 11, 9))
 """Channels, height and width of the default network's layers for slices of 176 x 144 pixels."""

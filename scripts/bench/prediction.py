@@ -79,15 +79,14 @@ def stages(options: argparse.Namespace, case_folder: Path, checkpoint: Path, fol
 
     from metaseg.cases.labels import LABEL_SPACES
     from metaseg.cases.readers import read_cases
-    from metaseg.config import PredictConfig
-    from metaseg.evaluation.case_pictures import case_heatmap, case_overlay
-    from metaseg.evaluation.nifti_output import read_header, write_label, write_probabilities
-    from metaseg.evaluation.predict import predict_cases, region_volumes
-    from metaseg.evaluation.volume import full_probabilities, segment_case
+    from metaseg.config.segmentation import PredictConfig
+    from metaseg.inference.case_pictures import case_heatmap, case_overlay
+    from metaseg.inference.inference import full_probabilities, segment_case
+    from metaseg.inference.outputs import read_header, write_label, write_probabilities
+    from metaseg.inference.predict import predict_cases, region_volumes
     from metaseg.models.device import make_fabric
     from metaseg.runs.networks import load_network
-    from metaseg.store.prepare_case import PrepareOptions
-    from metaseg.store.unstored_case import read_unstored
+    from metaseg.store.prepare_case import PrepareOptions, read_unstored
 
     fabric = make_fabric(options.device, "32-true")
     network = load_network(checkpoint)
@@ -158,8 +157,8 @@ def work(options: argparse.Namespace) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     wall, cpu = time.perf_counter(), time.process_time()
-    from metaseg.config import PredictConfig
-    from metaseg.evaluation.predict import run_predict
+    from metaseg.config.segmentation import PredictConfig
+    from metaseg.inference.predict import run_predict
 
     imported = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
     print(json.dumps({"import": imported, "size": size_of(options.checkpoint)}), file=answers, flush=True)

@@ -129,7 +129,7 @@ def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--rounds", type=int, default=rounds, help="how often each side is timed")
     found.add_argument("--device", default="cpu", help="cpu or cuda")
-    found.add_argument("--json", type=Path, help="file to write the figures to as well")
+    found.add_argument("--json", type=Path, help="file to write the metrics to as well")
     return found
 
 

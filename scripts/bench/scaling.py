@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.models import build_segmenter
-from metaseg.store.build import build_store, common_modalities
+from metaseg.store.prepare import build_store, common_modalities
 from metaseg.store.prepare_case import PrepareOptions
-from metaseg.training.losses import DiceCrossEntropy
+from metaseg.training.optimization import DiceCrossEntropy
 
 SECOND_ORDER_TASK = 4
 """Passes of a slice in a second-order task, by counted operations (docs/performance.md)."""

@@ -22,10 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from ratios import cases_or_phantoms, compare, parser, show, write_json
 
 from metaseg.cases.case import Case
-from metaseg.store.build import build_store, common_modalities
+from metaseg.store.prepare import build_store, common_modalities
 from metaseg.store.prepare_case import PrepareOptions
-from metaseg.store.slice_cache import share_cache
-from metaseg.store.stored_case import StoredCase
+from metaseg.store.stored_case import StoredCase, share_cache
 
 DRAWS = 50
 """Slices of one timed call of the fast sides."""

@@ -24,11 +24,11 @@ from torch import nn
 from metaseg.cases.labels import SUBREGIONS
 from metaseg.models import build_segmenter
 from metaseg.models.device import make_fabric
-from metaseg.store.build import build_store, common_modalities
+from metaseg.store.prepare import build_store, common_modalities
 from metaseg.store.prepare_case import PrepareOptions
-from metaseg.store.slice_cache import share_cache
+from metaseg.store.stored_case import share_cache
 from metaseg.training.augment import Augmentation
-from metaseg.training.losses import DiceCrossEntropy
+from metaseg.training.optimization import DiceCrossEntropy
 from metaseg.training.slices import TrainingSlices, default_window
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}

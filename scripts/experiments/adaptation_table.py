@@ -1,6 +1,6 @@
 """Print target and source Dice before and after adaptation, for methods over seeds, from evaluated runs.
 
-Usage: adaptation_table.py OUT METHOD..., where OUT/METHOD-SEED/evaluation/figures.json stand.
+Usage: adaptation_table.py OUT METHOD..., where OUT/METHOD-SEED/evaluation/metrics.json stand.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import numpy as np
 
 def changes(file: Path, region: str) -> dict[str, float]:
     """Dice before and after on each domain of one run, and what was forgotten."""
-    figures = json.loads(file.read_text())["domains"][region]
-    return {name: figures[name] for name in ("target_before", "target_after", "source_before", "source_after")}
+    metrics = json.loads(file.read_text())["domains"][region]
+    return {name: metrics[name] for name in ("target_before", "target_after", "source_before", "source_after")}
 
 
 def main(out: Path, methods: list[str], region: str = "WT") -> None:
     print(f"| method | seeds | target {region} before | after | source {region} before | after | forgotten |")
     print("|---|---|---|---|---|---|---|")
     for method in methods:
-        files = sorted(out.glob(f"{method}-*/evaluation/figures.json"))
+        files = sorted(out.glob(f"{method}-*/evaluation/metrics.json"))
         rows = [changes(file, region) for file in files]
         means = {name: [row[name] for row in rows] for name in rows[0]}
         after = " | ".join(

@@ -1,6 +1,6 @@
 """Print the tables of docs/results.md from the tables of a finished comparison of classifiers.
 
-Usage: classifier_table.py STUDY [FIGURE [ENTRY]]
+Usage: classifier_table.py STUDY [METRIC [ENTRY]]
 
 For active learning the curves follow, and what share of labels each entry saves against ENTRY.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from metaseg.studies.classifiers.tables import label_figures
+from metaseg.studies.classifiers.tables import label_metrics
 
 NAMES = {"auc": "AUC", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1": "macro F1"}
 
@@ -31,30 +31,30 @@ def share(row: pd.Series) -> str:
     return f"{100 * row['labels_saved']:.0f} % ({ends[0]} to {ends[1]})"
 
 
-def curve_tables(study: Path, figure: str, entry: str | None) -> None:
+def curve_tables(study: Path, metric: str, entry: str | None) -> None:
     """Means over seeds by number of labels, on test part and rest of the pool; labels saved against an entry."""
     curves = pd.read_csv(study / "curves.csv")
     for part in ("test", "pool"):
-        rows = curves[curves["part"] == part].groupby(["entry", "labels"])[figure].mean().unstack()
+        rows = curves[curves["part"] == part].groupby(["entry", "labels"])[metric].mean().unstack()
         if len(rows):
-            print(f"\n{part}: {NAMES[figure]} by labels, mean over seeds\n\n{rows.round(3).to_string()}")
+            print(f"\n{part}: {NAMES[metric]} by labels, mean over seeds\n\n{rows.round(3).to_string()}")
     for label in curves["entry"].unique() if entry is not None else ():
         if label != entry:
-            row = pd.Series(label_figures(curves, label, str(entry), figure, 2000))
+            row = pd.Series(label_metrics(curves, label, str(entry), metric, 2000))
             print(f"\n{label} against {entry}: {row.get('labels_needed', float('nan')):.0f} labels, saves {share(row)}")
 
 
-def main(study: Path, figure: str = "auc", entry: str | None = None) -> None:
+def main(study: Path, metric: str = "auc", entry: str | None = None) -> None:
     """Print the summary, the best first, the pairs and the curves."""
-    table = pd.read_csv(study / "summary.csv").sort_values(figure, ascending=False)
+    table = pd.read_csv(study / "summary.csv").sort_values(metric, ascending=False)
     active = "area" in table
-    others = [name for name in NAMES if name != figure and not active]
-    heads = ["entry", "seeds", NAMES[figure], "SD over seeds", *(NAMES[name] for name in others)]
+    others = [name for name in NAMES if name != metric and not active]
+    heads = ["entry", "seeds", NAMES[metric], "SD over seeds", *(NAMES[name] for name in others)]
     heads += ["labels", "area", "labels needed", "labels saved"] if active else []
     print("| " + " | ".join(heads) + " |")
     print("|" + "---|" * len(heads))
     for _, row in table.iterrows():
-        cells = [row["entry"], f"{row['n_seeds']:.0f}", interval(row, figure), f"{row[f'{figure}_sd_seeds']:.3f}"]
+        cells = [row["entry"], f"{row['n_seeds']:.0f}", interval(row, metric), f"{row[f'{metric}_sd_seeds']:.3f}"]
         cells += [f"{row[name]:.3f}" for name in others]
         if active:
             counts = ["-" if pd.isna(row.get(name)) else f"{row[name]:.0f}" for name in ("labels", "labels_needed")]
@@ -73,7 +73,7 @@ def main(study: Path, figure: str = "auc", entry: str | None = None) -> None:
             ]
             print("| " + " | ".join([row["entry"], *values]) + " |")
     if active:
-        curve_tables(study, figure, entry)
+        curve_tables(study, metric, entry)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run one comparison on every fold of a split, and put the folds' figures together: each patient is tested once.
+"""Run one comparison on every fold of a split, and put the folds' metrics together: each patient is tested once.
 
 Usage: cross_validate.py CONFIG FOLDS OUT [JOBS], with a CONFIG that names its split as ${METASEG_SPLIT} and FOLDS from
 'metaseg data split --folds'. Killed and started again, it goes on.
@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 import metaseg
-from metaseg.studies.both_axes import both_axes
-from metaseg.studies.figures import summary
-from metaseg.studies.table import read_table, write_table
+from metaseg.studies.pairs import both_axes
+from metaseg.studies.study_metrics import summary
+from metaseg.studies.tables import read_table, write_table
 
 
 def write_splits(folds: Path, out: Path) -> list[Path]:

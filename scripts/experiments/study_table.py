@@ -11,10 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 
-def with_interval(row: pd.Series, figure: str) -> str:
+def with_interval(row: pd.Series, metric: str) -> str:
     """``0.512 (0.478 to 0.541)``; without the interval where there is none."""
-    text = f"{row[figure]:.3f}"
-    low, high = row[f"{figure}_low"], row[f"{figure}_high"]
+    text = f"{row[metric]:.3f}"
+    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
     return text if pd.isna(low) else f"{text} ({low:.3f} to {high:.3f})"
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import metaseg
-from metaseg.adapt.interpolation import Interpolation
+from metaseg.adapt.methods.naive import Interpolation
 from metaseg.errors import UsageError
 from metaseg.runs.networks import load_network
 

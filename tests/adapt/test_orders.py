@@ -14,11 +14,10 @@ import torch
 
 import metaseg
 from metaseg.adapt.engines import TaskBatch
-from metaseg.adapt.meta_tuning import MetaTuning
-from metaseg.adapt.order_scores import BANDS, AdaptiveScores, check_order, require_same_task
-from metaseg.adapt.scoring import score_slices
-from metaseg.config import MetatuneConfig
-from metaseg.config_fields import describe_fields
+from metaseg.adapt.metatune import MetaTuning
+from metaseg.adapt.scoring import BANDS, AdaptiveScores, check_order, require_same_task, score_slices
+from metaseg.config.fields import describe_fields
+from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import RunError, UsageError
 from metaseg.models.checkpoint import save_checkpoint
 from metaseg.runs.networks import load_network
@@ -78,7 +77,7 @@ class TestOracle:
             scored.append((case, score_slices(model, case, *rest)))
             return scored[-1][1]
 
-        monkeypatch.setattr("metaseg.adapt.order_scores.score_slices", spying)
+        monkeypatch.setattr("metaseg.adapt.scoring.score_slices", spying)
         settings = SMALL | {"shots": 1, "slices": 8, "budget": 18, "rescore_every": 1}
         run = metaseg.metatune(**pretrained, **settings, out=tmp_path / "r", order="oracle", oracle=str(oracle)).run
         assert len(scored) == 1
@@ -167,9 +166,9 @@ class TestAdaptive:
         assert adaptive.progress == 3.0
         # The first reward has nothing to be compared with; the second is better than it, so its band gains.
         gained = {10: 0, 11: 1, 12: 2, 13: 3}[unlearned.query[0]]
-        figures = adaptive.figures()
-        assert max(range(BANDS), key=lambda band: figures[f"scheduler/band-{band}"]) == gained
-        assert figures["scheduler/progress"] == 3.0
+        metrics = adaptive.metrics()
+        assert max(range(BANDS), key=lambda band: metrics[f"scheduler/band-{band}"]) == gained
+        assert metrics["scheduler/progress"] == 3.0
         assert model.weight.grad is None
 
     def test_a_step_without_tasks_of_the_case_or_one_that_diverged_teaches_nothing(self):

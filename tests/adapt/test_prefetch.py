@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from metaseg.adapt.prefetch import Prefetch
-from metaseg.adapt.setting import Shot
+from metaseg.adapt.metatune import Prefetch
+from metaseg.adapt.setup import Shot
 from metaseg.store.prepare import open_data
-from metaseg.store.slice_cache import share_cache
+from metaseg.store.stored_case import share_cache
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 import metaseg
-from metaseg.adapt.meta_tuning import MetaTuning
-from metaseg.adapt.score_memory import ScoreMemory, relative_change
+from metaseg.adapt.metatune import MetaTuning
+from metaseg.adapt.scoring import ScoreMemory, relative_change
 from metaseg.runs.networks import load_network
-from metaseg.runs.training_state import load_training_state, save_training_state
+from metaseg.runs.state import load_training_state, save_training_state
 from metaseg.sampling import Pool
 
 SEVERAL_VISITS = {"shots": 2, "slices": 6, "budget": 108, "marks": 3, "pictures": False, "outer_learning_rate": 1e-5}
@@ -98,13 +98,13 @@ def weights(run):
 def counted(monkeypatch):
     """Number of times that a case was scored."""
     calls = []
-    real = metaseg.adapt.meta_tuning.score_slices
+    real = metaseg.adapt.metatune.score_slices
 
     def score(*args, **kwargs):
         calls.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr("metaseg.adapt.meta_tuning.score_slices", score)
+    monkeypatch.setattr("metaseg.adapt.metatune.score_slices", score)
     return calls
 
 

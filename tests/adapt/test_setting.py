@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from metaseg.adapt.setting import draw_shots, prepare_setting
+from metaseg.adapt.setup import draw_shots, prepare_setting
 from metaseg.cases.splits import make_split
-from metaseg.config import MetatuneConfig, NaivetuneConfig
+from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig
 from metaseg.errors import DataError, RunError, UsageError
 from metaseg.store.prepare import open_data
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import metaseg
-from metaseg.adapt.meta_tuning import case_of_visit, parse_threshold
+from metaseg.adapt.metatune import case_of_visit, parse_threshold
 from metaseg.adapt.scoring import score_slices
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.errors import DataError, TrainingError, UsageError
-from metaseg.evaluation.overlap import class_counts
+from metaseg.metrics.overlap import class_counts
 from metaseg.runs.networks import load_network
 from metaseg.sampling import slice_dice
 from metaseg.store.prepare import open_data
@@ -147,7 +147,7 @@ class TestScoring:
         from contextlib import nullcontext
 
         from metaseg.cases.labels import SUBREGIONS
-        from metaseg.evaluation.inference import predict_classes
+        from metaseg.inference.inference import predict_classes
 
         slices = np.arange(case.num_slices)
         pool = score_slices(network.model, case, slices, network.card.modalities, SUBREGIONS, nullcontext, batch_size=3)

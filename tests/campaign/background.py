@@ -49,7 +49,7 @@ BACKGROUNDS: dict[str, Change] = {
 
 def dice(result: Result) -> dict[str, float]:
     """Dice by case and region of an evaluation in ``out``."""
-    table = pd.read_csv(result.place / "out" / "figures.csv")
+    table = pd.read_csv(result.place / "out" / "metrics.csv")
     return {
         f"{row.case}/{row.target}": row.dice
         for row in table.itertuples()
@@ -74,7 +74,7 @@ def backgrounds() -> Iterator[Trial]:
         if name == "NaN outside":
             yield Trial("C", f"background {name}, evaluate", use, "refused", ("NaN|finite", "00001"), may_leave=True)
         else:
-            yield Trial("C", f"background {name}, evaluate", use, "same", like=like, figures=dice, tolerance=0.01)
+            yield Trial("C", f"background {name}, evaluate", use, "same", like=like, metrics=dice, tolerance=0.01)
     for name in ("-1024", "air noise", "1", "z-scored", "spline noise of 1e-4"):
 
         def one_modality(bench: Bench, name: str = name) -> Words:
@@ -88,7 +88,7 @@ def backgrounds() -> Iterator[Trial]:
 
         yield Trial(
             "C", f"background {name} in FLAIR alone, evaluate", one_modality, "same",
-            like=lambda bench: evaluate(bench, bench.data("brats2023", 3)), figures=dice, tolerance=0.01,
+            like=lambda bench: evaluate(bench, bench.data("brats2023", 3)), metrics=dice, tolerance=0.01,
         )  # fmt: skip
 
 

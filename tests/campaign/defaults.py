@@ -309,11 +309,11 @@ def plans() -> Iterator[Trial]:
 def says(*patterns: str) -> object:
     import re
 
-    def figures(result: Result) -> dict[str, float]:
+    def metrics(result: Result) -> dict[str, float]:
         flat = " ".join(result.out.split())
         return {pattern: float(bool(re.search(pattern, flat, re.IGNORECASE))) for pattern in patterns}
 
-    return figures
+    return metrics
 
 
 def helps() -> Iterator[Trial]:
@@ -327,7 +327,7 @@ def helps() -> Iterator[Trial]:
         ("tune", r"--source PATH\S* [^-]*source disease to watch"),
     ):  # fmt: skip
         yield Trial(
-            "J", f"{verb} --help", lambda bench, verb=verb: (verb, "--help"), "same", like=plain, figures=says(wrong),  # type: ignore[arg-type]
+            "J", f"{verb} --help", lambda bench, verb=verb: (verb, "--help"), "same", like=plain, metrics=says(wrong),  # type: ignore[arg-type]
         )  # fmt: skip
 
 

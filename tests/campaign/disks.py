@@ -214,7 +214,7 @@ def occupied() -> Iterator[Trial]:
             "evaluate": ("evaluate", bench.assets.pretrained, "--data", data, "--out", out, "--no-surface", "--pictures", 0),
             "classify predict": ("classify", "predict", bench.assets.classifier, pictures, "--out", out, "--pictures", 0),
             "classify evaluate": ("classify", "evaluate", bench.assets.classifier, "--out", out, "--pictures", 0),
-            "report": ("report", bench.assets.pretrained, "--out", out, "--no-figures"),
+            "report": ("report", bench.assets.pretrained, "--out", out, "--no-metrics"),
             "data prepare": ("data", "prepare", data, out),
             "data split": ("data", "split", data, "--out", out, "--parts", "train=1,test=2"),
             "data summary": ("data", "summary", data, "--csv", out),
@@ -307,7 +307,7 @@ def occupied() -> Iterator[Trial]:
 
         def foreign(bench: Bench, verb: str = verb) -> Words:
             (bench.place / "mine").mkdir()
-            for name in ("thesis.txt", "figures.csv", "cases.json", "predictions.csv"):
+            for name in ("thesis.txt", "metrics.csv", "cases.json", "predictions.csv"):
                 (bench.place / "mine" / name).write_text("a user's own\n")
             return command(bench, verb, "mine")
 
@@ -341,7 +341,7 @@ def full_disk() -> Iterator[None]:
 @contextlib.contextmanager
 def no_process() -> Iterator[None]:
     """No process may be started: ninety-nine would be one for each device asked for."""
-    with mock.patch("metaseg.runs.companions.subprocess") as subprocess:
+    with mock.patch("metaseg.runs.together.subprocess") as subprocess:
         subprocess.Popen.side_effect = AssertionError("a process was started")
         yield
 

@@ -214,7 +214,7 @@ def sessions() -> Iterator[Trial]:
                     # Whatever the seed, one part holds all of a patient; the good input has one part alone.
                     return "data", "split", write(bench, pair, layout), "--parts", "a=1.0"
 
-                yield Trial("D", f"sessions {name}, {layout}, seed {seed}", split, "same", like=good, figures=together)
+                yield Trial("D", f"sessions {name}, {layout}, seed {seed}", split, "same", like=good, metrics=together)
     for name, pair in list(SESSIONS.items())[:10]:
 
         def seen(bench: Bench, pair: tuple[str, str] = pair) -> Words:
@@ -260,7 +260,7 @@ def sessions() -> Iterator[Trial]:
         return {"parts": len({part_of(one, result.place / "split.json") for one in ("x1", "y2")})}
 
     yield Trial(
-        "D", "sessions told by a table", by_table, "same", figures=one_part,
+        "D", "sessions told by a table", by_table, "same", metrics=one_part,
         like=lambda bench: ("data", "split", write(bench, ("x1", "y2")), "--parts", "a=1.0"),
     )  # fmt: skip
     tables = {

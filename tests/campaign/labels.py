@@ -124,7 +124,7 @@ def schemes() -> Iterator[Trial]:
         def like(bench: Bench, layout: str = layout) -> Words:
             return "data", "summary", bench.data(layout, 2), "--json"
 
-        yield Trial("F", f"scheme {name}", use, "same", like=like, figures=lesion_volumes)
+        yield Trial("F", f"scheme {name}", use, "same", like=like, metrics=lesion_volumes)
 
     def any_lesion(bench: Bench) -> Words:
         data = bench.data("brats2023", 2)
@@ -132,7 +132,7 @@ def schemes() -> Iterator[Trial]:
         return "data", "summary", data, "--label-scheme", "any-lesion", "--json"
 
     yield Trial(
-        "F", "scheme any-lesion", any_lesion, "same", figures=lesion_volumes,
+        "F", "scheme any-lesion", any_lesion, "same", metrics=lesion_volumes,
         like=lambda bench: ("data", "summary", bench.data("brats2023", 2), "--label-scheme", "1=lesion,2=lesion,3=lesion", "--json"),
     )  # fmt: skip
     for text in (

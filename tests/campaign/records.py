@@ -59,7 +59,7 @@ def using(verb: str, run: Path, bench: Bench) -> Words:
         "runs": ("runs", bench.place),
         "predict": ("predict", run, data, "--out", "pred", "--no-pictures"),
         "evaluate": ("evaluate", run, "--data", data, "--out", "out", "--no-surface", "--pictures", 0),
-        "report": ("report", run, "--out", "report.html", "--no-figures"),
+        "report": ("report", run, "--out", "report.html", "--no-metrics"),
         "resume pretrain": ("pretrain", "--out", run, "--resume"),
         "resume naivetune": ("naivetune", "--out", run, "--resume"),
         "resume metatune": ("metatune", "--out", run, "--resume"),
@@ -121,12 +121,12 @@ def run_files() -> Iterator[Trial]:
 ENTRIES: tuple[tuple[str, str, str, str, object], ...] = (
     ("pretrained", "state.json", "runs", "status", "dreaming"),
     ("pretrained", "state.json", "runs", "status", 7),
-    ("pretrained", "state.json", "runs", "figures", "[red]none"),
-    ("pretrained", "state.json", "runs", "figures", [1, 2]),
+    ("pretrained", "state.json", "runs", "metrics", "[red]none"),
+    ("pretrained", "state.json", "runs", "metrics", [1, 2]),
     ("pretrained", "state.json", "runs", "stages", "many"),
     ("pretrained", "state.json", "runs", "stages", {"a": 5}),
     ("pretrained", "state.json", "runs", "verb", 12),
-    ("pretrained", "state.json", "report", "figures", "high"),
+    ("pretrained", "state.json", "report", "metrics", "high"),
     ("pretrained", "checkpoints/best.json", "predict", "in_channels", 10**9),
     ("pretrained", "checkpoints/best.json", "predict", "in_channels", -4),
     ("pretrained", "checkpoints/best.json", "predict", "in_channels", "four"),
@@ -192,7 +192,7 @@ def tables() -> Iterator[Trial]:
             def use(bench: Bench, file: str = file, content: bytes = content) -> Words:
                 run = bench.copy(bench.assets.tuned, "run")
                 (run / file).write_bytes(content)
-                return "report", run, "--out", "report.html", "--no-figures"
+                return "report", run, "--out", "report.html", "--no-metrics"
 
             yield Trial("I", f"{file} of {name}, report", use, "told", (file,), may_leave=True)
 

@@ -77,9 +77,9 @@ def faults(trial: Trial, assets: Assets, place: Path) -> list[str]:
     elif trial.outcome == "goes on":
         found += _not_going_on(trial, result)
     elif result.code != 0:
-        found.append(f"exit code {result.code} where the good input's figures are due")
+        found.append(f"exit code {result.code} where the good input's metrics are due")
     if trial.like is not None and not found:
-        found += _other_figures(trial, result, assets)
+        found += _other_metrics(trial, result, assets)
     if found:
         shown = " ".join(str(word) for word in words)
         found.append(f"$ metaseg {shown}\nexit {result.code}\n{result.out[-1500:]}\n{result.err[-2500:]}")
@@ -144,18 +144,18 @@ def _unnamed(trial: Trial, message: str) -> Iterator[str]:
             yield f"the message does not name '{name}'"
 
 
-def _other_figures(trial: Trial, result: Result, assets: Assets) -> Iterator[str]:
+def _other_metrics(trial: Trial, result: Result, assets: Assets) -> Iterator[str]:
     assert trial.like is not None
-    assert trial.figures is not None
+    assert trial.metrics is not None
     place = result.place.with_name(result.place.name + "-good")
     place.mkdir()
     good = run(trial.like(Bench(assets, place)), assets, place)
-    wanted, got = trial.figures(good), trial.figures(result)
+    wanted, got = trial.metrics(good), trial.metrics(result)
     if not wanted:
-        yield "the good input gives no figures"
+        yield "the good input gives no metrics"
     for name, value in wanted.items():
         if name not in got:
-            yield f"no figure {name}"
+            yield f"no metric {name}"
         elif abs(got[name] - value) > trial.tolerance:
             yield f"{name} is {got[name]:g}, of the good input {value:g}"
 

@@ -71,7 +71,7 @@ def resumed() -> Iterator[Trial]:
                 return *verb.split(), "--out", bench.copy(getattr(bench.assets, asset), "run"), "--resume"
 
             yield Trial(
-                "A", f"{verb} --resume {options[0]}, which is free", free, "same", like=untouched, figures=best, tolerance=1e-6,
+                "A", f"{verb} --resume {options[0]}, which is free", free, "same", like=untouched, metrics=best, tolerance=1e-6,
             )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def fill(wanted: Path, target: Path) -> None:
 
 
 def best(result: Result) -> dict[str, float]:
-    return json.loads((result.place / "run" / "state.json").read_text())["figures"]
+    return json.loads((result.place / "run" / "state.json").read_text())["metrics"]
 
 
 STUDY = """shared: {{data: {data}, model: lau-cnn, input_size: 16, epochs: 1, copies: identical, batch: 2, budget: 4, initial: 2}}
@@ -102,7 +102,7 @@ EDITS: dict[str, tuple[str, str]] = {
 
 
 def studies() -> Iterator[Trial]:
-    """An entry that was edited: refused, or computed anew; never the old figures under the new label."""
+    """An entry that was edited: refused, or computed anew; never the old metrics under the new label."""
 
     def first(bench: Bench, name: str = "study.yaml") -> None:
         from campaign.runner import run
@@ -111,7 +111,7 @@ def studies() -> Iterator[Trial]:
         run(("classify", "compare", name, "--out", "study"), bench.assets, bench.place)
 
     def entries(result: Result) -> dict[str, float]:
-        """Figures by entry of a study's table."""
+        """Metrics by entry of a study's table."""
         import pandas as pd
 
         (table,) = list((result.place / "study").glob("summary.csv"))[:1]
@@ -138,9 +138,9 @@ def studies() -> Iterator[Trial]:
             (bench.place / "study.yaml").write_text(text)
             return "classify", "compare", "study.yaml", "--out", "study"
 
-        # A new cell, with the figures of a study that never knew the old entry.
+        # A new cell, with the metrics of a study that never knew the old entry.
         name = f"classify compare with an edit of {name}"
-        yield Trial("A", name, edited, "same", like=fresh, figures=entries, tolerance=1e-9, slow=True)
+        yield Trial("A", name, edited, "same", like=fresh, metrics=entries, tolerance=1e-9, slow=True)
 
     def searched(bench: Bench) -> Words:
         from campaign.runner import run

@@ -113,7 +113,7 @@ def tables() -> Iterator[Trial]:
         def like(bench: Bench) -> Words:
             return "data", "summary", bench.data("table", 2), "--json"
 
-        yield Trial("G", f"a table with {name}", summary, "same", like=like, figures=lesion_volumes)
+        yield Trial("G", f"a table with {name}", summary, "same", like=like, metrics=lesion_volumes)
     for name, (wrong, named) in WRONG.items():
         for verb in ("check", "pretrain", "predict", "split"):
             if verb in ("split", "predict") and name not in (
@@ -231,7 +231,7 @@ def trees() -> Iterator[Trial]:
             def like(bench: Bench) -> Words:
                 return "data", "summary", bench.data("brats2023", 3), "--json"
 
-            yield Trial("G", f"{name}, indexed", indexed, "same", like=like, figures=lesion_volumes)
+            yield Trial("G", f"{name}, indexed", indexed, "same", like=like, metrics=lesion_volumes)
     for name, words_of in {
         "a folder that is not there": lambda bench: ("data", "index", "nowhere"),
         "an empty folder": lambda bench: ("data", "index", (bench.place / "empty").mkdir() or "empty"),
@@ -279,7 +279,7 @@ def other_formats() -> Iterator[Trial]:
 
         yield Trial(
             "G", f"volumes in {suffix}", lambda bench, suffix=suffix: ("data", "summary", convert(bench, suffix), "--json"), "same",
-            like=like, figures=lesion_volumes, tolerance=1e-6,
+            like=like, metrics=lesion_volumes, tolerance=1e-6,
         )  # fmt: skip
         damages: dict[str, Callable[[Path], None]] = {
             "cut off": cut, "empty": lambda path: path.write_bytes(b"") and None, "zeros": lambda path: path.write_bytes(bytes(400)) and None,

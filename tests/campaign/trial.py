@@ -15,7 +15,7 @@ Words = Sequence[object]
 Arrange = Callable[["Bench"], Words]
 Outcome = Literal["refused", "warned", "told", "same", "goes on"]
 """``refused``: exit 1 or 2, one message that names what is wrong, nothing left behind. ``warned``: exit 0 and a warning
-that names it. ``told``: one of the two. ``same``: exit 0 and the figures of the good input. ``goes on``: exit 1, the bad case named, the others
+that names it. ``told``: one of the two. ``same``: exit 0 and the metrics of the good input. ``goes on``: exit 1, the bad case named, the others
 done."""
 
 
@@ -48,8 +48,8 @@ class Trial:
         arrange: Makes the input in the bench's empty folder and gives the command line.
         outcome: What must happen.
         names: Regular expressions that the message must hold, whatever their case: what is wrong, and where.
-        like: Makes the good input whose figures must come out, for ``same``; None if exit 0 says enough.
-        figures: Figures of a result, for ``same``.
+        like: Makes the good input whose metrics must come out, for ``same``; None if exit 0 says enough.
+        metrics: Metrics of a result, for ``same``.
         tolerance: How far they may differ.
         may_leave: Whether files may stay: a run that had begun when the fault showed, or cases done before it.
         listed: Whether the output itself must name it, as the table of ``metaseg runs`` does a damaged run.
@@ -63,7 +63,7 @@ class Trial:
     outcome: Outcome
     names: tuple[str, ...] = ()
     like: Arrange | None = None
-    figures: Callable[[Result], dict[str, float]] | None = None
+    metrics: Callable[[Result], dict[str, float]] | None = None
     tolerance: float = 0.0
     may_leave: bool = False
     listed: bool = False

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from metaseg.cases.background import find_background, zero_outside
+from metaseg.cases.intensities import find_background, zero_outside
 
 SHAPE = (26, 44, 40)
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nibabel.affines import apply_affine
 
-from metaseg.cases.check.grids import corner_distance, implausible_spacing, tilt_degrees
+from metaseg.cases.check.inspect import corner_distance, implausible_spacing, tilt_degrees
 from metaseg.cases.geometry import Geometry
 
 

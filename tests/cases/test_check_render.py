@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from metaseg.cases.check import KINDS, CheckReport, Finding
-from metaseg.cases.check.render import render, summary
+from metaseg.cases.check.report import render, summary
 
 
 def shown(report: CheckReport, limit: int = 10) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metaseg.cases import read_cases
-from metaseg.cases.index import index_folder
+from metaseg.cases.readers.index import index_folder
 from metaseg.errors import DataError, UsageError
 
 FULL = {"flair", "t1", "t1ce", "t2", "label"}

@@ -10,8 +10,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaseg.cases.itk_volumes import ItkVolume
-from metaseg.cases.volumes import NiftiVolume, volume_from_file
+from metaseg.cases.volumes import ItkVolume, NiftiVolume, volume_from_file
 from metaseg.errors import DataError
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from metaseg.cases.case import Case
+from metaseg.cases.file_checks import free_memory
 from metaseg.cases.labels import label_scheme
-from metaseg.cases.limits import free_memory
 from metaseg.cases.volumes import NiftiVolume
 from metaseg.errors import DataError
 
@@ -98,7 +98,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, what: str) -> None:
 def test_a_case_that_does_not_fit_into_memory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.nii").write_bytes(PLAIN)
     case = Case("P7", "P7", "X", {"t1": NiftiVolume(tmp_path / "a.nii")}, None, label_scheme("brats"))
-    monkeypatch.setattr("metaseg.cases.limits.free_memory", lambda: 100)
+    monkeypatch.setattr("metaseg.cases.file_checks.free_memory", lambda: 100)
     with pytest.raises(DataError, match="case P7 needs"):
         case.read_images(("t1",))
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy.ndimage import gaussian_filter
 
-from metaseg.cases.near_copies import MOST_DIFFERENT, _close_pairs, near_copy_groups, perceptual_hash
+from metaseg.cases.pictures import MOST_DIFFERENT, _close_pairs, near_copy_groups, perceptual_hash
 from metaseg.errors import DataWarning
 
 

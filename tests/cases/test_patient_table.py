@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from metaseg.cases import Case, label_scheme, read_cases
-from metaseg.cases.patient_table import doubtable, read_patient_table
-from metaseg.cases.sessions import patient_of
+from metaseg.cases.patients import doubtable, patient_of, read_patient_table
 from metaseg.errors import DataError, DataWarning
 
 

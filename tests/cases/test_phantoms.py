@@ -17,8 +17,8 @@ from scipy import ndimage
 
 from metaseg.cases.check import check_dataset
 from metaseg.cases.phantoms import MARKER, SIZES, PhantomSize, build_phantom, make_phantoms, write
-from metaseg.cases.phantoms.fields import Grid, capsule_distance, ellipsoid_depth, smooth_noise
-from metaseg.cases.phantoms.scanner import thick_slices
+from metaseg.cases.phantoms.anatomy import Grid, capsule_distance, ellipsoid_depth, smooth_noise
+from metaseg.cases.phantoms.phantom import thick_slices
 from metaseg.cases.readers import read_cases
 from metaseg.errors import DataError, UsageError
 

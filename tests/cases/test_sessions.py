@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseg.cases import Case, label_scheme, make_split
-from metaseg.cases.sessions import doubtful_sessions, patient_of
+from metaseg.cases.patients import doubtful_sessions, patient_of
 
 SAME_PATIENT = [
     ("pat01_ses1", "pat01_ses2", "pat01ses3"),

@@ -13,8 +13,8 @@ from PIL import Image
 
 from metaseg.classify.data import divide, open_slices
 from metaseg.classify.slices import ClassifiedSlices
-from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
-from metaseg.config_io import load_config
+from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
+from metaseg.config.io import load_config
 
 SIZE = 24
 SIDES = ("left", "right")
@@ -136,7 +136,6 @@ def parts_of(common) -> Callable[..., Any]:
 @pytest.fixture(autouse=True)
 def _quick_pictures(monkeypatch):
     """Drawing takes longer than all else here, and has tests of its own."""
-    from matplotlib.figure import Figure
 
-    monkeypatch.setattr(Figure, "savefig", lambda self, stream, **options: stream.write(b"a picture"))
-    monkeypatch.setattr("metaseg.evaluation.classification_files._draw", lambda *args: [])
+    monkeypatch.setattr(Metric, "savefig", lambda self, stream, **options: stream.write(b"a picture"))
+    monkeypatch.setattr("metaseg.inference.classification_files._draw", lambda *args: [])

@@ -14,8 +14,7 @@ from metaseg.classify.acquire import (
     gradient_embeddings,
     patch_probabilities,
 )
-from metaseg.classify.fitting import new_classifier
-from metaseg.classify.measure import slice_probabilities
+from metaseg.classify.fitting import new_classifier, slice_probabilities
 from metaseg.errors import UsageError
 from metaseg.sampling import aift_scores, bald_score, committee_score
 

@@ -16,8 +16,8 @@ import torch
 from metaseg.classify import active
 from metaseg.classify.active import run_classify_active
 from metaseg.classify.rounds import read_rounds
-from metaseg.config_classify import ClassifyActiveConfig
-from metaseg.config_io import dump_config, load_config
+from metaseg.config.classification import ClassifyActiveConfig
+from metaseg.config.io import dump_config, load_config
 from metaseg.errors import RunError, UsageError
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import load_classifier_network
@@ -25,10 +25,10 @@ from metaseg.runs.networks import load_classifier_network
 
 def left_by(run):
     """All of a run that must not depend on an interruption."""
-    rounds = [(one.chosen, one.scores, one.labels, one.figures, one.labelled) for one in read_rounds(run)]
+    rounds = [(one.chosen, one.scores, one.labels, one.metrics, one.labelled) for one in read_rounds(run)]
     weights = load_classifier_network(run, "last").model.state_dict()
     files = {name: (run / name).read_text() for name in ("curve.csv", "metrics.csv", "result.json", "split.json")}
-    tables = {name: (run / "test" / name).read_text() for name in ("predictions.csv", "figures.csv")}
+    tables = {name: (run / "test" / name).read_text() for name in ("predictions.csv", "metrics.csv")}
     return {
         "rounds": rounds,
         **files,
@@ -90,7 +90,7 @@ class TestBudget:
         assert result.labels < 12
         assert len(read_rounds(result.run)) <= 6
 
-    def test_stops_at_a_figure(self, active_config):
+    def test_stops_at_a_metric(self, active_config):
         result = run_classify_active(active_config(stop_at=0.01, epochs=1))
         assert len(read_rounds(result.run)) == 1
 
@@ -171,7 +171,7 @@ class TestFits:
         scores = iter([0.1, 0.9, 0.5])
         kept = []
         monkeypatch.setattr(
-            "metaseg.classify.round_fit.part_figures",
+            "metaseg.classify.rounds.part_metrics",
             lambda model, slices, part: (
                 kept.append(model.state_dict()["net.fc.bias"].clone()) or {"auc/val": next(scores)}
             ),
@@ -185,10 +185,10 @@ class TestFits:
 SETTINGS = {"strategy": "bald", "dropout_passes": 2, "epochs": 1, "batch": 4, "budget": 12}
 INTERRUPTIONS = [
     *(("write_round", call, "after") for call in range(1, 9)),
-    *((name, 2, "before") for name in ("choose", "fit_round", "save_checkpoint", "part_figures", "write_curve")),
-    *((name, 3, "after") for name in ("choose", "fit_round", "save_checkpoint", "part_figures", "write_curve")),
+    *((name, 2, "before") for name in ("choose", "fit_round", "save_checkpoint", "part_metrics", "write_curve")),
+    *((name, 3, "after") for name in ("choose", "fit_round", "save_checkpoint", "part_metrics", "write_curve")),
     ("save_checkpoint", 4, "before"), ("save_checkpoint", 4, "after"),
-    ("write_classification_figures", 1, "before"), ("write_classification_figures", 1, "after"),
+    ("write_classification_metrics", 1, "before"), ("write_classification_metrics", 1, "after"),
 ]  # fmt: skip
 
 

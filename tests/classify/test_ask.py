@@ -8,7 +8,7 @@ from PIL import Image
 
 from metaseg.classify import annotator as annotator_module
 from metaseg.classify.active import run_classify_active
-from metaseg.classify.ask import COLUMNS, asked_names, read_answers, thumbnail_folder
+from metaseg.classify.annotator import COLUMNS, asked_names, read_answers, thumbnail_folder
 from metaseg.classify.rounds import read_rounds
 from metaseg.classify.train import run_classify_train
 from metaseg.errors import DataError, UsageError
@@ -64,7 +64,7 @@ class TestRoundTrip:
         assert RunFolder.open(result.run).finished
         known = run_classify_active(active_config(epochs=1, strategy="margin", out=tmp_path / "known"))
         for one, other in zip(read_rounds(result.run), read_rounds(known.run), strict=True):
-            assert (one.chosen, one.labels, one.figures["test"]) == (other.chosen, other.labels, other.figures["test"])
+            assert (one.chosen, one.labels, one.metrics["test"]) == (other.chosen, other.labels, other.metrics["test"])
         assert labels == [name for one in read_rounds(result.run) for name in one.chosen]
 
     def test_shows_each_slice(self, asked):

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from metaseg.classify.batches import SliceBatches, augmented
-from metaseg.classify.fitting import new_classifier
-from metaseg.classify.measure import slice_probabilities, watched_score
+from metaseg.classify.fitting import new_classifier, slice_probabilities, watched_score
+from metaseg.classify.slices import SliceBatches, augmented
 from metaseg.training.augment import Augmentation
 
 
@@ -125,10 +124,10 @@ class TestMeasure:
     def test_of_no_slices_there_are_none(self, model, slices):
         assert slice_probabilities(model, slices.take([])).shape == (0, 2)
 
-    def test_of_equal_scores_the_other_figures_decide(self):
-        figures = {"auc/val": 1.0, "accuracy/val": 0.5}
-        assert watched_score(figures | {"accuracy/val": 0.9}, "auc") > watched_score(figures, "auc")
-        assert watched_score({"auc/val": 0.99, "accuracy/val": 1.0}, "auc") < watched_score(figures, "auc")
+    def test_of_equal_scores_the_other_metrics_decide(self):
+        metrics = {"auc/val": 1.0, "accuracy/val": 0.5}
+        assert watched_score(metrics | {"accuracy/val": 0.9}, "auc") > watched_score(metrics, "auc")
+        assert watched_score({"auc/val": 0.99, "accuracy/val": 1.0}, "auc") < watched_score(metrics, "auc")
         assert watched_score({"auc/val": float("nan")}, "auc") == watched_score({}, "auc") == 0.0
 
 

@@ -165,6 +165,6 @@ def test_asking_waits_with_exit_code_0(call, data, tmp_path):
 
 def test_a_network_of_other_modalities(call, train_config, patients, images, tmp_path):
     run = run_classify_train(train_config(data=patients, epochs=1, test=False)).run
-    code, _, error = call("evaluate", run, "--data", images, "--out", "figures")
+    code, _, error = call("evaluate", run, "--data", images, "--out", "metrics")
     one_message(code, error, "t1ce")
-    assert not (tmp_path / "figures").exists()
+    assert not (tmp_path / "metrics").exists()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from metaseg.cases.splits import Split
 from metaseg.classify.data import divide, open_slices
-from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
-from metaseg.config_io import load_config
+from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
+from metaseg.config.io import load_config
 from metaseg.errors import DataError, UsageError
 
 from .conftest import write_images, write_patients

@@ -9,8 +9,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, r
 
 from metaseg.classify.evaluate import run_classify_evaluate
 from metaseg.classify.train import run_classify_train
-from metaseg.config_classify import ClassifyEvaluateConfig, ClassifyTrainConfig
-from metaseg.config_io import load_config
+from metaseg.config.classification import ClassifyEvaluateConfig, ClassifyTrainConfig
+from metaseg.config.io import load_config
 from metaseg.errors import DataError, RunError, UsageError
 
 from .conftest import write_images
@@ -25,7 +25,7 @@ def run(common, tmp_path_factory):
 @pytest.fixture
 def evaluate(run, cache, tmp_path):
     def call(**changes):
-        settings = {"run": str(run), "cache": cache, "out": tmp_path / "figures", "pictures": 0, "resamples": 100}
+        settings = {"run": str(run), "cache": cache, "out": tmp_path / "metrics", "pictures": 0, "resamples": 100}
         return run_classify_evaluate(load_config(ClassifyEvaluateConfig, None, settings | {"jobs": 1} | changes))
 
     return call
@@ -106,7 +106,7 @@ class TestFigures:
             "auc_macro": roc_auc_score(truth == "right", table["prob_right"]),
         }
         for name, value in expected.items():
-            assert result.figures["slice"][name] == pytest.approx(value, abs=1e-6), name
+            assert result.metrics["slice"][name] == pytest.approx(value, abs=1e-6), name
         assert np.allclose(table[["prob_left", "prob_right"]].sum(axis=1), 1, atol=1e-6)
 
     def test_the_worst_mistakes_are_drawn(self, evaluate):
@@ -120,12 +120,12 @@ class TestFigures:
 
 
 class TestErrors:
-    def test_figures_of_another_evaluation_stay(self, evaluate, tmp_path):
+    def test_metrics_of_another_evaluation_stay(self, evaluate, tmp_path):
         evaluate()
-        before = (tmp_path / "figures" / "figures.csv").read_bytes()
+        before = (tmp_path / "metrics" / "metrics.csv").read_bytes()
         with pytest.raises(UsageError, match="exists already"):
             evaluate(part="val")
-        assert (tmp_path / "figures" / "figures.csv").read_bytes() == before
+        assert (tmp_path / "metrics" / "metrics.csv").read_bytes() == before
         evaluate(part="val", overwrite=True)
 
     @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ class TestErrors:
     def test_are_told_and_nothing_is_written(self, evaluate, tmp_path, changes, error, match):
         with pytest.raises(error, match=match):
             evaluate(**changes)
-        assert not (tmp_path / "figures").exists()
+        assert not (tmp_path / "metrics").exists()
 
     def test_a_checkpoint_outside_of_a_run_needs_data_and_out(self, evaluate, run, tmp_path, images):
         for suffix in ("safetensors", "json"):

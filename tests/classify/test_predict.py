@@ -10,8 +10,8 @@ import metaseg
 from metaseg.cases.phantoms import make_phantoms
 from metaseg.classify.predict import run_classify_predict
 from metaseg.classify.train import run_classify_train
-from metaseg.config_classify import ClassifyPredictConfig, ClassifyTrainConfig
-from metaseg.config_io import load_config
+from metaseg.config.classification import ClassifyPredictConfig, ClassifyTrainConfig
+from metaseg.config.io import load_config
 from metaseg.errors import DataError, MetasegError, RunError, UsageError
 
 from .conftest import write_images

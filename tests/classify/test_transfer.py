@@ -5,15 +5,14 @@ import copy
 import pytest
 import torch
 
-from metaseg.classify.batches import SliceBatches
-from metaseg.classify.fitting import classifier_objective, classifier_optimizer
+from metaseg.classify.fitting import SMALL, Transfer, choose_strategy, classifier_objective, classifier_optimizer
+from metaseg.classify.slices import SliceBatches
 from metaseg.classify.train import run_classify_train
-from metaseg.classify.transfer import SMALL, Transfer, choose_strategy
 from metaseg.errors import UsageError
 from metaseg.models import build_classifier
 from metaseg.models.device import make_fabric
 from metaseg.runs.networks import load_classifier_network
-from metaseg.runs.training_state import load_training_state
+from metaseg.runs.state import load_training_state
 from metaseg.training.augment import Augmentation
 from metaseg.training.loop import LoopPlan, LoopState, fit
 
@@ -131,8 +130,8 @@ class TestRates:
 @pytest.fixture(scope="session")
 def source(common, tmp_path_factory):
     """A classifier from whose weights others begin."""
-    from metaseg.config_classify import ClassifyTrainConfig
-    from metaseg.config_io import load_config
+    from metaseg.config.classification import ClassifyTrainConfig
+    from metaseg.config.io import load_config
 
     out = tmp_path_factory.mktemp("source") / "run"
     result = run_classify_train(
@@ -179,8 +178,8 @@ class TestStrategies:
 
     @pytest.fixture
     def never_good(self, monkeypatch):
-        figures = {f"{name}/val": 0.5 for name in ("auc", "accuracy", "balanced_accuracy", "f1")}
-        monkeypatch.setattr("metaseg.classify.train.part_figures", lambda model, slices, part, fabric=None: figures)
+        metrics = {f"{name}/val": 0.5 for name in ("auc", "accuracy", "balanced_accuracy", "f1")}
+        monkeypatch.setattr("metaseg.classify.train.part_metrics", lambda model, slices, part, fabric=None: metrics)
 
     @pytest.mark.usefixtures("never_good")
     @pytest.mark.parametrize("validate_every", [1, 2, 3])

@@ -13,14 +13,12 @@ import pytest
 
 from metaseg import __version__
 from metaseg.cli import main, verbs
-from metaseg.cli.arguments import expand_lists
 from metaseg.cli.messages import explain
-from metaseg.cli.verbs import VERBS
-from metaseg.config import EvaluateConfig, MetatuneConfig, PredictConfig, PretrainConfig
-from metaseg.config_classify import ClassifyActiveConfig, ClassifyEvaluateConfig, ClassifyTrainConfig
-from metaseg.config_classify_studies import ClassifyCompareConfig, ClassifySearchConfig
-from metaseg.config_io import dump_config
-from metaseg.config_studies import CompareConfig
+from metaseg.cli.verbs import VERBS, expand_lists
+from metaseg.config.classification import ClassifyActiveConfig, ClassifyEvaluateConfig, ClassifyTrainConfig
+from metaseg.config.io import dump_config
+from metaseg.config.segmentation import EvaluateConfig, MetatuneConfig, PredictConfig, PretrainConfig
+from metaseg.config.studies import ClassifyCompareConfig, ClassifySearchConfig, CompareConfig
 from metaseg.errors import DataError, TrainingError
 from metaseg.runs.folder import RunFolder
 

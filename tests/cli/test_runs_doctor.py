@@ -7,8 +7,8 @@ import pytest
 
 from metaseg.cli import examination, main
 from metaseg.cli.examination import CheckResult
-from metaseg.cli.runs import figure_lines
-from metaseg.config import PretrainConfig
+from metaseg.cli.runs import metric_lines
+from metaseg.config.segmentation import PretrainConfig
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.manifest import make_manifest
 
@@ -26,14 +26,14 @@ def test_runs_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     assert "no runs in runs" in call(capsys, "runs")[1]
     with RunFolder.create(Path("runs/[a]"), "pretrain", PretrainConfig()) as run:
         make_manifest(verb="pretrain", seed=0, device="cpu", synthetic=True).save(run.path)
-        run.state.set_figures({"dice/val/ET": 0.7512})
+        run.state.set_metrics({"dice/val/ET": 0.7512})
     code, text, _ = call(capsys, "runs")
     assert code == 0
     for part in ("runs/[a]", "pretrain", "finished", "val  ET 0.751", "synthetic"):
         assert part in text
     [row] = json.loads(call(capsys, "runs", "runs", "--json")[1])
     assert row["path"] == "runs/[a]"
-    assert row["figures"] == {"dice/val/ET": 0.7512}
+    assert row["metrics"] == {"dice/val/ET": 0.7512}
 
 
 def test_doctor_tells_what_works(
@@ -77,6 +77,6 @@ def test_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pyte
         examination._writable(tmp_path / "x")
 
 
-def test_figures_of_a_domain_share_a_line() -> None:
-    figures = {"dice/target/WT": 0.7071, "dice/target/ET": 0.64, "forgetting/ET": -0.01, "dice/source/ET": None}
-    assert figure_lines(figures) == ["target  WT 0.707  ET 0.640", "forgetting  ET -0.010"]
+def test_metrics_of_a_domain_share_a_line() -> None:
+    metrics = {"dice/target/WT": 0.7071, "dice/target/ET": 0.64, "forgetting/ET": -0.01, "dice/source/ET": None}
+    assert metric_lines(metrics) == ["target  WT 0.707  ET 0.640", "forgetting  ET -0.010"]

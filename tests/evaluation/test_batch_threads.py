@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from metaseg.evaluation.batch_threads import over_threads
+from metaseg.threads import over_threads
 
 
 @pytest.fixture

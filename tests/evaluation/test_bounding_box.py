@@ -1,6 +1,6 @@
 import numpy as np
 
-from metaseg.evaluation.bounding_box import bounding_box, grown, united
+from metaseg.metrics.overlap import bounding_box, grown, united
 
 
 def test_box_holds_the_mask_and_no_more():

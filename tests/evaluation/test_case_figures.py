@@ -5,9 +5,9 @@ import pytest
 
 from metaseg.cases.labels import SUBREGIONS, WHOLE_LESION, region_mask
 from metaseg.errors import DataError, UsageError
-from metaseg.evaluation.case_figures import case_figures, common_regions
-from metaseg.evaluation.lesionwise import lesionwise
-from metaseg.evaluation.surface import hd95
+from metaseg.metrics.case_metrics import case_metrics, common_regions
+from metaseg.metrics.lesionwise import lesionwise
+from metaseg.metrics.surface import hd95
 
 SPACING = (2.0, 1.0, 1.5)
 
@@ -27,16 +27,16 @@ def by_target(rows):
 
 
 def test_regions_then_remaining_classes(tumour):
-    rows = case_figures(*tumour, SUBREGIONS, SUBREGIONS, SPACING)
+    rows = case_metrics(*tumour, SUBREGIONS, SUBREGIONS, SPACING)
     # ET is a region and a class: it has one row.
     assert [row["target"] for row in rows] == ["WT", "TC", "ET", "NCR", "ED"]
     assert {row["status"] for row in rows} == {"valid"}
 
 
 @pytest.mark.parametrize("region", ["WT", "TC", "ET"])
-def test_figures_of_a_region_equal_its_masks(tumour, region):
+def test_metrics_of_a_region_equal_its_masks(tumour, region):
     label, prediction = (region_mask(array, SUBREGIONS, region) for array in tumour)
-    row = by_target(case_figures(*tumour, SUBREGIONS, SUBREGIONS, SPACING))[region]
+    row = by_target(case_metrics(*tumour, SUBREGIONS, SUBREGIONS, SPACING))[region]
     assert row["dice"] == pytest.approx(2 * (label & prediction).sum() / (label.sum() + prediction.sum()))
     assert (row["tp"], row["fp"], row["fn"]) == (
         (label & prediction).sum(),
@@ -57,67 +57,67 @@ def test_figures_of_a_region_equal_its_masks(tumour, region):
 
 
 def test_dice_can_be_derived_from_the_voxels(tumour):
-    for row in case_figures(*tumour, SUBREGIONS, SUBREGIONS, SPACING):
+    for row in case_metrics(*tumour, SUBREGIONS, SUBREGIONS, SPACING):
         assert row["dice"] == pytest.approx(2 * row["tp"] / (2 * row["tp"] + row["fp"] + row["fn"]))
 
 
 def test_whole_lesion_label_against_subregions(tumour):
     label, prediction = (tumour[0] > 0).astype(np.uint8), tumour[1]
-    rows = case_figures(label, prediction, WHOLE_LESION, SUBREGIONS, SPACING)
+    rows = case_metrics(label, prediction, WHOLE_LESION, SUBREGIONS, SPACING)
     assert [row["target"] for row in rows] == ["WT"]
-    assert rows[0]["dice"] == by_target(case_figures(*tumour, SUBREGIONS, SUBREGIONS, SPACING))["WT"]["dice"]
+    assert rows[0]["dice"] == by_target(case_metrics(*tumour, SUBREGIONS, SUBREGIONS, SPACING))["WT"]["dice"]
     assert common_regions(SUBREGIONS, WHOLE_LESION) == ("WT",)
     # The only class is the region: no second row.
-    assert [row["target"] for row in case_figures(label, label, WHOLE_LESION, WHOLE_LESION, SPACING)] == ["WT"]
+    assert [row["target"] for row in case_metrics(label, label, WHOLE_LESION, WHOLE_LESION, SPACING)] == ["WT"]
 
 
-def test_statuses_and_undefined_figures(tumour):
+def test_statuses_and_undefined_metrics(tumour):
     label, prediction = tumour[0].copy(), tumour[1].copy()
     prediction[prediction == 3] = 2  # ET missed
     label[label == 1] = 2  # NCR false
-    rows = by_target(case_figures(label, prediction, SUBREGIONS, SUBREGIONS, SPACING))
+    rows = by_target(case_metrics(label, prediction, SUBREGIONS, SUBREGIONS, SPACING))
     diagonal = math.hypot(24.0, 24.0, 36.0)
     assert (rows["ET"]["status"], rows["ET"]["dice"]) == ("missed", 0.0)
     assert rows["ET"]["hd95"] == pytest.approx(diagonal)
     assert (rows["NCR"]["status"], rows["NCR"]["dice"]) == ("false", 0.0)
     assert rows["NCR"]["hd95"] == pytest.approx(diagonal)
     nothing = np.zeros_like(label)
-    row = by_target(case_figures(nothing, nothing, SUBREGIONS, SUBREGIONS, SPACING))["ET"]
+    row = by_target(case_metrics(nothing, nothing, SUBREGIONS, SUBREGIONS, SPACING))["ET"]
     assert row["status"] == "empty-both"
     assert math.isnan(row["dice"])
     assert math.isnan(row["hd95"])
-    brats = case_figures(label, prediction, SUBREGIONS, SUBREGIONS, SPACING, policy="brats")
+    brats = case_metrics(label, prediction, SUBREGIONS, SUBREGIONS, SPACING, policy="brats")
     assert by_target(brats)["ET"]["hd95"] == 374.0
 
 
 def test_without_surface_distances_are_left_out(tumour):
-    rows = case_figures(*tumour, SUBREGIONS, SUBREGIONS, SPACING, with_surface=False)
+    rows = case_metrics(*tumour, SUBREGIONS, SUBREGIONS, SPACING, with_surface=False)
     assert all(math.isnan(row["hd95"]) for row in rows)
     assert math.isnan(rows[0]["lesionwise_hd95"])
     assert rows[0]["lesionwise_dice"] > 0
 
 
 def test_presets_choose_the_columns(tumour):
-    rows = case_figures(*tumour, SUBREGIONS, SUBREGIONS, SPACING, presets=())
+    rows = case_metrics(*tumour, SUBREGIONS, SUBREGIONS, SPACING, presets=())
     assert not any("lesion" in key for key in rows[0])
-    rows = case_figures(*tumour, SUBREGIONS, SUBREGIONS, SPACING, presets=("mist", "brats2023-gli"))
+    rows = case_metrics(*tumour, SUBREGIONS, SUBREGIONS, SPACING, presets=("mist", "brats2023-gli"))
     assert {"lesionwise_f1", "brats2023_gli_f1", "brats2023_gli_n_lesions"} <= set(rows[0])
 
 
 def test_planar_stack_has_pixels_and_no_volume(tumour):
-    row = case_figures(*tumour, SUBREGIONS, SUBREGIONS, (1.0, 1.0, 1.0), "pixel", planar=True)[0]
+    row = case_metrics(*tumour, SUBREGIONS, SUBREGIONS, (1.0, 1.0, 1.0), "pixel", planar=True)[0]
     assert row["unit"] == "pixel"
     assert math.isnan(row["label_ml"])
     # One lesion in each of the eight slices that hold tumour.
     assert row["n_lesions"] == 8
     assert row["hd95"] == hd95(tumour[0] > 0, tumour[1] > 0, (1.0, 1.0, 1.0), planar=True)
     # A pixel size makes areas, but slices without thickness have no volume.
-    row = case_figures(*tumour, SUBREGIONS, SUBREGIONS, (0.5, 0.5, 0.5), "mm", planar=True)[0]
+    row = case_metrics(*tumour, SUBREGIONS, SUBREGIONS, (0.5, 0.5, 0.5), "mm", planar=True)[0]
     assert math.isnan(row["predicted_ml"])
 
 
 def test_wrong_input_is_refused(tumour):
     with pytest.raises(DataError, match="differ in shape"):
-        case_figures(tumour[0], tumour[1][:4], SUBREGIONS, SUBREGIONS, SPACING)
+        case_metrics(tumour[0], tumour[1][:4], SUBREGIONS, SUBREGIONS, SPACING)
     with pytest.raises(UsageError, match="lesion-wise preset 'met'"):
-        case_figures(*tumour, SUBREGIONS, SUBREGIONS, SPACING, presets=("met",))
+        case_metrics(*tumour, SUBREGIONS, SUBREGIONS, SPACING, presets=("met",))

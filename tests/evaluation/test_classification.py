@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from metaseg.evaluation.classification import (
-    classification_figures,
+from metaseg.metrics.classification import (
+    classification_metrics,
     confusion_counts,
     patient_probabilities,
     predicted_classes,
@@ -30,27 +30,27 @@ PREDICTED = np.array([0, 0, 0, 1, 1, 1, 0, 2, 2, 0])
 
 def test_hand_worked_table():
     assert confusion_counts(PREDICTED, LABELS, 3).tolist() == [[3, 1, 0], [1, 2, 0], [1, 0, 2]]
-    figures = classification_figures(sure(PREDICTED), LABELS, CLASSES)
-    assert figures["accuracy"] == pytest.approx(7 / 10)
-    assert [figures[f"recall/{name}"] for name in CLASSES] == pytest.approx([3 / 4, 2 / 3, 2 / 3])
-    assert [figures[f"precision/{name}"] for name in CLASSES] == pytest.approx([3 / 5, 2 / 3, 1])
-    assert [figures[f"f1/{name}"] for name in CLASSES] == pytest.approx([6 / 9, 4 / 6, 4 / 5])
-    assert [figures[f"support/{name}"] for name in CLASSES] == [4, 3, 3]
-    assert figures["balanced_accuracy"] == figures["recall_macro"] == pytest.approx((3 / 4 + 4 / 3) / 3)
-    assert figures["precision_macro"] == pytest.approx((3 / 5 + 2 / 3 + 1) / 3)
-    assert figures["f1_macro"] == pytest.approx((2 / 3 + 2 / 3 + 4 / 5) / 3)
-    assert figures["ece"] == pytest.approx(0.0)
-    assert figures["brier"] == pytest.approx(0.7 * (0.3**2 + 2 * 0.15**2) + 0.3 * (0.7**2 + 0.85**2 + 0.15**2))
-    assert "auc" not in figures
+    metrics = classification_metrics(sure(PREDICTED), LABELS, CLASSES)
+    assert metrics["accuracy"] == pytest.approx(7 / 10)
+    assert [metrics[f"recall/{name}"] for name in CLASSES] == pytest.approx([3 / 4, 2 / 3, 2 / 3])
+    assert [metrics[f"precision/{name}"] for name in CLASSES] == pytest.approx([3 / 5, 2 / 3, 1])
+    assert [metrics[f"f1/{name}"] for name in CLASSES] == pytest.approx([6 / 9, 4 / 6, 4 / 5])
+    assert [metrics[f"support/{name}"] for name in CLASSES] == [4, 3, 3]
+    assert metrics["balanced_accuracy"] == metrics["recall_macro"] == pytest.approx((3 / 4 + 4 / 3) / 3)
+    assert metrics["precision_macro"] == pytest.approx((3 / 5 + 2 / 3 + 1) / 3)
+    assert metrics["f1_macro"] == pytest.approx((2 / 3 + 2 / 3 + 4 / 5) / 3)
+    assert metrics["ece"] == pytest.approx(0.0)
+    assert metrics["brier"] == pytest.approx(0.7 * (0.3**2 + 2 * 0.15**2) + 0.3 * (0.7**2 + 0.85**2 + 0.15**2))
+    assert "auc" not in metrics
 
 
 def test_hand_worked_ranking():
     # Second class: scores 0.9, 0.6, 0.4 against 0.6, 0.3, 0.1: 7 pairs won, 1 tied, 1 lost of 9.
     score = np.array([0.9, 0.6, 0.4, 0.6, 0.3, 0.1])
-    figures = classification_figures(np.stack([1 - score, score], 1), [1, 1, 1, 0, 0, 0], ("healthy", "tumour"))
-    assert figures["auc"] == figures["auc_macro"] == figures["auc/healthy"] == pytest.approx(7.5 / 9)
+    metrics = classification_metrics(np.stack([1 - score, score], 1), [1, 1, 1, 0, 0, 0], ("healthy", "tumour"))
+    assert metrics["auc"] == metrics["auc_macro"] == metrics["auc/healthy"] == pytest.approx(7.5 / 9)
     # Thresholds 0.9, 0.6, 0.4: recall 1/3, 2/3, 1 at precision 1, 2/3, 3/4.
-    assert figures["average_precision/tumour"] == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+    assert metrics["average_precision/tumour"] == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
 
 
 @given(st.integers(0, 10_000), st.integers(2, 4), st.integers(4, 30))
@@ -60,59 +60,59 @@ def test_auc_is_the_rank_sum_statistic(seed, classes, samples):
     chance = generator.multinomial(8, np.full(classes, 1 / classes), samples) / 8
     labels = generator.integers(classes, size=samples)
     names = [f"class {one}" for one in range(classes)]
-    figures = classification_figures(chance, labels, names)
+    metrics = classification_metrics(chance, labels, names)
     known = []
     for one, name in enumerate(names):
         inside, outside = chance[labels == one, one], chance[labels != one, one]
         if len(inside) and len(outside):
             known.append(stats.mannwhitneyu(inside, outside).statistic / (len(inside) * len(outside)))
-            assert figures[f"auc/{name}"] == pytest.approx(known[-1])
+            assert metrics[f"auc/{name}"] == pytest.approx(known[-1])
         else:
-            assert math.isnan(figures[f"auc/{name}"])
-            assert math.isnan(figures[f"average_precision/{name}"])
-    assert figures["auc_macro"] == pytest.approx(np.mean(known) if known else math.nan, nan_ok=True)
-    assert figures["accuracy"] == pytest.approx(np.mean(np.argmax(chance, 1) == labels))
+            assert math.isnan(metrics[f"auc/{name}"])
+            assert math.isnan(metrics[f"average_precision/{name}"])
+    assert metrics["auc_macro"] == pytest.approx(np.mean(known) if known else math.nan, nan_ok=True)
+    assert metrics["accuracy"] == pytest.approx(np.mean(np.argmax(chance, 1) == labels))
 
 
 def test_a_perfect_and_a_reversed_classifier():
-    figures = classification_figures(sure(LABELS, confidence=1.0), LABELS, CLASSES)
-    bounded = {name: value for name, value in figures.items() if not name.startswith("support/")}
+    metrics = classification_metrics(sure(LABELS, confidence=1.0), LABELS, CLASSES)
+    bounded = {name: value for name, value in metrics.items() if not name.startswith("support/")}
     assert bounded.pop("ece") == bounded.pop("brier") == 0.0
     assert set(bounded.values()) == {1.0}
-    wrong = classification_figures(sure([1, 0], 2, 1.0), [0, 1], ("a", "b"))
+    wrong = classification_metrics(sure([1, 0], 2, 1.0), [0, 1], ("a", "b"))
     assert (wrong["accuracy"], wrong["auc"], wrong["ece"], wrong["brier"]) == (0.0, 0.0, 1.0, 2.0)
 
 
 def test_a_class_without_samples_is_in_no_mean():
     labels, predicted = np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1])
-    figures = classification_figures(sure(predicted), labels, CLASSES)
-    assert math.isnan(figures["recall/pituitary"])
-    assert (figures["precision/pituitary"], figures["f1/pituitary"], figures["support/pituitary"]) == (0.0, 0.0, 0.0)
-    assert math.isnan(figures["auc/pituitary"])
-    assert figures["balanced_accuracy"] == pytest.approx(3 / 4)
-    assert figures["precision_macro"] == pytest.approx(1.0)
-    assert figures["f1_macro"] == pytest.approx((2 / 3 + 1) / 2)
-    assert figures["auc_macro"] == pytest.approx((3 / 4 + 1) / 2)
+    metrics = classification_metrics(sure(predicted), labels, CLASSES)
+    assert math.isnan(metrics["recall/pituitary"])
+    assert (metrics["precision/pituitary"], metrics["f1/pituitary"], metrics["support/pituitary"]) == (0.0, 0.0, 0.0)
+    assert math.isnan(metrics["auc/pituitary"])
+    assert metrics["balanced_accuracy"] == pytest.approx(3 / 4)
+    assert metrics["precision_macro"] == pytest.approx(1.0)
+    assert metrics["f1_macro"] == pytest.approx((2 / 3 + 1) / 2)
+    assert metrics["auc_macro"] == pytest.approx((3 / 4 + 1) / 2)
 
 
 def test_neither_held_nor_predicted_is_unknown():
-    figures = classification_figures(sure([0, 1]), [0, 1], CLASSES)
-    assert all(math.isnan(figures[f"{name}/pituitary"]) for name in ("precision", "recall", "f1"))
-    assert figures["precision_macro"] == 1.0
+    metrics = classification_metrics(sure([0, 1]), [0, 1], CLASSES)
+    assert all(math.isnan(metrics[f"{name}/pituitary"]) for name in ("precision", "recall", "f1"))
+    assert metrics["precision_macro"] == 1.0
 
 
 def test_a_class_that_was_never_predicted_counts_as_nothing_found():
-    figures = classification_figures(sure([0, 0, 0], 2), [0, 0, 1], ("a", "b"))
-    assert [figures[f"{name}/b"] for name in ("precision", "recall", "f1")] == [0.0, 0.0, 0.0]
-    assert figures["precision_macro"] == pytest.approx((2 / 3 + 0) / 2)
+    metrics = classification_metrics(sure([0, 0, 0], 2), [0, 0, 1], ("a", "b"))
+    assert [metrics[f"{name}/b"] for name in ("precision", "recall", "f1")] == [0.0, 0.0, 0.0]
+    assert metrics["precision_macro"] == pytest.approx((2 / 3 + 0) / 2)
 
 
 def test_a_single_class_has_no_auc():
-    figures = classification_figures(sure([0, 1], 2), [0, 0], ("a", "b"))
-    assert math.isnan(figures["auc"])
-    assert math.isnan(figures["auc_macro"])
-    assert math.isnan(figures["average_precision_macro"])
-    assert figures["accuracy"] == figures["balanced_accuracy"] == 0.5
+    metrics = classification_metrics(sure([0, 1], 2), [0, 0], ("a", "b"))
+    assert math.isnan(metrics["auc"])
+    assert math.isnan(metrics["auc_macro"])
+    assert math.isnan(metrics["average_precision_macro"])
+    assert metrics["accuracy"] == metrics["balanced_accuracy"] == 0.5
 
 
 def test_the_first_of_equal_classes_is_predicted():
@@ -159,15 +159,15 @@ def test_patients_of_two_classes_are_refused():
 )
 def test_wrong_input_is_refused(chance, labels, message):
     with pytest.raises(ValueError, match=message):
-        classification_figures(np.array(chance), np.array(labels), ("a", "b"))
+        classification_metrics(np.array(chance), np.array(labels), ("a", "b"))
 
 
 @pytest.mark.parametrize("classes", [("a",), ("a", "a"), ("a", "b", "c")])
 def test_wrong_names_are_refused(classes):
     with pytest.raises(ValueError, match="class names"):
-        classification_figures(np.array([[0.5, 0.5]]), [0], classes)
+        classification_metrics(np.array([[0.5, 0.5]]), [0], classes)
 
 
 def test_half_precision_is_accepted():
     chance = np.random.default_rng(0).dirichlet(np.ones(4), 30).astype(np.float16)
-    assert classification_figures(chance, np.arange(30) % 4, "abcd")["accuracy"] >= 0.0
+    assert classification_metrics(chance, np.arange(30) % 4, "abcd")["accuracy"] >= 0.0

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaseg.evaluation.classification import classification_figures
-from metaseg.evaluation.classification_bootstrap import (
+from metaseg.metrics.classification import (
     HEADLINES,
-    bootstrap_figures,
-    weighted_figures,
+    bootstrap_metrics,
+    classification_metrics,
+    weighted_metrics,
     weighted_ranking,
 )
-from metaseg.evaluation.statistics import draw_weights
+from metaseg.metrics.cohort_metrics import draw_weights
 
 
 def example(classes=3, slices=40, seed=0):
@@ -32,10 +32,10 @@ def test_weights_are_repeated_samples(seed, classes, slices):
     labels = generator.integers(classes, size=slices)
     names = [f"c{one}" for one in range(classes)]
     weights = draw_weights(slices, 3, generator)
-    found = weighted_figures(chance, labels, weights, names)
+    found = weighted_metrics(chance, labels, weights, names)
     for resample, row in enumerate(weights):
         repeated = np.repeat(np.arange(slices), row.astype(int))
-        expected = classification_figures(chance[repeated], labels[repeated], names)
+        expected = classification_metrics(chance[repeated], labels[repeated], names)
         expected = {name: value for name, value in expected.items() if not name.startswith("support/")}
         assert {name: values[resample] for name, values in found.items()} == pytest.approx(expected, nan_ok=True)
 
@@ -56,8 +56,8 @@ def test_slices_of_a_patient_are_drawn_together():
     # Ten patients of one slice, or of 30 equal ones: the slices add nothing.
     chance, labels = example(slices=10)
     patients = np.arange(10).astype(str)
-    few = bootstrap_figures(chance, labels, patients, "abc", np.random.default_rng(0), names=None)
-    many = bootstrap_figures(
+    few = bootstrap_metrics(chance, labels, patients, "abc", np.random.default_rng(0), names=None)
+    many = bootstrap_metrics(
         np.repeat(chance, 30, 0),
         np.repeat(labels, 30),
         np.repeat(patients, 30),
@@ -74,7 +74,7 @@ def test_accuracy_has_the_binomial_interval():
     chance = np.where(right[:, None], [0.9, 0.1], [0.1, 0.9])
     patients = np.arange(500).astype(str)
     for level, width in ((0.95, 1.96), (0.8, 1.2816)):
-        pair = bootstrap_figures(chance, labels, patients, "ab", np.random.default_rng(0), 4000, ("accuracy",), level)[
+        pair = bootstrap_metrics(chance, labels, patients, "ab", np.random.default_rng(0), 4000, ("accuracy",), level)[
             "accuracy"
         ]
         error = width * math.sqrt(0.8 * 0.2 / 500)
@@ -84,39 +84,39 @@ def test_accuracy_has_the_binomial_interval():
 def test_parts_of_the_resamples_change_nothing(monkeypatch):
     chance, labels = example()
     patients = [f"p{one // 4}" for one in range(40)]
-    whole = bootstrap_figures(chance, labels, patients, "abc", np.random.default_rng(0), 100)
-    monkeypatch.setattr("metaseg.evaluation.classification_bootstrap._AT_ONCE", 40 * 7)
-    assert bootstrap_figures(chance, labels, patients, "abc", np.random.default_rng(0), 100) == whole
+    whole = bootstrap_metrics(chance, labels, patients, "abc", np.random.default_rng(0), 100)
+    monkeypatch.setattr("metaseg.metrics.classification._AT_ONCE", 40 * 7)
+    assert bootstrap_metrics(chance, labels, patients, "abc", np.random.default_rng(0), 100) == whole
     assert tuple(whole) == HEADLINES
 
 
-def test_intervals_hold_the_figure_and_lie_in_range():
+def test_intervals_hold_the_metric_and_lie_in_range():
     chance, labels = example(slices=200, seed=3)
     patients = np.arange(200) // 2
-    figures = classification_figures(chance, labels, "abc")
-    pairs = bootstrap_figures(chance, labels, patients.astype(str), "abc", np.random.default_rng(0), names=None)
-    assert set(pairs) == {name for name in figures if not name.startswith("support/")}
+    metrics = classification_metrics(chance, labels, "abc")
+    pairs = bootstrap_metrics(chance, labels, patients.astype(str), "abc", np.random.default_rng(0), names=None)
+    assert set(pairs) == {name for name in metrics if not name.startswith("support/")}
     for name, (low, high) in pairs.items():
         assert 0.0 <= low <= high <= (2.0 if name == "brier" else 1.0)
         # The error of a resample is biased upwards, as that of a small sample is.
-        assert name == "ece" or low <= figures[name] <= high
+        assert name == "ece" or low <= metrics[name] <= high
 
 
 def test_one_patient_has_no_interval():
     chance, labels = example()
-    pairs = bootstrap_figures(chance, labels, ["p"] * 40, "abc", np.random.default_rng(0), 10)
+    pairs = bootstrap_metrics(chance, labels, ["p"] * 40, "abc", np.random.default_rng(0), 10)
     assert all(math.isnan(one) for pair in pairs.values() for one in pair)
 
 
-def test_unknown_figures_are_refused():
+def test_unknown_metrics_are_refused():
     chance, labels = example()
     with pytest.raises(ValueError, match="no interval of support/a"):
-        bootstrap_figures(chance, labels, ["p"] * 40, "abc", np.random.default_rng(0), 10, ["support/a"])
+        bootstrap_metrics(chance, labels, ["p"] * 40, "abc", np.random.default_rng(0), 10, ["support/a"])
 
 
 def test_a_thousand_resamples_are_quick():
     chance, labels = example(slices=400)
     patients = np.arange(400) // 5
     begin = time.process_time()
-    bootstrap_figures(chance, labels, patients.astype(str), "abc", np.random.default_rng(0), 1000, None)
+    bootstrap_metrics(chance, labels, patients.astype(str), "abc", np.random.default_rng(0), 1000, None)
     assert time.process_time() - begin < 4.0

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metaseg.evaluation import classification_plots
-from metaseg.evaluation.classification_plots import write_confusion_plot, write_reliability_plot, write_roc_plot
+from metaseg.pictures import classification_charts as classification_plots
+from metaseg.pictures.classification_charts import write_confusion_plot, write_reliability_plot, write_roc_plot
 
 NAMES = ("glioma", "a rather long name of a tumour", "x" * 40, "$IDH$_wildtype", "e", "f")
 

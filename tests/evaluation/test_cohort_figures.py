@@ -7,8 +7,8 @@ import pytest
 
 from metaseg.cases.labels import WHOLE_LESION
 from metaseg.errors import DataError
-from metaseg.evaluation.case_figures import case_figures
-from metaseg.evaluation.cohort_figures import apply_policy, bootstrap_interval, summarise_cohorts, to_records
+from metaseg.metrics.case_metrics import case_metrics
+from metaseg.metrics.cohort_metrics import apply_policy, bootstrap_interval, summarise_cohorts, to_records
 
 # Four cases: found, missed, falsely found, and without tumour anywhere.
 ROWS = [
@@ -48,7 +48,7 @@ def test_missed_and_false_cases_stay_in_the_mean(frame):
     assert summary["dice_n"] == 3
     assert summary["hd95_mean"] == pytest.approx(604 / 3)
     assert summary["hd95_n_penalty"] == 2
-    # The case without lesions and false positives has no lesion-wise figure, though the official code gives it 1.
+    # The case without lesions and false positives has no lesion-wise metric, though the official code gives it 1.
     assert summary["lesionwise_dice_mean"] == pytest.approx(0.6 / 3)
     assert summary["lesionwise_f1_n"] == 3
     assert summary["lesionwise_hd95_mean"] == pytest.approx(604 / 3)
@@ -97,14 +97,14 @@ def test_distances_that_were_not_computed_stay_out(frame):
     assert (summary["hd95_n"], summary["hd95_n_penalty"]) == (0, 0)
 
 
-def test_rows_of_case_figures_are_taken_as_they_are():
+def test_rows_of_case_metrics_are_taken_as_they_are():
     label = np.zeros((4, 16, 16), dtype=np.uint8)
     label[1:3, 4:9, 4:9] = 1
     predictions = [label, np.roll(label, 2, 1), np.zeros_like(label)]
     rows = [
         {"cohort": "MET", **row}
         for prediction in predictions
-        for row in case_figures(label, prediction, WHOLE_LESION, WHOLE_LESION, (1.0, 1.0, 1.0))
+        for row in case_metrics(label, prediction, WHOLE_LESION, WHOLE_LESION, (1.0, 1.0, 1.0))
     ]
     summary = summarise_cohorts(rows).iloc[0]
     assert (summary["target"], summary["n_valid"], summary["n_missed"]) == ("WT", 2, 1)

@@ -3,9 +3,8 @@ import pytest
 
 from metaseg.cases.labels import SUBREGIONS
 from metaseg.errors import UsageError
-from metaseg.evaluation.contact_sheet import contact_sheet, informative_slices
-from metaseg.evaluation.drawing import AMBER
-from metaseg.evaluation.overlay import ERROR_COLOURS
+from metaseg.pictures.contact_sheet import contact_sheet, informative_slices
+from metaseg.pictures.overlay import AMBER, ERROR_COLOURS
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from metaseg.errors import UsageError
-from metaseg.evaluation.empties import EMPTY_POLICIES, Status, empty_policy, image_diagonal, settle_empties
+from metaseg.metrics.empties import EMPTY_POLICIES, Status, empty_policy, image_diagonal, settle_empties
 
 # (label voxels, predicted voxels) and what is expected under each policy, with a diagonal of 99 mm.
 MISSED, FALSE, NEITHER = (5, 0), (0, 5), (0, 0)
@@ -23,7 +23,7 @@ MISSED, FALSE, NEITHER = (5, 0), (0, 5), (0, 0)
         ("mist", NEITHER, "empty-both", 1.0, 0.0),
     ],
 )
-def test_undefined_figures(policy, sizes, status, dice, hd95):
+def test_undefined_metrics(policy, sizes, status, dice, hd95):
     verdict = settle_empties(*sizes, 99.0, EMPTY_POLICIES[policy])
     assert str(verdict.status) == status
     assert verdict.dice == pytest.approx(dice, nan_ok=True)
@@ -31,7 +31,7 @@ def test_undefined_figures(policy, sizes, status, dice, hd95):
 
 
 @pytest.mark.parametrize("policy", EMPTY_POLICIES)
-def test_defined_figures_are_left_to_be_computed(policy):
+def test_defined_metrics_are_left_to_be_computed(policy):
     verdict = settle_empties(1, 1, 99.0, EMPTY_POLICIES[policy])
     assert (verdict.status, verdict.dice, verdict.hd95) == (Status.VALID, None, None)
 

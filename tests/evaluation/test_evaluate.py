@@ -14,12 +14,12 @@ from monai.metrics import DiceMetric
 from PIL import Image
 
 from metaseg.cases.splits import Split
-from metaseg.config import EvaluateConfig, MetatuneConfig, PretrainConfig
+from metaseg.config.segmentation import EvaluateConfig, MetatuneConfig, PretrainConfig
 from metaseg.errors import DataError, RunError, UsageError
-from metaseg.evaluation import evaluation_cases
-from metaseg.evaluation.drawing import AMBER
-from metaseg.evaluation.evaluate import evaluate_network, find_parent, run_evaluate
+from metaseg.inference import evaluation_cases
+from metaseg.inference.evaluate import evaluate_network, find_parent, run_evaluate
 from metaseg.models import load_checkpoint, save_checkpoint
+from metaseg.pictures.overlay import AMBER
 from metaseg.runs.folder import RunFolder
 
 MISSED = {"edema": (slice(6, 12), slice(7, 13), slice(3, 8)), "enhancing": (slice(7, 10), slice(8, 11), slice(4, 7))}
@@ -41,15 +41,15 @@ def row(frame: pd.DataFrame, **wanted) -> pd.Series:
     return chosen.iloc[0]
 
 
-def test_a_perfect_network_has_perfect_figures(workshop, config):
+def test_a_perfect_network_has_perfect_metrics(workshop, config):
     workshop.case("HGG", "a_1")
     workshop.case("HGG", "b_1", affine=np.diag([-1.0, -1.0, 1.0, 1.0]), **MISSED)
     result = evaluate_network(workshop.network(), None, config(surface=True))
     assert set(result.cohorts["target"]) == {"WT", "TC", "ET", "NCR", "ED"}
     for target in ("WT", "TC", "ET", "ED"):
-        figures = row(result.cohorts, target=target, network="after")
-        assert (figures["dice_mean"], figures["hd95_mean"]) == (1.0, 0.0)
-        assert (figures["n_valid"], figures["n_missed"], figures["n_false"]) == (2, 0, 0)
+        metrics = row(result.cohorts, target=target, network="after")
+        assert (metrics["dice_mean"], metrics["hd95_mean"]) == (1.0, 0.0)
+        assert (metrics["n_valid"], metrics["n_missed"], metrics["n_false"]) == (2, 0, 0)
     assert row(result.cohorts, target="WT")["lesionwise_f1_mean"] == 1.0
     # There is no necrosis in label or prediction: nothing to average.
     assert row(result.cohorts, target="NCR")["n_empty_both"] == 2
@@ -74,9 +74,9 @@ def test_a_missed_lesion_costs_the_whole_grids_diagonal(workshop, config):
     network = workshop.network()
     network.model.threshold.data.fill_(99.0)
     result = evaluate_network(network, None, config(surface=True))
-    figures = row(result.cases, target="ET")
-    assert (figures["status"], figures["dice"]) == ("missed", 0.0)
-    assert figures["hd95"] == pytest.approx(math.hypot(24 * 1.5, 22 * 1.0, 12 * 2.0))
+    metrics = row(result.cases, target="ET")
+    assert (metrics["status"], metrics["dice"]) == ("missed", 0.0)
+    assert metrics["hd95"] == pytest.approx(math.hypot(24 * 1.5, 22 * 1.0, 12 * 2.0))
     summary = row(result.cohorts, target="ET")
     assert (summary["dice_mean"], summary["n_missed"], summary["lesionwise_f1_mean"]) == (0.0, 1, 0.0)
 
@@ -85,9 +85,9 @@ def test_shrunken_slices_are_compared_on_the_full_grid(workshop, config):
     workshop.case("HGG", "a_1", shape=(64, 60, 6), edema=(slice(11, 26), slice(11, 26), slice(2, 4)), enhancing=None)
     network = workshop.network(normalisation={"image_size": 32})
     result = evaluate_network(network, None, config(workshop.root / "data"))
-    figures = row(result.cases, target="WT")
-    assert figures["tp"] + figures["fn"] == 15 * 15 * 2
-    assert 0.7 < figures["dice"] < 1.0
+    metrics = row(result.cases, target="WT")
+    assert metrics["tp"] + metrics["fn"] == 15 * 15 * 2
+    assert 0.7 < metrics["dice"] < 1.0
 
 
 def trained_run(workshop, *patients: str, name: str = "run") -> Path:
@@ -166,7 +166,7 @@ def test_forgetting_is_the_source_dice_that_was_lost(workshop, config, capsys):
     assert target["gain"] == pytest.approx(target["after"] - 1.0)
     assert math.isnan(target["forgetting"])
     assert set(result.cases["network"]) == {"before", "after"}
-    record = json.loads((workshop.root / "out" / "figures.json").read_text())
+    record = json.loads((workshop.root / "out" / "metrics.json").read_text())
     assert record["domains"]["WT"]["forgetting"] == pytest.approx(1.0 - left)
     assert record["domains"]["WT"]["source_before"] == 1.0
     assert set(record["evaluation"]["networks"]) == {"before", "after"}
@@ -245,11 +245,11 @@ def test_files_hold_every_case_and_what_they_came_from(workshop, config):
     workshop.case("LGG", "b_1", **MISSED)
     network = workshop.network()
     result = evaluate_network(network, None, config(pictures=5, surface=True))
-    table = pd.read_csv(result.out / "figures.csv")
+    table = pd.read_csv(result.out / "metrics.csv")
     assert list(table["case"].unique()) == ["a_1", "b_1"]
     assert {"cohort", "network", "trained_on", "dice", "hd95", "lesionwise_dice", "mist_f1", "status"} <= set(table)
-    assert "1.0" not in (result.out / "figures.csv").read_text().splitlines()[1].split(",")[-1]
-    record = json.loads((result.out / "figures.json").read_text())
+    assert "1.0" not in (result.out / "metrics.csv").read_text().splitlines()[1].split(",")[-1]
+    record = json.loads((result.out / "metrics.json").read_text())
     assert record["evaluation"]["networks"]["after"]["checkpoint_digest"] != "none"
     assert record["evaluation"]["options"]["empty_policy"] == "exclude"
     assert record["evaluation"]["versions"]["torch"]
@@ -298,8 +298,8 @@ def test_phantoms_mark_everything_that_is_made_from_them(workshop, config, capsy
         (workshop.root / "data" / "metaseg-phantoms.json").write_text("{}")
     result = evaluate_network(workshop.network(synthetic=origin == "network"), None, config(pictures=1))
     assert result.synthetic
-    assert json.loads((result.out / "figures.json").read_text())["synthetic"] is True
-    assert pd.read_csv(result.out / "figures.csv")["synthetic"].all()
+    assert json.loads((result.out / "metrics.json").read_text())["synthetic"] is True
+    assert pd.read_csv(result.out / "metrics.csv")["synthetic"].all()
     picture = np.asarray(Image.open(result.pictures[0]).convert("RGB"))
     assert (picture == AMBER).all(axis=-1).sum() > 100
     assert capsys.readouterr().out.count("SYNTHETIC") >= 2

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaseg.evaluation.change_figures import change_figures, domain_figures, paired_dice
-from metaseg.evaluation.figure_tables import print_figures
-from metaseg.evaluation.worst_cases import WorstCases
+from metaseg.inference.case_pictures import WorstCases
+from metaseg.metrics.cohort_metrics import change_metrics, domain_metrics, paired_dice
+from metaseg.metrics.metric_tables import print_metrics
 
 
 def rows(*values: tuple, cohort: str = "HGG", target: str = "ET") -> pd.DataFrame:
@@ -45,20 +45,20 @@ def test_pairs_are_over_the_same_cases():
 
 def test_changes_are_differences_of_means_of_the_same_cases():
     frame = pd.concat([rows(("a", 0.9, 0.5), ("b", 0.7, 0.6)), rows(("m", 0.2, 0.6), cohort="MET")])
-    changes = change_figures(frame, {"HGG"}, 200, np.random.default_rng(0)).set_index("cohort")
+    changes = change_metrics(frame, {"HGG"}, 200, np.random.default_rng(0)).set_index("cohort")
     assert changes.loc["HGG", "forgetting"] == pytest.approx(0.25)
     low, high = changes.loc["HGG", ["forgetting_low", "forgetting_high"]]
     assert 0.1 - 1e-9 <= low <= high <= 0.4 + 1e-9
     assert changes.loc["MET", "gain"] == pytest.approx(0.4)
     assert np.isnan(changes.loc["MET", "forgetting"])
-    domains = domain_figures(frame, {"HGG"})["ET"]
+    domains = domain_metrics(frame, {"HGG"})["ET"]
     assert domains["forgetting"] == pytest.approx(0.25)
     assert domains["plasticity"] == pytest.approx(0.4)
     assert domains["balanced_mean"] == pytest.approx((0.55 + 0.6) / 2)
 
 
-def test_a_domain_without_cases_has_no_figures():
-    domains = domain_figures(rows(("a", 0.9, 0.5)), {"HGG"})["ET"]
+def test_a_domain_without_cases_has_no_metrics():
+    domains = domain_metrics(rows(("a", 0.9, 0.5)), {"HGG"})["ET"]
     assert np.isnan(domains["plasticity"])
     assert domains["source_after"] == 0.5
 
@@ -91,13 +91,13 @@ def test_tables_of_a_log_file_are_not_cut(capsys):
                 "unit": "mm",
                 "n_cases": 12,
                 **{f"n_{name}": 10_000 for name in ("valid", "missed", "false", "empty_both")},
-                **{f"{figure}_mean": 123.456 for figure in ("dice", "hd95", "lesionwise_dice", "lesionwise_hd95")},
-                **{f"{figure}_mean": 0.5 for figure in ("lesionwise_f1", "mist_f1")},
+                **{f"{metric}_mean": 123.456 for metric in ("dice", "hd95", "lesionwise_dice", "lesionwise_hd95")},
+                **{f"{metric}_mean": 0.5 for metric in ("lesionwise_f1", "mist_f1")},
                 **{"dice_sd": 0.1, "hd95_sd": 100.0, "dice_low": 0.25, "dice_high": 0.75},
             }
         ]
     )
-    print_figures(summary, "title")
+    print_metrics(summary, "title")
     printed = capsys.readouterr().out
     assert "…" not in printed
     for text in ("123.456 ± 0.100", "0.250 .. 0.750", "123.5 ± 100.0 mm", "10000", "a-cohort-with-a-long-name"):

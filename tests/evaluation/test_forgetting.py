@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from metaseg.evaluation.forgetting import (
+from metaseg.metrics.forgetting import (
     Forgetting,
     backward_transfer,
     balanced_mean,
@@ -45,11 +45,11 @@ def test_single_point_scores_itself():
     assert retention_area([7], [0.4]) == 0.4
 
 
-@pytest.mark.parametrize("figure", [retention_area, steps_to_share])
+@pytest.mark.parametrize("metric", [retention_area, steps_to_share])
 @pytest.mark.parametrize(("steps", "dice"), [([], []), ([1, 2], [0.5]), ([1, 1], [0.5, 0.6]), ([2, 1], [0.5, 0.6])])
-def test_curves_that_make_no_sense_are_refused(figure, steps, dice):
+def test_curves_that_make_no_sense_are_refused(metric, steps, dice):
     with pytest.raises(ValueError, match="steps"):
-        figure(steps, dice)
+        metric(steps, dice)
 
 
 def test_knowing_the_source_helps_if_it_beats_a_start_from_scratch():
@@ -88,12 +88,12 @@ def test_shares_out_of_range_are_refused(share):
         steps_to_share([0, 1], [0.1, 0.2], share)
 
 
-@pytest.mark.parametrize("figure", [retention_area, steps_to_share])
+@pytest.mark.parametrize("metric", [retention_area, steps_to_share])
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_unknown_marks_give_no_figure(figure, place):
+def test_unknown_marks_give_no_metric(metric, place):
     dice = [0.1, 0.2, 0.3]
     dice[place] = np.nan
-    assert np.isnan(figure([0, 1, 2], dice))
+    assert np.isnan(metric([0, 1, 2], dice))
 
 
 @pytest.mark.parametrize(("together", "alone"), [(retention_areas, retention_area), (steps_to_shares, steps_to_share)])
@@ -110,7 +110,7 @@ def test_many_curves_at_once_equal_each_alone(together, alone):
     assert np.isnan(together(np.full((1, 2), np.nan), np.full((1, 2), np.nan))).all()
 
 
-def test_record_holds_every_figure():
+def test_record_holds_every_metric():
     record = Forgetting(0.8, 0.6, 0.1, 0.5).as_dict()
     assert record["forgetting"] == pytest.approx(0.2)
     assert record["backward_transfer"] == pytest.approx(-0.2)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from evaluation.conftest import Blind
 
-from metaseg.config import EvaluateConfig, PredictConfig
+from metaseg.config.segmentation import EvaluateConfig, PredictConfig
 from metaseg.errors import DataWarning, UsageError
-from metaseg.evaluation.evaluate import evaluate_network
-from metaseg.evaluation.finished_cases import FinishedCases
-from metaseg.evaluation.predict import predict_cases
+from metaseg.inference.evaluate import evaluate_network
+from metaseg.inference.evaluation_cases import FinishedCases
+from metaseg.inference.predict import predict_cases
 
 
 def predicted(workshop, **options):
@@ -120,9 +120,9 @@ def test_evaluation_goes_on_to_the_same_files(workshop, monkeypatch):
     result = evaluate_network(*networks, again)
     pictures = [picture.name for picture in whole.pictures]
     assert [picture.name for picture in result.pictures] == pictures
-    for name in ("figures.csv", *(f"pictures/{name}" for name in pictures)):
+    for name in ("metrics.csv", *(f"pictures/{name}" for name in pictures)):
         assert (given.out / name).read_bytes() == (whole.out / name).read_bytes(), name
-    assert sorted(path.name for path in given.out.iterdir()) == ["figures.csv", "figures.json", "pictures"]
+    assert sorted(path.name for path in given.out.iterdir()) == ["metrics.csv", "metrics.json", "pictures"]
     calls = networks[0].model.calls
     finished = evaluate_network(*networks, again)
     assert networks[0].model.calls == calls
@@ -145,4 +145,4 @@ def test_evaluation_does_not_go_on_from_another(workshop, monkeypatch, other):
     with pytest.raises(UsageError, match="contradict"):
         evaluate_network(*networks, replace(again, overwrite=True))
     evaluate_network(*networks, replace(again, resume=False, overwrite=True))
-    assert sorted(path.name for path in given.out.iterdir()) == ["figures.csv", "figures.json"]
+    assert sorted(path.name for path in given.out.iterdir()) == ["metrics.csv", "metrics.json"]

@@ -5,8 +5,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from metaseg.evaluation.drawing import AMBER
-from metaseg.evaluation.grad_cam import grad_cam, grad_cam_picture, last_convolution, write_grad_cams
+from metaseg.pictures.grad_cam import grad_cam, grad_cam_picture, last_convolution, write_grad_cams
+from metaseg.pictures.overlay import AMBER
 
 
 class Net(nn.Module):

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from metaseg.evaluation.drawing import AMBER
-from metaseg.evaluation.heatmap import blend_probability, probability_heatmap
+from metaseg.pictures.overlay import AMBER, blend_probability, probability_heatmap
 
 
 def test_high_is_red_low_is_blue_nothing_is_grey():

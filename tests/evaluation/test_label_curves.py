@@ -8,25 +8,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import trapezoid
 
-from metaseg.evaluation.label_curves import area_under_budget_curve, labels_saved, labels_to_reach
+from metaseg.metrics.classification import area_under_budget_curve, labels_saved, labels_to_reach
 
 
 @st.composite
 def curves(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     rounds = draw(st.integers(2, 8))
     steps = draw(st.lists(st.integers(1, 50), min_size=rounds, max_size=rounds))
-    figures = draw(st.lists(st.integers(0, 100), min_size=rounds, max_size=rounds))
-    return np.cumsum(steps), np.array(figures) / 100
+    metrics = draw(st.lists(st.integers(0, 100), min_size=rounds, max_size=rounds))
+    return np.cumsum(steps), np.array(metrics) / 100
 
 
 @settings(max_examples=60, deadline=None)
 @given(curve=curves(), constant=st.integers(0, 1000), scale=st.integers(1, 9), shift=st.integers(0, 99))
 def test_area_is_scipys_of_the_rescaled_budget(curve, constant, scale, shift):
-    labels, figures = curve
-    area = area_under_budget_curve(labels, figures)
-    np.testing.assert_allclose(area, trapezoid(figures, (labels - labels[0]) / (labels[-1] - labels[0])))
-    assert figures.min() - 1e-12 <= area <= figures.max() + 1e-12
-    np.testing.assert_allclose(area_under_budget_curve(scale * labels + shift, figures), area)
+    labels, metrics = curve
+    area = area_under_budget_curve(labels, metrics)
+    np.testing.assert_allclose(area, trapezoid(metrics, (labels - labels[0]) / (labels[-1] - labels[0])))
+    assert metrics.min() - 1e-12 <= area <= metrics.max() + 1e-12
+    np.testing.assert_allclose(area_under_budget_curve(scale * labels + shift, metrics), area)
     level = np.full(len(labels), constant / 1000)
     np.testing.assert_allclose(area_under_budget_curve(labels, level), constant / 1000)
 
@@ -37,23 +37,23 @@ def test_area_by_hand():
 
 
 def test_labels_to_reach_by_hand():
-    labels, figures = [10, 20, 40, 50], [0.5, 0.7, 0.9, 0.8]
+    labels, metrics = [10, 20, 40, 50], [0.5, 0.7, 0.9, 0.8]
     for target, expected in ((0.4, 10), (0.5, 10), (0.6, 15), (0.7, 20), (0.8, 30), (0.9, 40)):
-        assert labels_to_reach(labels, figures, target) == pytest.approx(expected)
-    assert math.isnan(labels_to_reach(labels, figures, 0.91))
+        assert labels_to_reach(labels, metrics, target) == pytest.approx(expected)
+    assert math.isnan(labels_to_reach(labels, metrics, 0.91))
     assert labels_to_reach([5], [0.6], 0.6) == 5
 
 
 @settings(max_examples=60, deadline=None)
 @given(curve=curves(), target=st.integers(0, 100).map(lambda x: x / 100))
 def test_the_curve_is_at_the_target_where_it_is_reached_and_below_before(curve, target):
-    labels, figures = curve
-    reached = labels_to_reach(labels, figures, target)
+    labels, metrics = curve
+    reached = labels_to_reach(labels, metrics, target)
     if math.isnan(reached):
-        assert figures.max() < target
+        assert metrics.max() < target
     else:
-        assert np.interp(reached, labels, figures) >= target - 1e-9
-        assert np.all(figures[labels < reached] < target)
+        assert np.interp(reached, labels, metrics) >= target - 1e-9
+        assert np.all(metrics[labels < reached] < target)
 
 
 def test_labels_saved_by_hand():
@@ -61,7 +61,7 @@ def test_labels_saved_by_hand():
     assert labels_saved([20, 60], [0.7, 0.9], [50, 100], [0.6, 0.8]) == pytest.approx(0.6)
     assert labels_saved([100, 200], [0.6, 0.8], [50, 100], [0.6, 0.8]) == pytest.approx(-1)
     assert math.isnan(labels_saved([20, 60], [0.5, 0.7], [50, 100], [0.6, 0.8]))
-    # The baseline was at its final figure with 50 labels already.
+    # The baseline was at its final metric with 50 labels already.
     assert labels_saved([25], [0.8], [50, 80, 100], [0.8, 0.9, 0.8]) == pytest.approx(0.5)
     assert math.isnan(labels_saved([0], [0.8], [0, 10], [0.8, 0.8]))
 
@@ -73,7 +73,7 @@ def test_a_curve_saves_nothing_against_itself(curve):
 
 
 @pytest.mark.parametrize(
-    ("labels", "figures", "message"),
+    ("labels", "metrics", "message"),
     [
         ([], [], "same rounds"),
         ([1, 2], [0.5], "same rounds"),
@@ -83,9 +83,9 @@ def test_a_curve_saves_nothing_against_itself(curve):
         ([1], [0.5], "two rounds"),
     ],
 )
-def test_what_is_no_curve_is_refused(labels, figures, message):
+def test_what_is_no_curve_is_refused(labels, metrics, message):
     with pytest.raises(ValueError, match=message):
-        area_under_budget_curve(labels, figures)
+        area_under_budget_curve(labels, metrics)
 
 
 def test_a_target_must_be_a_number():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseg.errors import UsageError
-from metaseg.evaluation.lesionwise import LESIONWISE_PRESETS, LesionwiseConfig, lesionwise
+from metaseg.metrics.lesionwise import LESIONWISE_PRESETS, LesionwiseConfig, lesionwise
 
 ONE_MM = (1.0, 1.0, 1.0)
 SIDE = 20
@@ -295,7 +295,7 @@ def test_planar_lesions_of_neighbouring_slices_are_two():
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([METS, MIST]))
-def test_missing_a_lesion_never_improves_a_figure(seed, preset):
+def test_missing_a_lesion_never_improves_a_metric(seed, preset):
     # Lesions in cells of 9 voxels that nothing joins; each prediction is a box that touches its own lesion only.
     generator = np.random.default_rng(seed)
     label, prediction = np.zeros((2, 9, 18, 27), dtype=bool)

@@ -3,7 +3,7 @@ import pytest
 
 from metaseg.cases.geometry import Geometry
 from metaseg.cases.labels import SUBREGIONS, WHOLE_LESION
-from metaseg.evaluation.overlay import (
+from metaseg.pictures.overlay import (
     CLASS_COLOURS,
     class_palette,
     contrast_limits,

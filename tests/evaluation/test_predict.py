@@ -15,11 +15,11 @@ import SimpleITK as sitk
 from PIL import Image
 from scipy import ndimage
 
-from metaseg.config import PredictConfig
+from metaseg.config.segmentation import PredictConfig
 from metaseg.errors import DataError, UsageError, WriteError
-from metaseg.evaluation import nifti_output
-from metaseg.evaluation.drawing import AMBER
-from metaseg.evaluation.predict import predict_cases, run_predict
+from metaseg.inference import outputs as nifti_output
+from metaseg.inference.predict import predict_cases, run_predict
+from metaseg.pictures.overlay import AMBER
 
 
 def config(out: Path, *cases: Path, **options) -> PredictConfig:
@@ -270,7 +270,7 @@ def test_a_full_disk_stops_the_batch_and_leaves_no_half_case(workshop, monkeypat
     def full(*args: object) -> None:
         raise WriteError("this cannot be written: the disk is full")
 
-    monkeypatch.setattr("metaseg.evaluation.predict.write_json", full)
+    monkeypatch.setattr("metaseg.inference.predict.write_json", full)
     with pytest.raises(WriteError, match="the disk is full"):
         predict_cases(workshop.network(), config(workshop.root / "out", folder.parent))
     assert not list((workshop.root / "out").iterdir())

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from metaseg.evaluation.read_ahead import read_ahead
+from metaseg.threads import read_ahead
 
 
 def test_no_more_than_one_item_ahead_is_read():

@@ -11,11 +11,16 @@ from torch import nn
 
 from metaseg.cases.phantoms.write import make_phantoms
 from metaseg.cases.readers import read_cases
-from metaseg.evaluation.inference import predict_classes, predict_most_probable, predict_probabilities
-from metaseg.evaluation.volume import full_probabilities, predict_class_map, segment_case
+from metaseg.inference.inference import (
+    full_probabilities,
+    predict_class_map,
+    predict_classes,
+    predict_most_probable,
+    predict_probabilities,
+    segment_case,
+)
 from metaseg.models import build_segmenter
-from metaseg.store.prepare_case import PrepareOptions
-from metaseg.store.unstored_case import read_unstored
+from metaseg.store.prepare_case import PrepareOptions, read_unstored
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 

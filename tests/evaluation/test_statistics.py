@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from metaseg.evaluation.statistics import (
+from metaseg.metrics.cohort_metrics import (
     draw_weights,
     hierarchical_interval,
     holm,

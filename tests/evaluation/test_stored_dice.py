@@ -8,15 +8,15 @@ from torch import nn
 from metaseg.cases.labels import SUBREGIONS, WHOLE_LESION
 from metaseg.cases.readers import read_cases
 from metaseg.errors import TrainingError
-from metaseg.evaluation.inference import (
+from metaseg.inference.inference import (
     predict_classes,
     predict_most_probable,
     predict_probabilities,
     stored_dice,
 )
-from metaseg.store.build import build_store
+from metaseg.store.prepare import build_store
 from metaseg.store.prepare_case import PrepareOptions
-from metaseg.store.slice_cache import share_cache
+from metaseg.store.stored_case import share_cache
 
 
 class Fixed(nn.Module):
@@ -60,18 +60,18 @@ def test_regions_equal_masks_compared_one_by_one(case):
     model, names = Fixed(4), ("t1", "flair")
     label, found = case.labels(slice(None)), predict_classes(model, case, names)
     assert set(np.unique(found)) == {0, 1, 2, 3}
-    figures = stored_dice(model, case, names, SUBREGIONS, batch_size=3)
-    assert list(figures) == ["WT", "TC", "ET"]
-    assert figures["WT"] == dice(label > 0, found > 0)
-    assert figures["TC"] == dice(np.isin(label, (1, 3)), np.isin(found, (1, 3)))
-    assert figures["ET"] == dice(label == 3, found == 3)
+    metrics = stored_dice(model, case, names, SUBREGIONS, batch_size=3)
+    assert list(metrics) == ["WT", "TC", "ET"]
+    assert metrics["WT"] == dice(label > 0, found > 0)
+    assert metrics["TC"] == dice(np.isin(label, (1, 3)), np.isin(found, (1, 3)))
+    assert metrics["ET"] == dice(label == 3, found == 3)
 
 
 def test_network_of_the_whole_lesion_is_compared_with_the_united_label(case):
     model, names = Fixed(2), ("t1", "flair")
     found = predict_classes(model, case, names)
-    figures = stored_dice(model, case, names, WHOLE_LESION)
-    assert figures == {"WT": dice(case.labels(slice(None)) > 0, found > 0)}
+    metrics = stored_dice(model, case, names, WHOLE_LESION)
+    assert metrics == {"WT": dice(case.labels(slice(None)) > 0, found > 0)}
 
 
 def test_label_of_the_whole_lesion_is_compared_with_the_united_prediction(case, monkeypatch):

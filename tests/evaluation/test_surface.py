@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseg.errors import UsageError
-from metaseg.evaluation.empties import image_diagonal
-from metaseg.evaluation.surface import hd95, weighted_percentile
+from metaseg.metrics.empties import image_diagonal
+from metaseg.metrics.surface import hd95, weighted_percentile
 
 
 def blob(generator, shape=(12, 14, 13)):

@@ -42,7 +42,7 @@ def made(name: str = "unet", seed: int = 1) -> tuple[PadToStride, ModelCard]:
         trained_on=("HGG",),
         synthetic=True,
         step=120,
-        figures={"Dice/ET": 0.1 + 0.2, "HD95/ET": float("nan")},
+        metrics={"Dice/ET": 0.1 + 0.2, "HD95/ET": float("nan")},
         parent="runs/other/best",
     )
     return build_segmenter(name, 2, 4, seed=seed, **options), card
@@ -133,7 +133,7 @@ def test_the_card_can_be_read_by_people(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "best", *made())
     card = json.loads((tmp_path / "best.json").read_text())
     assert card["modalities"] == ["flair", "t1ce"]
-    assert card["figures"] == {"Dice/ET": 0.30000000000000004, "HD95/ET": None}
+    assert card["metrics"] == {"Dice/ET": 0.30000000000000004, "HD95/ET": None}
     assert card["options"]["num_res_units"] == 2
     assert card["format_version"] == 1
 
@@ -229,10 +229,10 @@ def test_an_unknown_network_is_an_error_that_lists_the_known(tmp_path: Path) -> 
 def test_an_older_card_is_filled_in(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "best", *made())
     rewrite(
-        tmp_path / "best.json", task="leave out", parent="leave out", metaseg_version="leave out", figures="leave out"
+        tmp_path / "best.json", task="leave out", parent="leave out", metaseg_version="leave out", metrics="leave out"
     )
     _, card = load_checkpoint(tmp_path / "best")
-    assert (card.task, card.parent, card.metaseg_version, card.figures) == ("segmentation", None, "unknown", {})
+    assert (card.task, card.parent, card.metaseg_version, card.metrics) == ("segmentation", None, "unknown", {})
     assert upgrade_card({"format_version": 0})["format_version"] == 1
 
 
@@ -246,7 +246,7 @@ def test_an_interrupted_saving_leaves_the_old_checkpoint(
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"metaseg.written_files.os.{moment}", full)
+    monkeypatch.setattr(f"metaseg.files.os.{moment}", full)
     with pytest.raises(WriteError, match="the disk is full"):
         save_checkpoint(tmp_path / "best", made(seed=2)[0], card)
     monkeypatch.undo()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metaseg.config import PretrainConfig
+from metaseg.config.segmentation import PretrainConfig
 from metaseg.errors import MetasegError, RunError, UsageError
 from metaseg.models import (
     Classifier,
@@ -20,7 +20,7 @@ from metaseg.models import (
     resolve_options,
     save_checkpoint,
 )
-from metaseg.models.pretrained_input import InputStatistics
+from metaseg.models.classifier import InputStatistics
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import load_classifier_network, load_network
 
@@ -37,7 +37,7 @@ def made(name: str = "2d-cnn", head: str = "linear", image_size: int = 64) -> tu
         options=model.options,
         task="classification",
         classes=("glioma", "meningioma", "pituitary"),
-        figures={"AUC": 0.9},
+        metrics={"AUC": 0.9},
     )
     return model, card
 

@@ -11,16 +11,10 @@ from torch import nn
 
 import metaseg.models
 from metaseg.errors import UsageError
-from metaseg.models import (
-    Classifier,
-    build_classifier,
-    classifier_names,
-    count_parameters,
-    mc_dropout,
-)
-from metaseg.models.classifier_heads import dense_head
-from metaseg.models.classifier_libraries import find_classifier
-from metaseg.models.classifiers import rebuild_classifier
+from metaseg.models import Classifier, build_classifier, classifier_names, count_parameters
+from metaseg.models import classifier as mc_dropout
+from metaseg.models.classifier import dense_head
+from metaseg.models.classifiers import find_classifier, rebuild_classifier
 
 LIBRARIES_OWN = {
     # As torchvision's and timm's documentation give them, for 3 channels and 1000 classes.

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from metaseg.errors import UsageError
 from metaseg.models import build_segmenter
-from metaseg.models.lora_layers import (
+from metaseg.models.parts import (
     AdaptedConvolution,
     adapter_tensors,
     add_adapters,

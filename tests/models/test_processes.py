@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.errors import UsageError
-from metaseg.models import processes, whole_batch_layers
+from metaseg.models import processes
+from metaseg.models import processes as whole_batch_layers
 from metaseg.models.device import make_fabric
-from metaseg.models.whole_batch_layers import span_batches
-from metaseg.training.losses import DiceCrossEntropy
+from metaseg.models.processes import span_batches
+from metaseg.training.optimization import DiceCrossEntropy
 
 SPACE = LABEL_SPACES["subregions"]
 LOSS = DiceCrossEntropy(SPACE, 0.7).double()

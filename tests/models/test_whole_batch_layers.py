@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from metaseg.models.whole_batch_layers import span_batches
+from metaseg.models.processes import span_batches
 
 SHAPES = {nn.Dropout: (5, 3), nn.Dropout1d: (5, 3, 7), nn.Dropout2d: (5, 3, 4, 4), nn.Dropout3d: (5, 3, 2, 2, 2)}
 

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metaseg.config import PretrainConfig
+from metaseg.config.segmentation import PretrainConfig
 from metaseg.errors import DataWarning, RunError
-from metaseg.runs.csv_log import CsvLog, cell, read_log
-from metaseg.runs.events import EventLog, Selection, SelectionLog
 from metaseg.runs.folder import RunFolder
+from metaseg.runs.logs import CsvLog, EventLog, Selection, SelectionLog, cell, read_log
 
 
 @pytest.fixture

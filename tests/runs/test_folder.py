@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from metaseg.config import MetatuneConfig, PretrainConfig
-from metaseg.config_io import dump_config
+from metaseg.config.io import dump_config
+from metaseg.config.segmentation import MetatuneConfig, PretrainConfig
 from metaseg.errors import RunError, UsageError, WriteError
-from metaseg.runs.folder import RunFolder, config_changes, run_status, saved_settings
-from metaseg.runs.lock import RunLock, is_locked
+from metaseg.runs.folder import RunFolder, RunLock, config_changes, is_locked, run_status, saved_settings
 
 CONFIG = PretrainConfig(epochs=3)
 
@@ -29,13 +28,13 @@ def make(path: Path, config: PretrainConfig = CONFIG, **flags: bool) -> RunFolde
 
 def test_created_run_can_be_opened(tmp_path: Path) -> None:
     with make(tmp_path / "deep" / "run") as run:
-        run.write_json("figures.json", {"dice": 0.5})
+        run.write_json("metrics.json", {"dice": 0.5})
         assert run.checkpoints.is_dir()
     again = RunFolder.open(run.path)
     assert again.verb == "pretrain"
     assert again.finished
     assert again.config(PretrainConfig) == CONFIG
-    assert again.read_json("figures.json") == {"dice": 0.5}
+    assert again.read_json("metrics.json") == {"dice": 0.5}
 
 
 def test_runs_without_a_name_get_new_ones(tmp_path: Path) -> None:
@@ -167,7 +166,7 @@ def test_resume_with_other_settings_names_them(tmp_path: Path) -> None:
     make(tmp_path / "run", resume=True).close()
 
 
-def test_changes_leave_out_what_changes_no_figure() -> None:
+def test_changes_leave_out_what_changes_no_metric() -> None:
     assert config_changes(CONFIG, replace(CONFIG, out=Path("x"), jobs=3, resume=True, overwrite=True)) == []
     assert config_changes(CONFIG, replace(CONFIG, image_size=64)) == ["image_size: none -> 64"]
 
@@ -247,7 +246,7 @@ def test_second_writer_is_refused(tmp_path: Path) -> None:
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from metaseg.config import PretrainConfig
+from metaseg.config.segmentation import PretrainConfig
 from metaseg.runs.folder import RunFolder
 run = RunFolder.create(Path(sys.argv[1]), "pretrain", PretrainConfig(epochs=3))
 if os.fork() == 0:

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 import metaseg
-from metaseg.runs.csv_log import read_log
-from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
-from metaseg.runs.training_state import load_training_state, save_training_state
+from metaseg.runs.logs import EventLog, read_log
+from metaseg.runs.state import load_training_state, save_training_state
 
 
 class Disk:
@@ -56,7 +55,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
 
 def test_saved_state_finds_all_rows_before_it(disk: Disk, tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "run", "pretrain", metaseg.config.PretrainConfig())
+    run = RunFolder.create(tmp_path / "run", "pretrain", metaseg.config.segmentation.PretrainConfig())
     state = run.checkpoints / "last.state.pt"
     with EventLog(run) as log:
         for step in range(1, 5):

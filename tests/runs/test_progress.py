@@ -6,15 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from metaseg.config import PretrainConfig
-from metaseg.runs import progress as progress_module
-from metaseg.runs.csv_log import CsvLog
-from metaseg.runs.events import METRICS_COLUMNS
-from metaseg.runs.folder import RunFolder
-from metaseg.runs.listing import list_runs
+from metaseg import terminal as progress_module
+from metaseg.config.segmentation import PretrainConfig
+from metaseg.pictures.training_curves import read_curves, write_progress_plot
+from metaseg.runs.folder import RunFolder, list_runs
+from metaseg.runs.logs import METRICS_COLUMNS, CsvLog
 from metaseg.runs.manifest import make_manifest
-from metaseg.runs.progress import progress
-from metaseg.runs.progress_plot import read_curves, write_progress_plot
+from metaseg.terminal import progress
 
 
 def test_log_files_get_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,10 +72,9 @@ def test_plot_is_a_picture_of_loss_and_dice(tmp_path: Path) -> None:
 
 
 def test_plot_says_synthetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib.figure import Figure
 
     titles: list[str] = []
-    monkeypatch.setattr(Figure, "suptitle", lambda self, text: titles.append(text))
+    monkeypatch.setattr(Metric, "suptitle", lambda self, text: titles.append(text))
     write_metrics(tmp_path, ["train/loss"])
     write_progress_plot(tmp_path, title="A run", synthetic=True)
     write_progress_plot(tmp_path, title="A run")
@@ -102,7 +99,7 @@ def test_list_of_runs(tmp_path: Path) -> None:
             make_manifest(verb="pretrain", seed=0, device="cpu", command=["metaseg"], synthetic=synthetic).save(
                 run.path
             )
-            run.state.set_figures({"val/dice": 0.75})
+            run.state.set_metrics({"val/dice": 0.75})
     with pytest.raises(ValueError, match="no"), RunFolder.create(tmp_path / "failed", "pretrain", PretrainConfig()):
         raise ValueError("no")
     (tmp_path / "damaged").mkdir()
@@ -117,7 +114,7 @@ def test_list_of_runs(tmp_path: Path) -> None:
     }
     assert [name for name in rows if rows[name].started] == ["b", "a/c"]
     assert rows["b"].synthetic is True
-    assert rows["b"].figures == {"val/dice": 0.75}
+    assert rows["b"].metrics == {"val/dice": 0.75}
     assert rows["b"].data == ("cases",)
     assert rows["failed"].reason == "ValueError: no"
 

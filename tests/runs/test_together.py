@@ -18,10 +18,10 @@ import pandas as pd
 import pytest
 import torch
 
-from metaseg.checked_files import FileKind, read_json
 from metaseg.cli.main import run as run_command
+from metaseg.files import FileKind, read_json
 from metaseg.runs.networks import load_classifier_network, load_network
-from metaseg.runs.training_state import load_training_state
+from metaseg.runs.state import load_training_state
 
 linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes as Linux shows them")
 TWO = ("--devices", "2")
@@ -48,8 +48,8 @@ def assert_close(one: Path, other: Path, load=load_network) -> None:
     first, second = (load(run, "last").model.state_dict() for run in (one, other))
     for name, value in first.items():
         torch.testing.assert_close(value, second[name], rtol=1e-4, atol=1e-5, msg=name)
-    figures = [pd.read_csv(run / "metrics.csv") for run in (one, other)]
-    pd.testing.assert_frame_equal(*figures, rtol=1e-4, atol=1e-4)
+    metrics = [pd.read_csv(run / "metrics.csv") for run in (one, other)]
+    pd.testing.assert_frame_equal(*metrics, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -146,21 +146,21 @@ def test_predict_and_evaluate(tuned, write_cases, tmp_path):
     cases = write_cases("MET", 4, centre=0.35)
     for name, several in (("one", ()), ("two", TWO)):
         assert command("predict", tuned, cases, "--out", tmp_path / name, "--no-pictures", *several) == 0
-        assert command("evaluate", tuned, "--out", tmp_path / f"{name}-figures", *several) == 0
+        assert command("evaluate", tuned, "--out", tmp_path / f"{name}-metrics", *several) == 0
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "two").iterdir())
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
-    one, two = tmp_path / "one-figures", tmp_path / "two-figures"
-    assert (one / "figures.csv").read_text() == (two / "figures.csv").read_text()
-    figures = [read_json(folder / "figures.json", FileKind("figures")) for folder in (one, two)]
-    assert figures[0] == figures[1]
+    one, two = tmp_path / "one-metrics", tmp_path / "two-metrics"
+    assert (one / "metrics.csv").read_text() == (two / "metrics.csv").read_text()
+    metrics = [read_json(folder / "metrics.json", FileKind("metrics")) for folder in (one, two)]
+    assert metrics[0] == metrics[1]
     for picture in (one / "pictures").iterdir():
         assert picture.read_bytes() == (two / "pictures" / picture.name).read_bytes()
 
 
 def test_run_goes_on_with_another_number_of_processes(pretraining, source, tmp_path, monkeypatch):
-    from metaseg.training import fit_listener
+    from metaseg.training import fitted_run as fit_listener
 
     marks, out = fit_listener.FitListener.on_mark, tmp_path / "run"
 
@@ -278,10 +278,10 @@ def test_a_process_that_ends_without_a_failure_before_the_others_ends_the_run_to
 
 
 def test_only_the_first_process_asks_whether_a_run_is_finished(source, monkeypatch):
-    from metaseg.config import PretrainConfig
-    from metaseg.config_io import load_config
-    from metaseg.runs import verb_frame
-    from metaseg.runs.companions import BOUND
+    from metaseg.config.io import load_config
+    from metaseg.config.segmentation import PretrainConfig
+    from metaseg.runs import session as verb_frame
+    from metaseg.runs.together import BOUND
 
     class GoesOn(Exception):
         pass

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import entropy as scipy_entropy
 
 from metaseg.sampling import aift_score, aift_scores
-from metaseg.sampling.aift import majority_patches
+from metaseg.sampling.scores import majority_patches
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "zhou2017_table1.csv"
 COLUMNS = {

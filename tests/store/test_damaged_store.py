@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from metaseg.cases.readers import read_cases
 from metaseg.errors import DataError
-from metaseg.store.build import build_store
-from metaseg.store.check_store import check_store
+from metaseg.store.prepare import build_store
 from metaseg.store.prepare_case import PrepareOptions
-from metaseg.store.store import open_store
+from metaseg.store.store import check_store, open_store
 
 FOUR = ("flair", "t1", "t1ce", "t2")
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from metaseg.cases.readers import read_cases
-from metaseg.store.build import build_store
+from metaseg.store.prepare import build_store
 from metaseg.store.prepare_case import PrepareOptions
-from metaseg.store.slice_cache import SliceCache, share_cache
-from metaseg.store.stored_case import StoredCase, foreground, normalise_slice
+from metaseg.store.stored_case import SliceCache, StoredCase, foreground, normalise_slice, share_cache
 
 FOUR = ("flair", "t1", "t1ce", "t2")
 

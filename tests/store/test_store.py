@@ -12,17 +12,15 @@ import pytest
 from monai.transforms import NormalizeIntensity
 from PIL import Image
 
-import metaseg.store.build as build_module
+import metaseg.store.prepare as build_module
 from metaseg.cases.labels import SUBREGIONS, WHOLE_LESION
 from metaseg.cases.readers import read_cases
 from metaseg.cases.volumes import volume_from_file
 from metaseg.errors import DataError, UsageError, WriteError, recorded_warnings
-from metaseg.store.build import build_store, common_modalities
-from metaseg.store.prepare import open_data, prepare_store
-from metaseg.store.prepare_case import PrepareOptions, lossless
+from metaseg.store.prepare import build_store, common_modalities, open_data, prepare_store
+from metaseg.store.prepare_case import PrepareOptions, lossless, read_unstored
 from metaseg.store.store import open_store
 from metaseg.store.stored_case import StoredCase
-from metaseg.store.unstored_case import read_unstored
 
 FOUR = ("flair", "t1", "t1ce", "t2")
 

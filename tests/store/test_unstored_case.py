@@ -11,9 +11,8 @@ import pytest
 from metaseg.cases.phantoms.write import make_phantoms
 from metaseg.cases.readers import read_cases
 from metaseg.errors import DataError
-from metaseg.store.prepare_case import PrepareOptions, prepare_case
+from metaseg.store.prepare_case import PrepareOptions, prepare_case, read_unstored
 from metaseg.store.stored_case import StoredCase
-from metaseg.store.unstored_case import read_unstored
 
 
 @pytest.fixture(scope="module")

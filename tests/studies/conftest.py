@@ -8,8 +8,8 @@ import pytest
 import metaseg
 from metaseg.cases.readers import read_cases
 from metaseg.cases.splits import Split, make_split
-from metaseg.config_io import load_config
-from metaseg.config_studies import CompareConfig
+from metaseg.config.io import load_config
+from metaseg.config.studies import CompareConfig
 
 StudyWriter = Callable[..., CompareConfig]
 

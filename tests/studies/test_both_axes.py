@@ -6,9 +6,9 @@ import pytest
 from scipy import stats
 
 from metaseg.errors import UsageError
-from metaseg.evaluation.statistics import holm
-from metaseg.studies.both_axes import COLUMNS, both_axes
-from metaseg.studies.table import TABLE_COLUMNS
+from metaseg.metrics.cohort_metrics import holm
+from metaseg.studies.pairs import COLUMNS, both_axes
+from metaseg.studies.tables import TABLE_COLUMNS
 
 AFTER = {
     "naive": (0.60, -0.20),
@@ -58,7 +58,7 @@ def test_only_a_method_that_wins_on_both_axes_wins(table: pd.DataFrame) -> None:
     }
 
 
-def test_figures_and_tests_are_of_patients_averaged_over_seeds(table: pd.DataFrame) -> None:
+def test_metrics_and_tests_are_of_patients_averaged_over_seeds(table: pd.DataFrame) -> None:
     rows = both_axes(table, "WT", ["naive"], resamples=50).set_index("method")
     for method in ("both", "forgets-much", "learns-little"):
         row = rows.loc[method]

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 from metaseg.errors import UsageError
-from metaseg.runs.folder import RunFolder
-from metaseg.runs.lock import RunLock
+from metaseg.runs.folder import RunFolder, RunLock
 from metaseg.studies import cells
 from metaseg.studies.cells import BusyError, changes_of, run_unit, seconds_of, state_of
 from metaseg.studies.plan import make_plan
@@ -16,8 +15,8 @@ from metaseg.studies.plan import make_plan
 @pytest.fixture(scope="module")
 def finished(domains, tmp_path_factory):
     """A study folder with one finished cell; to be copied."""
-    from metaseg.config_io import load_config
-    from metaseg.config_studies import CompareConfig
+    from metaseg.config.io import load_config
+    from metaseg.config.studies import CompareConfig
 
     folder = tmp_path_factory.mktemp("finished") / "study"
     settings = {
@@ -63,7 +62,7 @@ def test_changed_settings_have_it_done_again(cell, calls):
     assert calls == [replace(wanted, overwrite=True)]
 
 
-def test_settings_on_which_no_figure_depends_change_nothing(cell, tmp_path):
+def test_settings_on_which_no_metric_depends_change_nothing(cell, tmp_path):
     folder, config, study = cell
     assert state_of(folder, replace(config, jobs=7, cache=tmp_path), study) == "done"
 
@@ -86,13 +85,13 @@ def test_cell_cut_off_before_its_first_state_begins_anew(cell, calls):
 
 def test_cell_that_cannot_be_continued_is_done_again(cell):
     folder, config, study = cell
-    figures = (folder / "marks.csv").read_bytes()
+    metrics = (folder / "marks.csv").read_bytes()
     RunFolder.open(folder).state.set_status("stopped")
     state = folder / "checkpoints" / "last.state.pt"
     state.write_bytes(state.read_bytes()[:100])
     run_unit(folder, config, study)
     assert state_of(folder, config, study) == "done"
-    assert (folder / "marks.csv").read_bytes() == figures
+    assert (folder / "marks.csv").read_bytes() == metrics
 
 
 @pytest.mark.parametrize("name", ["state.json", "config.yaml"])

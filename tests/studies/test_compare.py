@@ -16,14 +16,14 @@ import pytest
 from metaseg.adapt.watch import Watch
 from metaseg.cases.splits import Split
 from metaseg.cli import main
-from metaseg.config_io import dump_config, load_config
-from metaseg.config_studies import CompareConfig
+from metaseg.config.io import dump_config, load_config
+from metaseg.config.studies import CompareConfig
 from metaseg.errors import DataError, MetasegError, RunError, TrainingError, UsageError
 from metaseg.studies import plan_work, workers
 from metaseg.studies.compare import run_compare
 from metaseg.studies.plan import make_plan
 from metaseg.studies.preparation import prepare
-from metaseg.studies.table import read_table
+from metaseg.studies.tables import read_table
 from metaseg.studies.workers import do_units, left_to_do
 
 TABLES = ("results.csv", "summary.csv", "pairwise.csv")

@@ -3,10 +3,9 @@ import pandas as pd
 import pytest
 
 from metaseg.errors import DataError
-from metaseg.studies.equal_seconds import at_seconds
-from metaseg.studies.figures import summary
-from metaseg.studies.pairs import pairwise
-from metaseg.studies.table import TABLE_COLUMNS, TIMING_COLUMNS, check_table
+from metaseg.studies.pairs import at_seconds, pairwise
+from metaseg.studies.study_metrics import summary
+from metaseg.studies.tables import TABLE_COLUMNS, TIMING_COLUMNS, check_table
 
 STEPS = (0, 100, 200)
 # Two patients on each domain; Dice on a straight line over steps, which the cut must keep.
@@ -78,7 +77,7 @@ def test_each_target_and_shots_has_its_own_cut():
     assert ends.to_dict() == pytest.approx({(5, "quick"): 20.0, (5, "slow"): 20.0, (10, "slow"): 100.0})
 
 
-def test_figures_and_pairs_take_it():
+def test_metrics_and_pairs_take_it():
     frame = at_seconds(*tidy({"quick": 0.1, "slow": 0.5}, seeds=(0,)))
     check_table(frame)
     rows = summary(frame, "WT", resamples=20).set_index("method")

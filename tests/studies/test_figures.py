@@ -5,11 +5,18 @@ import pandas as pd
 import pytest
 
 from metaseg.errors import DataError
-from metaseg.evaluation.forgetting import retention_area, steps_to_share
-from metaseg.evaluation.statistics import draw_weights
-from metaseg.studies.curve_arrays import group_runs
-from metaseg.studies.figures import FIGURES, PATIENT_FIGURES, curves, patient_values, seed_figures, summary
-from metaseg.studies.table import TABLE_COLUMNS
+from metaseg.metrics.cohort_metrics import draw_weights
+from metaseg.metrics.forgetting import retention_area, steps_to_share
+from metaseg.studies.study_metrics import (
+    METRICS,
+    PATIENT_METRICS,
+    curves,
+    group_runs,
+    patient_values,
+    seed_metrics,
+    summary,
+)
+from metaseg.studies.tables import TABLE_COLUMNS
 
 
 def run(method, seed, steps, target, source, family="gradient", shots=5, name="met"):
@@ -47,8 +54,8 @@ def random_table(methods=("naive", "replay", "scratch"), seeds=3, marks=4, patie
     return table[table["domain"].isin(domains)]
 
 
-def test_figures_of_a_run_by_hand():
-    row = seed_figures(BY_HAND, "WT").set_index(["method", "seed"]).loc[("naive", 0)]
+def test_metrics_of_a_run_by_hand():
+    row = seed_metrics(BY_HAND, "WT").set_index(["method", "seed"]).loc[("naive", 0)]
     expected = {
         "target_before": 0.2,
         "target_after": 0.5,
@@ -64,8 +71,8 @@ def test_figures_of_a_run_by_hand():
         "forward_transfer": 0.2 - 0.25,
         "spent": 200,
     }
-    assert row[list(FIGURES)].astype(float).to_dict() == pytest.approx(expected)
-    assert set(expected) == set(FIGURES)
+    assert row[list(METRICS)].astype(float).to_dict() == pytest.approx(expected)
+    assert set(expected) == set(METRICS)
 
 
 def test_summary_by_hand():
@@ -85,15 +92,15 @@ def test_summary_by_hand():
 
 def test_summary_is_the_mean_of_the_runs():
     table = random_table()
-    means = seed_figures(table, "WT").groupby("method")[list(FIGURES)].mean()
+    means = seed_metrics(table, "WT").groupby("method")[list(METRICS)].mean()
     pd.testing.assert_frame_equal(
-        summary(table, "WT", resamples=10).set_index("method")[list(FIGURES)], means, check_dtype=False
+        summary(table, "WT", resamples=10).set_index("method")[list(METRICS)], means, check_dtype=False
     )
 
 
 def test_areas_and_steps_equal_those_of_single_curves():
     table = random_table()
-    rows = seed_figures(table, "WT").set_index(["method", "seed"])
+    rows = seed_metrics(table, "WT").set_index(["method", "seed"])
     for (method, seed), of_run in table.groupby(["method", "seed"]):
         means = of_run.groupby(["domain", "step"])["dice"].mean()
         row = rows.loc[(method, seed)]
@@ -102,13 +109,13 @@ def test_areas_and_steps_equal_those_of_single_curves():
         assert row["steps_to_90"] == pytest.approx(steps_to_share(means["target"].index, means["target"]))
 
 
-def test_a_run_s_figure_is_the_mean_of_its_patients():
+def test_a_run_s_metric_is_the_mean_of_its_patients():
     table = random_table()
-    rows = seed_figures(table, "WT")
+    rows = seed_metrics(table, "WT")
     for group in group_runs(table, "WT"):
         of_group = rows[rows["method"] == group.method]
-        for figure in PATIENT_FIGURES:
-            np.testing.assert_allclose(patient_values(group, figure).mean(axis=1), of_group[figure])
+        for metric in PATIENT_METRICS:
+            np.testing.assert_allclose(patient_values(group, metric).mean(axis=1), of_group[metric])
 
 
 def test_intervals_draw_seeds_and_patients_and_compute_anew():
@@ -140,9 +147,9 @@ def test_intervals_draw_seeds_and_patients_and_compute_anew():
             }
         )
     row = summary(table, "WT", resamples=resamples, seed=4).set_index("method").loc["naive"]
-    for figure, values in pd.DataFrame(samples).items():
+    for metric, values in pd.DataFrame(samples).items():
         ends = np.percentile(values, [2.5, 97.5])
-        assert (row[f"{figure}_low"], row[f"{figure}_high"]) == pytest.approx(tuple(ends)), figure
+        assert (row[f"{metric}_low"], row[f"{metric}_high"]) == pytest.approx(tuple(ends)), metric
 
 
 def test_rows_depend_neither_on_their_order_nor_on_other_methods():
@@ -155,18 +162,18 @@ def test_rows_depend_neither_on_their_order_nor_on_other_methods():
 
 
 def test_forward_transfer_needs_a_start_from_scratch():
-    assert seed_figures(BY_HAND, "WT", scratch="elsewhere")["forward_transfer"].isna().all()
-    rows = seed_figures(BY_HAND, "WT", scratch="floor").set_index(["method", "seed"])["forward_transfer"]
+    assert seed_metrics(BY_HAND, "WT", scratch="elsewhere")["forward_transfer"].isna().all()
+    rows = seed_metrics(BY_HAND, "WT", scratch="floor").set_index(["method", "seed"])["forward_transfer"]
     assert rows["naive"].tolist() == pytest.approx([-0.05, 0.15])
     assert rows["floor"].isna().all()
     # Only of the same shots and seed.
     other = BY_HAND[(BY_HAND["method"] == "naive") | (BY_HAND["seed"] == 1)]
-    assert seed_figures(other, "WT").set_index(["method", "seed"]).loc["naive", "forward_transfer"].isna().tolist() == [
+    assert seed_metrics(other, "WT").set_index(["method", "seed"]).loc["naive", "forward_transfer"].isna().tolist() == [
         True,
         False,
     ]
     apart = BY_HAND.assign(shots=BY_HAND["shots"].where(BY_HAND["method"] == "naive", 10))
-    assert seed_figures(apart, "WT")["forward_transfer"].isna().all()
+    assert seed_metrics(apart, "WT")["forward_transfer"].isna().all()
 
 
 def test_curves_align_marks_that_differ_in_step():
@@ -185,7 +192,7 @@ def test_runs_may_differ_in_length():
         run("naive", 0, [0, 10, 20], [[0.1, 0.1], [0.3, 0.3], [0.5, 0.7]], [[0.9, 0.9]] * 3),
         run("naive", 1, [0, 10], [[0.1, 0.1], [0.2, 0.4]], [[0.9, 0.9]] * 2),
     )
-    rows = seed_figures(table, "WT")
+    rows = seed_metrics(table, "WT")
     assert rows["target_after"].tolist() == pytest.approx([0.6, 0.3])
     assert rows["spent"].tolist() == [20, 10]
     assert rows["target_area"].tolist() == pytest.approx([(0.2 + 0.45) / 2, 0.2])
@@ -197,7 +204,7 @@ def test_runs_may_differ_in_length():
 def test_cases_of_a_patient_are_averaged_first():
     table = tidy(run("naive", 0, [0, 10], [[0.2, 0.8], [0.4, 0.6]], [[0.5], [0.5]]))
     again = table[table["patient"] == "target-1"].assign(case="second", dice=0.0)
-    row = seed_figures(pd.concat([table, again]), "WT").iloc[0]
+    row = seed_metrics(pd.concat([table, again]), "WT").iloc[0]
     assert (row["target_before"], row["target_after"]) == pytest.approx(((0.2 + 0.4) / 2, (0.4 + 0.3) / 2))
 
 
@@ -207,15 +214,15 @@ def test_nothing_to_find_and_nothing_found_is_in_no_mean():
     assert (row["n_target_patients"], row["source_before"], row["source_after"]) == (2, pytest.approx(0.4), 0.3)
     # Tumour seen where there is none costs as much as it does in `metaseg evaluate`: 1 before, 0 after.
     false = [[0.6, np.nan, 0.2], [0.5, 0.0, 0.1]]
-    row = seed_figures(tidy(run("naive", 0, [0, 10], empty, false)), "WT").iloc[0]
+    row = seed_metrics(tidy(run("naive", 0, [0, 10], empty, false)), "WT").iloc[0]
     assert row["forgetting"] == pytest.approx(1.8 / 3 - 0.6 / 3)
 
 
-def test_small_tables_have_figures_without_spread():
+def test_small_tables_have_metrics_without_spread():
     row = summary(tidy(run("naive", 0, [0, 10], [[0.2], [0.4]], [[0.5], [0.3]])), "WT", resamples=20).iloc[0]
     assert row["forgetting"] == pytest.approx(0.2)
-    for figure in FIGURES:
-        assert all(math.isnan(row[f"{figure}_{name}"]) for name in ("sd", "low", "high")), figure
+    for metric in METRICS:
+        assert all(math.isnan(row[f"{metric}_{name}"]) for name in ("sd", "low", "high")), metric
     assert curves(tidy(run("naive", 0, [0], [[0.2]], [[0.5]])), "WT")["low"].isna().all()
 
 
@@ -226,7 +233,7 @@ def test_one_seed_draws_patients_alone():
     assert math.isnan(row["balanced_mean_sd"])
 
 
-def test_a_domain_without_patients_has_no_figures():
+def test_a_domain_without_patients_has_no_metrics():
     table = random_table(domains=("target",))
     row = summary(table, "WT", resamples=50).iloc[0]
     assert row["n_source_patients"] == 0
@@ -236,10 +243,10 @@ def test_a_domain_without_patients_has_no_figures():
     assert set(curves(table, "WT", resamples=10)["domain"]) == {"target"}
 
 
-def test_empty_tables_give_empty_figures():
+def test_empty_tables_give_empty_metrics():
     nothing = pd.DataFrame(columns=list(TABLE_COLUMNS))
     for frame, full in (
-        (seed_figures(nothing, "WT"), seed_figures(BY_HAND, "WT")),
+        (seed_metrics(nothing, "WT"), seed_metrics(BY_HAND, "WT")),
         (summary(nothing, "WT"), summary(BY_HAND, "WT", resamples=5)),
         (curves(nothing, "WT"), curves(BY_HAND, "WT", resamples=5)),
     ):

@@ -6,10 +6,10 @@ import pytest
 from scipy import stats
 
 from metaseg.errors import DataError, UsageError
-from metaseg.evaluation.statistics import holm
-from metaseg.studies.figures import summary
+from metaseg.metrics.cohort_metrics import holm
 from metaseg.studies.pairs import PAIR_COLUMNS, against, pairwise
-from metaseg.studies.table import TABLE_COLUMNS
+from metaseg.studies.study_metrics import summary
+from metaseg.studies.tables import TABLE_COLUMNS
 
 METHODS = {"naive": (0.20, -0.20), "replay": (0.22, -0.02), "active": (0.10, -0.05)}
 """Dice won on the target and lost on the source."""
@@ -42,13 +42,13 @@ def test_every_pair_of_methods_is_there_once(table):
     frame = pairwise(table, "WT", resamples=20)
     assert list(frame.columns) == list(PAIR_COLUMNS)
     pairs = [("active", "naive"), ("active", "replay"), ("naive", "replay")]
-    for _, rows in frame.groupby(["target", "shots", "figure"]):
+    for _, rows in frame.groupby(["target", "shots", "metric"]):
         assert list(zip(rows["method_a"], rows["method_b"], strict=True)) == pairs
     assert len(frame) == 2 * 2 * 3
 
 
 def test_pairs_are_patients_averaged_over_seeds(table):
-    rows = pairwise(table, "WT", resamples=20).query("shots == 5").set_index(["figure", "method_a", "method_b"])
+    rows = pairwise(table, "WT", resamples=20).query("shots == 5").set_index(["metric", "method_a", "method_b"])
     a, b = (by_patient(table, method, "target", 100) for method in ("active", "replay"))
     row = rows.loc[("target_after", "active", "replay")]
     assert row["n"] == 8
@@ -69,24 +69,24 @@ def test_pairs_are_patients_averaged_over_seeds(table):
 
 def test_differences_are_those_of_the_summary(table):
     means = summary(table, "WT", resamples=5).set_index(["shots", "method"])
-    for row in pairwise(table, "WT", figures=["source_area", "target_after"], resamples=5).to_dict("records"):
-        a, b = (means.loc[(row["shots"], row[name]), row["figure"]] for name in ("method_a", "method_b"))
+    for row in pairwise(table, "WT", metrics=["source_area", "target_after"], resamples=5).to_dict("records"):
+        a, b = (means.loc[(row["shots"], row[name]), row["metric"]] for name in ("method_a", "method_b"))
         assert row["mean_difference"] == pytest.approx(a - b)
 
 
 def test_holm_covers_the_pairs_of_one_cell(table):
-    for _, rows in pairwise(table, "WT", resamples=5).groupby(["target", "shots", "figure"]):
+    for _, rows in pairwise(table, "WT", resamples=5).groupby(["target", "shots", "metric"]):
         assert rows["p_holm"].tolist() == pytest.approx(holm(rows["p"]).tolist())
 
 
 def test_against_a_baseline_covers_the_others_alone(table):
     frame = against(table, "WT", "naive", resamples=20, seed=3)
     assert set(frame["method_b"]) == {"naive"}
-    for _, rows in frame.groupby(["target", "shots", "figure"]):
+    for _, rows in frame.groupby(["target", "shots", "metric"]):
         assert rows["method_a"].tolist() == ["active", "replay"]
         assert rows["p_holm"].tolist() == pytest.approx(holm(rows["p"]).tolist())
     # The same comparison as among all pairs, seen from the other side.
-    key = ["shots", "figure"]
+    key = ["shots", "metric"]
     mine = frame[frame["method_a"] == "replay"].set_index(key)
     theirs = pairwise(table, "WT", resamples=20, seed=3).query("method_b == 'replay' and method_a == 'naive'")
     theirs = theirs.set_index(key).loc[mine.index]
@@ -115,7 +115,7 @@ def test_seeing_tumour_where_there_is_none_is_a_difference(table):
     none = (table["patient"] == "target0") & (table["step"] == 100)
     table = table.assign(dice=table["dice"].where(table["patient"] != "target0"))
     table.loc[none & (table["method"] == "naive") & (table["seed"] == 0) & (table["shots"] == 5), "dice"] = 0.0
-    rows = pairwise(table, "WT", figures=["target_after"], resamples=20).query("shots == 5")
+    rows = pairwise(table, "WT", metrics=["target_after"], resamples=20).query("shots == 5")
     rows = rows.set_index(["method_a", "method_b"])
     assert rows["n"].tolist() == [8, 8, 8]
     known = table[table["patient"] != "target0"]
@@ -136,7 +136,7 @@ def test_little_is_no_test(table):
 
 def test_wrong_names_are_refused(table):
     with pytest.raises(UsageError, match="'steps_to_90' cannot be compared"):
-        pairwise(table, "WT", figures=["steps_to_90"])
+        pairwise(table, "WT", metrics=["steps_to_90"])
     with pytest.raises(UsageError, match="no method 'ewc'") as caught:
         against(table, "WT", "ewc")
     assert caught.value.expected == "one of active, naive, replay"

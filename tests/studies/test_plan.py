@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from metaseg.config import MetatuneConfig, NaivetuneConfig
-from metaseg.config_io import config_text, load_config
-from metaseg.config_studies import CompareConfig, named_after
+from metaseg.config.io import config_text, load_config
+from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig
+from metaseg.config.studies import CompareConfig, named_after
 from metaseg.errors import UsageError
 from metaseg.studies.plan import Unit, make_plan
 

@@ -13,16 +13,15 @@ import pytest
 import yaml
 from PIL import Image
 
-from metaseg.config_io import load_config
-from metaseg.config_studies import CompareConfig, ReportConfig
+from metaseg.config.io import load_config
+from metaseg.config.studies import CompareConfig, ReportConfig
 from metaseg.errors import MetasegError, RunError, UsageError, WriteError
+from metaseg.report.inputs import Reopener, read_inputs
+from metaseg.report.overlays import _CaseDrawing
+from metaseg.report.page import run_report
 from metaseg.studies.compare import run_compare
-from metaseg.studies.figures import summary
-from metaseg.studies.report.inputs import read_inputs
-from metaseg.studies.report.overlays import _CaseDrawing
-from metaseg.studies.report.page import run_report
-from metaseg.studies.report.reopen import Reopener
-from metaseg.studies.table import read_table, write_table
+from metaseg.studies.study_metrics import summary
+from metaseg.studies.tables import read_table, write_table
 
 METHODS = ("naive", "active", "passive")
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -63,7 +62,7 @@ class Page(HTMLParser):
             return
         self.words.append(data)
         if {"td", "th"} & set(self.open):
-            # The small print of a cell comes after its figure.
+            # The small print of a cell comes after its metric.
             self.tables[-1][-1][-1] += f" {data}" if "small" in self.open else data
 
     @property
@@ -81,7 +80,7 @@ class Page(HTMLParser):
 
 
 def report(tmp_path: Path, *runs: Path, **settings) -> Page:
-    result = run_report(ReportConfig(runs=runs, out=tmp_path / "page.html", figures=False, overwrite=True, **settings))
+    result = run_report(ReportConfig(runs=runs, out=tmp_path / "page.html", metrics=False, overwrite=True, **settings))
     assert result.page == tmp_path / "page.html"
     return Page(result.page.read_text(encoding="utf-8"))
 
@@ -146,7 +145,7 @@ def test_links_and_ids_of_a_page_fit_together(page):
     assert set(used) <= set(ids)
 
 
-def test_table_holds_the_figures_of_the_results(page, whole):
+def test_table_holds_the_metrics_of_the_results(page, whole):
     results = read_table(whole / "results.csv")
     rows = results[results["region"] == "ET"]
     for method in METHODS:
@@ -197,11 +196,11 @@ def test_finding_claims_no_difference_that_its_test_does_not_carry(page):
     assert "is smaller by" not in finding
 
 
-def test_figures_are_written_for_a_paper(whole, page):
-    files = {path.name for path in (whole / "figures").iterdir()}
+def test_metrics_are_written_for_a_paper(whole, page):
+    files = {path.name for path in (whole / "metrics").iterdir()}
     for name in ("met-shots-2-retention", "met-shots-2-trajectory", "met-shots-2-paired-target-active"):
         assert {f"{name}.png", f"{name}.pdf"} <= files
-    with Image.open(whole / "figures" / "met-shots-2-retention.png") as picture:
+    with Image.open(whole / "metrics" / "met-shots-2-retention.png") as picture:
         assert picture.info["dpi"] == pytest.approx((200, 200), abs=0.1)
 
 
@@ -212,7 +211,7 @@ def test_one_run_is_reported_by_itself(whole, tmp_path):
     assert float(cells["target after"].split()[0]) == pytest.approx(result["after"]["dice/target/ET"], abs=6e-4)
     assert float(cells["source before"].split()[0]) == pytest.approx(result["before"]["dice/source/ET"], abs=6e-4)
     assert "p target" not in cells
-    assert not (tmp_path / "figures").exists()
+    assert not (tmp_path / "metrics").exists()
 
 
 def test_several_runs_stand_side_by_side_and_names_stay_names(moved, tmp_path):
@@ -256,7 +255,7 @@ def test_unfinished_study_says_how_much_is_done(whole, tmp_path):
     write_table(results[(results["method"] != "passive") | (results["seed"] == 0)], study / "results")
     page = report(tmp_path, study, worst=0)
     assert "5 of 6 cells are done" in page.text
-    assert "No figures at equal seconds" in page.text
+    assert "No metrics at equal seconds" in page.text
     assert "1 seed" in page.row("passive")["method"]
     assert "not finished" not in report(tmp_path, whole, worst=0).text
 
@@ -295,7 +294,7 @@ def test_bad_input_gets_one_clear_error(whole, tmp_path):
 
 def test_page_is_never_half_written(whole, tmp_path, monkeypatch):
     (tmp_path / "page.html").write_text("earlier")
-    monkeypatch.setattr("metaseg.written_files.os.replace", lambda *names: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr("metaseg.files.os.replace", lambda *names: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(WriteError, match="cannot be written: the disk is full"):
         report(tmp_path, cell(whole, "naive"), worst=0)
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]

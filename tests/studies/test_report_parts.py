@@ -9,12 +9,10 @@ import pandas as pd
 import pytest
 from scipy.optimize import isotonic_regression
 
-from metaseg.studies.report.chart_style import LIGHT, chart_settings, css_variables, spread, svg_of
-from metaseg.studies.report.curve_charts import retention_figure, trajectory_figure
-from metaseg.studies.report.numbers import interval, number, p_value
-from metaseg.studies.report.patient_charts import MOST_PATIENTS, paired_figure
-from metaseg.studies.report.roles import find_roles
-from metaseg.studies.report.runs import ReportRun
+from metaseg.report.blocks import interval, number, p_value
+from metaseg.report.chart_style import LIGHT, chart_settings, css_variables, spread, svg_of
+from metaseg.report.charts import MOST_PATIENTS, paired_figure, retention_figure, trajectory_figure
+from metaseg.report.inputs import ReportRun, find_roles
 
 
 def run_of(label: str, verb: str, **settings: object) -> ReportRun:
@@ -82,8 +80,8 @@ def test_trajectory_names_every_method_and_needs_no_source():
 def test_worst_patient_is_on_top_and_of_many_the_best_are_left_out():
     pairs = pd.DataFrame({"patient": [f"p{n:02d}" for n in range(50)], "first": 0.5, "second": np.linspace(1, 0, 50)})
     with chart_settings():
-        figure = paired_figure(pairs, "naive", "active", "ET", "x")
-    (axis,) = figure.axes
+        metric = paired_figure(pairs, "naive", "active", "ET", "x")
+    (axis,) = metric.axes
     labels = [label.get_text() for label in axis.get_yticklabels()]
     assert labels[0] == "p49"
     assert len(labels) == MOST_PATIENTS

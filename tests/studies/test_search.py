@@ -10,8 +10,8 @@ import pytest
 
 from metaseg.cases.splits import Split
 from metaseg.errors import TrainingError, UsageError
-from metaseg.runs.csv_log import read_log
-from metaseg.runs.lock import RunLock
+from metaseg.runs.folder import RunLock
+from metaseg.runs.logs import read_log
 from metaseg.studies import search as module
 from metaseg.studies.cells import BusyError
 from metaseg.studies.plan import Plan, Unit, make_plan

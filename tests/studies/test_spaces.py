@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from metaseg.adapt.method_defaults import resolve_defaults
 from metaseg.adapt.methods import METHODS
-from metaseg.config import MetatuneConfig, NaivetuneConfig
-from metaseg.config_io import load_config
+from metaseg.adapt.session import resolve_defaults
+from metaseg.config.io import load_config
+from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig
 from metaseg.errors import UsageError
 from metaseg.studies.spaces import Parameter, default_space, parse_space
 

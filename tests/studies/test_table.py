@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from metaseg.errors import DataError
-from metaseg.studies.table import (
+from metaseg.studies.tables import (
     TABLE_COLUMNS,
     TIMING_COLUMNS,
     check_table,

@@ -10,7 +10,7 @@ import torch
 from metaseg.cases.labels import SUBREGIONS
 from metaseg.store.prepare import open_data
 from metaseg.training.augment import Augmentation
-from metaseg.training.draw_ahead import DrawAhead, threads_ahead
+from metaseg.training.loop import DrawAhead, threads_ahead
 from metaseg.training.slices import TrainingSlices
 
 

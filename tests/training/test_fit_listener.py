@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from metaseg.config import PretrainConfig
+from metaseg.config.segmentation import PretrainConfig
 from metaseg.errors import DataWarning, RunError
 from metaseg.models import ModelCard, build_classifier
 from metaseg.models.checkpoint import load_classifier
-from metaseg.runs.csv_log import read_log
-from metaseg.runs.events import EventLog
 from metaseg.runs.folder import RunFolder
-from metaseg.runs.progress import progress
-from metaseg.training.fit_listener import FitListener, smoothed_score
+from metaseg.runs.logs import EventLog, read_log
+from metaseg.terminal import progress
+from metaseg.training.fitted_run import FitListener, smoothed_score
 from metaseg.training.fitted_run import _drop_damaged_best as drop_damaged_best
 from metaseg.training.fitted_run import _require_best as require_best
 from metaseg.training.loop import LoopState
@@ -30,7 +29,7 @@ def model() -> torch.nn.Module:
 
 @pytest.fixture
 def listen(tmp_path, model):
-    """Makes a listener to whom validations give the figures of a list, one after another."""
+    """Makes a listener to whom validations give the metrics of a list, one after another."""
     with contextlib.ExitStack() as stack:
 
         def make(found: list[dict[str, float]], patience: int = 0, **extra: Any) -> FitListener:
@@ -115,12 +114,12 @@ def test_best_and_last_weights_are_kept(listen, model):
     assert weights_of(listener, "best") == 2
     assert weights_of(listener, "last") == 4
     assert listener.state.extra["best_step"] == 2
-    assert load_classifier(listener.run.checkpoints / "best")[1].figures == {"auc/val": 0.9}
-    assert listener.run.state.figures == {"auc/val": 0.9}
+    assert load_classifier(listener.run.checkpoints / "best")[1].metrics == {"auc/val": 0.9}
+    assert listener.run.state.metrics == {"auc/val": 0.9}
 
 
 @pytest.mark.parametrize(("patience", "stopped_at"), [(0, None), (1, 3), (2, 6)])
-def test_patience_counts_validations_without_a_better_figure(listen, model, patience, stopped_at):
+def test_patience_counts_validations_without_a_better_metric(listen, model, patience, stopped_at):
     answers = mark(listen(auc(0.5, 0.6, 0.6, 0.7, 0.1, 0.2, 0.3), patience), model, 7)
     assert answers.index(False) + 1 == stopped_at if stopped_at else all(answers)
 
@@ -139,7 +138,7 @@ def test_without_validation_the_last_weights_are_the_best(listen, model):
 
 
 def test_goes_on_from_what_the_state_remembers(listen, model):
-    listener = listen(auc(0.6, 0.95), score=0.9, best_step=1, figures={"auc/val": 0.9}, stale=0)
+    listener = listen(auc(0.6, 0.95), score=0.9, best_step=1, metrics={"auc/val": 0.9}, stale=0)
     for kind in ("safetensors", "json"):
         (listener.run.checkpoints / f"best.{kind}").touch()
     listener.on_mark(2, model)
@@ -158,7 +157,7 @@ def test_the_mean_loss_of_an_epoch_is_logged(listen):
 
 
 @pytest.mark.parametrize(
-    ("figures", "before", "expected"),
+    ("metrics", "before", "expected"),
     [
         ({}, 0.4, 0.0),
         ({"a": 0.4, "b": 0.8}, None, 0.6),
@@ -166,5 +165,5 @@ def test_the_mean_loss_of_an_epoch_is_logged(listen):
         ({"a": 1.0}, 0.5, 0.65),
     ],
 )
-def test_smoothed_score(figures: Mapping[str, float], before: float | None, expected: float):
-    assert smoothed_score(figures, before) == pytest.approx(expected)
+def test_smoothed_score(metrics: Mapping[str, float], before: float | None, expected: float):
+    assert smoothed_score(metrics, before) == pytest.approx(expected)

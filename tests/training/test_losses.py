@@ -8,7 +8,7 @@ from monai.losses import DiceCELoss
 from torch.nn import functional as F
 
 from metaseg.cases.labels import SUBREGIONS, WHOLE_LESION
-from metaseg.training.losses import DiceCrossEntropy
+from metaseg.training.optimization import DiceCrossEntropy
 
 
 class TestDiceCrossEntropy:

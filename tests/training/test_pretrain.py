@@ -13,7 +13,7 @@ from metaseg.errors import DataError, RunError, UsageError
 from metaseg.models import load_checkpoint
 from metaseg.runs.networks import load_network
 from metaseg.store.prepare import open_data
-from metaseg.training.fit_listener import smoothed_score
+from metaseg.training.fitted_run import smoothed_score
 
 TINY = {"model_options": {"channels": [4, 8], "strides": [2]}, "batch_size": 4, "slices_per_epoch": 16, "jobs": 1}
 
@@ -34,7 +34,7 @@ class TestPretrain:
             data=folder, cache=cache, out=tmp_path / "run", epochs=14, slices_per_epoch=64, validate_every=7,
             learning_rate=0.01, ema=0.9, augment="light", model_options={"channels": [8, 16], "strides": [2]}, jobs=1,
         )  # fmt: skip
-        assert result.figures["dice/val/WT"] > 0.6
+        assert result.metrics["dice/val/WT"] > 0.6
         assert result.steps == 14 * (64 // 8)
         for name in ("config.yaml", "manifest.json", "state.json", "metrics.csv", "progress.png", "patients.json"):
             assert (tmp_path / "run" / name).stat().st_size > 0

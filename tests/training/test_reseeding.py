@@ -8,8 +8,7 @@ import torch
 from monai.transforms import Compose
 from monai.transforms.transform import Randomizable
 
-from metaseg.training.augment import Augmentation, _intensity, _spatial
-from metaseg.training.reseeding import SeededChain
+from metaseg.training.augment import Augmentation, SeededChain, _intensity, _spatial
 
 SEEDS = (0, 1, 0x5EED, 2**31 - 1, 2**32 - 1, 2**33 + 5)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metaseg.training.schedule import learning_rate
+from metaseg.training.optimization import learning_rate
 
 
 def test_poly_equals_torch():

@@ -6,8 +6,7 @@ import torch
 
 from metaseg.cases.labels import SUBREGIONS
 from metaseg.store.prepare import open_data
-from metaseg.training.augment import Augmentation
-from metaseg.training.scanner_augment import RandScannerd, bend, quadratic
+from metaseg.training.augment import Augmentation, RandScannerd, bend, quadratic
 from metaseg.training.slices import TrainingSlices, default_window, fit_window
 
 FOUR = ("flair", "t1", "t1ce", "t2")

@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from metaseg.training.transplant import shifted, transplant
+from metaseg.training.augment import shifted, transplant
 
 
 class AtPlace:

@@ -1,11 +1,12 @@
 """Meta-step engines: interchangeable ways to compute the outer gradient of MAML."""
 
-from metaseg.adapt.engines import learn2learn_engine as learn2learn_engine  # enters its engine into the registry
-from metaseg.adapt.engines.auto_engine import AutoEngine, Choice
+from metaseg.adapt.engines import learn2learn
+from metaseg.adapt.engines.auto import AutoEngine, Choice
 from metaseg.adapt.engines.base import (
     ENGINES,
     Loss,
     MetaStepEngine,
+    NormStatistics,
     StepResult,
     TaskBatch,
     build_engine,
@@ -13,10 +14,8 @@ from metaseg.adapt.engines.base import (
     register_engine,
     slice_gradient_evaluations,
 )
-from metaseg.adapt.engines.batched_engine import BatchedEngine
-from metaseg.adapt.engines.fast_weights import FastWeights
-from metaseg.adapt.engines.functional_engine import FunctionalEngine, InnerLoop
-from metaseg.adapt.engines.isolation import NormStatistics
+from metaseg.adapt.engines.batched import BatchedEngine
+from metaseg.adapt.engines.functional import FastWeights, FunctionalEngine, InnerLoop
 
 __all__ = [
     "ENGINES",

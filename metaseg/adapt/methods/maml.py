@@ -1,13 +1,23 @@
-"""MAML (Finn et al. 2017) with the parts of MAML++, and the frame in which the other meta-learning methods differ."""
+"""MAML (Finn et al. 2017) with the parts of MAML++, and the frame in which the other meta-learning methods differ.
+
+Inner learning rates that are learned with the network: one for each element, or for each layer and inner step.
+
+First-order MAML: the outer gradient without the second derivative (Finn et al. 2017, section 5.2).
+
+ANIL: almost no inner loop (Raghu et al. 2020, Rapid Learning or Feature Reuse?).
+
+Meta-SGD: MAML that learns the direction and size of its inner step (Li et al. 2017).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from metaseg.adapt.engines import (
     AutoEngine,
@@ -22,10 +32,73 @@ from metaseg.adapt.engines import (
     build_engine,
     slice_gradient_evaluations,
 )
-from metaseg.adapt.inner_rates import LearnedRates
 from metaseg.adapt.methods.registry import register_method
-from metaseg.config import MetatuneConfig
-from metaseg.errors import UsageError
+from metaseg.config.segmentation import MetatuneConfig
+from metaseg.errors import RunError, UsageError
+from metaseg.models.parts import head_modules
+
+UNIT = 32.0
+"""Learned values are in units of so many α: an Adam step at outer rate β moves a rate by about 32 β α, one hundredth of
+α at the default β of 3e-4. MAML++ moves its rates at the same pace (β 1e-3, α 0.1). Moved by β itself, a rate of 0.01
+would double within 33 steps. A power of two, so that rates start at α to the bit."""
+
+
+class LearnedRates:
+    """Inner rates, plain values as in the papers: they may pass zero and become negative.
+
+    Args:
+        adapted: The parameters of the inner loop, by name.
+        rate: α, with which all begin.
+        steps: Inner steps.
+        each: ``"element"``: a rate for every element, the same in all steps (Meta-SGD, Li et al. 2017);
+            ``"layer"``: a rate for every parameter tensor and step (MAML++, Antoniou et al. 2019).
+    """
+
+    def __init__(
+        self, adapted: Mapping[str, nn.Parameter], rate: float, steps: int, each: Literal["element", "layer"]
+    ) -> None:
+        self.scale, self.steps, self.each = UNIT * rate, steps, each
+        self.values = {
+            name: nn.Parameter(
+                one.new_full(one.shape if each == "element" else (steps,), 1 / UNIT, requires_grad=False)
+            )
+            for name, one in adapted.items()
+        }
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What the outer optimiser learns: the rates in units of :data:`UNIT` α."""
+        return list(self.values.values())
+
+    def tables(self) -> list[dict[str, Tensor]]:
+        """The rates of each inner step, tied to :meth:`parameters` by their graph."""
+        with torch.enable_grad():
+            rates = {name: self.scale * value for name, value in self.values.items()}
+            if self.each == "element":
+                return [rates] * self.steps
+            return [{name: rate[step] for name, rate in rates.items()} for step in range(self.steps)]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The learned values, by the parameter's name."""
+        return {name: value.detach() for name, value in self.values.items()}
+
+    def load_state_dict(self, values: Mapping[str, Tensor]) -> None:
+        """The inverse of :meth:`state_dict`.
+
+        Raises:
+            RunError: The values are those of another network or number of inner steps.
+        """
+        found = {name: tuple(value.shape) for name, value in values.items()}
+        expected = {name: tuple(value.shape) for name, value in self.values.items()}
+        if found != expected:
+            raise RunError(
+                "the saved inner rates do not fit the network and its inner steps",
+                expected="the settings with which the run was begun",
+                remedy="start the run again with --overwrite",
+            )
+        with torch.no_grad():
+            for name, value in values.items():
+                self.values[name].copy_(value)
+
 
 Parameters = dict[str, nn.Parameter]
 
@@ -46,7 +119,7 @@ class Maml:
     * ``multi_step_loss``: the query loss after every inner step, weighed alike at first and then, linearly over the
       budget, the last alone. With one inner step it changes nothing.
     * ``first_order_share``: derivative-order annealing, first order until that share of the budget is spent.
-    * ``learned_inner_rates``: an inner rate for every layer and inner step; see :mod:`metaseg.adapt.inner_rates`.
+    * ``learned_inner_rates``: an inner rate for every layer and inner step; see :mod:`metaseg.adapt.methods.maml`.
 
     ``config.engine`` computes the steps. Where several query losses or learned rates take part, or the inner loop takes
     some parameters only, ``learn2learn`` cannot, and the functional engine does instead.
@@ -164,3 +237,97 @@ class Maml:
         """The inverse of :meth:`state_dict`."""
         if self.learned:
             self.learned.load_state_dict(values.get("inner_rates", {}))
+
+
+@register_method(
+    "fomaml",
+    "meta",
+    title="first-order MAML",
+    paper="Finn et al. 2017, section 5.2",
+    needs_source="optional",
+    cost="per task: inner steps x support + query; multi-step loss: inner steps x query",
+)
+class FirstOrderMaml(Maml):
+    """MAML whose inner gradients count as constants."""
+
+    @classmethod
+    def check(cls, config: MetatuneConfig) -> None:
+        """Refuse a second derivative for a part of the budget.
+
+        Raises:
+            UsageError: Settings contradict the method.
+        """
+        if 0 < config.first_order_share < 1:
+            raise UsageError(
+                f"--first-order-share {config.first_order_share} with the method fomaml, which is first order always",
+                remedy="use --method maml",
+            )
+
+    def first_order(self, progress: float) -> bool:
+        """Always."""
+        return True
+
+
+@register_method(
+    "anil",
+    "meta",
+    title="ANIL",
+    paper="Raghu et al. 2020, Rapid Learning or Feature Reuse? Towards Understanding the Effectiveness of MAML",
+    needs_source="optional",
+    cost="as maml, an upper bound: the inner backward pass ends at the head",
+)
+class Anil(Maml):
+    """MAML whose inner loop adapts the head alone; the outer loop learns all layers.
+
+    Its cost is counted as MAML's, which is an upper bound: the forward passes are the same, but the inner backward pass
+    and its derivative go through the head only.
+    """
+
+    def inner_parameters(self, model: nn.Module, trainable: Parameters) -> Parameters:
+        """Those of the head.
+
+        Raises:
+            UsageError: It is not known which layers are the head, or all of them are frozen.
+        """
+        head = {id(one) for module in head_modules(model) for one in module.parameters()}
+        adapted = {name: one for name, one in trainable.items() if id(one) in head}
+        if not adapted:
+            raise UsageError(
+                "the network's head is frozen, and the method anil adapts nothing else",
+                remedy="unfreeze the head, or use --method maml",
+            )
+        return adapted
+
+
+@register_method(
+    "meta-sgd",
+    "meta",
+    title="Meta-SGD",
+    paper="Li et al. 2017, Meta-SGD: Learning to Learn Quickly for Few-Shot Learning",
+    needs_source="optional",
+    cost="as maml",
+)
+class MetaSgd(Maml):
+    """MAML with an inner rate for every element of every parameter, learned by the outer optimiser.
+
+    The rates begin at ``inner_learning_rate``, serve all inner steps alike and are plain values, which may become
+    negative, as in the paper. :data:`metaseg.adapt.methods.maml.UNIT` says how fast they move.
+    """
+
+    @classmethod
+    def check(cls, config: MetatuneConfig) -> None:
+        """Refuse a second set of learned rates.
+
+        Raises:
+            UsageError: Settings contradict the method or each other.
+        """
+        super().check(config)
+        if config.learned_inner_rates:
+            raise UsageError(
+                "--learned-inner-rates with the method meta-sgd, which learns a rate for every element already",
+                remedy="leave the option out, or use --method maml",
+            )
+
+    def learned_rates(self, adapted: Parameters) -> LearnedRates:
+        """A rate for every element."""
+        return LearnedRates(adapted, self.config.inner_learning_rate, self.config.inner_steps, "element")

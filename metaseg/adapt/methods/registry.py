@@ -21,7 +21,7 @@ class MethodInfo:
     Attributes:
         name: As in ``--method``.
         family: Which verb runs it.
-        title: A few words for tables and figures.
+        title: A few words for tables and metrics.
         paper: What to cite.
         needs_source: Whether it draws from the source's training cases; ``"never"``, ``"always"`` or ``"optional"``.
         cost: What a step costs in slice gradient evaluations, in words.

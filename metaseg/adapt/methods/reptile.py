@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from metaseg.adapt.engines import Choice, FastWeights, Loss, StepResult, TaskBatch
 from metaseg.adapt.engines.base import check_step
-from metaseg.adapt.engines.fast_weights import Values, add_to
+from metaseg.adapt.engines.functional import Values, add_to
 from metaseg.adapt.methods.maml import Maml
 from metaseg.adapt.methods.registry import register_method
-from metaseg.config import MetatuneConfig
+from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import UsageError
 
 Batches = tuple[tuple[Tensor, Tensor], ...]

@@ -1,4 +1,4 @@
-"""The dataset check: find what would stop a run or spoil its figures, before any time is spent on training."""
+"""The dataset check: find what would stop a run or spoil its metrics, before any time is spent on training."""
 
 from metaseg.cases.check.dataset import Progress, check_dataset
 from metaseg.cases.check.report import KINDS, CheckReport, Finding, Kind

@@ -12,11 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from metaseg.cases.case import Case
-from metaseg.cases.check.classes import check_classes
-from metaseg.cases.check.copies import find_copies
+from metaseg.cases.check.copies import find_copies, find_near_copies
 from metaseg.cases.check.inspect import Inspection, inspect_case, relative_name
-from metaseg.cases.check.near import find_near_copies
-from metaseg.cases.check.parts import check_patients, check_sessions, check_split, parts_of_split
+from metaseg.cases.check.parts import check_classes, check_patients, check_sessions, check_split, parts_of_split
 from metaseg.cases.check.report import MAY_BE_MISSING, CheckReport, Finding
 from metaseg.cases.labels import LabelScheme, doubts
 from metaseg.cases.readers import LeftOut, canonical_modality, find_cases, lacking
@@ -39,7 +37,7 @@ def check_dataset(
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Look for what would stop a run or spoil its figures: see :data:`~metaseg.cases.check.report.KINDS`.
+    """Look for what would stop a run or spoil its metrics: see :data:`~metaseg.cases.check.report.KINDS`.
 
     Args:
         path: Folder of cases.

@@ -1,4 +1,7 @@
-"""Checks of splits: the parts that a split file or the files' names tell, and patients in two of them."""
+"""Checks of splits: the parts that a split file or the files' names tell, and patients in two of them.
+
+Checks of the classes of image folders: each must have enough pictures for training and test.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,10 @@ from pathlib import Path
 from metaseg.cases.case import Case
 from metaseg.cases.check.inspect import relative_name
 from metaseg.cases.check.report import Finding
-from metaseg.cases.patient_table import doubtable
-from metaseg.cases.sessions import doubtful_sessions
-from metaseg.cases.split_checks import split_problems
-from metaseg.cases.splits import SPLIT_KIND, read_split
-from metaseg.checked_files import read_json
+from metaseg.cases.patients import doubtable, doubtful_sessions
+from metaseg.cases.splits import SPLIT_KIND, read_split, split_problems
 from metaseg.errors import DataError
+from metaseg.files import read_json
 
 Parts = Mapping[str, frozenset[str]]
 """Case id to the parts of a split file in which it stands."""
@@ -120,3 +121,29 @@ def check_split(cases: Sequence[Case], parts: Parts, path: str | Path) -> Iterat
         yield Finding.of("split-invalid", "", invalid)
     for problem in problems:
         yield Finding.of(problem.kind, problem.case, problem.found)
+
+
+def check_classes(cases: Sequence[Case], parts: Parts | None, root: Path) -> Iterator[Finding]:
+    """Classes with a single picture, and classes that a part lacks.
+
+    Args:
+        cases: The cases; those of other formats are passed over, since they have outlines to learn from.
+        parts: The given split, or None to tell parts from names.
+        root: The checked folder.
+    """
+    members: defaultdict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        if case.format == "image-folder":
+            members[case.cohort].append(case)
+    places = {
+        name: frozenset().union(*(parts_of_file(case, case.files[0], parts, root) for case in inside))
+        for name, inside in members.items()
+    }
+    everywhere: frozenset[str] = frozenset().union(*places.values())
+    for name, inside in members.items():
+        first = inside[0].id
+        if len({case.patient for case in inside}) == 1:
+            count = "1 picture" if len(inside) == 1 else f"{len(inside)} pictures that are copies of one"
+            yield Finding.of("class-single", first, f"class {name} has {count}: it cannot be in train and test")
+        elif absent := sorted(everywhere - places[name]):
+            yield Finding.of("class-absent", first, f"class {name} has no picture in {', '.join(absent)}")

@@ -14,8 +14,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from metaseg.cases.phantoms.anatomy import Surface, ventricle_distance
-from metaseg.cases.phantoms.fields import Grid, smooth_noise, soft_step
+from metaseg.cases.phantoms.anatomy import Grid, Surface, smooth_noise, soft_step, ventricle_distance
 
 NECROSIS, EDEMA, ENHANCING = 1, 2, 4
 """Label values as in BraTS 2018."""

@@ -16,9 +16,8 @@ import numpy as np
 from filelock import FileLock
 
 from metaseg.cases.phantoms.phantom import COHORTS, SEQUENCES, SIZES, Phantom, PhantomSize, build_phantom
-from metaseg.checked_files import FileKind, check_shape, read_json
 from metaseg.errors import DataError, UsageError, unknown_name
-from metaseg.written_files import making_folder, write_text, writing
+from metaseg.files import FileKind, check_shape, making_folder, read_json, write_text, writing
 
 MARKER = "metaseg-phantoms.json"
 """The file that tells a folder of phantoms."""

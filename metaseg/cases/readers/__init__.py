@@ -1,10 +1,9 @@
 """One reader per file convention, and the functions that choose among them."""
 
-from metaseg.cases.readers.case_files import read_case_files
-from metaseg.cases.readers.common import Reader, ReadOptions
-from metaseg.cases.readers.left_out import LeftOut, lacking, tell
+from metaseg.cases.readers.common import LeftOut, Reader, ReadOptions, lacking, tell
 from metaseg.cases.readers.read import READERS, find_cases, read_cases, read_each_case
-from metaseg.modality_names import canonical_modality
+from metaseg.cases.readers.table import read_case_files
+from metaseg.config.modalities import canonical_modality
 
 __all__ = [
     "READERS",

@@ -1,16 +1,26 @@
-"""The machinery behind both BraTS conventions: files named ``<case><suffix>.nii.gz``, usually a folder per case."""
+"""The machinery behind both BraTS conventions: files named ``<case><suffix>.nii.gz``, usually a folder per case.
+
+BraTS 2018 to 2021: ``<case>/<case>_{flair,t1,t1ce,t2,seg}.nii.gz``, in folders HGG and LGG up to 2019.
+
+BraTS 2023 and later: ``BraTS-MET-00110-000/BraTS-MET-00110-000-{t2f,t1n,t1c,t2w,seg}.nii.gz``.
+
+The radiotherapy set of the meningioma challenge has one modality and another label, ``<case>_t1c`` and ``<case>_gtv``.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metaseg.cases.case import Case, Volume
 from metaseg.cases.labels import LABEL_SCHEMES
-from metaseg.cases.readers.common import ReadOptions, doubled_files, other_case, walk_files
+from metaseg.cases.patients import SITED
+from metaseg.cases.readers.common import Reader, ReadOptions, doubled_files, other_case, walk_files
 from metaseg.cases.volumes import VOLUME_SUFFIXES, volume_from_file
+from metaseg.errors import DataError
+from metaseg.files import FileKind, read_rows
 
 COHORT_FOLDERS = ("HGG", "LGG", "GLI", "MET", "MEN", "PED", "SSA")
 """Folder names that tell the cohort of the cases in them."""
@@ -169,3 +179,84 @@ def _make_case(
 def _scheme_name(label: Volume | None, convention: Convention) -> str:
     match = convention.pattern.fullmatch(label.files[0].name) if label else None
     return convention.labels[match["suffix"].lower()] if match else next(iter(convention.labels.values()))
+
+
+CONVENTION = Convention(
+    "brats",
+    images={"_flair": "flair", "_t1": "t1", "_t1ce": "t1ce", "_t2": "t2"},
+    labels={"_seg": "brats", "_segm": "brats"},
+)
+
+
+def matches(path: Path) -> bool:
+    """Whether files of this convention lie below ``path``."""
+    return first_image(path, CONVENTION) is not None
+
+
+def read(path: Path, options: ReadOptions) -> list[Case]:
+    """Make the cases below ``path``; cohort and grade are the folder's, or those of BraTS's ``name_mapping.csv``."""
+    grades = _grades_from_mapping(path)
+
+    def identify(case_id: str, folder: Path) -> Identity:
+        cohort = cohort_folder(folder) or grades.get(case_id)
+        if cohort is None:
+            cohort = "GLI" if case_id.lower().startswith("brats") else "unknown"
+        sited = SITED.fullmatch(case_id)
+        return Identity(cohort, grade_of(cohort), sited["site"] if sited else None)
+
+    return read_case_folders(path, CONVENTION, identify, options)
+
+
+def _grades_from_mapping(root: Path) -> dict[str, str]:
+    """Case id to grade, from the table that BraTS 2019 and 2020 come with, if it is there."""
+    grades: dict[str, str] = {}
+    for table in (root / "name_mapping.csv", root.parent / "name_mapping.csv"):
+        if not table.is_file():
+            continue
+        for row in read_rows(table, FileKind("the table of BraTS' grades", "get it again or remove it", DataError)):
+            grade = (row.get("Grade") or "").strip().upper()
+            if grade_of(grade):
+                grades.update(
+                    {value: grade for value in row.values() if isinstance(value, str) and value != row["Grade"]}
+                )
+        break
+    return grades
+
+
+READER = Reader("brats", "BraTS 2018-2021 names: <case>_flair/_t1/_t1ce/_t2/_seg.nii.gz", matches, read)
+
+
+CONVENTION_brats2023 = Convention(
+    "brats2023",
+    images={"-t2f": "flair", "-t1n": "t1", "-t1c": "t1ce", "_t1c": "t1ce", "-t2w": "t2"},
+    labels={"-seg": "brats2023", "_gtv": "whole-lesion"},
+)
+_COHORT = re.compile(r"brats-(?P<cohort>[a-z]+(-rt)?)-", re.IGNORECASE)
+
+
+def matches_brats2023(path: Path) -> bool:
+    """Whether files of this convention lie below ``path``."""
+    return first_image(path, CONVENTION_brats2023) is not None
+
+
+def read_brats2023(path: Path, options: ReadOptions) -> list[Case]:
+    """Make the cases below ``path``; their names tell the cohort."""
+    return [_of_edition(case) for case in read_case_folders(path, CONVENTION_brats2023, _identify, options)]
+
+
+def _of_edition(case: Case) -> Case:
+    """Say of paediatric cases, of which 4 is no resection cavity, what their labels mean in other editions."""
+    if case.scheme is not LABEL_SCHEMES["brats2023"] or case.cohort != "PED":
+        return case
+    return replace(case, scheme=replace(case.scheme, instead=("brats-ped",)))
+
+
+def _identify(case_id: str, folder: Path) -> Identity:
+    named = _COHORT.match(case_id)
+    cohort = named["cohort"].upper() if named else (cohort_folder(folder) or "unknown")
+    return Identity(cohort, grade_of(cohort))
+
+
+READER_brats2023 = Reader(
+    "brats2023", "BraTS 2023 names: <case>-t2f/-t1n/-t1c/-t2w/-seg.nii.gz", matches_brats2023, read_brats2023
+)

@@ -14,9 +14,8 @@ import numpy as np
 
 from metaseg.cases.case import Case
 from metaseg.cases.labels import label_scheme
-from metaseg.cases.readers.common import Reader, ReadOptions, natural_key, subfolders
-from metaseg.cases.readers.left_out import unreadable_file
-from metaseg.cases.readers.slice_groups import SliceRecord, group_slices
+from metaseg.cases.readers.common import Reader, ReadOptions, natural_key, subfolders, unreadable_file
+from metaseg.cases.readers.slices import SliceRecord, group_slices
 from metaseg.cases.volumes import MatStack, cheng_numbers, open_cheng_mat
 from metaseg.errors import DataError
 

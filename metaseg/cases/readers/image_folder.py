@@ -1,7 +1,7 @@
 """Classified 2-D images: a folder per class, an image file per case, no outlines and no patients.
 
 Such sets do not tell whose image it is. Copies count as one patient, named after the first of them, so that no split
-puts copies of one image into two parts: files of equal bytes, and near-copies as :mod:`metaseg.cases.near_copies` has
+puts copies of one image into two parts: files of equal bytes, and near-copies as :mod:`metaseg.cases.pictures` has
 them.
 """
 
@@ -14,9 +14,9 @@ from pathlib import Path
 
 from metaseg.cases.case import Case
 from metaseg.cases.labels import label_scheme
-from metaseg.cases.near_copies import GroupCopies, near_copy_groups
+from metaseg.cases.patients import patient_of
+from metaseg.cases.pictures import GroupCopies, near_copy_groups
 from metaseg.cases.readers.common import Reader, ReadOptions, natural_key, walk_files
-from metaseg.cases.sessions import patient_of
 from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack
 
 DEFAULT_MODALITY = "image"

@@ -15,19 +15,21 @@ from typing import Any
 from metaseg.cases.case import Case, Volume
 from metaseg.cases.labels import LabelScheme
 from metaseg.cases.readers.common import (
+    LeftOut,
     Reader,
     ReadOptions,
+    absent_file,
     doubled_files,
     find_doubled,
+    ignored_value,
     natural_key,
     other_case,
+    scheme_from_names,
 )
-from metaseg.cases.readers.label_names import ignored_value, scheme_from_names
-from metaseg.cases.readers.left_out import LeftOut, absent_file
 from metaseg.cases.volumes import VOLUME_SUFFIXES, volume_from_file
-from metaseg.checked_files import FileKind, read_json
+from metaseg.config.modalities import canonical_modality
 from metaseg.errors import DataError
-from metaseg.modality_names import canonical_modality
+from metaseg.files import FileKind, read_json
 
 DESCRIPTION = "dataset.json"
 _PARTS = ("imagesTr", "imagesTs")

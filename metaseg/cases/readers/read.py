@@ -1,27 +1,87 @@
-"""Read a data set: choose the reader, then apply what all conventions share."""
+"""Read a data set: choose the reader, then apply what all conventions share.
+
+The marker file that says that a data set was made by a program.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import get_args
 
-from metaseg.cases.case import Case
-from metaseg.cases.failed import FailedCase
+from metaseg.cases.case import Case, FailedCase
 from metaseg.cases.labels import LabelScheme
 from metaseg.cases.labels import label_scheme as scheme_by_name
-from metaseg.cases.near_copies import GroupCopies
-from metaseg.cases.patient_table import doubtable, patients_of, read_patient_table, warn_of_doubtful
-from metaseg.cases.readers import brats, brats2023, cheng_mat, image_folder, nnunet, slices, table
+from metaseg.cases.patients import doubtable, patients_of, read_patient_table, warn_of_doubtful
+from metaseg.cases.pictures import GroupCopies
+from metaseg.cases.readers import case_folders as brats
+from metaseg.cases.readers import case_folders as brats2023
+from metaseg.cases.readers import cheng_mat, image_folder, nnunet, slices, table
 from metaseg.cases.readers.case_folders import first_image
-from metaseg.cases.readers.common import Reader, ReadOptions, walk_files
-from metaseg.cases.readers.left_out import LeftOut, lacking, tell, unread_files
-from metaseg.cases.readers.phantom_marker import mark_phantoms
+from metaseg.cases.readers.common import LeftOut, Reader, ReadOptions, lacking, tell, unread_files, walk_files
+from metaseg.config.modalities import canonical_modality
 from metaseg.errors import DataError, UsageError, unknown_name
-from metaseg.modality_names import canonical_modality
+from metaseg.files import FileKind, read_json
+
+PHANTOM_MARKER = "metaseg-phantoms.json"
+MARKER_KIND = FileKind("the phantom marker, a table of cases", "make the phantoms again", DataError)
+_LEVELS_ABOVE = 3
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What the table says of a phantom."""
+
+    cohort: str | None = None
+    grade: str | None = None
+
+
+@dataclass(frozen=True)
+class _Marker:
+    """What the marker file holds, as far as it is read."""
+
+    cases: dict[str, _Entry] = field(default_factory=dict)
+
+
+def mark_phantoms(cases: Sequence[Case], root: Path) -> list[Case]:
+    """Set ``synthetic`` on cases below a marker file, and take cohort and grade from its table where it has one.
+
+    Above ``root``, a marker holds only for cases that it lists by id, so that a phantom keeps its mark when just its
+    own folder is read, while real data that happen to lie beside phantoms do not get one.
+
+    Raises:
+        DataError: A marker file is no JSON object.
+    """
+    root = root.absolute()
+    markers: dict[Path, Mapping[str, _Entry] | None] = {}
+    marked = []
+    for case in cases:
+        folder = case.files[0].absolute().parent if case.files else root
+        for level, place in enumerate((folder, *folder.parents)):
+            if place not in markers:
+                markers[place] = _read_marker(place / PHANTOM_MARKER)
+            marker = markers[place]
+            inside = place.is_relative_to(root)
+            if marker is not None and (inside or case.id in marker):
+                entry = marker.get(case.id, _Entry())
+                cohort, grade = entry.cohort or case.cohort, entry.grade or case.grade
+                case = replace(case, synthetic=True, cohort=cohort, grade=grade)
+                break
+            if not inside and level >= _LEVELS_ABOVE:
+                break
+        marked.append(case)
+    return marked
+
+
+def _read_marker(path: Path) -> Mapping[str, _Entry] | None:
+    if not path.is_file():
+        return None
+    marker: _Marker = read_json(path, MARKER_KIND, _Marker)
+    return marker.cases
+
 
 READERS: Mapping[str, Reader] = {
     module.READER.name: module.READER for module in (table, brats2023, brats, nnunet, slices, cheng_mat, image_folder)
@@ -57,12 +117,12 @@ def read_cases(
         label_scheme: Replaces the convention's label scheme; a name or the scheme itself.
         modalities: Modalities that every case must have.
         classes: Keep only cases whose cohort or grade is one of these.
-        patients: Table of whose scan each case is; see :mod:`metaseg.cases.patient_table`. Without it, names tell.
+        patients: Table of whose scan each case is; see :mod:`metaseg.cases.patients`. Without it, names tell.
         modality: Name of the modality where the files do not tell it (slices and image folders).
         need_labels: Cases without a label are named, as what is left out is.
         allow_missing: Warn of files and cases that are left out, instead of refusing the data.
         group_copies: Which pictures of image folders, which tell no patients, count as one patient: ``"near"`` copies
-            (see :mod:`metaseg.cases.near_copies`), files of ``"identical"`` bytes, or ``"none"``, which lets copies
+            (see :mod:`metaseg.cases.pictures`), files of ``"identical"`` bytes, or ``"none"``, which lets copies
             leak from one part of a split into another and serves to show what that does.
 
     Returns:

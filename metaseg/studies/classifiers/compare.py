@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from metaseg.config_classify_studies import ClassifyCompareConfig
-from metaseg.config_io import dump_config
+from metaseg.config.io import dump_config
+from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import recorded_warnings
 from metaseg.runs.state import STATE_NAME
-from metaseg.studies.classifiers.paper import print_paper
 from metaseg.studies.classifiers.plan import (
     Cell,
     ClassifierWork,
@@ -21,14 +20,23 @@ from metaseg.studies.classifiers.plan import (
     make_classifier_plan,
     with_split,
 )
-from metaseg.studies.classifiers.plots import NAMES, write_figure_plot, write_label_curves
-from metaseg.studies.classifiers.tables import Predictions, curve_rows, pairwise, read_predictions, summary
+from metaseg.studies.classifiers.tables import (
+    NAMES,
+    Predictions,
+    curve_rows,
+    pairwise,
+    print_paper,
+    read_predictions,
+    summary,
+    write_label_curves,
+    write_metric_plot,
+)
 from metaseg.studies.compare import raise_failures, write_failures
 from metaseg.studies.display import Display
 from metaseg.studies.inputs import check_inputs
 from metaseg.studies.plan import CELLS
 from metaseg.studies.preparation import STUDY_FILE
-from metaseg.studies.table import write_table
+from metaseg.studies.tables import write_table
 from metaseg.studies.workers import do_units, left_to_do
 
 HEADINGS = {"balanced accuracy": "balanced", "macro F1": "F1"}
@@ -42,7 +50,7 @@ class ClassifierComparison:
     Attributes:
         study: The study folder.
         summary: One row for every entry.
-        curves: Figures of active learning by round.
+        curves: Metrics of active learning by round.
     """
 
     study: Path
@@ -55,7 +63,7 @@ def run_classify_compare(config: ClassifyCompareConfig) -> ClassifierComparison:
     """Run what is missing of a comparison, and write its tables and pictures.
 
     Args:
-        config: All settings; see :class:`~metaseg.config_classify.ClassifyCompareConfig`.
+        config: All settings; see :class:`~metaseg.config.classification.ClassifyCompareConfig`.
 
     Raises:
         UsageError: Settings are wrong, or contradict each other or the data.
@@ -103,9 +111,9 @@ def write_tables(work: ClassifierWork) -> ClassifierComparison:
     write_table(curves, work.folder / "curves")
     write_table(pairwise(work, found, baseline_of(work)), work.folder / "pairwise")
     if len(curves):
-        write_label_curves(work.folder / "curves.png", curves, work.study.figure, work.titles)
+        write_label_curves(work.folder / "curves.png", curves, work.study.metric, work.titles)
     if len(summarised):
-        write_figure_plot(work.folder / "figures.png", summarised, work.study.figure, work.titles)
+        write_metric_plot(work.folder / "metrics.png", summarised, work.study.metric, work.titles)
     _print_summary(work, summarised)
     print_paper(work.study.paper, summarised)
     print(f"{len(done)} of {len(work.units)} cells are done; tables and pictures in {work.folder}")
@@ -135,12 +143,12 @@ def _print_summary(work: ClassifierWork, summarised: pd.DataFrame) -> None:
                   box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)  # fmt: skip
     table.add_column("entry")
     active = [name for name in ("labels", "area", "labels_needed", "labels_saved") if name in summarised]
-    columns = [work.study.figure] if active else list(NAMES)
+    columns = [work.study.metric] if active else list(NAMES)
     for name in ("seeds", *(NAMES[name] for name in columns), *active):
         title = HEADINGS.get(name, name.removeprefix("labels_") if name != "labels" else name)
         table.add_column(title, justify="right", no_wrap=True)
     for row in summarised.to_dict("records"):
-        main = [_interval(row, name) if name == work.study.figure else f"{row[name]:.3f}" for name in columns]
+        main = [_interval(row, name) if name == work.study.metric else f"{row[name]:.3f}" for name in columns]
         cells = [_cell(name, row.get(name, math.nan)) for name in active]
         table.add_row(work.titles[row["entry"]], str(row["n_seeds"]), *main, *cells)
     Console().print(table)

@@ -13,12 +13,12 @@ from metaseg.cases.readers import read_cases
 from metaseg.classify.data import check_cases, divide, open_cases, open_slices
 from metaseg.classify.fitting import NO_FILES, weights_file
 from metaseg.classify.train import SPLIT_NAME, check_strategy
-from metaseg.config_classify import ClassifyActiveConfig, ClassifyTrainConfig
-from metaseg.config_classify_studies import ClassifyCompareConfig
-from metaseg.config_io import load_config
+from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
+from metaseg.config.io import load_config
+from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import MetasegError, UsageError, unknown_name
 from metaseg.models.card import checkpoint_files, read_card
-from metaseg.models.classifier_libraries import find_classifier
+from metaseg.models.classifiers import find_classifier
 from metaseg.models.device import make_fabric
 from metaseg.models.weights import read_tensors
 from metaseg.store.prepare import phantom_folder

@@ -1,25 +1,29 @@
-"""From finished runs of classifiers to tables: figures of every run, means with intervals, and paired tests."""
+"""From finished runs of classifiers to tables: metrics of every run, means with intervals, and paired tests.
+
+Pictures of a comparison of classifiers.
+
+The metrics that the papers report, beside those of the study that follows one of them (``configs/paper``).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from metaseg.checked_files import FileKind, read_frame
-from metaseg.classify.curve import CURVE_NAME, read_curve
-from metaseg.classify.measure import FIGURES
-from metaseg.evaluation.classification_bootstrap import weighted_figures
-from metaseg.evaluation.classification_files import PREDICTIONS
-from metaseg.evaluation.label_curves import area_under_budget_curve, labels_saved, labels_to_reach
-from metaseg.evaluation.statistics import draw_weights, holm, known_deviation, paired_wilcoxon, percentile_interval
+from metaseg.classify.fitting import METRICS
+from metaseg.classify.rounds import CURVE_NAME, read_curve
+from metaseg.files import FileKind, read_frame, replacing
+from metaseg.inference.classification_files import PREDICTIONS
+from metaseg.metrics.classification import area_under_budget_curve, labels_saved, labels_to_reach, weighted_metrics
+from metaseg.metrics.cohort_metrics import draw_weights, holm, known_deviation, paired_wilcoxon, percentile_interval
 from metaseg.studies.classifiers.plan import Cell, ClassifierWork
 
-CURVE_COLUMNS = ("entry", "seed", "round", "labels", "part", *FIGURES)
+CURVE_COLUMNS = ("entry", "seed", "round", "labels", "part", *METRICS)
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def predictions_in(folder: Path) -> Predictions | None:
 
 
 def curve_rows(work: ClassifierWork, cells: Sequence[Cell]) -> pd.DataFrame:
-    """Every figure of active learning in every round, ``CURVE_COLUMNS``."""
+    """Every metric of active learning in every round, ``CURVE_COLUMNS``."""
     tables = []
     for cell in cells:
         path = work.folder / cell.folder / CURVE_NAME
@@ -83,7 +87,7 @@ def curve_rows(work: ClassifierWork, cells: Sequence[Cell]) -> pd.DataFrame:
 def summary(
     work: ClassifierWork, predictions: dict[Cell, Predictions], curves: pd.DataFrame, baseline: str
 ) -> pd.DataFrame:
-    """One row for each entry: final figures on the test part, and for active learning what its labels were worth.
+    """One row for each entry: final metrics on the test part, and for active learning what its labels were worth.
 
     Args:
         work: The comparison.
@@ -96,13 +100,13 @@ def summary(
         of_seeds = {cell.seed: found for cell, found in predictions.items() if cell.label == label}
         if not of_seeds:
             continue
-        row = {"entry": label, "n_seeds": len(of_seeds), **final_figures(of_seeds, work.study.resamples)}
-        rows.append({**row, **label_figures(curves, label, baseline, work.study.figure, work.study.resamples)})
+        row = {"entry": label, "n_seeds": len(of_seeds), **final_metrics(of_seeds, work.study.resamples)}
+        rows.append({**row, **label_metrics(curves, label, baseline, work.study.metric, work.study.resamples)})
     return pd.DataFrame(rows)
 
 
-def final_figures(of_seeds: dict[int, Predictions], resamples: int) -> dict[str, float]:
-    """Mean over seeds of each figure, its deviation over seeds, and the interval over patients and seeds.
+def final_metrics(of_seeds: dict[int, Predictions], resamples: int) -> dict[str, float]:
+    """Mean over seeds of each metric, its deviation over seeds, and the interval over patients and seeds.
 
     The bootstrap draws seeds, and patients with all their slices: the same draw for all seeds where their test patients
     are the same, one for each where every seed has its own.
@@ -112,20 +116,20 @@ def final_figures(of_seeds: dict[int, Predictions], resamples: int) -> dict[str,
     first = np.unique(of_seeds[seeds[0]].patients)
     shared = all(np.array_equal(np.unique(found.patients), first) for found in of_seeds.values())
     common = draw_weights(len(first), resamples, rng)
-    values: dict[str, list[float]] = {name: [] for name in FIGURES}
-    resampled: dict[str, list[np.ndarray]] = {name: [] for name in FIGURES}
+    values: dict[str, list[float]] = {name: [] for name in METRICS}
+    resampled: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
     for seed in seeds:
         found = of_seeds[seed]
         names, of_slice = np.unique(found.patients, return_inverse=True)
         drawn = common if shared else draw_weights(len(names), resamples, rng)
         weights = np.concatenate([np.ones((1, len(of_slice))), drawn[:, of_slice]])
-        figures = weighted_figures(found.probabilities, found.labels, weights, found.classes)
-        for name, full in FIGURES.items():
-            values[name].append(float(figures[full][0]))
-            resampled[name].append(figures[full][1:])
+        metrics = weighted_metrics(found.probabilities, found.labels, weights, found.classes)
+        for name, full in METRICS.items():
+            values[name].append(float(metrics[full][0]))
+            resampled[name].append(metrics[full][1:])
     of_draws = draw_weights(len(seeds), resamples, rng)
     row: dict[str, float] = {}
-    for name in FIGURES:
+    for name in METRICS:
         samples = (np.stack(resampled[name], axis=1) * of_draws).sum(axis=1) / len(seeds)
         low, high = percentile_interval(samples) if len(first) > 1 else (math.nan, math.nan)
         row |= {
@@ -137,12 +141,12 @@ def final_figures(of_seeds: dict[int, Predictions], resamples: int) -> dict[str,
     return row
 
 
-def label_figures(curves: pd.DataFrame, label: str, baseline: str, figure: str, resamples: int) -> dict[str, float]:
-    """What the labels of active learning were worth: area, and labels for the baseline's final figure.
+def label_metrics(curves: pd.DataFrame, label: str, baseline: str, metric: str, resamples: int) -> dict[str, float]:
+    """What the labels of active learning were worth: area, and labels for the baseline's final metric.
 
-    Intervals are over seeds. The figure that is to be reached is the baseline's mean over seeds at its end.
+    Intervals are over seeds. The metric that is to be reached is the baseline's mean over seeds at its end.
     """
-    mine, theirs = seed_curves(curves, label, figure), seed_curves(curves, baseline, figure)
+    mine, theirs = seed_curves(curves, label, metric), seed_curves(curves, baseline, metric)
     if not len(mine):
         return {}
     rng = np.random.default_rng(0)
@@ -170,11 +174,11 @@ def label_figures(curves: pd.DataFrame, label: str, baseline: str, figure: str, 
     return row | {"labels_saved_low": float(low), "labels_saved_high": float(high)}
 
 
-def seed_curves(curves: pd.DataFrame, label: str, figure: str) -> dict[int, pd.Series]:
-    """The test part's curve of each seed: figure by number of labels."""
+def seed_curves(curves: pd.DataFrame, label: str, metric: str) -> dict[int, pd.Series]:
+    """The test part's curve of each seed: metric by number of labels."""
     rows = curves[(curves["entry"] == label) & (curves["part"] == "test")]
     found = {
-        int(seed): one.drop_duplicates("labels", keep="last").set_index("labels")[figure].dropna().sort_index()
+        int(seed): one.drop_duplicates("labels", keep="last").set_index("labels")[metric].dropna().sort_index()
         for seed, one in rows.groupby("seed")
     }
     return {seed: one for seed, one in found.items() if len(one)}
@@ -221,3 +225,187 @@ def pairwise(work: ClassifierWork, predictions: dict[Cell, Predictions], baselin
     if len(table):
         table["p_holm"] = holm(table["p"].to_numpy())
     return table
+
+
+NAMES = {"auc": "AUC", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1": "macro F1"}
+MARKERS = "osD^vPX*<>"
+
+
+def curve_band(curves: pd.DataFrame, label: str, metric: str) -> tuple[pd.Series, pd.Series]:
+    """Mean over seeds of an entry's metric on the test part, and its standard error, by number of labels."""
+    of_seeds = pd.concat(seed_curves(curves, label, metric), axis=1).sort_index()
+    # At numbers of labels that few seeds have, as where rounds differ in size, a mean would jump.
+    of_seeds = of_seeds[of_seeds.notna().sum(axis=1) * 2 > of_seeds.shape[1]]
+    return of_seeds.mean(axis=1), of_seeds.sem(axis=1).fillna(0.0)
+
+
+def write_label_curves(path: Path, curves: pd.DataFrame, metric: str, titles: Mapping[str, str]) -> None:
+    """Draw a metric on the test part against the number of labels: mean over seeds, and its standard error."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    picture = Figure(figsize=(8.0, 5.0), layout="constrained")
+    FigureCanvasAgg(picture)
+    axis = picture.subplots()
+    for number, label in enumerate(dict.fromkeys(curves["entry"])):
+        mean, error = curve_band(curves, label, metric)
+        (line,) = axis.plot(mean.index, mean, marker=MARKERS[number % len(MARKERS)], markersize=4, label=titles[label])
+        axis.fill_between(mean.index, mean - error, mean + error, color=line.get_color(), alpha=0.12, linewidth=0)
+    axis.set_xlabel("labels")
+    axis.set_ylabel(f"{NAMES[metric]}, test part")
+    axis.set_title("mean over seeds, bands of one standard error", fontsize="small", loc="left")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small", ncols=2)
+    with replacing(path) as stream:
+        picture.savefig(stream, format="png", dpi=110)
+
+
+def write_metric_plot(path: Path, summarised: pd.DataFrame, metric: str, titles: Mapping[str, str]) -> None:
+    """Draw the final metric of each entry with its interval, the best above."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = summarised.sort_values(metric)
+    picture = Figure(figsize=(7.0, 1.2 + 0.34 * len(rows)), layout="constrained")
+    FigureCanvasAgg(picture)
+    axis = picture.subplots()
+    places = range(len(rows))
+    axis.hlines(places, rows[f"{metric}_low"], rows[f"{metric}_high"], color="0.6", linewidth=2)
+    axis.plot(rows[metric], places, "o", color="tab:blue")
+    axis.set_yticks(places, [titles[label] for label in rows["entry"]])
+    axis.set_ylim(-0.6, len(rows) - 0.4)
+    axis.set_xlabel(f"{NAMES[metric]} on the test part, 95 % interval over patients and seeds")
+    axis.grid(axis="x", alpha=0.3)
+    with replacing(path) as stream:
+        picture.savefig(stream, format="png", dpi=110)
+
+
+NOTE = (
+    "The paper's data, patients and parts are not ours: what can be compared is the order of the methods, not the "
+    "height of their metrics."
+)
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One method of a paper.
+
+    Attributes:
+        name: As the paper calls it.
+        entry: What it is called in ``configs/paper``.
+        value: What the paper reports.
+    """
+
+    name: str
+    entry: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What a paper reports.
+
+    Attributes:
+        citation: Authors and year.
+        metric: The column of our summary that stands beside it.
+        what: What that is, in words.
+        rows: Its methods.
+    """
+
+    citation: str
+    metric: str
+    what: str
+    rows: Sequence[PaperRow]
+
+
+PAPERS: Mapping[str, Paper] = {
+    "zhou2017": Paper(
+        "Zhou et al. 2017",
+        "labels_saved",
+        "labels saved against random choice",
+        (PaperRow("AIFT, entropy and diversity of a quarter of the patches", "both-quarter", "at least half"),),
+    ),
+    "hao2021": Paper(
+        "Hao et al. 2021",
+        "auc",
+        "AUC in %",
+        (
+            PaperRow("pretrained, all labels", "all", "79.91"),
+            PaperRow("from scratch, all labels", "scratch", "71.93"),
+            PaperRow("uncertainty sampling, 30 % of the slices", "committee", "82.89"),
+        ),
+    ),
+    "hao2021-balanced": Paper(
+        "Hao et al. 2021, balanced set",
+        "auc",
+        "AUC in %",
+        (
+            PaperRow("pretrained, all labels", "all", "78.48"),
+            PaperRow("uncertainty sampling, 30 % of the slices", "committee", "82.00"),
+        ),
+    ),
+    "lau2021": Paper("Lau 2021", "accuracy", "accuracy in %", (PaperRow("her own network", "lau-cnn", "about 90"),)),
+    "aljanabi": Paper(
+        "Al-Janabi",
+        "accuracy",
+        "accuracy in %",
+        (
+            PaperRow("Xception, frozen", "xception", "92.1"),
+            PaperRow("Xception, fine-tuned", "xception-finetuned", "96"),
+            PaperRow("Xception, fine-tuned block by block", "xception-gradual", "96"),
+            PaperRow("VGG-16, frozen", "vgg16", "89.4"),
+            PaperRow("VGG-16, fine-tuned", "vgg16-finetuned", "91.1"),
+            PaperRow("VGG-16, fine-tuned block by block", "vgg16-gradual", "91.1"),
+            PaperRow("2D-CNN, from scratch", "2d-cnn", "80.4"),
+            PaperRow("MobileNetV2, frozen", "mobilenetv2", "79.2"),
+            PaperRow("ResNet-50, frozen", "resnet50", "75.1"),
+        ),
+    ),
+}
+"""By the value of the setting ``paper``."""
+
+
+def beside_paper(paper: Paper, summarised: pd.DataFrame) -> list[tuple[PaperRow, str, str]]:
+    """Each row of a paper with our metric and its 95 % interval in percent; a dash where there is none.
+
+    Args:
+        paper: The paper.
+        summarised: As from :func:`metaseg.studies.classifiers.tables.summary`.
+    """
+    ours = {} if summarised.empty else summarised.set_index("entry").to_dict("index")
+    rows = []
+    for row in paper.rows:
+        found = ours.get(row.entry, {})
+        value, low, high = (found.get(f"{paper.metric}{end}", math.nan) for end in ("", "_low", "_high"))
+        between = "" if math.isnan(low) or math.isnan(high) else f"{percent(low)} to {percent(high)}"
+        between = "not reached" if math.isinf(high) else between
+        rows.append((row, percent(value), between))
+    return rows
+
+
+def percent(value: float) -> str:
+    """A share in percent; a dash for NaN, ``not reached`` where a resample never got to the metric."""
+    if math.isnan(value):
+        return "–"
+    return "not reached" if math.isinf(value) else f"{100 * value:.1f}".replace("-", "−")
+
+
+def print_paper(name: str | None, summarised: pd.DataFrame) -> None:
+    """Print the paper's metrics beside ours; nothing without a paper or without metrics."""
+    if name is None or summarised.empty:
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    paper = PAPERS[name]
+    table = Table(title=f"beside {paper.citation}: {paper.what}", title_justify="left",
+                  box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)  # fmt: skip
+    table.add_column("method")
+    table.add_column("paper", justify="right")
+    table.add_column("ours (95 % interval)", justify="right")
+    for row, value, between in beside_paper(paper, summarised):
+        table.add_row(row.name, row.value, f"{value} ({between})" if between else value)
+    console = Console()
+    console.print(table)
+    console.print(NOTE)

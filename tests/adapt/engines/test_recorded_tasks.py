@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from metaseg.adapt.engines import recorded_tasks
-from metaseg.adapt.engines.functional_engine import InnerLoop
-from metaseg.adapt.engines.recorded_tasks import Recordings, constant_part, layout_of
+from metaseg.adapt.engines import recorded as recorded_tasks
+from metaseg.adapt.engines.functional import InnerLoop
+from metaseg.adapt.engines.recorded import Recordings, constant_part, layout_of
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,15 @@ from torch import Tensor, nn
 
 import metaseg
 from metaseg.adapt.engines import TaskBatch, build_engine
-from metaseg.adapt.inner_rates import UNIT
-from metaseg.adapt.meta_tuning import MetaTuning
+from metaseg.adapt.metatune import MetaTuning
 from metaseg.adapt.methods import find_method, method_names
-from metaseg.adapt.methods.maml import Maml
-from metaseg.config import MetatuneConfig
+from metaseg.adapt.methods.maml import UNIT, Maml
+from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import RunError, UsageError
 from metaseg.models.device import make_fabric
 from metaseg.models.registry import build_segmenter
 from metaseg.runs.networks import load_network
-from metaseg.runs.training_state import load_training_state
+from metaseg.runs.state import load_training_state
 
 CLASSES = 3
 RATE = 0.3

@@ -18,8 +18,7 @@ from metaseg.adapt import watch
 from metaseg.adapt.watch import Watch
 from metaseg.errors import UsageError
 from metaseg.models import build_segmenter
-from metaseg.models.lora_layers import load_adapters, merge_adapters, remove_adapters
-from metaseg.models.parts import encoder_modules, head_modules
+from metaseg.models.parts import encoder_modules, head_modules, load_adapters, merge_adapters, remove_adapters
 from metaseg.runs.networks import load_network
 
 SMALL = {"shots": 2, "slices": 6, "budget": 24, "marks": 2, "watch_cases": 1, "batch_size": 4, "learning_rate": 0.003}

@@ -14,13 +14,12 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from metaseg.adapt.methods import find_method
-from metaseg.adapt.methods.ewc import Ewc, diagonal_fisher, draw_classes
-from metaseg.adapt.methods.lwf import distillation
+from metaseg.adapt.methods.penalties import Ewc, diagonal_fisher, distillation, draw_classes
 from metaseg.adapt.methods.replay import Replay, replayed_slices
-from metaseg.adapt.setting import Setting, prepare_setting
+from metaseg.adapt.setup import Setting, prepare_setting
 from metaseg.cases.labels import SUBREGIONS
-from metaseg.config import NaivetuneConfig
-from metaseg.config_io import load_config
+from metaseg.config.io import load_config
+from metaseg.config.segmentation import NaivetuneConfig
 from metaseg.errors import UsageError
 from metaseg.models import build_segmenter
 from metaseg.models.device import make_fabric

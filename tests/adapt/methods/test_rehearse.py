@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import metaseg
-from metaseg.adapt.method_defaults import resolve_defaults
-from metaseg.adapt.methods.rehearse import Rehearse
-from metaseg.adapt.setting import prepare_setting
-from metaseg.config import MetatuneConfig, NaivetuneConfig, TuneConfig
-from metaseg.config_io import load_config
+from metaseg.adapt.methods.replay import Rehearse
+from metaseg.adapt.session import resolve_defaults
+from metaseg.adapt.setup import prepare_setting
+from metaseg.config.io import load_config
+from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, TuneConfig
 from metaseg.errors import UsageError
 from metaseg.models.device import make_fabric
 from metaseg.runs.networks import load_network

@@ -13,13 +13,12 @@ import yaml
 from PIL import Image
 
 from metaseg.classify.rounds import read_rounds
-from metaseg.config_classify_studies import ClassifyCompareConfig
-from metaseg.config_io import load_config
-from metaseg.config_studies import ReportConfig
+from metaseg.config.io import load_config
+from metaseg.config.studies import ClassifyCompareConfig, ReportConfig
 from metaseg.errors import RunError, UsageError
+from metaseg.report.page import run_report
 from metaseg.studies.classifiers.compare import run_classify_compare
-from metaseg.studies.classifiers.paper import PAPERS, beside_paper, print_paper
-from metaseg.studies.report.page import run_report
+from metaseg.studies.classifiers.tables import PAPERS, beside_paper, print_paper
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -75,7 +74,7 @@ class Page(HTMLParser):
 
 def report(tmp_path: Path, *runs: Path, **settings) -> Page:
     result = run_report(
-        ReportConfig(runs=runs, out=tmp_path / "page.html", **({"figures": False, "overwrite": True} | settings))
+        ReportConfig(runs=runs, out=tmp_path / "page.html", **({"metrics": False, "overwrite": True} | settings))
     )
     return Page(result.page)
 
@@ -101,8 +100,8 @@ def whole(write_cases, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         # Pictures take most of the time of runs as small as these.
         patch.setattr("metaseg.classify.active.write_curve", _table_alone)
-        patch.setattr("metaseg.training.fit_listener.write_progress_plot", lambda *parts, **named: None)
-        patch.setattr("metaseg.evaluation.classification_files._draw", lambda *parts: [])
+        patch.setattr("metaseg.training.fitted_run.write_progress_plot", lambda *parts, **named: None)
+        patch.setattr("metaseg.inference.classification_files._draw", lambda *parts: [])
         return run_classify_compare(load_config(ClassifyCompareConfig, None, settings)).study
 
 
@@ -123,12 +122,12 @@ def numbers(text: str) -> list[float]:
     return [float(found) for found in re.findall(r"-?\d+\.\d+", text.replace("−", "-"))]
 
 
-def test_page_holds_the_figures_of_the_tables(page, whole):
+def test_page_holds_the_metrics_of_the_tables(page, whole):
     summary = pd.read_csv(whole / "summary.csv").set_index("entry")
     shown = page.table("macro F1")
     for label, name in (("random", "random"), ("entropy", "by"), ("scratch", "<b>all")):
-        for figure, title in (("auc", "AUC"), ("accuracy", "accuracy"), ("f1", "macro F1")):
-            wanted = [summary.loc[label, figure + end] for end in ("", "_low", "_high", "_sd_seeds")]
+        for metric, title in (("auc", "AUC"), ("accuracy", "accuracy"), ("f1", "macro F1")):
+            wanted = [summary.loc[label, metric + end] for end in ("", "_low", "_high", "_sd_seeds")]
             assert numbers(shown[name][title]) == pytest.approx(wanted, abs=6e-4)
     labels = page.table("labels saved")
     assert set(labels) == {"random", "by"}
@@ -184,9 +183,9 @@ def test_confusion_counts_all_test_slices_of_all_seeds(page, whole):
         assert numbers(recalls[name])[0] == pytest.approx(np.mean(hits), abs=6e-4)
 
 
-def test_figures_are_written_for_a_paper(page, whole):
-    files = {path.name for path in (whole / "figures").iterdir()}
-    assert {"label-curves.png", "label-curves.pdf", "figures.pdf", "class-shares.png", "confusion-scratch.png"} <= files
+def test_metrics_are_written_for_a_paper(page, whole):
+    files = {path.name for path in (whole / "metrics").iterdir()}
+    assert {"label-curves.png", "label-curves.pdf", "metrics.pdf", "class-shares.png", "confusion-scratch.png"} <= files
 
 
 def test_training_is_reported_with_mistakes_and_grad_cam(whole, tmp_path):
@@ -194,9 +193,9 @@ def test_training_is_reported_with_mistakes_and_grad_cam(whole, tmp_path):
     (run / "evaluation" / "grad_cam").mkdir(parents=True)
     Image.new("RGB", (744, 426)).save(run / "evaluation" / "grad_cam" / "001-case_07.png")
     page = report(tmp_path, run, worst=2)
-    content = json.loads((run / "test" / "figures.json").read_text())["figures"]["slice"]
+    content = json.loads((run / "test" / "metrics.json").read_text())["metrics"]["slice"]
     assert numbers(page.table("ECE")["run"]["ECE"])[0] == pytest.approx(
-        json.loads((run / "test" / "figures.json").read_text())["figures"]["patient"]["ece"]["value"], abs=6e-4
+        json.loads((run / "test" / "metrics.json").read_text())["metrics"]["patient"]["ece"]["value"], abs=6e-4
     )
     assert numbers(page.table("recall")["LGG"]["recall"])[0] == pytest.approx(content["recall/LGG"]["value"], abs=6e-4)
     table = pd.read_csv(run / "test" / "predictions.csv")

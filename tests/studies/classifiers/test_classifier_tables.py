@@ -12,8 +12,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, r
 from metaseg.studies.classifiers.plan import Cell
 from metaseg.studies.classifiers.tables import (
     Predictions,
-    final_figures,
-    label_figures,
+    final_metrics,
+    label_metrics,
     mean_curve,
     pairwise,
     seed_curves,
@@ -30,24 +30,24 @@ def predictions(seed, classes=3, patients=12, shift=0):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_final_figures_are_the_mean_over_seeds_of_scikit_learns(classes):
+def test_final_metrics_are_the_mean_over_seeds_of_scikit_learns(classes):
     of_seeds = {seed: predictions(seed, classes) for seed in range(3)}
-    row = final_figures(of_seeds, 200)
+    row = final_metrics(of_seeds, 200)
     theirs = {
         "accuracy": lambda y, p: accuracy_score(y, p.argmax(1)),
         "balanced_accuracy": lambda y, p: balanced_accuracy_score(y, p.argmax(1)),
         "f1": lambda y, p: f1_score(y, p.argmax(1), average="macro"),
         "auc": lambda y, p: roc_auc_score(y, p[:, 1] if classes == 2 else p, multi_class="ovr", average="macro"),
     }
-    for name, figure in theirs.items():
-        values = [figure(found.labels, found.probabilities) for found in of_seeds.values()]
+    for name, metric in theirs.items():
+        values = [metric(found.labels, found.probabilities) for found in of_seeds.values()]
         assert row[name] == pytest.approx(np.mean(values)), name
         assert row[f"{name}_sd_seeds"] == pytest.approx(np.std(values, ddof=1)), name
         assert row[f"{name}_low"] < row[name] < row[f"{name}_high"], name
 
 
-def test_final_figures_of_seeds_with_patients_of_their_own():
-    row = final_figures({seed: predictions(seed, shift=20 * seed) for seed in range(2)}, 200)
+def test_final_metrics_of_seeds_with_patients_of_their_own():
+    row = final_metrics({seed: predictions(seed, shift=20 * seed) for seed in range(2)}, 200)
     assert row["auc_low"] < row["auc"] < row["auc_high"]
 
 
@@ -65,7 +65,7 @@ def curves(**of_entries):
 class TestLabels:
     def test_saved_of_curves_made_by_hand(self):
         table = curves(random=[{10: 0.5, 20: 0.6, 30: 0.7, 40: 0.8}], clever=[{10: 0.6, 20: 0.8, 30: 0.9, 40: 0.9}])
-        row = label_figures(table, "clever", "random", "auc", 200)
+        row = label_metrics(table, "clever", "random", "auc", 200)
         assert row["labels"] == 40
         assert row["labels_needed"] == 20
         assert row["labels_saved"] == pytest.approx(0.5)
@@ -73,30 +73,30 @@ class TestLabels:
 
     def test_area_is_numpys_trapezoid(self):
         points = {10: 0.5, 20: 0.7, 40: 0.8}
-        row = label_figures(curves(random=[points, points]), "random", "random", "auc", 200)
+        row = label_metrics(curves(random=[points, points]), "random", "random", "auc", 200)
         expected = np.trapezoid(list(points.values()), list(points)) / 30
         assert row["area"] == pytest.approx(expected)
         assert "labels_saved" not in row
 
     def test_never_reached_saves_nothing(self):
         table = curves(random=[{10: 0.5, 20: 0.9}], poor=[{10: 0.4, 20: 0.6}])
-        row = label_figures(table, "poor", "random", "auc", 200)
+        row = label_metrics(table, "poor", "random", "auc", 200)
         assert math.isnan(row["labels_needed"])
         assert math.isnan(row["labels_saved"])
 
     def test_a_curve_saves_nothing_against_its_like(self):
         points = [{10: 0.5, 20: 0.7, 30: 0.8}] * 2
-        assert label_figures(curves(random=points, same=points), "same", "random", "auc", 200)["labels_saved"] == 0
+        assert label_metrics(curves(random=points, same=points), "same", "random", "auc", 200)["labels_saved"] == 0
 
-    def test_unknown_figures_are_left_out(self):
+    def test_unknown_metrics_are_left_out(self):
         nothing = {10: math.nan, 20: math.nan}
         table = curves(random=[nothing, {10: 0.5, 20: 0.6}], empty=[nothing])
         assert list(seed_curves(table, "random", "auc")) == [1]
-        assert label_figures(table, "empty", "random", "auc", 200) == {}
-        assert label_figures(table, "random", "random", "auc", 200)["labels"] == 20
+        assert label_metrics(table, "empty", "random", "auc", 200) == {}
+        assert label_metrics(table, "random", "random", "auc", 200)["labels"] == 20
 
     def test_an_entry_that_trains_has_none(self):
-        assert label_figures(curves(random=[{10: 0.5}]), "full", "random", "auc", 200) == {}
+        assert label_metrics(curves(random=[{10: 0.5}]), "full", "random", "auc", 200) == {}
 
     def test_mean_curve_at_shared_labels(self):
         one, other = pd.Series({10: 0.2, 20: 0.4, 30: 0.6}), pd.Series({10: 0.4, 15: 0.0, 30: 1.0})
@@ -140,7 +140,7 @@ class TestPairwise:
         assert pairwise(SimpleNamespace(entries=dict.fromkeys("abc")), without, "a").empty
 
     def test_summary_has_the_entries_that_are_done(self, found):
-        work = SimpleNamespace(entries=dict.fromkeys("abcd"), study=SimpleNamespace(resamples=200, figure="auc"))
+        work = SimpleNamespace(entries=dict.fromkeys("abcd"), study=SimpleNamespace(resamples=200, metric="auc"))
         table = summary(work, found, curves(a=[{10: 0.5, 20: 0.6}] * 2), "a").set_index("entry")
         assert table.index.tolist() == ["a", "b", "c"]
         assert table.loc["a", "labels"] == 20

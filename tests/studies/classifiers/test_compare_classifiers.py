@@ -15,8 +15,8 @@ from PIL import Image
 
 from metaseg.cases.splits import Split
 from metaseg.classify import active
-from metaseg.config_classify_studies import ClassifyCompareConfig
-from metaseg.config_io import load_config
+from metaseg.config.io import load_config
+from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import MetasegError, RunError, UsageError
 from metaseg.studies import cells
 from metaseg.studies.classifiers.compare import run_classify_compare
@@ -26,11 +26,10 @@ from metaseg.studies.classifiers.plan import Cell, make_classifier_plan, with_sp
 @pytest.fixture(scope="module", autouse=True)
 def _quick_pictures():
     """Drawing takes longer than all else here, and has tests of its own."""
-    from matplotlib.figure import Figure
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", lambda self, stream, **options: stream.write(b"a picture"))
-        patch.setattr("metaseg.evaluation.classification_files._draw", lambda *args: [])
+        patch.setattr(Metric, "savefig", lambda self, stream, **options: stream.write(b"a picture"))
+        patch.setattr("metaseg.inference.classification_files._draw", lambda *args: [])
         yield
 
 
@@ -101,7 +100,7 @@ class TestRun:
         assert finished.summary["entry"].tolist() == ["full", "random", "margin"]
         assert finished.summary["n_seeds"].tolist() == [2, 2, 2]
         assert finished.summary["labels"].dropna().tolist() == [10.0, 10.0]
-        for name in ("summary.csv", "curves.csv", "pairwise.csv", "curves.png", "figures.png", "split.json"):
+        for name in ("summary.csv", "curves.csv", "pairwise.csv", "curves.png", "metrics.png", "split.json"):
             assert (finished.study / name).exists(), name
         assert set(finished.curves["labels"]) == {5, 10}
 

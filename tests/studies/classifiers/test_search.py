@@ -12,17 +12,17 @@ import yaml
 
 from metaseg.cases.splits import Split
 from metaseg.classify import slices as slices_module
-from metaseg.config_classify import ClassifyTrainConfig
-from metaseg.config_classify_studies import ClassifySearchConfig
-from metaseg.config_io import load_config
+from metaseg.config.classification import ClassifyTrainConfig
+from metaseg.config.io import load_config
+from metaseg.config.studies import ClassifySearchConfig
 from metaseg.errors import DataError, RunError, TrainingError, UsageError
-from metaseg.runs.lock import RunLock
+from metaseg.runs.folder import RunLock
 from metaseg.runs.state import RunState
 from metaseg.studies.classifiers import search as module
-from metaseg.studies.classifiers import trials as trials_module
+from metaseg.studies.classifiers import search as trials_module
 from metaseg.studies.classifiers.search import run_classify_search
-from metaseg.studies.storage import own_storage
-from metaseg.training import fit_listener
+from metaseg.studies.search import own_storage
+from metaseg.training import fitted_run as fit_listener
 
 EPOCHS = 4
 
@@ -56,7 +56,7 @@ class Fits:
             watcher = fit_listener._WATCHER.get()
             assert watcher is not None
             watcher(epoch, {"auc/val": height(config.learning_rate) - 0.02 * (EPOCHS - epoch)})
-        result = {"figures": {"auc/val": height(config.learning_rate)}, "steps": 1, "best_step": 1}
+        result = {"metrics": {"auc/val": height(config.learning_rate)}, "steps": 1, "best_step": 1}
         (folder / "result.json").write_text(json.dumps(result))
         state.set_status("finished")
 
@@ -235,6 +235,6 @@ def test_search_never_opens_the_test_part(write_cases, settings, tmp_path, monke
     assert best["split"] == str(result.study / "split.json")
     run = result.study / "trials" / "000"
     assert not (run / "test").exists()
-    recorded = json.loads((run / "result.json").read_text())["figures"]["auc/val"]
+    recorded = json.loads((run / "result.json").read_text())["metrics"]["auc/val"]
     assert result.trials["value"][0] == pytest.approx(recorded)
     assert np.isfinite(result.trials["seconds"]).all()

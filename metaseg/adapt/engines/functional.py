@@ -1,0 +1,444 @@
+"""An engine of our own: the outer gradient by a sweep back through the inner loop, for any inner rates and weights.
+
+The inner loop is θ_k+1 = θ_k − a_k ∘ g_k with g_k = ∇L(θ_k; support), the outer loss Σ_k w_k L(θ_k; query). Its
+gradient needs no graph of the updates. Beginning with v = w_K ∇L(θ_K; query), every inner step on the way back gives
+
+* ∂/∂a_k = −g_k ∘ v, the gradient of the inner rates (Li et al. 2017),
+* v ← v − H_k (a_k ∘ v) + w_k ∇L(θ_k; query), with the Hessian H_k of the support loss as a product with a vector;
+  first order leaves this product out (Finn et al. 2017, section 5.2).
+
+v at θ_0 is the outer gradient. Query graphs are let go at once, the support graphs of one task live until the sweep.
+
+A network with other parameter values for the time of one forward: the ground of the functional engine and Reptile.
+
+An inner loop needs the network at θ, at θ' and so on, without losing θ. Here the values are put into the network
+itself, into every place that holds the parameter, and taken out again after the pass. No module is copied, so that
+modules that are held twice, or also as plain attributes, are seen at their new values everywhere. The values stay for
+the backward pass, so that a network that computes activations anew there (checkpointing) finds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from metaseg.adapt.engines.base import (
+    Loss,
+    NormStatistics,
+    StepResult,
+    TaskBatch,
+    check_norm_statistics,
+    check_step,
+    isolated_buffers,
+    register_engine,
+)
+
+Values = dict[str, Tensor]
+"""Tensors by the name of a trainable parameter."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """A forward and backward pass.
+
+    Attributes:
+        loss: Its loss, a detached scalar.
+        leaves: The parameter values that the network was called with.
+        gradient: With respect to those asked for that the loss reaches; detached unless the graph was asked for.
+    """
+
+    loss: Tensor
+    leaves: Values
+    gradient: Values
+
+
+class FastWeights:
+    """A network's trainable parameters as values beside it.
+
+    Args:
+        model: The network. It is left as it was to the bit after every call.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
+        names = {id(one): name for name, one in self.parameters.items()}
+        # Every place of every parameter: a shared one has several.
+        self._places = [
+            (module._parameters, key, names[id(one)])
+            for module in model.modules()
+            for key, one in module._parameters.items()
+            if one is not None and id(one) in names
+        ]
+
+    @contextmanager
+    def task(self, statistics: NormStatistics) -> Iterator[None]:
+        """For the time of one task: buffers of its own, and normalisation statistics as chosen."""
+        with isolated_buffers(self.model, statistics):
+            yield
+
+    def values(self) -> Values:
+        """θ, detached; it shares the parameters' memory."""
+        return {name: parameter.detach() for name, parameter in self.parameters.items()}
+
+    def over_tasks(self, values: Values) -> Values:
+        """Values of a task as they add up over the tasks that were computed together: of one, as they are."""
+        return values
+
+    def differentiate(
+        self,
+        values: Mapping[str, Tensor],
+        over: Collection[str],
+        loss: Loss,
+        images: Tensor,
+        labels: Tensor,
+        second_order: bool = False,
+    ) -> Pass:
+        """Loss of a batch under other parameter values, and its gradient.
+
+        Args:
+            values: A value for every trainable parameter.
+            over: With respect to which parameters.
+            loss: Of logits and labels.
+            images: ``(batch, modality, height, width)``.
+            labels: ``(batch, height, width)``.
+            second_order: Keep the graph, so that the gradient can be differentiated with respect to every leaf.
+
+        Raises:
+            ValueError: The loss is not a scalar.
+        """
+        needed = self.parameters if second_order else over
+        leaves = {name: value.detach().requires_grad_(name in needed) for name, value in values.items()}
+        with torch.enable_grad(), self.placed(leaves):
+            value = self.loss_at(leaves, loss, images, labels)
+            gradient = vector_product({"loss": value.sum()}, {}, {name: leaves[name] for name in over}, second_order)
+        return Pass(value.detach(), leaves, gradient)
+
+    def loss_at(self, values: Values, loss: Loss, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch, a scalar, with the graph to the values, which are in their places.
+
+        Raises:
+            ValueError: The loss is not a scalar.
+        """
+        return checked_scalar(loss(self.model(images), labels))
+
+    def add_gradient(self, gradient: Mapping[str, Tensor], factor: float = 1.0) -> None:
+        """Add to ``p.grad`` of the parameters named."""
+        for name, value in gradient.items():
+            parameter = self.parameters[name]
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad.add_(value.detach(), alpha=factor)
+
+    @contextmanager
+    def placed(self, values: Values) -> Iterator[None]:
+        """The network at these values for as long as the context lasts; then at those that it had before."""
+        before = [table[key] for table, key, _ in self._places]
+        try:
+            for table, key, name in self._places:
+                table[key] = values[name]  # type: ignore[assignment]
+            yield
+        finally:
+            for (table, key, _), one in zip(self._places, before, strict=True):
+                table[key] = one
+
+
+def checked_scalar(value: Tensor) -> Tensor:
+    """A loss as it is.
+
+    Raises:
+        ValueError: It is not a scalar.
+    """
+    if value.ndim:
+        raise ValueError(f"the loss must be a scalar, got shape {tuple(value.shape)}")
+    return value
+
+
+def vector_product(
+    outputs: Mapping[str, Tensor], vector: Mapping[str, Tensor], inputs: Values, create_graph: bool = False
+) -> Values:
+    """Gradient of Σ vector · output with respect to the inputs, without those that the outputs do not reach.
+
+    Args:
+        outputs: Tensors with a graph; those without are constants and add nothing.
+        vector: Factors of the outputs' elements, 1 where none is given (for scalars).
+        inputs: Leaves of the graph.
+        create_graph: Keep the graph, and give the result one.
+    """
+    reached = {name: output for name, output in outputs.items() if output.requires_grad}
+    if not reached or not inputs:
+        return {}
+    found = torch.autograd.grad(
+        list(reached.values()),
+        list(inputs.values()),
+        [vector.get(name) for name in reached],
+        create_graph=create_graph,
+        allow_unused=True,
+    )
+    return {name: gradient for name, gradient in zip(inputs, found, strict=True) if gradient is not None}
+
+
+def add_to(total: Values, more: Mapping[str, Tensor]) -> None:
+    """Add values to those of the same names."""
+    for name, value in more.items():
+        total[name] = total[name] + value if name in total else value
+
+
+Rates = Mapping[str, Tensor | float]
+"""Inner rates by the name of the parameter: a number, or a tensor that broadcasts to the parameter's shape."""
+
+RateShares = dict[int, tuple[Tensor, Tensor]]
+"""Inner rates with their gradients, by the identity of the rate."""
+
+
+@dataclass(frozen=True, eq=False)
+class InnerLoop:
+    """How a task is adapted.
+
+    Attributes:
+        rates: Of all inner steps alike, or a table for each of them. A parameter that is missing is not adapted, but
+            still receives its outer gradient. Tensors that require grad are given theirs.
+        steps: Inner steps, 1 or more.
+        first_order: Leave out the second derivative.
+        query_weights: Weight of the query loss after each inner step, ``(steps,)`` (the multi-step loss of Antoniou et
+            al. 2019); None weighs the last alone. A step of weight 0 has no query pass, but for the last.
+    """
+
+    rates: Rates | Sequence[Rates]
+    steps: int = 1
+    first_order: bool = False
+    query_weights: Sequence[float] | None = None
+
+    def rates_of(self, step: int) -> Rates:
+        """Rates of an inner step, counted from 0."""
+        return self.rates if isinstance(self.rates, Mapping) else self.rates[step]
+
+    def weight_of(self, step: int) -> float:
+        """Weight of the query loss after an inner step, counted from 0."""
+        if self.query_weights is None:
+            return float(step == self.steps - 1)
+        return float(self.query_weights[step])
+
+
+@dataclass(frozen=True, eq=False)
+class _InnerStep:
+    """What the sweep needs of an inner step: support pass, rates, and the weighted query gradient after it."""
+
+    support: Pass
+    rates: Rates
+    query: Values
+
+
+@dataclass(frozen=True, eq=False)
+class TaskGradient:
+    """What one task, or several that were computed together, add to a step.
+
+    Attributes:
+        positions: Of the tasks in the step.
+        support_losses: Before each inner step, ``(tasks, inner_steps)``.
+        query_losses: Of the last parameters, ``(tasks,)``.
+        gradient: With respect to θ, summed over the tasks.
+        rates: With respect to the inner rates that require a gradient, likewise.
+    """
+
+    positions: tuple[int, ...]
+    support_losses: Tensor
+    query_losses: Tensor
+    gradient: Values
+    rates: RateShares
+
+
+@register_engine("functional")
+class FunctionalEngine:
+    """Meta-steps by parameter values put into the network and taken out again; see :mod:`.fast_weights`.
+
+    Its gradients equal those of the ``learn2learn`` engine. Only :meth:`meta_gradient` can adapt a part of the
+    parameters, learn inner rates and weigh several query losses.
+
+    Args:
+        norm_statistics: As in :class:`~metaseg.adapt.engines.learn2learn.Learn2LearnEngine`.
+
+    Raises:
+        UsageError: The choice is unknown.
+    """
+
+    def __init__(self, norm_statistics: NormStatistics = "running") -> None:
+        check_norm_statistics(norm_statistics)
+        self.norm_statistics = norm_statistics
+
+    def step(
+        self,
+        model: nn.Module,
+        tasks: Sequence[TaskBatch],
+        loss: Loss,
+        inner_lr: float,
+        inner_steps: int = 1,
+        first_order: bool = False,
+    ) -> StepResult:
+        """Add the outer gradient to the model's; see :meth:`metaseg.adapt.engines.base.MetaStepEngine.step`."""
+        rates = {name: inner_lr for name, one in model.named_parameters() if one.requires_grad}
+        return self.meta_gradient(model, tasks, loss, InnerLoop(rates, inner_steps, first_order))
+
+    def meta_gradient(self, model: nn.Module, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop) -> StepResult:
+        """Add the gradient of Σ_i Σ_k w_k L(θ_k,i; query_i) to ``p.grad`` of the parameters and of the rates.
+
+        Otherwise as :meth:`~metaseg.adapt.engines.base.MetaStepEngine.step`. Rates may be results of other tensors:
+        the gradient goes on to those.
+
+        Args:
+            model: The network.
+            tasks: The step's tasks, one at least.
+            loss: Mean over the slices of a batch, as a scalar.
+            inner: How each task is adapted.
+
+        Returns:
+            The losses; those of the query are unweighted and of the last parameters.
+
+        Raises:
+            UsageError: A rate or the number of steps is out of range, or every parameter is frozen.
+            ValueError: There is no task, the loss is not a scalar, or rates or weights do not fit network and steps.
+        """
+        weights = FastWeights(model)
+        _check(weights, tasks, inner)
+        rates = RateGradients()
+        support_losses: dict[int, Tensor] = {}
+        query_losses: dict[int, Tensor] = {}
+        for found in self.task_gradients(weights, tasks, loss, inner):
+            weights.add_gradient(found.gradient)
+            rates.add(found.rates)
+            for row, position in enumerate(found.positions):
+                support_losses[position], query_losses[position] = found.support_losses[row], found.query_losses[row]
+        rates.backward()
+        order = range(len(tasks))
+        return StepResult(
+            torch.stack([support_losses[position] for position in order]),
+            torch.stack([query_losses[position] for position in order]),
+        )
+
+    def task_gradients(
+        self, weights: FastWeights, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop
+    ) -> Iterator[TaskGradient]:
+        """Gradients of all tasks, always in the same order: what is added up in it has the same bits in every run."""
+        for position, task in enumerate(tasks):
+            yield task_gradient(weights, task, loss, inner, self.norm_statistics, (position,))
+
+
+class RateGradients:
+    """Gradients of those inner rates that require one, added up over tasks."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def add(self, shares: RateShares) -> None:
+        """Add to those that are there."""
+        for key, (rate, share) in shares.items():
+            self._found[key] = (rate, self._found[key][1] + share if key in self._found else share)
+
+    def backward(self) -> None:
+        """Hand them on. Once for all tasks: what the rates are computed from is gone through a single time."""
+        if self._found:
+            torch.autograd.backward(
+                [rate for rate, _ in self._found.values()], [one for _, one in self._found.values()]
+            )
+
+
+def task_gradient(
+    weights: FastWeights,
+    task: TaskBatch,
+    loss: Loss,
+    inner: InnerLoop,
+    statistics: NormStatistics,
+    positions: tuple[int, ...],
+) -> TaskGradient:
+    """The inner loop of a task and the way back.
+
+    Args:
+        weights: The network.
+        task: Its data, or those of several tasks as the weights take them.
+        loss: Mean over the slices of a batch, as a scalar.
+        inner: How it is adapted.
+        statistics: Of normalisation layers.
+        positions: Of the task among those of the step.
+    """
+    with weights.task(statistics):
+        trail, query_loss = _adapt(weights, task, loss, inner)
+        support_losses = torch.stack([step.support.loss for step in trail], dim=-1)
+        gradient, rates = _sweep_back(weights, trail, inner.first_order)
+    return TaskGradient(
+        positions, support_losses.reshape(len(positions), -1), query_loss.reshape(len(positions)), gradient, rates
+    )
+
+
+def _adapt(weights: FastWeights, task: TaskBatch, loss: Loss, inner: InnerLoop) -> tuple[list[_InnerStep], Tensor]:
+    """The inner loop forward: its steps, and the last query loss."""
+    values, trail = weights.values(), []
+    for number in range(inner.steps):
+        rates, weight = inner.rates_of(number), inner.weight_of(number)
+        support = weights.differentiate(
+            values, rates, loss, task.support_images, task.support_labels, not inner.first_order
+        )
+        values = values | {
+            name: values[name] - _constant(rates[name]) * gradient.detach()
+            for name, gradient in support.gradient.items()
+        }
+        if not _needed_on_the_way_back(rates, inner.first_order):
+            support = replace(support, gradient={})
+        query: Values = {}
+        if weight or number == inner.steps - 1:
+            after = weights.differentiate(values, weights.parameters, loss, task.query_images, task.query_labels)
+            query, last = after.gradient, after.loss
+            if weight != 1:
+                query = {name: weight * gradient for name, gradient in query.items()}
+        trail.append(_InnerStep(support, rates, query))
+    return trail, last
+
+
+def _needed_on_the_way_back(rates: Rates, first_order: bool) -> bool:
+    """Whether the gradient of a support pass is; it is as large as the network."""
+    return not first_order or any(isinstance(rate, Tensor) and rate.requires_grad for rate in rates.values())
+
+
+def _sweep_back(weights: FastWeights, trail: list[_InnerStep], first_order: bool) -> tuple[Values, RateShares]:
+    """The outer gradient of a task, and that of its inner rates. The trail is used up."""
+    sweep: Values = {}
+    found: RateShares = {}
+    while trail:
+        step = trail.pop()
+        add_to(sweep, step.query)
+        reached = {name: gradient for name, gradient in step.support.gradient.items() if name in sweep}
+        for name, gradient in reached.items():
+            rate = step.rates[name]
+            if isinstance(rate, Tensor) and rate.requires_grad:
+                share = -(gradient.detach() * sweep[name]).sum_to_size(rate.shape)
+                found[id(rate)] = (rate, found[id(rate)][1] + share if id(rate) in found else share)
+        if not first_order:
+            vector = {name: -_constant(step.rates[name]) * sweep[name] for name in reached}
+            with weights.placed(step.support.leaves):
+                add_to(sweep, vector_product(reached, vector, step.support.leaves))
+    return weights.over_tasks(sweep), found
+
+
+def _constant(rate: Tensor | float) -> Tensor | float:
+    return rate.detach() if isinstance(rate, Tensor) else rate
+
+
+def _check(weights: FastWeights, tasks: Sequence[TaskBatch], inner: InnerLoop) -> None:
+    numbers = [
+        rate
+        for table in ([inner.rates] if isinstance(inner.rates, Mapping) else inner.rates)
+        for rate in table.values()
+        if not isinstance(rate, Tensor)
+    ]
+    check_step(tasks, numbers, inner.steps, bool(weights.parameters))
+    if not isinstance(inner.rates, Mapping) and len(inner.rates) != inner.steps:
+        raise ValueError(f"{len(inner.rates)} tables of rates for {inner.steps} inner steps")
+    if inner.query_weights is not None and len(inner.query_weights) != inner.steps:
+        raise ValueError(f"{len(inner.query_weights)} query weights for {inner.steps} inner steps")
+    for step in range(inner.steps):
+        unknown = inner.rates_of(step).keys() - weights.parameters.keys()
+        if unknown:
+            raise ValueError(f"rates of what is no trainable parameter: {', '.join(sorted(unknown))}")

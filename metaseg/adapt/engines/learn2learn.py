@@ -1,0 +1,101 @@
+"""The reference engine: learn2learn's MAML (Finn et al. 2017; Arnold et al. 2020)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metaseg.adapt.engines.base import (
+    Loss,
+    NormStatistics,
+    StepResult,
+    TaskBatch,
+    check_norm_statistics,
+    isolate_buffers,
+    register_engine,
+    trainable_parameters,
+)
+from metaseg.errors import UsageError
+
+
+@register_engine("learn2learn")
+class Learn2LearnEngine:
+    """Meta-steps with ``learn2learn.algorithms.MAML``.
+
+    Each task is cloned, adapted and differentiated before the next begins, so that memory does not grow with their
+    number. learn2learn's clones share the model's buffers; here every clone gets its own.
+
+    Args:
+        norm_statistics: ``"running"`` (default) normalises by the pretrained running statistics, frozen: with one
+            slice a task, batch statistics would turn a batch normalisation into another function than was trained.
+            ``"batch"`` normalises by the slices at hand. Layers without running statistics do not care.
+
+    Raises:
+        UsageError: The choice is unknown, or learn2learn cannot be imported.
+    """
+
+    def __init__(self, norm_statistics: NormStatistics = "running") -> None:
+        check_norm_statistics(norm_statistics)
+        self.norm_statistics = norm_statistics
+        self._maml = _import_maml()
+
+    def step(
+        self,
+        model: nn.Module,
+        tasks: Sequence[TaskBatch],
+        loss: Loss,
+        inner_lr: float,
+        inner_steps: int = 1,
+        first_order: bool = False,
+    ) -> StepResult:
+        """Add the outer gradient to the model's; see :meth:`metaseg.adapt.engines.base.MetaStepEngine.step`."""
+        parameters = trainable_parameters(model, tasks, inner_lr, inner_steps)
+        maml = self._maml(model, lr=inner_lr, first_order=first_order, allow_nograd=True)
+        support_losses, query_losses = [], []
+        # A clone made without gradients would silently lose its tie to the model.
+        with torch.enable_grad():
+            for task in tasks:
+                support, query = self._adapt(maml, task, loss, inner_steps)
+                query.backward(inputs=parameters)
+                support_losses.append(support)
+                query_losses.append(query.detach())
+        return StepResult(torch.stack(support_losses), torch.stack(query_losses))
+
+    def _adapt(self, maml: Any, task: TaskBatch, loss: Loss, inner_steps: int) -> tuple[Tensor, Tensor]:
+        """One task: its support losses ``(inner_steps,)``, detached, and its query loss with the graph to the model."""
+        learner = maml.clone()
+        isolate_buffers(learner.module, self.norm_statistics)
+        support_losses = []
+        for _ in range(inner_steps):
+            support_loss = _scalar(loss(learner(task.support_images), task.support_labels))
+            learner.adapt(support_loss)
+            support_losses.append(support_loss.detach())
+        return torch.stack(support_losses), _scalar(loss(learner(task.query_images), task.query_labels))
+
+
+def _scalar(value: Tensor) -> Tensor:
+    if value.ndim:
+        raise ValueError(f"the loss must be a scalar, got shape {tuple(value.shape)}")
+    return value
+
+
+def _import_maml() -> Any:
+    """Import learn2learn's MAML without the notice that the gym it depends on prints, and without its warnings."""
+    silent = io.StringIO()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+            warnings.simplefilter("ignore")
+            from learn2learn.algorithms import MAML
+    except ImportError as error:
+        raise UsageError(
+            f"learn2learn cannot be imported ({error})",
+            expected="learn2learn 0.2, built for this Python",
+            remedy="install metaseg with 'uv sync', which builds it",
+        ) from error
+    return MAML

@@ -1,0 +1,274 @@
+"""What every adaptation method starts from: a pretrained network, the target's shots, and what is watched.
+
+What an adaptation leaves, for Python callers and for the command line's last lines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from metaseg.adapt.domains import open_cases, open_source, source_memory, source_to_watch
+from metaseg.cases.labels import LABEL_SPACES, WHOLE_LESION, LabelSpace
+from metaseg.cases.splits import Split
+from metaseg.config.segmentation import AdaptOptions, PretrainConfig
+from metaseg.errors import DataError, UsageError
+from metaseg.runs.folder import RUNS, RunFolder
+from metaseg.runs.networks import Inputs, LoadedNetwork, load_network, newest_run
+from metaseg.sampling import tumour_slices
+from metaseg.store.prepare import phantom_folder
+from metaseg.store.store import SliceStore
+from metaseg.store.stored_case import StoredCase
+from metaseg.training.pretrain import run_pretrain
+from metaseg.training.source import absent_cases, labelled, part_of
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A target patient's case whose labels are used.
+
+    Attributes:
+        case: The case.
+        slices: The stored slices that are used, ascending.
+    """
+
+    case: StoredCase
+    slices: np.ndarray
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One adaptation, the same for every method with the same seed.
+
+    Attributes:
+        network: The network to adapt.
+        space: Its label space.
+        shots: The labelled target cases.
+        target: Target cases that are watched; none of a shot's patient.
+        source: Source cases that are watched; none that the network was trained on.
+        memory: Source cases that a method may draw from, empty where it asked for none; no watched patient's.
+        inputs: All that was read to make it.
+    """
+
+    network: LoadedNetwork
+    space: LabelSpace
+    shots: tuple[Shot, ...]
+    target: SliceStore
+    source: SliceStore
+    memory: SliceStore = field(default_factory=lambda: SliceStore(()))
+    inputs: Inputs = field(default_factory=Inputs)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The network's input modalities."""
+        return self.network.card.modalities
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether phantoms are among the data."""
+        return (
+            self.network.card.synthetic or self.target.synthetic or any(shot.case.info.synthetic for shot in self.shots)
+        )
+
+    @property
+    def cases(self) -> SliceStore:
+        """All cases that are read, those of several parts several times."""
+        return SliceStore(
+            (*(shot.case for shot in self.shots), *self.target.cases, *self.source.cases, *self.memory.cases)
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all data that is read."""
+        return self.cases.fingerprint
+
+
+def prepare_setting(config: AdaptOptions, memory: bool = False) -> Setting:
+    """Load the network, draw the shots and choose what is watched; a run that goes on keeps those that it recorded.
+
+    Args:
+        config: The verb's settings.
+        memory: The method draws from the source's training cases.
+
+    Raises:
+        DataError: The data cannot be used, or have other labels or modalities than the network.
+        UsageError: There are fewer patients than shots, or no source cases to draw from.
+        RunError: There is no such run, or the run to resume began with other data or another network.
+    """
+    inputs = Inputs.of(config)
+    config = replace(config, from_run=config.from_run or inputs.parent or find_parent(config))
+    inputs.take_files(config)
+    network = load_network(str(config.from_run))
+    network.warn_if_patients_unknown()
+    space = LABEL_SPACES[network.card.label_space]
+    store = labelled(inputs.take("data", _open_target(config, network)))
+    _check_labels(store, space)
+    everything = inputs.take("source", open_source(config, network))
+    parts = _recorded_parts(config, inputs, store, everything) or _drawn_parts(config, network, store, everything)
+    kept = source_memory(config, network, everything) if memory else SliceStore(())
+    setting = Setting(network, space, *parts, memory=kept, inputs=inputs)
+    inputs.check_fingerprint(setting.fingerprint)
+    return setting
+
+
+_WatchedParts = tuple[tuple[Shot, ...], SliceStore, SliceStore]
+"""Shots, watched target cases and watched source cases."""
+
+
+def _recorded_parts(
+    config: AdaptOptions, inputs: Inputs, store: SliceStore, everything: SliceStore
+) -> _WatchedParts | None:
+    train, target = inputs.part("train", store), inputs.part("target", store)
+    source = inputs.part("source", everything)
+    if train is None or target is None or source is None:
+        return None
+    return tuple(_shot(case, config.slices) for case in train), target, source
+
+
+def _drawn_parts(
+    config: AdaptOptions, network: LoadedNetwork, store: SliceStore, everything: SliceStore
+) -> _WatchedParts:
+    pool, rest = store, store
+    if config.split is not None:
+        split = Split.load(config.split)
+        pool = part_of(split, store, config.train_part, absent_cases(config))
+        rest = part_of(split, store, config.test_part, absent_cases(config))
+    try:
+        shots = draw_shots(pool, config.shots, config.slices, config.seed)
+    except UsageError as error:
+        if config.split is not None:
+            error.where = (
+                f"{config.split}, part '{config.train_part}' with {_patients(pool)} of {_patients(store)} patients"
+            )
+            error.remedy = (
+                f"lower --shots, name another part with --train-part, or divide the patients anew so that "
+                f"{config.shots} are in it, such as: metaseg data split DATA --parts {config.train_part}=...,"
+                f"{config.test_part}=..."
+            )
+        raise
+    used = {shot.case.patient for shot in shots}
+    target = SliceStore(tuple(case for case in rest if case.patient not in used))
+    source = source_to_watch(config, network, everything)
+    count, seed = config.watch_cases, config.seed
+    return shots, _watched(target, count, seed), _watched(source, count, seed)
+
+
+def find_parent(config: AdaptOptions) -> str:
+    """The run to tune: the one named, the newest finished pretraining under runs/, or one made on phantoms now."""
+    if config.from_run is not None:
+        return config.from_run
+    newest = newest_run(RUNS, "pretrain")
+    if config.data:
+        raise UsageError(
+            "--data is given without --from: which network to adapt is not told",
+            expected="--from with a pretrained run or a checkpoint",
+            remedy=f"the newest pretraining is {newest}: name it with --from, if it is the one"
+            if newest is not None
+            else "pretrain one first: metaseg pretrain --data SOURCE --out runs/source",
+        )
+    if newest is not None:
+        print(f"No --from given: tuning the newest pretraining, {newest}")
+        return str(newest)
+    print("No --from given and no pretraining under runs/: pretraining on SYNTHETIC phantoms first.")
+    return str(run_pretrain(PretrainConfig(seed=config.seed, device=config.device, cache=config.cache)).run)
+
+
+def _patients(store: SliceStore) -> int:
+    return len({case.patient for case in store})
+
+
+def draw_shots(store: SliceStore, shots: int, slices: int, seed: int) -> tuple[Shot, ...]:
+    """Draw patients and choose their tumour-bearing slices.
+
+    Args:
+        store: Labelled target cases.
+        shots: Patients wanted. A patient with several cases counts once, with the first that bears tumour.
+        slices: Slices of each; fewer where a case has fewer with tumour.
+        seed: Decides the draw, alike for all methods.
+
+    Raises:
+        UsageError: There are fewer patients with tumour than shots.
+    """
+    first: dict[str, StoredCase] = {}
+    for case in sorted(store, key=lambda case: case.id):
+        if (case.areas()[:, 1:].sum(axis=1) > 0).sum() >= 2:
+            first.setdefault(case.patient, case)
+    patients = sorted(first)
+    if len(patients) < shots:
+        raise UsageError(
+            f"--shots is {shots}, but the target has only {len(patients)} patients with tumour in two slices or more",
+            remedy="lower --shots, or add labelled patients",
+        )
+    rng = np.random.default_rng([seed, 11])
+    chosen = [first[patients[number]] for number in rng.permutation(len(patients))[:shots]]
+    return tuple(_shot(case, slices) for case in chosen)
+
+
+def _shot(case: StoredCase, slices: int) -> Shot:
+    return Shot(case, tumour_slices(case.areas()[:, 1:], slices))
+
+
+def _open_target(config: AdaptOptions, network: LoadedNetwork) -> SliceStore:
+    folders = config.data
+    if not folders:
+        print("No --data given: adapting to SYNTHETIC metastasis phantoms, not to patients.")
+        folders = (phantom_folder("met", config.phantom_cases, config.seed, config.cache),)
+    return open_cases(config, network, folders, config.classes)
+
+
+def _check_labels(store: SliceStore, space: LabelSpace) -> None:
+    if space == WHOLE_LESION:
+        return
+    coarse = [case.id for case in store if case.space == WHOLE_LESION]
+    if coarse:
+        raise DataError(
+            f"case {coarse[0]} has the whole lesion outlined, but the network learns {', '.join(space.classes[1:])}",
+            expected="labels of the tumour's subregions",
+            remedy="pretrain a network with --labels whole-lesion and tune that one",
+        )
+
+
+def _watched(store: SliceStore, count: int, seed: int) -> SliceStore:
+    cases = sorted(store, key=lambda case: case.id)
+    if count and len(cases) > count:
+        chosen = np.sort(np.random.default_rng([seed, 12]).permutation(len(cases))[:count])
+        cases = [cases[number] for number in chosen]
+    return SliceStore(tuple(cases))
+
+
+@dataclass(frozen=True)
+class AdaptationResult:
+    """Metrics of an adaptation on the watched cases; None where nothing could be measured.
+
+    Attributes:
+        run: The run folder.
+        spent: Work done, in slice gradient evaluations.
+        before: ``dice/target/ET`` and the like, before tuning.
+        after: The same at the end.
+        forgetting: ``forgetting/ET`` and the like: source Dice before minus after.
+        synthetic: Whether phantoms were among the data.
+    """
+
+    spent: int
+    before: dict[str, float | None]
+    after: dict[str, float | None]
+    forgetting: dict[str, float | None]
+    synthetic: bool
+    run: Path = Path()
+
+
+def adaptation_result(run: RunFolder) -> AdaptationResult:
+    """Read a finished adaptation's result and print it."""
+    result: AdaptationResult = replace(run.read_json("result.json", AdaptationResult), run=run.path)
+    print(f"run: {result.run}" + ("   (SYNTHETIC phantoms, not patients)" if result.synthetic else ""))
+    for name, before in result.before.items():
+        print(f"  {name:<18} {_shown(before)} -> {_shown(result.after.get(name))}")
+    for name, value in result.forgetting.items():
+        print(f"  {name:<18} {_shown(value)}")
+    return result
+
+
+def _shown(value: float | None) -> str:
+    return "   - " if value is None else f"{value:5.3f}"

@@ -1,0 +1,305 @@
+"""``metaseg evaluate``: whole-patient metrics of a network on one or more cohorts, and what tuning made it forget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from lightning_fabric import Fabric
+
+from metaseg.cases.case import FailedCase, one_case, raise_failed
+from metaseg.cases.labels import LABEL_SPACES, LabelSpace
+from metaseg.config.segmentation import EvaluateConfig
+from metaseg.errors import RunError, UsageError, recorded_warnings
+from metaseg.inference.case_pictures import WorstCases
+from metaseg.inference.evaluation_cases import (
+    NOTICE,
+    SYNTHETIC,
+    EvaluationCases,
+    FinishedCases,
+    choose_cases,
+    compared_space,
+)
+from metaseg.inference.evaluation_files import SAME_QUESTION, EvaluationFiles, evaluation_record
+from metaseg.inference.inference import predict_class_map
+from metaseg.metrics.case_metrics import PRESETS, case_metrics
+from metaseg.metrics.cohort_metrics import change_metrics, domain_metrics, summarise_cohorts
+from metaseg.metrics.metric_tables import print_changes, print_metrics
+from metaseg.models.device import fabric_of, make_fabric
+from metaseg.models.processes import first_of_machine, gather, is_first, share
+from metaseg.runs.networks import LoadedNetwork, load_network
+from metaseg.runs.together import together
+from metaseg.store.store import SliceStore
+from metaseg.store.stored_case import StoredCase, to_space
+from metaseg.terminal import progress
+
+BOOTSTRAP = 1000
+"""Resamples of patients for every interval."""
+GROUPS = ("network", "cohort", "trained_on", "target")
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Metrics of an evaluation.
+
+    Attributes:
+        out: The folder with ``metrics.csv``, ``metrics.json`` and ``pictures/``.
+        cases: One row per case, network (``after``; ``before`` is its parent) and target, as in ``metrics.csv``.
+        cohorts: One row per network, cohort and target, see
+            :func:`~metaseg.metrics.cohort_metrics.summarise_cohorts`.
+        changes: Dice before and after, forgetting and gain, see
+            :func:`~metaseg.metrics.cohort_metrics.change_metrics`; empty without a parent.
+        pictures: Overlays, worst case first.
+        synthetic: Whether the data or the network's training data are phantoms.
+    """
+
+    out: Path
+    cases: pd.DataFrame
+    cohorts: pd.DataFrame
+    changes: pd.DataFrame
+    pictures: tuple[Path, ...]
+    synthetic: bool
+
+
+@recorded_warnings()
+def run_evaluate(config: EvaluateConfig) -> EvaluationResult:
+    """Evaluate a network on whole patients.
+
+    Args:
+        config: All settings; see :class:`~metaseg.config.segmentation.EvaluateConfig`.
+
+    Raises:
+        RunError: There is no such run or checkpoint.
+        DataError: The data cannot be used, or no case is left.
+        UsageError: Settings contradict each other, or the folder holds another evaluation.
+    """
+    network, fabric = load_network(config.run, config.checkpoint), fabric_of(config)
+    with together(fabric, config):
+        return evaluate_network(network, find_parent(config, network), config, fabric)
+
+
+def find_parent(config: EvaluateConfig, network: LoadedNetwork) -> LoadedNetwork | None:
+    """The network before tuning: the one named, else the one that the card names; None if there is none.
+
+    Raises:
+        RunError: The one named is not there. Of one that the card names, that is only told.
+        UsageError: It takes other modalities or knows other classes.
+    """
+    name = config.parent or network.parent
+    if name is None:
+        return None
+    try:
+        parent = load_network(name)
+    except RunError as error:
+        if config.parent:
+            raise
+        print(f"Forgetting is not computed, since the parent {name} cannot be read: {error.found} (--parent names it)")
+        return None
+    for what in ("modalities", "label_space"):
+        mine, theirs = getattr(network.card, what), getattr(parent.card, what)
+        if mine != theirs:
+            raise UsageError(
+                f"the parent's {what.replace('_', ' ')} differ: {theirs}",
+                where=parent.checkpoint,
+                expected=str(mine),
+                remedy="name the network that this one was tuned from with --parent",
+            )
+    return parent
+
+
+def evaluate_network(
+    network: LoadedNetwork, parent: LoadedNetwork | None, config: EvaluateConfig, fabric: Fabric | None = None
+) -> EvaluationResult:
+    """As :func:`run_evaluate`, with networks in memory; ``config.run`` and ``config.parent`` are not read.
+
+    One process does this, whatever ``config.devices`` says, unless it is given the fabric of several.
+    """
+    fabric = fabric or make_fabric(config.device, config.precision)
+    networks = {"after": network} if parent is None else {"before": parent, "after": network}
+    files = EvaluationFiles.in_folder(config, network)
+    files.require_place(config)
+    with first_of_machine(fabric):
+        cases = choose_cases(config, [network, *([parent] if parent else [])])
+    synthetic = cases.store.synthetic or any(other.card.synthetic for other in networks.values())
+    _tell(cases, synthetic, config)
+    record = evaluation_record(config, networks, cases, synthetic, str(fabric.device), BOOTSTRAP)
+    if not config.overwrite:
+        files.refuse_other(record)
+    finished = FinishedCases.begin(files.folder, {name: record[name] for name in SAME_QUESTION}, config, fabric)
+    if config.resume and not finished.rows and (whole := files.complete(config.pictures)) is not None:
+        print(f"{files.folder} holds this evaluation already; nothing to do")
+        rows, cohorts, changes = (pd.DataFrame(table) for table in (whole.cases, whole.cohorts, whole.changes))
+        shown = tuple(files.folder / name for name in whole.pictures)
+        return EvaluationResult(files.folder, rows, cohorts, changes, shown, synthetic)
+    worst = WorstCases(config.pictures)
+    of_cases, failed = _case_rows(config, networks, cases, fabric, worst, finished)
+    failed = [*cases.failed, *failed]
+    total = len(cases.store) + len(cases.failed)
+    if not of_cases:
+        raise_failed(failed, total, "evaluated")
+    record |= {"failed": [one.to_json() for one in failed]}
+    rows = pd.DataFrame(of_cases)
+    generator = np.random.default_rng([config.seed, 41])
+    cohorts = summarise_cohorts(rows, GROUPS, bootstrap=BOOTSTRAP, generator=generator)
+    changes, domains = pd.DataFrame(), {}
+    if parent is not None:
+        changes = change_metrics(rows, parent.card.trained_on, BOOTSTRAP, generator)
+        domains = domain_metrics(rows, parent.card.trained_on)
+    if not cases.known:
+        # Nobody can tell, so that no metric claims to be of patients that were not trained on.
+        for frame in (rows, cohorts, *([changes] if len(changes) else [])):
+            frame["trained_on"] = frame["trained_on"].astype(object).where(frame["trained_on"], None)
+    pictures: tuple[Path, ...] = ()
+    if is_first(fabric):
+        pictures = files.write(record, rows, cohorts, changes, domains, worst, network)
+        finished.remove()
+    _print(cohorts, changes, parent, files.folder, synthetic, f"{total - len(failed)} of {total} " if failed else "")
+    raise_failed(failed, total, "evaluated")
+    return EvaluationResult(files.folder, rows, cohorts, changes, pictures, synthetic)
+
+
+def _tell(cases: EvaluationCases, synthetic: bool, config: EvaluateConfig) -> None:
+    if synthetic:
+        print(f"These metrics come from {SYNTHETIC}.")
+    counts: dict[str, int] = {}
+    for case in cases.store:
+        counts[case.cohort] = counts.get(case.cohort, 0) + 1
+    print("Evaluating " + ", ".join(f"{count} cases of {cohort}" for cohort, count in counts.items()))
+    if cases.left_out:
+        print(f"{cases.left_out} cases left out: the network was trained on these patients (--include-training)")
+    trained = sum(case.patient in cases.trained for case in cases.store)
+    if trained:
+        print(f"{trained} cases are of patients that the network was TRAINED ON: their metrics say nothing of others")
+    if cases.unlabelled:
+        print(f"{cases.unlabelled} cases without label left out")
+
+
+def _case_rows(
+    config: EvaluateConfig,
+    networks: Mapping[str, LoadedNetwork],
+    cases: EvaluationCases,
+    fabric: Fabric,
+    worst: WorstCases,
+    finished: FinishedCases,
+) -> tuple[list[dict[str, Any]], list[FailedCase]]:
+    """Predict every case with every network, one case in memory at a time; several processes share the cases.
+
+    Of the cases that were finished before, only the worst are predicted again, to be drawn.
+    """
+    rows: list[dict[str, Any]] = []
+    of_cases: list[tuple[str, list[dict[str, Any]], list[FailedCase]]] = []
+    models = {role: fabric.to_device(network.model) for role, network in networks.items()}
+    space = compared_space(config, networks["after"])
+    known = LABEL_SPACES[networks["after"].card.label_space]
+    drawn = _worst_finished(finished, cases.store, space, config.pictures)
+    todo = [case for case in cases.store.cases if case.id not in finished.rows or case.id in drawn]
+    own = share(fabric, todo)
+    with progress("evaluating", len(own) * len(networks)) as bar:
+        for case in own:
+            begun, failed = len(rows), list[FailedCase]()
+            with one_case(case.id, failed):
+                label = case.native_label()
+                for role, network in networks.items():
+                    if case.id in drawn and role != "after":
+                        continue
+                    predicted = predict_class_map(
+                        models[role], case, network.card.modalities, tta=config.tta, autocast=fabric.autocast
+                    )
+                    metrics = score_case(case, label, to_space(predicted, known, space, case.id), space, config.surface)
+                    head = {
+                        "network": role,
+                        "cohort": case.cohort,
+                        "case": case.id,
+                        "patient": case.patient,
+                        "trained_on": case.patient in cases.trained,
+                        "synthetic": case.info.synthetic or network.card.synthetic,
+                    }
+                    rows += [head | metric for metric in metrics]
+                    if role == "after":
+                        worst.offer(case, predicted, mean_region_dice(metrics, space))
+                    bar.advance(1, **_mean_so_far(rows, role, space))
+            if failed:
+                # A case with metrics of one network only would be compared with itself.
+                del rows[begun:]
+            elif case.id not in finished.rows:
+                finished.add(case.id, rows[begun:])
+            of_cases.append((case.id, rows[begun:], failed))
+    worst.merge(fabric, cases.store.cases)
+    everyones = gather(fabric, of_cases)
+    by_case = {case: mine for case, mine, _ in everyones} | finished.rows
+    failures = [one for _, _, mine in everyones for one in mine]
+    return [row for case in cases.store for row in by_case.get(case.id, ())], failures
+
+
+def _worst_finished(finished: FinishedCases, store: SliceStore, space: LabelSpace, count: int) -> set[str]:
+    """The cases finished before that may be among the worst of all."""
+    scores = {
+        case.id: mean_region_dice([row for row in finished.rows[case.id] if row["network"] == "after"], space)
+        for case in store
+        if case.id in finished.rows
+    }
+    # Sorting keeps the order of equals: the first stays, as in WorstCases.
+    return set(sorted(scores, key=lambda case: scores[case])[:count])
+
+
+def score_case(
+    case: StoredCase, label: np.ndarray, predicted: np.ndarray, space: LabelSpace, surface: bool
+) -> list[dict[str, Any]]:
+    """Metrics of one prediction, in the grid of the case's files.
+
+    Args:
+        case: The case.
+        label: Class values ``(slices, height, width)`` in the case's label space.
+        predicted: Class values of the same shape in ``space``.
+        space: The prediction's label space. Where one of both knows the whole lesion only, WT alone is compared.
+        surface: Compute HD95 and lesion-wise metrics.
+    """
+    geometry = case.info.geometry
+    return case_metrics(
+        label,
+        predicted,
+        case.space,
+        space,
+        geometry.spacing,
+        geometry.unit,
+        PRESETS if surface else (),
+        surface,
+        planar=geometry.planar,
+    )
+
+
+def mean_region_dice(metrics: list[dict[str, Any]], space: LabelSpace) -> float:
+    """Mean Dice over the regions of a case; a case with nothing to find and nothing found counts as 1."""
+    values = [row["dice"] for row in metrics if row["target"] in space.regions and not math.isnan(row["dice"])]
+    return sum(values) / len(values) if values else 1.0
+
+
+def _mean_so_far(rows: list[dict[str, Any]], role: str, space: LabelSpace) -> dict[str, float]:
+    means = {}
+    for region in space.regions:
+        values = [
+            row["dice"]
+            for row in rows
+            if row["network"] == role and row["target"] == region and not math.isnan(row["dice"])
+        ]
+        if values:
+            means[f"{role if role == 'before' else 'Dice'} {region}"] = sum(values) / len(values)
+    return means
+
+
+def _print(
+    cohorts: pd.DataFrame, changes: pd.DataFrame, parent: LoadedNetwork | None, out: Path, synthetic: bool, share: str
+) -> None:
+    mark = f"   ({SYNTHETIC})" if synthetic else ""
+    print_metrics(cohorts[cohorts["network"] == "after"], f"Whole-patient metrics, mean ± sd over {share}cases{mark}")
+    if parent is not None:
+        print_changes(changes)
+        if "source" not in set(changes["domain"]):
+            known = ", ".join(parent.card.trained_on) or "not recorded"
+            print(f"No forgetting: none of the cohorts is one that the parent was trained on ({known}).")
+    print(f"metrics: {out}{mark}. {NOTICE}")

@@ -1,0 +1,232 @@
+"""The files of an evaluation: ``metrics.csv``, ``metrics.json`` and ``pictures/``, and what they came from."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from metaseg.cases.labels import LABEL_SPACES
+from metaseg.config.segmentation import EvaluateConfig
+from metaseg.errors import RunError, UsageError, warnings_so_far
+from metaseg.files import FileKind, read_json, refuse_existing, replacing, require_writable, write_json, write_text
+from metaseg.inference.case_pictures import WorstCases, case_overlay
+from metaseg.inference.evaluation_cases import NOTICE, EvaluationCases, compared_space, network_record
+from metaseg.metrics.case_metrics import PRESETS
+from metaseg.metrics.cohort_metrics import to_records
+from metaseg.runs.manifest import git_commit, portable, versions
+from metaseg.runs.networks import LoadedNetwork
+
+CSV_NAME, JSON_NAME, PICTURES = "metrics.csv", "metrics.json", "pictures"
+_COUNT = re.compile(r"(^|_)n_(lesions|tp|fp|fn)$")
+SAME_QUESTION = ("networks", "data_fingerprint", "cases", "options")
+"""Entries of the record that must agree for an earlier evaluation to be replaced by the same one."""
+
+
+def evaluation_record(
+    config: EvaluateConfig,
+    networks: Mapping[str, LoadedNetwork],
+    cases: EvaluationCases,
+    synthetic: bool,
+    device: str,
+    bootstrap: int,
+) -> dict[str, Any]:
+    """What the metrics come from, as JSON values.
+
+    Args:
+        config: The verb's settings.
+        networks: ``after`` and, with a parent, ``before``.
+        cases: The cases.
+        synthetic: Whether phantoms are among data or training data.
+        device: The device that was used.
+        bootstrap: Resamples of the intervals.
+    """
+    return {
+        "synthetic": synthetic,
+        "notice": NOTICE,
+        "networks": {role: network_record(network) for role, network in networks.items()},
+        "data": [portable(folder) for folder in cases.data],
+        "data_found": cases.found_by,
+        "data_fingerprint": cases.store.fingerprint,
+        "cases": {
+            "evaluated": len(cases.store),
+            "left_out_trained_on": cases.left_out,
+            "left_out_unlabelled": cases.unlabelled,
+            # Null where nobody can tell.
+            "trained_on": sum(case.patient in cases.trained for case in cases.store) if cases.known else None,
+        },
+        "options": {
+            "tta": config.tta,
+            "surface": config.surface,
+            "label_space": compared_space(config, networks["after"]).name,
+            "image_size": config.image_size or networks["after"].card.normalisation.get("image_size"),
+            "precision": config.precision,
+            "empty_policy": "exclude",
+            "lesionwise": list(PRESETS) if config.surface else [],
+            "bootstrap": bootstrap,
+            "seed": config.seed,
+        },
+        "device": device,
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+
+
+METRICS_KIND = FileKind(
+    "the metrics of a metaseg evaluation", "name another folder with --out, or replace it with --overwrite"
+)
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """What is read of an earlier ``metrics.json``."""
+
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    pictures: list[str] = field(default_factory=list)
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    cohorts: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class EvaluationFiles:
+    """The folder of an evaluation.
+
+    Attributes:
+        folder: Where its files stand.
+    """
+
+    folder: Path
+
+    @classmethod
+    def in_folder(cls, config: EvaluateConfig, network: LoadedNetwork) -> EvaluationFiles:
+        """The folder named, or ``evaluation/`` in the network's run.
+
+        Raises:
+            UsageError: None is named, and the checkpoint lies in no run.
+        """
+        if config.out is not None:
+            return cls(config.out)
+        if network.run is None:
+            raise UsageError(
+                "the checkpoint lies in no run, where metrics could be written",
+                where=network.checkpoint,
+                remedy="name a folder with --out",
+            )
+        return cls(network.run / "evaluation")
+
+    def require_place(self, config: EvaluateConfig) -> None:
+        """Make sure that the folder can be written, and that no file that is read lies in the way.
+
+        Raises:
+            WriteError: It cannot be written.
+            UsageError: A file would be replaced that is read.
+        """
+        read = [path for path in (config.split, config.patients, *config.data) if path is not None]
+        refuse_existing([self.folder / CSV_NAME, self.folder / JSON_NAME], overwrite=True, inputs=read)
+        require_writable(self.folder)
+
+    def complete(self, pictures: int) -> _Earlier | None:
+        """The evaluation that stands there, which :meth:`refuse_other` took, if nothing is left to do in it.
+
+        Args:
+            pictures: How many are asked for.
+        """
+        if not (self.folder / JSON_NAME).exists():
+            return None
+        found: _Earlier = read_json(self.folder / JSON_NAME, METRICS_KIND, _Earlier)
+        count = min(pictures, len({row.get("case") for row in found.cases}))
+        whole = len(found.pictures) == count and all((self.folder / name).exists() for name in found.pictures)
+        return found if whole and found.cases and not found.evaluation.get("failed") else None
+
+    def refuse_other(self, record: Mapping[str, Any]) -> None:
+        """Make sure that nothing but the same evaluation is replaced.
+
+        Raises:
+            UsageError: The folder holds metrics of other networks, cases or settings, or a file of the same name.
+        """
+        path = self.folder / JSON_NAME
+        if not path.exists():
+            found = next((name for name in (CSV_NAME, PICTURES) if (self.folder / name).exists()), None)
+            differing = [] if found is None else [f"a {found} of unknown origin"]
+        else:
+            earlier = read_json(path, METRICS_KIND, _Earlier)
+            # Through JSON and back, so that tuples and lists compare alike.
+            mine = json.loads(json.dumps(record))
+            differing = [name.replace("_", " ") for name in SAME_QUESTION if earlier.evaluation.get(name) != mine[name]]
+        if differing:
+            raise UsageError(
+                f"the folder holds another evaluation (other {', '.join(differing)})",
+                where=self.folder,
+                expected="a new folder, or the same evaluation to do again",
+                remedy="name another folder with --out, or replace this one with --overwrite",
+            )
+
+    def write(
+        self,
+        record: Mapping[str, Any],
+        rows: pd.DataFrame,
+        cohorts: pd.DataFrame,
+        changes: pd.DataFrame,
+        domains: Mapping[str, Mapping[str, float]],
+        worst: WorstCases,
+        network: LoadedNetwork,
+    ) -> tuple[Path, ...]:
+        """Write everything, ``metrics.json`` last; returns the pictures."""
+        earlier = self._earlier_pictures()
+        pictures = self._draw(worst, network)
+        for stale in earlier - set(pictures):
+            stale.unlink(missing_ok=True)
+        # Classes have no lesions: without this their empty cells would turn the counts of all rows into 3.0.
+        counts = [name for name in rows if _COUNT.search(name)]
+        write_text(self.folder / CSV_NAME, rows.astype(dict.fromkeys(counts, "Int64")).to_csv(index=False))
+        content = {
+            "synthetic": record["synthetic"],
+            "warnings": warnings_so_far(),
+            "evaluation": dict(record),
+            "cohorts": to_records(cohorts),
+            "changes": to_records(changes),
+            "domains": {
+                target: {name: value if value == value else None for name, value in metrics.items()}
+                for target, metrics in domains.items()
+            },
+            "cases": to_records(rows),
+            "pictures": [f"{PICTURES}/{picture.name}" for picture in pictures],
+        }
+        write_json(self.folder / JSON_NAME, content)
+        return pictures
+
+    def _draw(self, worst: WorstCases, network: LoadedNetwork) -> tuple[Path, ...]:
+        folder = self.folder / PICTURES
+        written = []
+        for number, kept in enumerate(worst.worst_first(), start=1):
+            case = kept.case
+            sheet = case_overlay(
+                case,
+                kept.class_map(),
+                LABEL_SPACES[network.card.label_space],
+                network.card.modalities,
+                label=case.native_label(),
+                synthetic=network.card.synthetic or case.info.synthetic,
+                note=f"{case.cohort}   mean Dice {kept.score:.2f}",
+            )
+            name = re.sub(r"[^A-Za-z0-9_.-]+", "_", case.id)
+            path = folder / f"{number:02}-{name}.png"
+            with replacing(path) as stream:
+                sheet.save(stream, format="PNG")
+            written.append(path)
+        return tuple(written)
+
+    def _earlier_pictures(self) -> set[Path]:
+        """Pictures of the evaluation that is replaced; others in their folder are somebody else's."""
+        try:
+            earlier = read_json(self.folder / JSON_NAME, METRICS_KIND, _Earlier)
+        except RunError:
+            return set()
+        named = (Path(name) for name in earlier.pictures)
+        return {self.folder / name for name in named if name.parent == Path(PICTURES)}

@@ -1,0 +1,299 @@
+"""``metaseg predict``: segment cases and write the result on each case's own grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from metaseg import __version__
+from metaseg.cases.case import FailedCase, one_case, raise_failed, record_failed
+from metaseg.cases.labels import LABEL_SPACES, LabelSpace
+from metaseg.config.io import asked_for
+from metaseg.config.segmentation import PredictConfig
+from metaseg.errors import recorded_warnings, warnings_so_far
+from metaseg.files import replacing, write_json
+from metaseg.inference.case_pictures import case_heatmap, case_overlay, heat_class
+from metaseg.inference.evaluation_cases import NOTICE, SYNTHETIC, network_name, network_record
+from metaseg.inference.inference import CaseSegmentation, full_probabilities, segment_case
+from metaseg.inference.outputs import (
+    description,
+    mask_values,
+    read_header,
+    write_label,
+    write_masks,
+    write_probabilities,
+)
+from metaseg.inference.prediction_jobs import (
+    MadeFrom,
+    PredictionJob,
+    earlier_prediction,
+    file_digest,
+    input_digest,
+    plan_predictions,
+    remove_earlier,
+)
+from metaseg.models.device import fabric_of, make_fabric
+from metaseg.models.processes import gather, is_first, several, share
+from metaseg.runs.networks import LoadedNetwork, load_network
+from metaseg.runs.together import together
+from metaseg.store.prepare_case import PrepareOptions, UnstoredCase, read_unstored
+from metaseg.store.stored_case import StoredCase
+from metaseg.terminal import progress
+from metaseg.threads import read_ahead
+
+_MM3_PER_ML = 1000.0
+
+
+@dataclass(frozen=True)
+class CasePrediction:
+    """What was written for one case.
+
+    Attributes:
+        case: The case's id.
+        files: Kind of output to file, see :class:`~metaseg.inference.prediction_jobs.PredictionJob`.
+        volumes: Region or class to ``{"voxels": ..., "ml": ...}``; ml is None where no volume is known.
+        synthetic: Whether the case or the network's training data are phantoms.
+    """
+
+    case: str
+    files: dict[str, Path]
+    volumes: dict[str, dict[str, float | None]]
+    synthetic: bool
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """What ``metaseg predict`` leaves.
+
+    Attributes:
+        out: The folder.
+        cases: One entry for each case, in order.
+        synthetic: Whether any of them is synthetic.
+    """
+
+    out: Path
+    cases: tuple[CasePrediction, ...]
+    synthetic: bool
+
+
+@recorded_warnings()
+def run_predict(config: PredictConfig) -> PredictionResult:
+    """Segment cases with a trained network.
+
+    Args:
+        config: All settings; see :class:`~metaseg.config.segmentation.PredictConfig`.
+
+    Raises:
+        RunError: There is no such run or checkpoint.
+        DataError: A case cannot be read or lacks a modality. Cases that can be predicted are, before this is raised.
+        UsageError: A setting does not fit, or files would be replaced without ``overwrite``.
+    """
+    network, fabric = load_network(config.run, config.checkpoint), fabric_of(config)
+    with together(fabric, config):
+        return predict_cases(network, config, fabric)
+
+
+def predict_cases(network: LoadedNetwork, config: PredictConfig, fabric: Fabric | None = None) -> PredictionResult:
+    """As :func:`run_predict`, with a network in memory; ``config.run`` and ``config.checkpoint`` are not read.
+
+    One process does this, whatever ``config.devices`` says, unless it is given the fabric of several.
+    """
+    fabric = fabric or make_fabric(config.device, config.precision)
+    space = LABEL_SPACES[network.card.label_space]
+    settings = asked_for(config)
+    jobs, unfit = plan_predictions(config, network.card.modalities, space)
+    earlier = _earlier(jobs, config, network, settings) if config.resume else []
+    if network.card.synthetic:
+        print(f"The network was trained on {SYNTHETIC}.")
+    if several(fabric):
+        # Nobody writes before all have looked whether the files exist.
+        fabric.barrier()
+    todo = [job for job in jobs if job.case.id not in {case.case for case in earlier}]
+    predictor, own = _Predictor(network, config, space, fabric, settings), share(fabric, todo)
+    outcomes: list[CasePrediction | FailedCase] = []
+    with progress("predicting", len(own)) as bar, read_ahead(predictor.read, own) as reading:
+        for job, read in reading:
+            failed: list[FailedCase] = []
+            with one_case(job.case.id, failed):
+                outcomes.append(predictor.predict(job, read))
+            outcomes += failed
+            for one in failed:
+                bar.note(f"{one.case}: not predicted\n{one.error}")
+            bar.advance()
+    outcomes = gather(fabric, outcomes)
+    place = {job.case.id: number for number, job in enumerate(jobs)}
+    done = [*earlier, *(one for one in outcomes if isinstance(one, CasePrediction))]
+    done.sort(key=lambda case: place[case.case])
+    failed = unfit + [one for one in outcomes if isinstance(one, FailedCase)]
+    for case in done:
+        print(_line(case))
+    total = len(jobs) + len(unfit)
+    print(f"{len(done)} of {total} cases predicted in {config.out}. {NOTICE}")
+    if done and is_first(fabric):
+        record_failed(config.out, failed)
+    raise_failed(failed, total, "predicted")
+    return PredictionResult(config.out, tuple(done), any(case.synthetic for case in done))
+
+
+def _earlier(
+    jobs: list[PredictionJob], config: PredictConfig, network: LoadedNetwork, settings: dict[str, Any]
+) -> list[CasePrediction]:
+    """The predictions that are there already."""
+    record, earlier = network_record(network), []
+    for job in jobs:
+        found = earlier_prediction(job, config.out, record, settings)
+        if found is not None:
+            earlier.append(CasePrediction(job.case.id, job.files, found.volumes, found.synthetic))
+    print(f"{len(earlier)} of {len(jobs)} cases were predicted before, with the same network and settings.")
+    return earlier
+
+
+class _Predictor:
+    """A network at work on one case after the other."""
+
+    def __init__(
+        self,
+        network: LoadedNetwork,
+        config: PredictConfig,
+        space: LabelSpace,
+        fabric: Fabric,
+        settings: dict[str, Any],
+    ) -> None:
+        self.network, self.config, self.space, self.fabric = network, config, space, fabric
+        self.settings = settings
+        self.model = fabric.to_device(network.model)
+        self.modalities = network.card.modalities
+
+    def read(self, job: PredictionJob) -> UnstoredCase:
+        """Read and prepare a case."""
+        options = PrepareOptions(self.modalities, self.network.card.normalisation.get("image_size"))
+        return read_unstored(job.case, options, threads=torch.get_num_threads())
+
+    def predict(self, job: PredictionJob, read: Callable[[], StoredCase]) -> CasePrediction:
+        """Predict the case that ``read`` gives and write its files, the summary last."""
+        case = read()
+        segmented = segment_case(
+            self.model, case, self.modalities, self._wanted(), tta=self.config.tta, autocast=self.fabric.autocast
+        )
+        synthetic = self.network.card.synthetic or job.case.synthetic
+        if self.config.overwrite or self.config.resume:
+            remove_earlier(job, self.config)
+        volumes = region_volumes(segmented.classes, self.space, case)
+        try:
+            self._write_maps(job, case, segmented, synthetic)
+            if self.config.pictures:
+                self._write_pictures(job, case, segmented, synthetic)
+            write_json(job.files["summary"], self._summary(job, case, volumes, synthetic))
+        except BaseException:
+            # A case is there whole or not at all: half of one could be taken for a prediction without pictures.
+            for file in job.files.values():
+                file.unlink(missing_ok=True)
+            raise
+        return CasePrediction(job.case.id, job.files, volumes, synthetic)
+
+    def _wanted(self) -> tuple[int, ...]:
+        """Classes whose probabilities are written or drawn."""
+        if self.config.probabilities:
+            return tuple(range(self.space.num_classes))
+        return (heat_class(self.space),) if self.config.pictures else ()
+
+    def _write_maps(self, job: PredictionJob, case: StoredCase, segmented: CaseSegmentation, synthetic: bool) -> None:
+        geometry, files = case.info.geometry, job.files
+        if job.volume is None:
+            masks = [file for kind, file in files.items() if kind.startswith("masks/")]
+            write_masks(masks, segmented.classes, geometry, job.scheme)
+        else:
+            header, text = read_header(job.volume), description(network_name(self.network), synthetic)
+            values = job.scheme.encode(segmented.classes)
+            write_label(files["label"], values, geometry, header, text, largest=max(job.scheme.values))
+        if "probabilities" in files:
+            maps = full_probabilities(case, segmented.kept)
+            if job.volume is None:
+                with replacing(files["probabilities"]) as stream:
+                    np.save(stream, np.stack([geometry.from_canonical(part).transpose(2, 1, 0) for part in maps]))
+            else:
+                write_probabilities(files["probabilities"], maps, len(segmented.kept), geometry, header, text)
+
+    def _write_pictures(
+        self, job: PredictionJob, case: StoredCase, segmented: CaseSegmentation, synthetic: bool
+    ) -> None:
+        chance = segmented.kept[heat_class(self.space)]
+        overlay = case_overlay(case, segmented.classes, self.space, self.modalities, synthetic=synthetic)
+        heatmap = case_heatmap(case, chance, self.space, self.modalities, synthetic=synthetic)
+        for kind, picture in (("overlay", overlay), ("heatmap", heatmap)):
+            with replacing(job.files[kind]) as stream:
+                picture.save(stream, format="PNG")
+
+    def _summary(
+        self,
+        job: PredictionJob,
+        stored: StoredCase,
+        volumes: dict[str, dict[str, float | None]],
+        synthetic: bool,
+    ) -> dict[str, Any]:
+        geometry = stored.info.geometry
+        outputs = {self._relative(file): file for kind, file in job.files.items() if kind != "summary"}
+        digests = {name: file_digest([file]) for name, file in outputs.items()}
+        own = {name: int(job.scheme.encode(np.array([value]))[0]) for value, name in enumerate(self.space.classes)}
+        return {
+            "case": job.case.id,
+            "synthetic": synthetic,
+            "notice": NOTICE,
+            # Other cases are read at the same time: a case's own warnings name it.
+            "warnings": [text for text in warnings_so_far() if job.case.id in text],
+            "volumes": volumes,
+            "label_scheme": job.scheme.name,
+            "label_values": own if job.volume else mask_values(job.scheme),
+            "probability_channels": list(self.space.classes) if self.config.probabilities else None,
+            "shape": list(geometry.shape),
+            "unit": geometry.unit,
+            "tta": self.config.tta,
+            "network": network_record(self.network),
+            "made_from": asdict(MadeFrom(self.settings, input_digest(job.case), digests)),
+            "files": [self._relative(file) for file in job.files.values()],
+            "inputs": {name: volume.files[0].name for name, volume in job.case.images.items()},
+            "metaseg_version": __version__,
+        }
+
+    def _relative(self, file: Path) -> str:
+        return file.relative_to(self.config.out).as_posix()
+
+
+def region_volumes(classes: np.ndarray, space: LabelSpace, case: StoredCase) -> dict[str, dict[str, float | None]]:
+    """Voxels and volume of every region and of every class that is no region by itself.
+
+    Args:
+        classes: Class values ``(slices, height, width)``.
+        space: What they mean.
+        case: Where they lie; separate 2-D images and images without a voxel size have no volume.
+
+    Returns:
+        Name to ``{"voxels": number, "ml": volume or None}``.
+    """
+    geometry = case.info.geometry
+    ml = math.nan if geometry.planar or geometry.unit != "mm" else geometry.voxel_volume / _MM3_PER_ML
+    counts = [int(np.count_nonzero(classes == value)) for value in range(space.num_classes)]
+    sizes = {region: sum(counts[value] for value in values) for region, values in space.regions.items()}
+    alone = {values[0] for values in space.regions.values() if len(values) == 1}
+    sizes |= {name: counts[value] for value, name in enumerate(space.classes) if value and value not in alone}
+    return {
+        name: {"voxels": size, "ml": None if math.isnan(ml) else round(size * ml, 6)} for name, size in sizes.items()
+    }
+
+
+def _line(done: CasePrediction) -> str:
+    """One line about a finished case."""
+    sizes = [
+        f"{name} {size['voxels']:.0f} px" if size["ml"] is None else f"{name} {size['ml']:.2f} ml"
+        for name, size in done.volumes.items()
+        if name in ("WT", "TC", "ET")
+    ]
+    mark = f"   ({SYNTHETIC})" if done.synthetic else ""
+    return f"{done.case}   {'   '.join(sizes)}{mark}"

@@ -1,0 +1,580 @@
+"""Metrics of a classifier of slices or patients, by scikit-learn.
+
+A class without samples is left out of every mean over classes: it has neither a recall nor an AUC. Whatever is unknown
+is NaN, never 0 or 1.
+
+What every metric of slice classifiers asks of its input.
+
+Calibration of a classifier: how often it is right when it is so sure (Guo et al. 2017, arXiv:1706.04599).
+
+Intervals of a classifier's metrics: patients are drawn with replacement, all slices of a patient together.
+
+A resample is a weight for every slice, how often its patient was drawn; metrics of all resamples are computed at once.
+
+Metrics of learning curves: how much a metric gains from labels, and how many labels a method saves.
+
+A curve has one point a round of active learning: the labels spent so far, and a metric of which more is better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from metaseg.metrics.cohort_metrics import draw_weights, known_mean, percentile_interval
+
+SUM_TOLERANCE = 1e-3
+"""How far probabilities of a sample may sum from 1: those of a network in half precision are that far off."""
+
+
+def checked_probabilities(
+    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Make sure that predictions and labels are what they should be.
+
+    Args:
+        probabilities: ``(n, c)``.
+        labels: Class indices ``(n,)`` in ``0 .. c - 1``.
+
+    Returns:
+        Both, as ``float64`` and ``int64``.
+
+    Raises:
+        ValueError: There is no sample or only one class, shapes differ, a probability is not finite or outside [0, 1],
+            those of a sample do not sum to 1, or a label names no class.
+    """
+    chance, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    if chance.ndim != 2 or truth.shape != chance.shape[:1] or not len(chance) or chance.shape[1] < 2:
+        raise ValueError(
+            f"probabilities {chance.shape} and labels {truth.shape}: expected (n, c) and (n,), n >= 1, c >= 2"
+        )
+    if not np.isfinite(chance).all():
+        raise ValueError("probabilities that are not finite")
+    if chance.min() < 0.0 or chance.max() > 1.0 + SUM_TOLERANCE:
+        raise ValueError("probabilities outside [0, 1]")
+    if np.abs(chance.sum(axis=1) - 1.0).max() > SUM_TOLERANCE:
+        raise ValueError("probabilities of a sample that do not sum to 1")
+    return chance, checked_indices(truth, chance.shape[1])
+
+
+def checked_indices(values: Sequence[int] | np.ndarray, classes: int) -> np.ndarray:
+    """Class indices ``(n,)`` as ``int64``.
+
+    Raises:
+        ValueError: They are no whole numbers in ``0 .. classes - 1``.
+    """
+    indices = np.asarray(values)
+    if indices.size and indices.dtype.kind not in "iu":
+        raise ValueError(f"class indices of type {indices.dtype}: expected whole numbers")
+    if indices.size and (indices.min() < 0 or indices.max() >= classes):
+        raise ValueError(f"class indices outside 0 .. {classes - 1}")
+    return indices.astype(np.int64)
+
+
+def checked_classes(classes: Sequence[str], count: int) -> tuple[str, ...]:
+    """Names of ``count`` classes.
+
+    Raises:
+        ValueError: There are more or fewer, or two are the same.
+    """
+    names = tuple(classes)
+    if len(names) != count or len(set(names)) != count:
+        raise ValueError(f"class names {', '.join(names)}: expected {count} different ones")
+    return names
+
+
+BINS = 15
+"""Bins of the confidence, as in Guo et al."""
+
+
+@dataclass(frozen=True)
+class ReliabilityBins:
+    """What :func:`reliability_bins` counts; bin m holds the confidences in (edge m, edge m + 1].
+
+    Attributes:
+        edges: ``(bins + 1,)``, from 0 to 1 in equal steps.
+        confidence: Mean confidence in [0, 1] of each bin's samples, ``(bins,)``; NaN in an empty bin.
+        accuracy: Share of each bin's samples that were classified right, ``(bins,)``; NaN in an empty bin.
+        count: Samples in each bin, ``(bins,)``.
+    """
+
+    edges: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    count: np.ndarray
+
+
+def reliability_bins(
+    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, bins: int = BINS
+) -> ReliabilityBins:
+    """Sort samples by the probability of the class that they were given (their confidence).
+
+    Args:
+        probabilities: ``(n, c)``, rows sum to 1.
+        labels: Class indices ``(n,)``.
+        bins: Number of bins of equal width.
+
+    Raises:
+        ValueError: The input is no set of predictions, or there is no bin.
+    """
+    place, confidence, right = binned_confidence(probabilities, labels, bins)
+    count = np.bincount(place, minlength=bins)
+    known = np.where(count > 0, count, np.nan)
+    return ReliabilityBins(
+        edges=np.linspace(0.0, 1.0, bins + 1),
+        confidence=np.bincount(place, weights=confidence, minlength=bins) / known,
+        accuracy=np.bincount(place, weights=right, minlength=bins) / known,
+        count=count,
+    )
+
+
+def expected_calibration_error(
+    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, bins: int = BINS
+) -> float:
+    """Mean distance of confidence and accuracy over the bins, weighted by their samples; empty bins weigh nothing.
+
+    Args:
+        probabilities: ``(n, c)``, rows sum to 1.
+        labels: Class indices ``(n,)``.
+        bins: Number of bins of equal width.
+
+    Returns:
+        The error in [0, 1]; 0 is best.
+
+    Raises:
+        ValueError: The input is no set of predictions, or there is no bin.
+    """
+    place, confidence, right = binned_confidence(probabilities, labels, bins)
+    gaps = np.bincount(place, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(place))
+
+
+def binned_confidence(
+    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, bins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each sample's bin, confidence and whether it was right (1.0 or 0.0), ``(n,)`` each.
+
+    Of classes with the same highest probability the first counts as predicted.
+    """
+    if bins < 1:
+        raise ValueError(f"{bins} bins: expected at least one")
+    chance, truth = checked_probabilities(probabilities, labels)
+    confidence = chance.max(axis=1)
+    place = np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:-1], confidence, side="left")
+    return place, confidence, (chance.argmax(axis=1) == truth).astype(np.float64)
+
+
+def classification_metrics(
+    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, classes: Sequence[str]
+) -> dict[str, float]:
+    """All metrics of a set of predictions.
+
+    The class predicted is the one with the highest probability, the first of those that share it.
+
+    Args:
+        probabilities: ``(n, c)``, each row in [0, 1] with the sum 1.
+        labels: Class indices ``(n,)``.
+        classes: The ``c`` names.
+
+    Returns:
+        Name to value: ``accuracy``, ``balanced_accuracy``, ``precision_macro``, ``recall_macro``, ``f1_macro``,
+        ``auc_macro``, ``average_precision_macro`` and ``ece`` in [0, 1], ``brier`` in [0, 2]; ``precision/<class>``,
+        ``recall/<class>``, ``f1/<class>``, ``auc/<class>``, ``average_precision/<class>`` in [0, 1] and the number of
+        samples, ``support/<class>``. With two classes also ``auc``, that of the second; ``auc_macro`` is the same.
+
+        A class without samples has the recall NaN, and precision and F1 0 if it was predicted, else NaN; it is in no
+        macro mean. A class with samples that was never predicted has precision, recall and F1 0 and is in the means.
+        AUC and average precision are NaN where a class or all others have no sample, their macro means are over the
+        classes that have one, NaN if none has.
+
+    Raises:
+        ValueError: The input is no set of predictions of these classes.
+    """
+    chance, truth = checked_probabilities(probabilities, labels)
+    names = checked_classes(classes, chance.shape[1])
+    predicted = predicted_classes(chance)
+    per_class = _decision_metrics(predicted, truth, len(names)) | _ranking_metrics(chance, truth)
+    from sklearn.metrics import accuracy_score
+
+    metrics = {
+        "accuracy": float(accuracy_score(truth, predicted)),
+        "balanced_accuracy": macro_mean(per_class["recall"], per_class["support"]),
+    }
+    for metric in ("precision", "recall", "f1", "auc", "average_precision"):
+        metrics[f"{metric}_macro"] = macro_mean(per_class[metric], per_class["support"])
+    if len(names) == 2:
+        metrics["auc"] = metrics["auc_macro"]
+    metrics["ece"] = expected_calibration_error(chance, truth)
+    metrics["brier"] = float(brier_terms(chance, truth).mean())
+    for metric, values in per_class.items():
+        metrics |= {f"{metric}/{name}": float(value) for name, value in zip(names, values, strict=True)}
+    return metrics
+
+
+def predicted_classes(probabilities: np.ndarray) -> np.ndarray:
+    """Index of each sample's most probable class, ``(n, c)`` to ``(n,)``; the first of those that share it."""
+    return np.asarray(probabilities).argmax(axis=1)
+
+
+def confusion_counts(
+    predicted: Sequence[int] | np.ndarray, labels: Sequence[int] | np.ndarray, classes: int
+) -> np.ndarray:
+    """How many samples of each class were given each class.
+
+    Args:
+        predicted: Class indices ``(n,)``.
+        labels: Class indices ``(n,)``.
+        classes: Their number.
+
+    Returns:
+        ``(classes, classes)`` counts, the true class along the rows, the predicted one along the columns.
+
+    Raises:
+        ValueError: The lengths differ or an index names no class.
+    """
+    given, truth = checked_indices(predicted, classes), checked_indices(labels, classes)
+    if given.shape != truth.shape or given.ndim != 1:
+        raise ValueError(f"shapes {given.shape} and {truth.shape}: expected as many of both")
+    if not len(truth):
+        return np.zeros((classes, classes), dtype=np.int64)
+    from sklearn.metrics import confusion_matrix
+
+    return np.asarray(confusion_matrix(truth, given, labels=np.arange(classes)), dtype=np.int64)
+
+
+def patient_probabilities(
+    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, patients: Sequence[str] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Predictions of patients: the mean of the probabilities of their slices, every slice with the same weight.
+
+    Args:
+        probabilities: ``(n, c)``, rows sum to 1.
+        labels: Class indices ``(n,)``.
+        patients: Each slice's patient ``(n,)``.
+
+    Returns:
+        Probabilities ``(p, c)``, class indices ``(p,)`` and the patients ``(p,)`` in ascending order.
+
+    Raises:
+        ValueError: A patient has slices of two classes, or the input is no set of predictions.
+    """
+    chance, truth = checked_probabilities(probabilities, labels)
+    names, of_slice = patient_indices(patients, len(chance))
+    counts = np.bincount(of_slice, minlength=len(names))
+    means = np.stack([np.bincount(of_slice, weights=column) for column in chance.T], axis=1) / counts[:, np.newaxis]
+    of_patient = np.zeros(len(names), dtype=np.int64)
+    of_patient[of_slice] = truth
+    if (mixed := of_patient[of_slice] != truth).any():
+        raise ValueError(f"patient {names[of_slice[mixed][0]]} has slices of more than one class")
+    return means, of_patient, names
+
+
+def patient_indices(patients: Sequence[str] | np.ndarray, slices: int) -> tuple[np.ndarray, np.ndarray]:
+    """The patients in ascending order ``(p,)``, and the position therein of each slice's patient ``(slices,)``.
+
+    Raises:
+        ValueError: There are not as many entries as slices.
+    """
+    entries = np.asarray(patients)
+    if entries.shape != (slices,):
+        raise ValueError(f"patients {entries.shape}: expected one for each of {slices} slices")
+    names, of_slice = np.unique(entries, return_inverse=True)
+    return names, of_slice
+
+
+def macro_mean(values: np.ndarray, support: np.ndarray) -> float:
+    """Mean over the classes ``(c,)`` that have samples and a value; NaN if there is none."""
+    return float(known_mean(np.where(support > 0, values, np.nan)))
+
+
+def brier_terms(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Squared distance of each sample's probabilities from its truth, summed over classes: ``(n,)`` in [0, 2]."""
+    return np.square(probabilities - np.eye(probabilities.shape[1])[labels]).sum(axis=1)
+
+
+def _decision_metrics(predicted: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, np.ndarray]:
+    """Precision, recall, F1 and support of each class, ``(c,)`` each."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=np.arange(classes), average=None, zero_division=0.0
+    )
+    absent, ignored = support == 0, np.bincount(predicted, minlength=classes) == 0
+    return {
+        "precision": np.where(absent & ignored, math.nan, precision),
+        "recall": np.where(absent, math.nan, recall),
+        "f1": np.where(absent & ignored, math.nan, f1),
+        "support": support,
+    }
+
+
+def _ranking_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """AUC and average precision of each class against all others, ``(c,)`` each."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    classes = probabilities.shape[1]
+    auc, precision = np.full(classes, math.nan), np.full(classes, math.nan)
+    for one in range(classes):
+        is_class = labels == one
+        if is_class.any() and not is_class.all():
+            auc[one] = roc_auc_score(is_class, probabilities[:, one])
+            precision[one] = average_precision_score(is_class, probabilities[:, one])
+    if classes == 2:
+        # The same by definition; rounding of 1 - p may tie, or part, two samples in one of both.
+        auc[0] = auc[1]
+    return {"auc": auc, "average_precision": precision}
+
+
+HEADLINES = ("accuracy", "balanced_accuracy", "f1_macro", "auc_macro")
+_AT_ONCE = 4_000_000
+"""Weights of slices held at a time."""
+
+
+def bootstrap_metrics(
+    probabilities: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    patients: Sequence[str] | np.ndarray,
+    classes: Sequence[str],
+    generator: np.random.Generator,
+    resamples: int = 1000,
+    names: Sequence[str] | None = HEADLINES,
+    level: float = 0.95,
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals of metrics of :func:`metaseg.metrics.classification.classification_metrics`.
+
+    Args:
+        probabilities: ``(n, c)``, rows sum to 1.
+        labels: Class indices ``(n,)``.
+        patients: Each slice's patient ``(n,)``.
+        classes: The ``c`` names.
+        generator: Source of randomness.
+        resamples: Number of resamples.
+        names: The metrics wanted; None gives all but the supports.
+        level: Coverage in (0, 1).
+
+    Returns:
+        Name to lower and upper end; NaN with fewer than two patients. Resamples in which a metric is not known, as the
+        recall of a class that was not drawn, are left out of its interval.
+
+    Raises:
+        ValueError: The input is no set of predictions of these classes, or a metric has no interval.
+    """
+    chance, truth = checked_probabilities(probabilities, labels)
+    known, of_slice = patient_indices(patients, len(chance))
+    drawn = draw_weights(len(known), resamples, generator)
+    step = max(1, _AT_ONCE // len(chance))
+    parts = [
+        weighted_metrics(chance, truth, drawn[begin : begin + step][:, of_slice], classes)
+        for begin in range(0, resamples, step)
+    ]
+    wanted = tuple(parts[0]) if names is None else tuple(names)
+    if unknown := [name for name in wanted if name not in parts[0]]:
+        raise ValueError(f"no interval of {', '.join(unknown)}: expected some of {', '.join(parts[0])}")
+    if len(known) < 2:
+        return dict.fromkeys(wanted, (math.nan, math.nan))
+    return {name: percentile_interval(np.concatenate([part[name] for part in parts]), level) for name in wanted}
+
+
+def weighted_metrics(
+    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, weights: np.ndarray, classes: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Metrics of many resamples at once, with the names and for empty classes the rules of ``classification.py``.
+
+    Args:
+        probabilities: ``(n, c)``, rows sum to 1.
+        labels: Class indices ``(n,)``.
+        weights: How often each sample counts in each resample, ``(r, n)``, at least 0, none all 0.
+        classes: The ``c`` names.
+
+    Returns:
+        Name to values ``(r,)``; without supports.
+    """
+    chance, truth = checked_probabilities(probabilities, labels)
+    names = checked_classes(classes, chance.shape[1])
+    counts = weighted_confusion(predicted_classes(chance), truth, weights, len(names))
+    total = weights.sum(axis=1)
+    per_class = _decision_metrics_classification_bootstrap(counts) | _ranking_metrics_classification_bootstrap(
+        chance, truth, weights
+    )
+    present = counts.sum(axis=2) > 0
+    metrics = {"accuracy": np.trace(counts, axis1=1, axis2=2) / total}
+    metrics["balanced_accuracy"] = known_mean(per_class["recall"])
+    for metric, values in per_class.items():
+        metrics[f"{metric}_macro"] = known_mean(np.where(present, values, np.nan))
+    if len(names) == 2:
+        metrics["auc"] = metrics["auc_macro"]
+    place, confidence, right = binned_confidence(chance, truth, BINS)
+    gaps = np.eye(BINS)[place] * (right - confidence)[:, np.newaxis]
+    metrics["ece"] = np.abs(weights @ gaps).sum(axis=1) / total
+    metrics["brier"] = weights @ brier_terms(chance, truth) / total
+    for metric, values in per_class.items():
+        metrics |= {f"{metric}/{name}": values[:, column] for column, name in enumerate(names)}
+    return metrics
+
+
+def weighted_confusion(predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray, classes: int) -> np.ndarray:
+    """Confusion matrices of many resamples.
+
+    Args:
+        predicted: Class indices ``(n,)``.
+        labels: Class indices ``(n,)``.
+        weights: ``(r, n)``.
+        classes: Their number.
+
+    Returns:
+        Sums of weights ``(r, classes, classes)``, rows truth.
+    """
+    pair = np.eye(classes * classes)[labels * classes + predicted]
+    return (weights @ pair).reshape(-1, classes, classes)
+
+
+def weighted_ranking(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ROC-AUC and average precision of many resamples.
+
+    The AUC is the share of pairs of a positive and a negative sample in which the positive one scores higher, equal
+    scores counting half. The average precision is the sum over thresholds of the rise of the recall times the
+    precision.
+
+    Args:
+        scores: ``(n,)``.
+        positive: Whether a sample is of the class, ``(n,)``.
+        weights: ``(r, n)``.
+
+    Returns:
+        Both in [0, 1], ``(r,)`` each; NaN where positives or negatives weigh nothing.
+    """
+    order = np.argsort(-scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
+    hits = np.add.reduceat((weights * positive)[:, order], starts, axis=1)
+    misses = np.add.reduceat((weights * ~positive)[:, order], starts, axis=1)
+    hits_so_far, misses_so_far = hits.cumsum(axis=1), misses.cumsum(axis=1)
+    positives, negatives = hits_so_far[:, -1], misses_so_far[:, -1]
+    known = (positives > 0) & (negatives > 0)
+    beaten = negatives[:, np.newaxis] - misses_so_far + misses / 2
+    auc = (hits * beaten).sum(axis=1) / np.where(known, positives * negatives, 1.0)
+    reached = hits_so_far + misses_so_far
+    precision = hits_so_far / np.where(reached > 0, reached, 1.0)
+    average = (hits * precision).sum(axis=1) / np.where(known, positives, 1.0)
+    return np.where(known, auc, np.nan), np.where(known, average, np.nan)
+
+
+def _decision_metrics_classification_bootstrap(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision, recall and F1 from confusion matrices ``(r, c, c)``; ``(r, c)`` each."""
+    right = np.diagonal(counts, axis1=1, axis2=2)
+    truth, given = counts.sum(axis=2), counts.sum(axis=1)
+    met = truth + given > 0
+    return {
+        "precision": np.where(met, right / np.where(given > 0, given, 1.0), np.nan),
+        "recall": np.where(truth > 0, right / np.where(truth > 0, truth, 1.0), np.nan),
+        "f1": np.where(met, 2.0 * right / np.where(met, truth + given, 1.0), np.nan),
+    }
+
+
+def _ranking_metrics_classification_bootstrap(
+    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """AUC and average precision of each class against all others, ``(r, c)`` each."""
+    classes = probabilities.shape[1]
+    both = [weighted_ranking(probabilities[:, one], labels == one, weights) for one in range(classes)]
+    auc, precision = (np.stack(values, axis=1) for values in zip(*both, strict=True))
+    if classes == 2:
+        auc[:, 0] = auc[:, 1]
+    return {"auc": auc, "average_precision": precision}
+
+
+FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+def area_under_budget_curve(labels: ArrayLike, metrics: ArrayLike) -> float:
+    """Area under the curve, by trapezoids, with the budget rescaled to ``0 .. 1`` (AUBC, Lüth et al. 2025).
+
+    It is the mean height of the curve over the budget, so that a constant curve scores its constant. Curves are
+    comparable only where they begin and end at the same numbers of labels.
+
+    Args:
+        labels: Labels spent by the end of each round, ``(rounds,)``, rising; at least two rounds.
+        metrics: The metric after each round, ``(rounds,)``.
+
+    Returns:
+        The area, in the unit of the metric.
+
+    Raises:
+        ValueError: The labels do not rise, a value is not finite, or there are fewer than two rounds.
+    """
+    spent, height = _curve(labels, metrics)
+    if len(spent) < 2:
+        raise ValueError("an area needs two rounds")
+    # Written out: the function of NumPy is called trapz before 2.0 and trapezoid since.
+    budget = (spent - spent[0]) / (spent[-1] - spent[0])
+    return float(np.sum(np.diff(budget) * (height[:-1] + height[1:]) / 2))
+
+
+def labels_to_reach(labels: ArrayLike, metrics: ArrayLike, target: float) -> float:
+    """The first number of labels at which the curve reaches a target, on a straight line between rounds.
+
+    A curve that falls below the target again later has reached it all the same.
+
+    Args:
+        labels: Labels spent by the end of each round, ``(rounds,)``, rising.
+        metrics: The metric after each round, ``(rounds,)``.
+        target: The metric to reach.
+
+    Returns:
+        The labels, between the first and the last; the first where the curve begins at the target or above it; NaN
+        where it never gets there.
+
+    Raises:
+        ValueError: The labels do not rise, a value is not finite, or there is no round.
+    """
+    spent, height = _curve(labels, metrics)
+    if not math.isfinite(target):
+        raise ValueError(f"a target of {target}")
+    reached = np.flatnonzero(height >= target)
+    if reached.size == 0:
+        return math.nan
+    after = int(reached[0])
+    if after == 0:
+        return float(spent[0])
+    way = (target - height[after - 1]) / (height[after] - height[after - 1])
+    return float(spent[after - 1] + way * (spent[after] - spent[after - 1]))
+
+
+def labels_saved(labels_a: ArrayLike, metrics_a: ArrayLike, labels_b: ArrayLike, metrics_b: ArrayLike) -> float:
+    """The share of its labels that a method saves against a baseline, at the metric with which the baseline ends.
+
+    ``1 - a / b``, where a and b are the labels at which method and baseline *first* reach the baseline's final metric.
+    Taking b so, instead of all labels that the baseline spent, is metaseg's choice: a baseline whose curve goes up and
+    down has often been there before, and a curve should save nothing against itself.
+
+    Args:
+        labels_a: Labels of the method by the end of each round, rising.
+        metrics_a: Its metrics.
+        labels_b: Labels of the baseline, rising.
+        metrics_b: Its metrics.
+
+    Returns:
+        At most 1; 0.5 means that half of the labels do, below 0 that the method needs more than the baseline. NaN where
+        the method never gets there, or the baseline needs no label.
+
+    Raises:
+        ValueError: Labels do not rise, a value is not finite, or there is no round.
+    """
+    _, baseline = _curve(labels_b, metrics_b)
+    target = float(baseline[-1])
+    own, other = labels_to_reach(labels_a, metrics_a, target), labels_to_reach(labels_b, metrics_b, target)
+    return 1 - own / other if other > 0 else math.nan
+
+
+def _curve(labels: ArrayLike, metrics: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    spent, height = np.asarray(labels, dtype=np.float64), np.asarray(metrics, dtype=np.float64)
+    if spent.ndim != 1 or spent.shape != height.shape or spent.size == 0:
+        raise ValueError(f"need labels and metrics of the same rounds, got shapes {spent.shape} and {height.shape}")
+    if not (np.all(np.isfinite(spent)) and np.all(np.isfinite(height))):
+        raise ValueError("a number of labels or a metric is not finite")
+    if spent[0] < 0 or np.any(np.diff(spent) <= 0):
+        raise ValueError("the labels must rise from round to round, from 0 or more")
+    return spent, height
