@@ -55,7 +55,7 @@ def pretrain(**settings: Any) -> PretrainResult:
     """Train a segmentation network on a source disease.
 
     Args:
-        settings: Those of :class:`metaseg.config.segmentation.PretrainConfig`, as keywords; ``config=FILE`` reads a YAML file that
+        settings: Those of :class:`~metaseg.config.PretrainConfig`, as keywords; ``config=FILE`` reads a YAML file that
             the others override.
 
     Returns:
@@ -74,7 +74,7 @@ def tune(**settings: Any) -> AdaptationResult:
     """Adapt a pretrained network to a new disease by the recommended method.
 
     Args:
-        settings: Those of :class:`metaseg.config.segmentation.TuneConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`~metaseg.config.TuneConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         The run folder, and Dice on target and source before and after.
@@ -92,7 +92,7 @@ def metatune(**settings: Any) -> AdaptationResult:
     """Adapt a pretrained network to a new disease by MAML (Han et al. 2018).
 
     Args:
-        settings: Those of :class:`metaseg.config.segmentation.MetatuneConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`~metaseg.config.MetatuneConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         The run folder, and Dice on target and source before and after.
@@ -110,7 +110,7 @@ def naivetune(**settings: Any) -> AdaptationResult:
     """Adapt a pretrained network by plain fine-tuning, the baseline.
 
     Args:
-        settings: Those of :class:`metaseg.config.segmentation.NaivetuneConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`~metaseg.config.NaivetuneConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         The run folder, and Dice on target and source before and after.
@@ -128,7 +128,7 @@ def evaluate(**settings: Any) -> EvaluationResult:
     """Compute whole-patient metrics of a network on one or more cohorts.
 
     Args:
-        settings: Those of :class:`metaseg.config.segmentation.EvaluateConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`~metaseg.config.EvaluateConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         Metrics of every case and of the cohorts, and where they were written.
@@ -146,7 +146,7 @@ def predict(**settings: Any) -> PredictionResult:
     """Segment cases and write NIfTI files on their own grid.
 
     Args:
-        settings: Those of :class:`metaseg.config.segmentation.PredictConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`~metaseg.config.PredictConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         The files that were written.
@@ -166,7 +166,7 @@ def compare(**settings: Any) -> ComparisonResult:
     Several ``jobs`` are processes, so a script that asks for them needs an ``if __name__ == "__main__":`` around it.
 
     Args:
-        settings: Those of :class:`metaseg.config.studies.CompareConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`~metaseg.config.CompareConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         The study folder and its tables.
@@ -184,7 +184,7 @@ def report(**settings: Any) -> ReportResult:
     """Write one self-contained page on runs or studies.
 
     Args:
-        settings: Those of :class:`metaseg.config.studies.ReportConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`~metaseg.config.ReportConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         The page and the metrics beside it.
@@ -202,7 +202,7 @@ def classify_train(**settings: Any) -> ClassifyTrainResult:
     """Fit a slice classifier by a transfer strategy.
 
     Args:
-        settings: Those of :class:`metaseg.config.classification.ClassifyTrainConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`~metaseg.config.ClassifyTrainConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         The run folder, and metrics of its validation and test parts.
@@ -220,7 +220,7 @@ def classify_active(**settings: Any) -> ActiveResult:
     """Choose which slices to label next, round after round, and fit a classifier on them.
 
     Args:
-        settings: Those of :class:`metaseg.config.classification.ClassifyActiveConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`~metaseg.config.ClassifyActiveConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         The run folder, the curve of metrics against labels, and with ``ask`` the file that is waited for.
@@ -238,7 +238,7 @@ def classify_evaluate(**settings: Any) -> ClassifyEvaluationResult:
     """Compute metrics of a classifier by slice and by patient.
 
     Args:
-        settings: Those of :class:`metaseg.config.classification.ClassifyEvaluateConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`~metaseg.config.ClassifyEvaluateConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         The metrics, and where they were written.
@@ -256,7 +256,7 @@ def classify_predict(**settings: Any) -> ClassifyPredictionResult:
     """Give class probabilities of slices, and a verdict on each case.
 
     Args:
-        settings: Those of :class:`metaseg.config.classification.ClassifyPredictConfig`, as keywords; see :func:`pretrain`.
+        settings: Those of :class:`~metaseg.config.ClassifyPredictConfig`, as keywords; see :func:`pretrain`.
 
     Returns:
         Tables of slices and of cases.
@@ -276,7 +276,7 @@ def classify_compare(**settings: Any) -> ClassifierComparison:
     Several ``jobs`` are processes, so a script that asks for them needs an ``if __name__ == "__main__":`` around it.
 
     Args:
-        settings: Those of :class:`metaseg.config.studies.ClassifyCompareConfig`, as keywords; see
+        settings: Those of :class:`~metaseg.config.ClassifyCompareConfig`, as keywords; see
             :func:`pretrain`.
 
     Returns:
@@ -295,7 +295,7 @@ def classify_search(**settings: Any) -> ClassifierSearch:
     """Search hyper-parameters of a classifier on the validation part.
 
     Args:
-        settings: Those of :class:`metaseg.config.studies.ClassifySearchConfig`, as keywords; see
+        settings: Those of :class:`~metaseg.config.ClassifySearchConfig`, as keywords; see
             :func:`pretrain`.
 
     Returns:

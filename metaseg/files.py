@@ -247,10 +247,14 @@ def _adapter(shape: Any) -> Any:
     return TypeAdapter(shape)
 
 
+FORMER_KEYS = {"figure": "metric", "figures": "metrics"}
+"""Keys of files by metaseg before 0.2, and what they are called today."""
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
+    names = [FORMER_KEYS.get(name, name) for name, _ in pairs]
+    found = dict(zip(names, (value for _, value in pairs), strict=True))
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
         raise ValueError(f"the key '{next(name for name in names if names.count(name) > 1)}' stands there twice")
     return found
 

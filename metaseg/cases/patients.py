@@ -15,10 +15,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from metaseg.cases.splits import SplitMember
 from metaseg.errors import DataError, some, warn_user
 from metaseg.files import FileKind, read_text
+
+if TYPE_CHECKING:
+    from metaseg.cases.splits import SplitMember
 
 SITED = re.compile(
     r"brats\d\d_(?P<site>(?!training|validation|testing)[a-z0-9]+)_(?P<number>[a-z0-9]+)_\d+", re.IGNORECASE

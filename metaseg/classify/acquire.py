@@ -12,8 +12,7 @@ from metaseg.classify.fitting import BATCH, slice_probabilities, softmax
 from metaseg.classify.slices import ClassifiedSlices, augmented
 from metaseg.config.classification import ClassifyActiveConfig
 from metaseg.errors import UsageError
-from metaseg.models import Classifier
-from metaseg.models import classifier as mc_dropout
+from metaseg.models import Classifier, mc_dropout
 from metaseg.models.weights import finite_output
 from metaseg.sampling import (
     Pool,

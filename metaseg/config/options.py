@@ -1,4 +1,4 @@
-"""Settings that verbs share, and how a setting carries its help text; :mod:`metaseg.config.segmentation` makes verbs of them.
+"""Settings that verbs share, and how a setting carries its help text.
 
 Only the standard library is imported here, so that ``--help`` answers at once. A field's name is the option's name
 (``inner_steps`` is ``--inner-steps``) and the key in a YAML file; its help text and limits stand beside its type.

@@ -158,7 +158,7 @@ class ReportConfig:
     out: Annotated[
         Path | None, Help("HTML file; report.html in the first folder if not given.", panel=OUT, free=ONLY_PLACE)
     ] = None
-    metrics: Annotated[bool, Help("Write every metric as PNG and PDF too.", panel=OUT)] = True
+    figures: Annotated[bool, Help("Write every figure as PNG and PDF too.", panel=OUT)] = True
     overwrite: Annotated[bool, Help("Replace existing files of --out.", panel=OUT, free=ONLY_START)] = False
     region: Annotated[str | None, Help("Region of the metrics; by default ET, or WT for whole lesions.")] = None
     worst: Annotated[int, Ge(0), Help("Worst cases to show.")] = 6

@@ -55,7 +55,7 @@ def finite_output(output: Tensor, of: str) -> Tensor:
 
 
 PREFIXES = ("module.", "_orig_mod.", "net.")
-"""What DataParallel, torch.compile and :class:`~metaseg.models.registry.PadToStride` put before a network's own keys."""
+"""What DataParallel, torch.compile and our ``PadToStride`` put before a network's own keys."""
 
 NESTED = ("state_dict", "model_state_dict", "model", "network_weights")
 """Under which key training scripts keep the state dict of a ``.pth`` file."""

@@ -427,9 +427,9 @@ def training_section(runs: Sequence[ReportRun], sink: FigureSink) -> Section:
                 charts.append(
                     sink.chart(figure, f"{run.method}: {title.lower()}.", f"{file_name(run.method)}-{word}", run.method)
                 )
-        best = RunFolder.open(run.path).state.figures
+        best = RunFolder.open(run.path).state.metrics
         facts = [(name.removeprefix("dice/val/"), number(value)) for name, value in best.items() if value is not None]
-        blocks += [Heading(run.method), Charts(charts)] if charts else [Note(f"{run.method} has no figures yet.")]
+        blocks += [Heading(run.method), Charts(charts)] if charts else [Note(f"{run.method} has no metrics yet.")]
         blocks += [Facts("Mean Dice of the validation patients, best weights", facts)] if facts else []
     return Section("training", "Pretraining", blocks)
 

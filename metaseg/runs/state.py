@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from metaseg.errors import RunError, TrainingError, warn_user
-from metaseg.files import FileKind, check_shape, read_json, replacing, write_json
+from metaseg.files import FORMER_KEYS, FileKind, check_shape, read_json, replacing, write_json
 from metaseg.models.weights import non_finite
 
 Status = Literal["running", "finished", "stopped", "failed"]
@@ -184,7 +184,14 @@ def load_training_state(path: Path) -> dict[str, Any]:
     name = non_finite(_tensors(state, "state"))
     if name is not None:
         raise RunError(f"the training state is of a training that diverged: {name}", where=path, remedy=remedy)
-    return state
+    return _by_todays_names(state)
+
+
+def _by_todays_names(value: Any) -> Any:
+    """Dictionaries with the keys of today, where metaseg called them otherwise."""
+    if not isinstance(value, dict):
+        return value
+    return {FORMER_KEYS.get(key, key): _by_todays_names(item) for key, item in value.items()}
 
 
 def _tensors(value: Any, where: str) -> dict[str, torch.Tensor]:

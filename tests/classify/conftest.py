@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from metaseg.classify.data import divide, open_slices
@@ -137,5 +138,5 @@ def parts_of(common) -> Callable[..., Any]:
 def _quick_pictures(monkeypatch):
     """Drawing takes longer than all else here, and has tests of its own."""
 
-    monkeypatch.setattr(Metric, "savefig", lambda self, stream, **options: stream.write(b"a picture"))
+    monkeypatch.setattr(Figure, "savefig", lambda self, stream, **options: stream.write(b"a picture"))
     monkeypatch.setattr("metaseg.inference.classification_files._draw", lambda *args: [])

@@ -11,8 +11,7 @@ from torch import nn
 
 import metaseg.models
 from metaseg.errors import UsageError
-from metaseg.models import Classifier, build_classifier, classifier_names, count_parameters
-from metaseg.models import classifier as mc_dropout
+from metaseg.models import Classifier, build_classifier, classifier_names, count_parameters, mc_dropout
 from metaseg.models.classifier import dense_head
 from metaseg.models.classifiers import find_classifier, rebuild_classifier
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from metaseg import terminal as progress_module
 from metaseg.config.segmentation import PretrainConfig
@@ -74,7 +75,7 @@ def test_plot_is_a_picture_of_loss_and_dice(tmp_path: Path) -> None:
 def test_plot_says_synthetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     titles: list[str] = []
-    monkeypatch.setattr(Metric, "suptitle", lambda self, text: titles.append(text))
+    monkeypatch.setattr(Figure, "suptitle", lambda self, text: titles.append(text))
     write_metrics(tmp_path, ["train/loss"])
     write_progress_plot(tmp_path, title="A run", synthetic=True)
     write_progress_plot(tmp_path, title="A run")

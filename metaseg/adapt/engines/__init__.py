@@ -1,6 +1,6 @@
 """Meta-step engines: interchangeable ways to compute the outer gradient of MAML."""
 
-from metaseg.adapt.engines import learn2learn
+from metaseg.adapt.engines import learn2learn as learn2learn
 from metaseg.adapt.engines.auto import AutoEngine, Choice
 from metaseg.adapt.engines.base import (
     ENGINES,

@@ -172,7 +172,8 @@ def _in_one_class(groups: Sequence[Sequence[_Picture]]) -> Iterator[Finding]:
                 by_class[name].append(here)
     for name, alike in by_class.items():
         count, groups_of = sum(map(len, alike)), f"{len(alike)} group{'' if len(alike) == 1 else 's'}"
-        found = f"{count} pictures of class {name} look the same in {groups_of}, such as {_listed_near(_different(alike[0]))}"
+        such = _listed_near(_different(alike[0]))
+        found = f"{count} pictures of class {name} look the same in {groups_of}, such as {such}"
         yield Finding.of("near-picture", alike[0][0].case.id, found, file=alike[0][0].name)
 
 

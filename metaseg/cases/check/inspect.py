@@ -84,11 +84,11 @@ LEAST_COVERAGE = 0.1
 _LOOK = 20_000
 """Voxels by which two modalities are told to be one image."""
 
-Finding = tuple[str, str]
+Found = tuple[str, str]
 """Kind of :data:`~metaseg.cases.check.report.KINDS`, and what was found, as one sentence."""
 
 
-def check_grid(name: str, geometry: Geometry) -> Iterator[Finding]:
+def check_grid(name: str, geometry: Geometry) -> Iterator[Found]:
     """What is doubtful about the grid of a 3-D image."""
     if geometry.planar:
         return
@@ -107,7 +107,7 @@ def check_grid(name: str, geometry: Geometry) -> Iterator[Finding]:
         yield "oblique", f"{name}'s voxel axes are tilted by {tilt:.1f} degrees"
 
 
-def check_constant(name: str, image: np.ndarray) -> Iterator[Finding]:
+def check_constant(name: str, image: np.ndarray) -> Iterator[Found]:
     """Whether an image has one value everywhere."""
     if image.size and image.min() == image.max():
         yield "constant", f"{name} is {image.flat[0]:g} everywhere"
@@ -125,7 +125,7 @@ class VolumeChecks:
         self._inside: dict[str, int] = {}
         self._looks: dict[str, np.ndarray] = {}
 
-    def add(self, name: str, image: np.ndarray) -> tuple[Background, list[Finding]]:
+    def add(self, name: str, image: np.ndarray) -> tuple[Background, list[Found]]:
         """Background of the next volume ``(slices, height, width)``, all finite, and what is doubtful about it."""
         background = find_background(image)
         self._inside[name] = int(np.count_nonzero(background.inside))
@@ -133,7 +133,7 @@ class VolumeChecks:
         self.head = background.inside.copy() if self.head is None else self.head | background.inside
         return background, list(check_constant(name, image)) or list(_check_background(name, image, background))
 
-    def compare(self) -> Iterator[tuple[str, Finding]]:
+    def compare(self) -> Iterator[tuple[str, Found]]:
         """Volumes that show next to nothing of the head, and volumes that are one image, with the name of the first."""
         together = 0 if self.head is None else int(np.count_nonzero(self.head))
         for name, voxels in self._inside.items():
@@ -151,7 +151,7 @@ class VolumeChecks:
                 yield first, ("same-modality", f"{' and '.join(names)} are the same image")
 
 
-def _check_background(name: str, image: np.ndarray, background: Background) -> Iterator[Finding]:
+def _check_background(name: str, image: np.ndarray, background: Background) -> Iterator[Found]:
     within = image[background.inside]
     if within.size and within.min() == within.max():
         yield "constant", f"{name} is {within[0]:g} everywhere in the head"
@@ -173,7 +173,7 @@ def _alike(one: np.ndarray, other: np.ndarray) -> bool:
     return one.size > 1 and one.shape == other.shape and bool(np.allclose(one, other, rtol=0.0, atol=1e-3))
 
 
-def check_outline(outlined: np.ndarray, head: np.ndarray | None) -> Iterator[Finding]:
+def check_outline(outlined: np.ndarray, head: np.ndarray | None) -> Iterator[Found]:
     """Whether an outline is there and lies on the head.
 
     Args:

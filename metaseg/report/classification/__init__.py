@@ -1,0 +1,1 @@
+"""The page on slice classifiers: comparisons of them, and single runs."""

@@ -89,9 +89,9 @@ def shares_figure(shares: Sequence[tuple[str, Sequence[float]]], classes: Sequen
     """
     figure, (axis,) = new_figure(5.0, 1.4 + 0.36 * len(shares))
     begun = np.zeros(len(shares))
-    for number, name in enumerate(classes):
-        widths = np.array([one[1][number] for one in shares])
-        axis.barh(range(len(shares)), widths, 0.72, left=begun, color=class_colour(number), label=name)
+    for place, name in enumerate(classes):
+        widths = np.array([one[1][place] for one in shares])
+        axis.barh(range(len(shares)), widths, 0.72, left=begun, color=class_colour(place), label=name)
         begun += widths
     _name_rows(axis, [one[0] for one in shares])
     axis.set_xlim(0, 1)
@@ -113,9 +113,9 @@ def rounds_figure(rounds: Sequence[int], shares: np.ndarray, classes: Sequence[s
     """
     figure, (axis,) = new_figure(5.2, 3.4)
     begun = np.zeros(len(rounds))
-    for number, name in enumerate(classes):
-        axis.bar(rounds, shares[:, number], 0.8, bottom=begun, color=class_colour(number), label=name)
-        begun += shares[:, number]
+    for place, name in enumerate(classes):
+        axis.bar(rounds, shares[:, place], 0.8, bottom=begun, color=class_colour(place), label=name)
+        begun += shares[:, place]
     axis.set_ylim(0, 1)
     axis.set_xlabel("round")
     axis.set_ylabel("share of what was chosen")
@@ -178,13 +178,13 @@ def roc_figure(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[
 
     figure, (axis,) = new_figure(4.4, 4.6)
     axis.plot([0, 1], [0, 1], color=LIGHT["faint"], linestyle=":", linewidth=1.0)
-    for number, name in enumerate(classes):
-        positive = labels == number
-        if (len(classes) == 2 and number == 0) or positive.all() or not positive.any():
+    for place, name in enumerate(classes):
+        positive = labels == place
+        if (len(classes) == 2 and place == 0) or positive.all() or not positive.any():
             continue
-        false_rate, true_rate, _ = roc_curve(positive, probabilities[:, number])
+        false_rate, true_rate, _ = roc_curve(positive, probabilities[:, place])
         text = f"{name}: AUC {auc(false_rate, true_rate):.3f}"
-        axis.plot(false_rate, true_rate, color=class_colour(number), linewidth=2.0, label=text)
+        axis.plot(false_rate, true_rate, color=class_colour(place), linewidth=2.0, label=text)
     axis.set_xlim(-0.01, 1.01)
     axis.set_ylim(-0.01, 1.01)
     axis.set_aspect("equal")

@@ -17,7 +17,6 @@ from metaseg.classify.rounds import CURVE_NAME, read_curve, read_rounds
 from metaseg.errors import MetasegError
 from metaseg.metrics.classification import confusion_counts, patient_probabilities, predicted_classes
 from metaseg.pictures.training_curves import read_curves
-from metaseg.report import charts as patient_charts
 from metaseg.report.blocks import (
     LEVEL,
     Block,
@@ -37,6 +36,7 @@ from metaseg.report.blocks import (
     p_value,
 )
 from metaseg.report.chart_style import FigureSink, file_name
+from metaseg.report.charts import training_figure
 from metaseg.report.classification import charts, tables
 from metaseg.report.classification.charts import SliceAlbum, chosen_blocks, grad_cam_blocks, mistake_blocks
 from metaseg.report.classification.inputs import (
@@ -95,9 +95,9 @@ def _training_charts(run: ReportRun, sink: FigureSink) -> list[Chart]:
         (validated, "metric on the validation part", "Validation part"),
     ):
         if chosen:
-            metric = patient_charts.training_figure(chosen, ylabel, title)
+            figure = training_figure(chosen, ylabel, title)
             name = f"{file_name(run.method)}-{file_name(title).lower()}"
-            drawn.append(sink.chart(metric, f"{run.method}: {title.lower()} over the steps.", name, run.method))
+            drawn.append(sink.chart(figure, f"{run.method}: {title.lower()} over the steps.", name, run.method))
     return drawn
 
 
@@ -111,17 +111,17 @@ def _active_charts(run: ReportRun, sink: FigureSink) -> list[Chart]:
         for part, rows in table.groupby("part", sort=False)
     }
     name, base = NAMES[monitor], file_name(run.method)
-    metric = charts.parts_figure(parts, name, f"{name} against labels")
-    drawn = [sink.chart(metric, f"{run.method}: {name} after each round.", f"{base}-labels", run.method)]
+    figure = charts.parts_figure(parts, name, f"{name} against labels")
+    drawn = [sink.chart(figure, f"{run.method}: {name} after each round.", f"{base}-labels", run.method)]
     columns = [column for column in table.columns if column.startswith("chosen_")]
     first = table.drop_duplicates("round")
     if columns and len(first):
         classes = [column.removeprefix("chosen_") for column in columns]
         rounds = [int(one) for one in first["round"]]
-        metric = charts.rounds_figure(
+        figure = charts.rounds_figure(
             rounds, first[columns].to_numpy(np.float64), classes, "Classes of what was chosen"
         )
-        drawn.append(sink.chart(metric, f"{run.method}: class shares of each round.", f"{base}-shares", run.method))
+        drawn.append(sink.chart(figure, f"{run.method}: class shares of each round.", f"{base}-shares", run.method))
     return drawn
 
 
@@ -161,8 +161,8 @@ def _judged(run: ReportRun, found: Predictions, level: str, sink: FigureSink) ->
         ),
     )
     return [
-        sink.chart(metric, f"{what}, {text}.", f"{file_name(run.method)}-{name}-{level}", run.method)
-        for metric, text, name in drawn
+        sink.chart(figure, f"{what}, {text}.", f"{file_name(run.method)}-{name}-{level}", run.method)
+        for figure, text, name in drawn
     ]
 
 
@@ -220,16 +220,16 @@ def labels_section(study: ClassifierStudy, roles: Mapping[str, str], sink: Figur
             ends = {"low": mean[step] - error[step], "high": mean[step] + error[step]}
             rows.append({"method": titles[label], "step": step, "mean": mean[step], **ends})
     shown = {titles[label]: roles[label] for label in study.active}
-    metric = charts.label_curves_figure(pd.DataFrame(rows), shown, name, f"{name} on the test part")
+    figure = charts.label_curves_figure(pd.DataFrame(rows), shown, name, f"{name} on the test part")
     caption = f"{name} on the test part against labels: mean over seeds, bands of one standard error."
-    blocks: list[Block] = [Charts([sink.chart(metric, caption, "label-curves", name)], large=True)]
+    blocks: list[Block] = [Charts([sink.chart(figure, caption, "label-curves", name)], large=True)]
     if "other" in shown.values():
         blocks.append(Note("Entries in grey have their intervals in the table.", "quiet"))
     table = tables.labels_table(study, roles)
     return Section("labels", "What labels were worth", [*blocks, table, _reading_help([table])])
 
 
-def metrics_section_study_sections(study: ClassifierStudy, roles: Mapping[str, str], sink: FigureSink) -> Section:
+def study_metrics_section(study: ClassifierStudy, roles: Mapping[str, str], sink: FigureSink) -> Section:
     """Final metrics with intervals, and tests against the baseline."""
     name = NAMES[study.metric]
     rows = []
@@ -237,10 +237,10 @@ def metrics_section_study_sections(study: ClassifierStudy, roles: Mapping[str, s
         row = study.row(label)
         value, low, high = (float(row[study.metric + end]) for end in ("", "_low", "_high"))
         rows.append((study.work.titles[label], value, low, high, roles[label]))
-    metric = charts.interval_figure(rows, f"{name}, test part", "With all labels spent")
+    figure = charts.interval_figure(rows, f"{name}, test part", "With all labels spent")
     caption = f"{name} on the test part, 95 % intervals over patients and seeds."
     blocks: list[Block] = [
-        Charts([sink.chart(metric, caption, "metrics", name)]),
+        Charts([sink.chart(figure, caption, "metrics", name)]),
         tables.metrics_table(study, roles),
     ]
     pairs = tables.pairs_table(study, roles)
@@ -280,16 +280,16 @@ def classes_section(inputs: ClassifierInputs, study: ClassifierStudy, sink: Figu
             (confusion_counts(predicted_classes(one.probabilities), one.labels, len(classes)) for one in found),
             np.zeros((len(classes), len(classes)), dtype=np.int64),
         )
-        metric = charts.confusion_figure(counts, classes, charts.wrapped(titles[label], 30))
+        figure = charts.confusion_figure(counts, classes, charts.wrapped(titles[label], 30))
         caption = f"{titles[label]}: test slices of all seeds, and the share of their true class."
-        drawn.append(sink.chart(metric, caption, f"confusion-{label}", titles[label]))
+        drawn.append(sink.chart(figure, caption, f"confusion-{label}", titles[label]))
     confusions: Block = Charts(drawn)
     if len(drawn) > OPEN_CONFUSIONS:
         confusions = Details("Confusion matrices", [confusions])
     return Section("classes", "Class by class", [tables.entry_classes_table(study, evaluations), confusions])
 
 
-def chosen_section_study_sections(
+def study_chosen_section(
     inputs: ClassifierInputs, study: ClassifierStudy, sink: FigureSink, album: SliceAlbum, pictures: bool
 ) -> Section:
     """The classes of what was chosen, and the slices that each entry chose first and last."""
@@ -306,9 +306,9 @@ def chosen_section_study_sections(
     ]
     if not shares:
         return Section("chosen", "", [])
-    metric = charts.shares_figure(shares, classes, "Classes of the labelled slices")
+    figure = charts.shares_figure(shares, classes, "Classes of the labelled slices")
     caption = "Class shares of what was chosen over all rounds, mean over seeds."
-    blocks: list[Block] = [Charts([sink.chart(metric, caption, "class-shares", "Class shares")])]
+    blocks: list[Block] = [Charts([sink.chart(figure, caption, "class-shares", "Class shares")])]
     if pictures:
         for label in study.active:
             run = next(run for run in inputs.runs if run.method == study.work.titles[label])
@@ -374,7 +374,7 @@ def _saving(study: ClassifierStudy) -> Sequence[str]:
     return [saved + f" (95 % CI of what is saved {number(100 * low, 0)} to {number(100 * high, 0)} %)."]
 
 
-PARTS_page = {"train": "training", "val": "validation", "test": "test", "inherited": "of earlier weights"}
+PATIENT_PARTS = {"train": "training", "val": "validation", "test": "test", "inherited": "of earlier weights"}
 
 
 def classification_page(inputs: ClassifierInputs, sink: FigureSink, *, worst: int) -> Page:
@@ -388,7 +388,7 @@ def classification_page(inputs: ClassifierInputs, sink: FigureSink, *, worst: in
     study = inputs.study
     sections = _run_sections(inputs, sink, worst) if study is None else _study_sections(inputs, study, sink, worst)
     sections.append(
-        provenance_section(inputs.runs, inputs.settings if study else None, PARTS_page, "entry at its first seed")
+        provenance_section(inputs.runs, inputs.settings if study else None, PATIENT_PARTS, "entry at its first seed")
     )
     return Page(
         title=f"Report on {inputs.name}",
@@ -404,10 +404,10 @@ def _study_sections(inputs: ClassifierInputs, study: ClassifierStudy, sink: Figu
     roles, album = entry_roles(study), SliceAlbum()
     return [
         labels_section(study, roles, sink),
-        metrics_section(study, roles, sink),
+        study_metrics_section(study, roles, sink),
         paper_section(study),
         classes_section(inputs, study, sink),
-        chosen_section(inputs, study, sink, album, worst > 0),
+        study_chosen_section(inputs, study, sink, album, worst > 0),
     ]
 
 

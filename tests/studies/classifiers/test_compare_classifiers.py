@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from metaseg.cases.splits import Split
@@ -28,7 +29,7 @@ def _quick_pictures():
     """Drawing takes longer than all else here, and has tests of its own."""
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Metric, "savefig", lambda self, stream, **options: stream.write(b"a picture"))
+        patch.setattr(Figure, "savefig", lambda self, stream, **options: stream.write(b"a picture"))
         patch.setattr("metaseg.inference.classification_files._draw", lambda *args: [])
         yield
 
