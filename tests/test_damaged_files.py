@@ -27,10 +27,9 @@ from metaseg.models import ModelCard, build_segmenter, resolve_options, save_che
 from metaseg.models.card import read_card
 from metaseg.models.checkpoint import load_checkpoint
 from metaseg.models.weights import read_tensors
-from metaseg.pictures.training_curves import read_curves
 from metaseg.report.inputs import read_yaml
 from metaseg.runs.folder import RunFolder, list_runs
-from metaseg.runs.logs import read_selection
+from metaseg.runs.logs import read_curves, read_selection
 from metaseg.runs.manifest import make_manifest, read_manifest
 from metaseg.runs.networks import trained_patients
 from metaseg.runs.state import RunState, load_training_state, save_training_state

@@ -20,7 +20,7 @@ from metaseg.files import finite_metrics
 from metaseg.inference.inference import mean_dice, stored_dice
 from metaseg.models.checkpoint import save_checkpoint
 from metaseg.models.processes import shared_map
-from metaseg.pictures.training_curves import write_progress_plot
+from metaseg.pictures.charts import write_progress_plot
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import CsvLog, EventLog, SelectionLog, read_log
 from metaseg.runs.manifest import make_manifest

@@ -31,9 +31,10 @@ from metaseg.classify.fitting import (
 )
 from metaseg.classify.slices import ClassifiedSlices, SliceBatches
 from metaseg.config.classification import ClassifyActiveConfig
-from metaseg.files import FileKind, read_frame, read_json, replacing, write_json, write_text
+from metaseg.files import FileKind, read_frame, read_json, write_json, write_text
 from metaseg.metrics.classification import area_under_budget_curve
 from metaseg.models import Classifier
+from metaseg.pictures.charts import chart_file, draw_curves, draw_fractions
 from metaseg.terminal import Progress
 from metaseg.training.augment import Augmentation
 from metaseg.training.loop import LoopPlan, LoopState, fit
@@ -137,39 +138,24 @@ def budget_areas(table: pd.DataFrame, part: str) -> dict[str, float]:
 def write_curve(folder: Path, table: pd.DataFrame, metric: str, title: str, synthetic: bool) -> None:
     """Write ``curve.csv`` and ``curve.png``: a metric against labels on each part, and what was chosen below."""
     write_text(folder / CURVE_NAME, table.to_csv(index=False, lineterminator="\n"))
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    picture = Figure(figsize=(8.0, 5.6), layout="constrained")
-    FigureCanvasAgg(picture)
-    above, below = picture.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     names = {"test": "test part", "pool": "rest of the pool", "val": "validation part"}
-    for part, rows in table.groupby("part", sort=False):
-        above.plot(rows["labels"], rows[metric], marker="o", markersize=3.5, label=names.get(str(part), str(part)))
-    above.set_ylabel("AUC" if metric == "auc" else metric.replace("_", " "))
-    above.grid(alpha=0.3)
-    above.legend(fontsize="small")
-    _draw_shares(below, table.drop_duplicates("round"))
-    below.set_ylim(0, 1)
-    below.set_ylabel("share of what\nwas chosen")
-    below.set_xlabel("labels")
-    below.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    picture.suptitle(title + (" (synthetic data)" if synthetic else ""))
-    with replacing(folder / PICTURE_NAME) as stream:
-        picture.savefig(stream, format="png", dpi=110)
-
-
-def _draw_shares(axis: Any, rounds: pd.DataFrame) -> None:
-    """A bar for each round, from the labels before it to those after, parted by class."""
+    curves = {
+        names.get(str(part), str(part)): (rows["labels"].tolist(), rows[metric].tolist())
+        for part, rows in table.groupby("part", sort=False)
+    }
+    rounds = table.drop_duplicates("round")
+    chosen = [name for name in rounds if name.startswith("chosen_")]
+    classes = [name.removeprefix("chosen_") for name in chosen]
+    # A bar for each round, from the labels before it to those after.
     ends = rounds["labels"].to_numpy(float)
     widths = np.maximum(np.diff(ends, prepend=0.0), 1.0)
-    bottom = np.zeros(len(ends))
-    for column in (name for name in rounds.columns if name.startswith("chosen_")):
-        shares = rounds[column].to_numpy(float)
-        axis.bar(
-            ends, shares, -widths, bottom=bottom, align="edge", edgecolor="white", label=column.removeprefix("chosen_")
-        )
-        bottom += shares
+    grid = {"rows": 2, "sharex": True, "height_ratios": (2, 1)}
+    with chart_file(folder / PICTURE_NAME, 8.0, 5.6, title, synthetic, **grid) as (above, below):
+        draw_curves(above, curves)
+        above.set_ylabel("AUC" if metric == "auc" else metric.replace("_", " "))
+        draw_fractions(below, ends - widths / 2, rounds[chosen].to_numpy(float), classes, sizes=widths)
+        below.set(xlabel="labels", ylabel="fraction of what\nwas chosen")
+        below.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 @dataclass

@@ -23,7 +23,7 @@ from metaseg.metrics.classification import (
     patient_probabilities,
     predicted_classes,
 )
-from metaseg.pictures.classification_charts import write_confusion_plot, write_reliability_plot, write_roc_plot
+from metaseg.pictures.charts import write_confusion_plot, write_reliability_plot, write_roc_plot
 
 PREDICTIONS, PATIENTS, METRICS, SUMMARY, PICTURES = (
     "predictions.csv",

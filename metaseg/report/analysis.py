@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from metaseg.errors import DataError, MetasegError, UsageError
-from metaseg.pictures.training_curves import read_curves
 from metaseg.report.inputs import Reopener, ReportInputs, ReportRun, Roles, find_roles
 from metaseg.report.panels import Panel, SlicePainter
-from metaseg.runs.logs import SELECTION_COLUMNS, read_selection
+from metaseg.runs.logs import SELECTION_COLUMNS, read_curves, read_selection
 from metaseg.store.stored_case import StoredCase, to_space
 from metaseg.studies.pairs import PAIR_COLUMNS, against, at_seconds, both_axes
 from metaseg.studies.study_metrics import curves, summary

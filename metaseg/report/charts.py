@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from metaseg.pictures.training_curves import read_curves
 from metaseg.report.analysis import Analysis, Choices, Group
 from metaseg.report.blocks import Block, Chart, Charts, Details, Facts, Heading, Note, Pictures, Section, number
 from metaseg.report.chart_style import FAMILY_MARKERS, LIGHT, FigureSink, file_name, new_figure, put_end_labels
 from metaseg.report.inputs import ReportRun
 from metaseg.runs.folder import RunFolder
+from metaseg.runs.logs import read_curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

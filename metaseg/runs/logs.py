@@ -150,6 +150,20 @@ METRICS_NAME = "metrics.csv"
 METRICS_COLUMNS = ("step", "epoch", "name", "value")
 SELECTION_NAME = "selection.csv"
 
+Curve = tuple[list[int], list[float]]
+"""Steps and values of a metric."""
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """Name to (steps, values) of every metric in a run's ``metrics.csv``; empty cells are left out."""
+    curves: dict[str, Curve] = {}
+    for row in read_log(folder / METRICS_NAME, ("name",), ("step",), ("value",)):
+        if row["value"]:
+            steps, values = curves.setdefault(row["name"], ([], []))
+            steps.append(int(row["step"]))
+            values.append(float(row["value"]))
+    return curves
+
 
 class EventLog:
     """Scalars in ``metrics.csv`` and TensorBoard, pictures and texts in TensorBoard.

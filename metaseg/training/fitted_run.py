@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from metaseg.errors import RunError, TrainingError, warn_user
 from metaseg.files import finite_metrics
 from metaseg.models.checkpoint import ModelCard, checkpoint_files, read_checkpoint, save_checkpoint
-from metaseg.pictures.training_curves import write_progress_plot
+from metaseg.pictures.charts import write_progress_plot
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
 from metaseg.runs.manifest import make_manifest

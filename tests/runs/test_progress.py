@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from metaseg import terminal as progress_module
 from metaseg.config.segmentation import PretrainConfig
-from metaseg.pictures.training_curves import read_curves, write_progress_plot
+from metaseg.pictures.charts import write_progress_plot
 from metaseg.runs.folder import RunFolder, list_runs
-from metaseg.runs.logs import METRICS_COLUMNS, CsvLog
+from metaseg.runs.logs import METRICS_COLUMNS, CsvLog, read_curves
 from metaseg.runs.manifest import make_manifest
 from metaseg.terminal import progress
 

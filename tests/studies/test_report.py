@@ -80,7 +80,7 @@ class Page(HTMLParser):
 
 
 def report(tmp_path: Path, *runs: Path, **settings) -> Page:
-    result = run_report(ReportConfig(runs=runs, out=tmp_path / "page.html", metrics=False, overwrite=True, **settings))
+    result = run_report(ReportConfig(runs=runs, out=tmp_path / "page.html", figures=False, overwrite=True, **settings))
     assert result.page == tmp_path / "page.html"
     return Page(result.page.read_text(encoding="utf-8"))
 
@@ -196,11 +196,11 @@ def test_finding_claims_no_difference_that_its_test_does_not_carry(page):
     assert "is smaller by" not in finding
 
 
-def test_metrics_are_written_for_a_paper(whole, page):
-    files = {path.name for path in (whole / "metrics").iterdir()}
+def test_figures_are_written_for_a_paper(whole, page):
+    files = {path.name for path in (whole / "figures").iterdir()}
     for name in ("met-shots-2-retention", "met-shots-2-trajectory", "met-shots-2-paired-target-active"):
         assert {f"{name}.png", f"{name}.pdf"} <= files
-    with Image.open(whole / "metrics" / "met-shots-2-retention.png") as picture:
+    with Image.open(whole / "figures" / "met-shots-2-retention.png") as picture:
         assert picture.info["dpi"] == pytest.approx((200, 200), abs=0.1)
 
 
@@ -211,7 +211,7 @@ def test_one_run_is_reported_by_itself(whole, tmp_path):
     assert float(cells["target after"].split()[0]) == pytest.approx(result["after"]["dice/target/ET"], abs=6e-4)
     assert float(cells["source before"].split()[0]) == pytest.approx(result["before"]["dice/source/ET"], abs=6e-4)
     assert "p target" not in cells
-    assert not (tmp_path / "metrics").exists()
+    assert not (tmp_path / "figures").exists()
 
 
 def test_several_runs_stand_side_by_side_and_names_stay_names(moved, tmp_path):

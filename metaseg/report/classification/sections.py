@@ -11,12 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 
 from metaseg.classify.rounds import CURVE_NAME, read_curve, read_rounds
 from metaseg.errors import MetasegError
 from metaseg.metrics.classification import confusion_counts, patient_probabilities, predicted_classes
-from metaseg.pictures.training_curves import read_curves
 from metaseg.report.blocks import (
     LEVEL,
     Block,
@@ -49,7 +47,8 @@ from metaseg.report.classification.inputs import (
 )
 from metaseg.report.inputs import ReportRun
 from metaseg.report.provenance import provenance_section
-from metaseg.studies.classifiers.tables import NAMES, NOTE, PAPERS, Predictions, curve_band
+from metaseg.runs.logs import read_curves
+from metaseg.studies.classifiers.tables import NAMES, NOTE, PAPERS, Predictions, label_bands
 
 PARTS = {"test": "test part", "pool": "rest of the pool", "val": "validation part"}
 
@@ -213,14 +212,10 @@ def labels_section(study: ClassifierStudy, roles: Mapping[str, str], sink: Figur
     if not study.active:
         return Section("labels", "", [])
     name, titles = NAMES[study.metric], study.work.titles
-    rows = []
-    for label in study.active:
-        mean, error = curve_band(study.curves, label, study.metric)
-        for step in mean.index:
-            ends = {"low": mean[step] - error[step], "high": mean[step] + error[step]}
-            rows.append({"method": titles[label], "step": step, "mean": mean[step], **ends})
     shown = {titles[label]: roles[label] for label in study.active}
-    figure = charts.label_curves_figure(pd.DataFrame(rows), shown, name, f"{name} on the test part")
+    figure = charts.label_curves_figure(
+        label_bands(study.curves, study.metric, titles), shown, name, f"{name} on the test part"
+    )
     caption = f"{name} on the test part against labels: mean over seeds, bands of one standard error."
     blocks: list[Block] = [Charts([sink.chart(figure, caption, "label-curves", name)], large=True)]
     if "other" in shown.values():

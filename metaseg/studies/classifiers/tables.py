@@ -17,10 +17,11 @@ import pandas as pd
 
 from metaseg.classify.fitting import METRICS
 from metaseg.classify.rounds import CURVE_NAME, read_curve
-from metaseg.files import FileKind, read_frame, replacing
+from metaseg.files import FileKind, read_frame
 from metaseg.inference.classification_files import PREDICTIONS
 from metaseg.metrics.classification import area_under_budget_curve, labels_saved, labels_to_reach, weighted_metrics
 from metaseg.metrics.cohort_metrics import draw_weights, holm, known_deviation, paired_wilcoxon, percentile_interval
+from metaseg.pictures.charts import chart_file, draw_bands, draw_intervals, series_roles
 from metaseg.studies.classifiers.plan import Cell, ClassifierWork
 
 CURVE_COLUMNS = ("entry", "seed", "round", "labels", "part", *METRICS)
@@ -228,56 +229,46 @@ def pairwise(work: ClassifierWork, predictions: dict[Cell, Predictions], baselin
 
 
 NAMES = {"auc": "AUC", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1": "macro F1"}
-MARKERS = "osD^vPX*<>"
 
 
-def curve_band(curves: pd.DataFrame, label: str, metric: str) -> tuple[pd.Series, pd.Series]:
-    """Mean over seeds of an entry's metric on the test part, and its standard error, by number of labels."""
-    of_seeds = pd.concat(seed_curves(curves, label, metric), axis=1).sort_index()
-    # At numbers of labels that few seeds have, as where rounds differ in size, a mean would jump.
-    of_seeds = of_seeds[of_seeds.notna().sum(axis=1) * 2 > of_seeds.shape[1]]
-    return of_seeds.mean(axis=1), of_seeds.sem(axis=1).fillna(0.0)
+def label_bands(curves: pd.DataFrame, metric: str, titles: Mapping[str, str]) -> pd.DataFrame:
+    """Mean over seeds of each entry's metric on the test part by number of labels, with a band of one standard error.
+
+    Args:
+        curves: As from :func:`curve_rows`.
+        metric: The metric.
+        titles: Entry to title.
+
+    Returns:
+        Columns ``method`` (the title), ``step`` (labels), ``mean``, ``low``, ``high``.
+    """
+    bands = []
+    for label in dict.fromkeys(curves["entry"]):
+        of_seeds = pd.concat(seed_curves(curves, label, metric), axis=1).sort_index()
+        # At numbers of labels that few seeds have, as where rounds differ in size, a mean would jump.
+        of_seeds = of_seeds[of_seeds.notna().sum(axis=1) * 2 > of_seeds.shape[1]]
+        mean, error = of_seeds.mean(axis=1), of_seeds.sem(axis=1).fillna(0.0)
+        band = {"step": mean.index, "mean": mean, "low": mean - error, "high": mean + error}
+        bands.append(pd.DataFrame(band).assign(method=titles[label]))
+    return pd.concat(bands, ignore_index=True)
 
 
 def write_label_curves(path: Path, curves: pd.DataFrame, metric: str, titles: Mapping[str, str]) -> None:
     """Draw a metric on the test part against the number of labels: mean over seeds, and its standard error."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    picture = Figure(figsize=(8.0, 5.0), layout="constrained")
-    FigureCanvasAgg(picture)
-    axis = picture.subplots()
-    for number, label in enumerate(dict.fromkeys(curves["entry"])):
-        mean, error = curve_band(curves, label, metric)
-        (line,) = axis.plot(mean.index, mean, marker=MARKERS[number % len(MARKERS)], markersize=4, label=titles[label])
-        axis.fill_between(mean.index, mean - error, mean + error, color=line.get_color(), alpha=0.12, linewidth=0)
-    axis.set_xlabel("labels")
-    axis.set_ylabel(f"{NAMES[metric]}, test part")
-    axis.set_title("mean over seeds, bands of one standard error", fontsize="small", loc="left")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize="small", ncols=2)
-    with replacing(path) as stream:
-        picture.savefig(stream, format="png", dpi=110)
+    bands = label_bands(curves, metric, titles)
+    with chart_file(path, 8.0, 5.0) as (axis,):
+        axis.set(xlabel="labels", ylabel=f"{NAMES[metric]}, test part")
+        axis.set_title("mean over seeds, bands of one standard error")
+        draw_bands(axis, bands, series_roles(bands["method"].unique()))
 
 
 def write_metric_plot(path: Path, summarised: pd.DataFrame, metric: str, titles: Mapping[str, str]) -> None:
     """Draw the final metric of each entry with its interval, the best above."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = summarised.sort_values(metric)
-    picture = Figure(figsize=(7.0, 1.2 + 0.34 * len(rows)), layout="constrained")
-    FigureCanvasAgg(picture)
-    axis = picture.subplots()
-    places = range(len(rows))
-    axis.hlines(places, rows[f"{metric}_low"], rows[f"{metric}_high"], color="0.6", linewidth=2)
-    axis.plot(rows[metric], places, "o", color="tab:blue")
-    axis.set_yticks(places, [titles[label] for label in rows["entry"]])
-    axis.set_ylim(-0.6, len(rows) - 0.4)
-    axis.set_xlabel(f"{NAMES[metric]} on the test part, 95 % interval over patients and seeds")
-    axis.grid(axis="x", alpha=0.3)
-    with replacing(path) as stream:
-        picture.savefig(stream, format="png", dpi=110)
+    rows = summarised.sort_values(metric, ascending=False)
+    values = zip(rows["entry"].map(titles), *(rows[f"{metric}{end}"] for end in ("", "_low", "_high")), strict=True)
+    with chart_file(path, 7.0, 1.2 + 0.34 * len(rows)) as (axis,):
+        draw_intervals(axis, [(*row, "passive") for row in values])
+        axis.set_xlabel(f"{NAMES[metric]} on the test part, 95 % interval over patients and seeds")
 
 
 NOTE = (

@@ -74,7 +74,7 @@ class Page(HTMLParser):
 
 def report(tmp_path: Path, *runs: Path, **settings) -> Page:
     result = run_report(
-        ReportConfig(runs=runs, out=tmp_path / "page.html", **({"metrics": False, "overwrite": True} | settings))
+        ReportConfig(runs=runs, out=tmp_path / "page.html", **({"figures": False, "overwrite": True} | settings))
     )
     return Page(result.page)
 
@@ -183,8 +183,8 @@ def test_confusion_counts_all_test_slices_of_all_seeds(page, whole):
         assert numbers(recalls[name])[0] == pytest.approx(np.mean(hits), abs=6e-4)
 
 
-def test_metrics_are_written_for_a_paper(page, whole):
-    files = {path.name for path in (whole / "metrics").iterdir()}
+def test_figures_are_written_for_a_paper(page, whole):
+    files = {path.name for path in (whole / "figures").iterdir()}
     assert {"label-curves.png", "label-curves.pdf", "metrics.pdf", "class-shares.png", "confusion-scratch.png"} <= files
 
 

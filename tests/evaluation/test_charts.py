@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metaseg.pictures import classification_charts as classification_plots
-from metaseg.pictures.classification_charts import write_confusion_plot, write_reliability_plot, write_roc_plot
+from metaseg.pictures import charts
+from metaseg.pictures.charts import LIGHT, write_confusion_plot, write_reliability_plot, write_roc_plot
 
 NAMES = ("glioma", "a rather long name of a tumour", "x" * 40, "$IDH$_wildtype", "e", "f")
 
@@ -56,8 +56,8 @@ def drawn(monkeypatch):
 def test_cells_show_counts_and_shares_in_a_colour_that_is_seen(tmp_path, drawn):
     write_confusion_plot(tmp_path / "c.png", [[9, 1], [0, 0]], ("a", "b"), "Heading", synthetic=True)
     cells = dict(drawn)
-    assert cells["9\n90 %"] == "white"
-    assert cells["1\n10 %"] != "white"
+    assert cells["9\n90 %"] == LIGHT["paper"]
+    assert cells["1\n10 %"] != LIGHT["paper"]
     # No share of no sample.
     assert "0" in cells
     assert "0\n0 %" not in cells
@@ -83,7 +83,7 @@ def test_no_global_state_is_left(tmp_path):
     before = dict(matplotlib.rcParams)
     written(tmp_path, 3)
     assert dict(matplotlib.rcParams) == before
-    assert "matplotlib.pyplot" not in vars(classification_plots)
+    assert "matplotlib.pyplot" not in vars(charts)
     if "matplotlib.pyplot" in sys.modules:
         assert sys.modules["matplotlib.pyplot"].get_fignums() == []
 
