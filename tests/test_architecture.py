@@ -199,7 +199,7 @@ def test_every_module_says_what_it_is() -> None:
         ("def f():\n    from metaseg.cli.main import run", ["metaseg.cli.main"]),
         ("if TYPE_CHECKING:\n    import metaseg.adapt as a, torch", ["metaseg.adapt", "torch"]),
         ("from . import scores", ["metaseg.sampling"]),
-        ("from ..adapt.result import AdaptationResult", ["metaseg.adapt.setup"]),
+        ("from ..adapt.setup import AdaptationResult", ["metaseg.adapt.setup"]),
         ("from .. import cli", ["metaseg.cli"]),
         ("importlib.import_module('metaseg.cli')", ["metaseg.cli"]),
     ],
