@@ -14,7 +14,7 @@ from metaseg.config.fields import command_words
 from metaseg.config.io import Config, load_config
 from metaseg.config.segmentation import EvaluateConfig, MetatuneConfig, NaivetuneConfig, PredictConfig, PretrainConfig
 from metaseg.config.studies import ClassifyCompareConfig, named_after
-from metaseg.sampling import find_order
+from metaseg.sampling import ORDERS
 from metaseg.studies.classifiers.plan import make_classifier_plan
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -140,7 +140,7 @@ def test_orders_are_in_the_registry() -> None:
     ]
     assert sorted(orders) == ["active", "active", "passive"]
     for order in orders:
-        assert order in (find_order(order).name, *find_order(order).aliases)
+        assert order in (ORDERS.get(order).name, *ORDERS.get(order).aliases)
 
 
 def entries_of(name: str) -> dict[str, ClassifyTrainConfig | ClassifyActiveConfig]:

@@ -27,7 +27,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from metaseg.adapt.batches import SourceTasks, augmented
-from metaseg.adapt.engines import Choice, TaskBatch
+from metaseg.adapt.engines import EngineChoice, TaskBatch
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.maml import Maml
 from metaseg.adapt.methods.naive import Interpolation
@@ -141,7 +141,7 @@ class MetaTuning:
         self.memory = ScoreMemory(config.rescore_tolerance)
         self.prefetch = Prefetch(setting.modalities)
         self.state = MetaState()
-        self.choice: Choice | None = None
+        self.choice: EngineChoice | None = None
         self.metrics: dict[str, dict[str, float]] = {}
         self.plan_metrics: dict[str, float] = {}
 

@@ -40,7 +40,7 @@ from metaseg.inference.inference import Autocast, batch_class_counts, largest_cl
 from metaseg.models.checkpoint import ModelCard
 from metaseg.models.processes import combine_gradients, gather, row_bounds, several, share
 from metaseg.runs.networks import load_network
-from metaseg.sampling import Exp3S, Pool, band_chances, difficulty_bands, find_order, slice_dice, slice_preferences
+from metaseg.sampling import ORDERS, Exp3S, Pool, band_chances, difficulty_bands, slice_dice, slice_preferences
 from metaseg.sampling.tasks import CasePlan
 from metaseg.store.stored_case import StoredCase
 
@@ -396,7 +396,7 @@ def build_order_scores(config: MetatuneConfig, setting: Setting, fabric: Fabric,
         UsageError: The oracle has other modalities or another label space than the network.
         RunError: There is no such oracle.
     """
-    needs = find_order(config.order).needs
+    needs = ORDERS.get(config.order).needs
     if "preference" in needs:
         return AdaptiveScores(loss, fabric)
     if "oracle" not in needs or config.oracle is None:
@@ -410,12 +410,12 @@ def check_order(config: MetatuneConfig) -> None:
     """Check the order and what belongs to it, before any data is read.
 
     Raises:
-        UsageError: There is no such order, or it is for classification; an oracle is missing or not asked for, or
+        UsageError: There is no such order; an oracle is missing or not asked for, or
             knows other images or classes than the network that ``--from`` names; or an order of one side meets a
             setting that undoes it.
         RunError: There is no such oracle.
     """
-    order = find_order(config.order, "segmentation")
+    order = ORDERS.get(config.order)
     if "oracle" in order.needs and config.oracle is None:
         raise UsageError(
             f"order '{order.name}' has no oracle",

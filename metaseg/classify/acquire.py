@@ -1,4 +1,4 @@
-"""What the strategies of active learning ask of a network, computed and put into the sampler core's pool."""
+"""What the strategies of active learning ask of a network, and the choice that they make from it."""
 
 from __future__ import annotations
 
@@ -14,28 +14,15 @@ from metaseg.config.classification import ClassifyActiveConfig
 from metaseg.errors import UsageError
 from metaseg.models import Classifier, mc_dropout
 from metaseg.models.weights import finite_output
-from metaseg.sampling import (
-    Pool,
-    aift_scores,
-    bald_score,
-    committee_score,
-    least_confidence,
-    margin_score,
-    order_slices,
-    predictive_entropy,
-)
-from metaseg.sampling.scores import draw_from_band, share_count, trim
+from metaseg.sampling import STRATEGIES, Candidates, draw_from_band, rank_candidates, trim
 from metaseg.training.augment import Augmentation
 
 Members = Callable[[], list[Classifier]]
 """Trains the committee on all that is labelled, when it is needed."""
 
-ORDER_OF = {"aift-entropy": "aift", "aift-diversity": "aift", "random": "passive"}
-"""Strategies that are another order with settings of their own."""
-
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenSlices:
     """What a round chose.
 
     Attributes:
@@ -45,10 +32,6 @@ class Choice:
 
     positions: np.ndarray
     scores: np.ndarray
-
-
-SETS = ("core-set", "badge")
-"""Strategies that choose a set, one after another, and rank nothing."""
 
 
 def check_strategy(config: ClassifyActiveConfig, model: Classifier, initial: int) -> None:
@@ -62,24 +45,21 @@ def check_strategy(config: ClassifyActiveConfig, model: Classifier, initial: int
     Raises:
         UsageError: It cannot.
     """
-    if config.strategy in SETS and (config.drop_top or config.drop_bottom or config.draw == "random"):
+    strategy = STRATEGIES.get(config.strategy)
+    if strategy.chooses_set and (config.drop_top or config.drop_bottom or config.draw == "random"):
         raise UsageError(
             f"--strategy {config.strategy} chooses a set, not a ranking: nothing can be dropped or drawn from it",
             remedy="leave --drop-top, --drop-bottom and --draw away",
         )
-    if config.strategy == "committee" and not initial:
+    if "committee" in strategy.needs and not initial:
         raise UsageError(
-            "--strategy committee trains its members on labelled slices, and there are none before the first round",
+            f"--strategy {config.strategy} trains its members on labelled slices, and there are none before the first "
+            "round",
             remedy="label some by chance first, with --initial",
         )
-    diverse = config.strategy in ("aift", "aift-diversity") and config.lambda_diversity
-    if diverse and share_count(config.patches, config.patch_share) < 2:
-        raise UsageError(
-            f"of {config.patches} patches a share of {config.patch_share:g} leaves one, which has no diversity",
-            expected="at least two patches after the majority selection",
-            remedy="raise --patches or --patch-share, or use --strategy aift-entropy",
-        )
-    if config.strategy == "bald":
+    if strategy.check is not None:
+        strategy.check(vars(config))
+    if "dropout" in strategy.needs:
         with mc_dropout(model):
             pass
 
@@ -92,7 +72,7 @@ def choose(
     count: int,
     seed: tuple[int, ...],
     members: Members,
-) -> Choice:
+) -> ChosenSlices:
     """Choose the slices to label next.
 
     Args:
@@ -102,72 +82,29 @@ def choose(
         labelled: Slices that have labels.
         count: How many to choose.
         seed: Of this round's draws.
-        members: For the strategy ``committee``.
+        members: For strategies that ask a committee.
     """
+    computed: dict[str, Callable[[], np.ndarray]] = {
+        "probabilities": lambda: slice_probabilities(model, candidates),
+        "patches": lambda: patch_probabilities(model, candidates, config.patches, config.seed),
+        "dropout": lambda: dropout_probabilities(model, candidates, config.dropout_passes, seed),
+        "committee": lambda: np.stack([slice_probabilities(member, candidates) for member in members()]),
+        "features": lambda: embeddings(model, candidates),
+        "labelled_features": lambda: embeddings(model, labelled),
+        "gradients": lambda: gradient_embeddings(model, candidates),
+    }
+    outputs = {need: computed[need]() for need in STRATEGIES.get(config.strategy).needs}
     rng = np.random.default_rng(seed)
-    order = ORDER_OF.get(config.strategy, config.strategy)
-    pool = _pool(config, order, model, candidates, labelled, seed, members)
-    if order in SETS:
-        pool = Pool(
-            index=pool.index,
-            embedding=pool.embedding,
-            labelled_embedding=pool.labelled_embedding,
-            wanted=count,
-        )
-    ranking = order_slices(order, pool, rng)
-    rest = trim(ranking, config.drop_top, config.drop_bottom)
+    ranking = rank_candidates(config.strategy, Candidates(len(candidates), outputs, count, vars(config)), rng)
+    rest = trim(ranking.positions, config.drop_top, config.drop_bottom)
     if config.draw == "random":
         # At the end of a pool less may be left than a round would take.
-        count = min(count, len(rest))
-        chosen = draw_from_band(ranking, count, rng, drop_top=config.drop_top, drop_bottom=config.drop_bottom)
+        chosen = draw_from_band(
+            ranking.positions, min(count, len(rest)), rng, drop_top=config.drop_top, drop_bottom=config.drop_bottom
+        )
     else:
         chosen = rest[:count]
-    scores = pool.scores.get(order, pool.entropy if order == "entropy" else None)
-    return Choice(chosen, np.full(len(chosen), np.nan) if scores is None else np.asarray(scores)[chosen])
-
-
-def _pool(
-    config: ClassifyActiveConfig,
-    order: str,
-    model: Classifier,
-    candidates: ClassifiedSlices,
-    labelled: ClassifiedSlices,
-    seed: tuple[int, ...],
-    members: Members,
-) -> Pool:
-    index = np.arange(len(candidates))
-    if order == "passive":
-        return Pool(index=index)
-    if order == "aift":
-        return Pool(index=index, scores={"aift": _aift(config, model, candidates)})
-    if order == "bald":
-        passes = dropout_probabilities(model, candidates, config.dropout_passes, seed)
-        return Pool(index=index, scores={"bald": bald_score(passes)})
-    if order == "committee":
-        votes = np.stack([slice_probabilities(member, candidates) for member in members()])
-        return Pool(index=index, scores={"committee": committee_score(votes)})
-    if order == "core-set":
-        return Pool(
-            index=index,
-            embedding=embeddings(model, candidates),
-            labelled_embedding=embeddings(model, labelled) if len(labelled) else None,
-        )
-    if order == "badge":
-        return Pool(index=index, embedding=gradient_embeddings(model, candidates))
-    probabilities = slice_probabilities(model, candidates)
-    if order == "entropy":
-        return Pool(index=index, entropy=predictive_entropy(probabilities))
-    score = {"margin": margin_score, "least-confidence": least_confidence}[order]
-    return Pool(index=index, scores={order: score(probabilities)})
-
-
-def _aift(config: ClassifyActiveConfig, model: Classifier, slices: ClassifiedSlices) -> np.ndarray:
-    return aift_scores(
-        patch_probabilities(model, slices, config.patches, config.seed),
-        lambda_entropy=0.0 if config.strategy == "aift-diversity" else config.lambda_entropy,
-        lambda_diversity=0.0 if config.strategy == "aift-entropy" else config.lambda_diversity,
-        patch_share=config.patch_share,
-    )
+    return ChosenSlices(chosen, np.full(len(chosen), np.nan) if ranking.scores is None else ranking.scores[chosen])
 
 
 @torch.inference_mode()
@@ -227,7 +164,7 @@ def embeddings(model: Classifier, slices: ClassifiedSlices) -> np.ndarray:
     for start in range(0, len(slices), BATCH):
         images = slices.images(np.arange(start, min(start + BATCH, len(slices)))).to(device)
         parts.append(finite_output(model.embed(images), "a batch of slices").cpu().numpy())
-    return np.concatenate(parts).astype(np.float64)
+    return np.concatenate(parts).astype(np.float64) if parts else np.empty((0, 0))
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from lightning_fabric import Fabric
 
-from metaseg.classify.acquire import Choice, check_strategy, choose
+from metaseg.classify.acquire import check_strategy, choose
 from metaseg.classify.annotator import Annotator, refuse_files_of_others, refuse_to_lose_labels
 from metaseg.classify.data import Parts, part_lines
 from metaseg.classify.fitting import (
@@ -302,7 +302,7 @@ class _Active:
         config = (
             replace(self.config, strategy="random", drop_top=0, drop_bottom=0, draw="top") if by_chance else self.config
         )
-        choice: Choice = choose(
+        choice = choose(
             config,
             self._current(),
             pool.take(candidates),

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metaseg.errors import DataError, UsageError
-from metaseg.sampling import Pool, class_balanced_draw, order_slices, tumour_slices
+from metaseg.sampling import class_balanced_draw, tumour_slices
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import StoredCase, foreground
 from metaseg.training.augment import Augmentation
@@ -264,10 +264,7 @@ class SliceBatches:
     def _draw_epoch(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, 1, epoch])
         count = len(self.slices)
-        if self.balance:
-            drawn = balanced_draw(self.slices.one_hot, count, rng)
-        else:
-            drawn = order_slices("passive", Pool(index=np.arange(count)), rng)
+        drawn = balanced_draw(self.slices.one_hot, count, rng) if self.balance else rng.permutation(count)
         return np.resize(drawn, self.steps_per_epoch * self.batch_size)
 
     def draw(self, step: int, rows: slice = slice(None)) -> Batch:

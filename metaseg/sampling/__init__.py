@@ -3,10 +3,19 @@
 Pure functions on arrays with a ``numpy.random.Generator`` passed in: no torch, no files, no global randomness.
 """
 
-from metaseg.sampling import active_orders  # noqa: F401  importing it registers its orders
+from metaseg.sampling.active_orders import (
+    NEEDS,
+    STRATEGIES,
+    Candidates,
+    Ranking,
+    Strategy,
+    highest_first,
+    rank_candidates,
+    register_strategy,
+)
 from metaseg.sampling.balance import class_balanced_draw, foreground_epoch
 from metaseg.sampling.decompose import SIDES, THRESHOLD_RULES, Decomposition, Side, decompose, tumour_slices
-from metaseg.sampling.orders import ORDERS, Order, OrderTask, find_order, order_names, order_slices, register_order
+from metaseg.sampling.orders import ORDERS, Order, order_slices, register_order
 from metaseg.sampling.pool import Pool
 from metaseg.sampling.scheduler import Exp3S, band_chances, difficulty_bands, slice_preferences
 from metaseg.sampling.scores import (
@@ -27,17 +36,21 @@ from metaseg.sampling.scores import (
 from metaseg.sampling.tasks import CasePlan, Step, Task, group_support_query, pair_support_query, plan_case
 
 __all__ = [
+    "NEEDS",
     "ORDERS",
     "SIDES",
+    "STRATEGIES",
     "THRESHOLD_RULES",
+    "Candidates",
     "CasePlan",
     "Decomposition",
     "Exp3S",
     "Order",
-    "OrderTask",
     "Pool",
+    "Ranking",
     "Side",
     "Step",
+    "Strategy",
     "Task",
     "aift_score",
     "aift_scores",
@@ -49,17 +62,18 @@ __all__ = [
     "decompose",
     "difficulty_bands",
     "draw_from_band",
-    "find_order",
     "foreground_epoch",
     "group_support_query",
+    "highest_first",
     "least_confidence",
     "margin_score",
-    "order_names",
     "order_slices",
     "pair_support_query",
     "plan_case",
     "predictive_entropy",
+    "rank_candidates",
     "register_order",
+    "register_strategy",
     "share_count",
     "slice_dice",
     "slice_entropy",

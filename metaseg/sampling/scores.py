@@ -1,12 +1,12 @@
-"""The score of AIFT: entropy and diversity of a sample's augmented patches (Zhou et al. 2017).
+"""Scores of slices: how well the network segments a slice, and how unsure it is of it.
 
 Bands of a ranking: drop its ends, or keep what lies between two shares (Hao et al. 2021).
-
-Scores of slices: how well the network segments a slice, and how unsure it is of it.
 
 Class probabilities as distributions: the check that all scores share, and how far apart several of them are.
 
 How unsure a classifier is of an image: scores of one prediction, and of several of the same image.
+
+The score of AIFT: entropy and diversity of a sample's augmented patches (Zhou et al. 2017).
 
 The score of a committee of networks: how unsure its members are, and how far apart (Hao et al. 2021).
 """
@@ -92,6 +92,21 @@ def slice_entropy(probabilities: np.ndarray) -> FloatArray:
         raise ValueError(f"need (slices, class, height, width), got shape {probabilities.shape}")
     # One slice at a time: the float64 copy of a whole case would take gigabytes.
     return np.array([predictive_entropy(one, axis=0).mean() for one in probabilities], dtype=np.float64)
+
+
+def require_finite(what: str, values: np.ndarray) -> None:
+    """Refuse an array whose first axis is that of the slices, where a value is not finite.
+
+    Raises:
+        UsageError: One is not.
+    """
+    finite = np.isfinite(values)
+    if not np.all(finite):
+        slices = finite.all(axis=tuple(range(1, finite.ndim)))
+        raise UsageError(
+            f"{what} is not finite for {np.count_nonzero(~slices)} of {len(slices)} slices",
+            remedy="check that the network's weights and its input are finite",
+        )
 
 
 def share_count(total: int, share: float) -> int:

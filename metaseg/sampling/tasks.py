@@ -12,7 +12,7 @@ from typing import overload
 import numpy as np
 
 from metaseg.sampling.decompose import Decomposition, Side, decompose
-from metaseg.sampling.orders import find_order, order_slices
+from metaseg.sampling.orders import ORDERS, order_slices
 from metaseg.sampling.pool import Pool
 from metaseg.sampling.scores import IntArray
 
@@ -153,7 +153,7 @@ def plan_case(
     if tasks_per_step < 1:
         raise ValueError(f"a step needs a task of each side at least, got {tasks_per_step}")
     split = decompose(pool.score("dice"), threshold, fill=fill)
-    wanted = find_order(order, "segmentation").sides
+    wanted = ORDERS.get(order).sides
     sides: list[list[Task]] = []
     draws: dict[Side, tuple[int, ...]] = {}
     for kind, positions in _sides(split):

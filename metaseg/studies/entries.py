@@ -11,7 +11,7 @@ from metaseg.config.options import DataOptions, RunOptions
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig
 from metaseg.config.studies import CompareConfig
 from metaseg.errors import UsageError
-from metaseg.sampling import find_order
+from metaseg.sampling import ORDERS
 from metaseg.studies.spaces import Space, default_space, parse_space
 
 ORACLE = "oracle"
@@ -111,7 +111,7 @@ def read_entry(label: str, given: Any, study: CompareConfig) -> Entry:
         shared = plain(study.shared)
         settings = {key: shared[key] for key in ("order", "replay") if key in shared} | settings
         if "order" in settings:
-            settings["order"] = find_order(str(settings["order"]), "segmentation").name
+            settings["order"] = ORDERS.get(str(settings["order"])).name
     if isinstance(space, str):
         return Entry(label, str(title or label), method, info.family, settings, {}, space)
     # What an entry sets itself stays so, unless its own space names it.

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -9,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseg.errors import UsageError
-from metaseg.sampling import ORDERS, Pool, find_order, order_names, order_slices, register_order
+from metaseg.sampling import ORDERS, Pool, order_slices, register_order
 
-every_order = pytest.mark.parametrize("name", order_names(aliases=True))
+every_order = pytest.mark.parametrize("name", ORDERS)
 
 
 @st.composite
@@ -24,11 +23,7 @@ def pools(draw: st.DrawFn) -> Pool:
         entropy=np.array(draw(coarse)) / 3,
         foreground=np.array(draw(coarse)) * 10,
         side=draw(st.sampled_from(["learned", "unlearned"])),
-        scores={"oracle": np.array(draw(coarse)) / 4, "preference": (1.0 + np.array(draw(coarse))) / 8}
-        | {name: np.array(draw(coarse)) / 4 for name in ("margin", "least-confidence", "bald", "aift", "committee")},
-        embedding=np.array([draw(coarse), draw(coarse)], dtype=np.float64).reshape(2, n).T,
-        labelled_embedding=draw(st.sampled_from([None, np.zeros((0, 2)), np.array([[1.0, 2.0], [4.0, 4.0]])])),
-        wanted=draw(st.sampled_from([None, 0, 3, 30])),
+        scores={"oracle": np.array(draw(coarse)) / 4, "preference": (1.0 + np.array(draw(coarse))) / 8},
     )
 
 
@@ -113,7 +108,7 @@ def test_random_is_passive():
     pool = example()
     both = [order_slices(name, pool, np.random.default_rng(5)).tolist() for name in ("random", "passive")]
     assert both[0] == both[1]
-    assert find_order("random").name == "passive"
+    assert ORDERS.get("random").name == "passive"
 
 
 def test_passive_gives_every_permutation_equally_often():
@@ -166,29 +161,14 @@ def test_an_order_says_what_it_lacks():
         order_slices("adaptive", bare, np.random.default_rng(0))
 
 
-def test_only_orders_by_dice_or_area_need_labels():
-    of_segmentation = {order.name for order in ORDERS.values() if not order.needs_label and order.suits("segmentation")}
-    assert of_segmentation == {"passive", "sequential", "entropy"}
-    assert not any(order.needs_label for order in ORDERS.values() if order.suits("classification"))
-    assert all(order.help for order in ORDERS.values())
-
-
-def test_orders_say_what_they_are_for():
-    anything = ("passive", "random", "sequential", "entropy")
-    assert order_names(task="classification", aliases=True) == (
-        *anything, "margin", "least-confidence", "bald", "aift", "committee", "core-set", "badge"
-    )  # fmt: skip
-    both = set(order_names(task="classification")) & set(order_names(task="segmentation"))
-    assert both == {"passive", "sequential", "entropy"}
-    assert find_order("random", "classification").name == find_order("random", "segmentation").name == "passive"
-    with pytest.raises(UsageError, match=r"(?s)'oracle' is for segmentation, not for classification.*entropy, margin"):
-        find_order("oracle", "classification")
-    with pytest.raises(UsageError, match=r"(?s)unknown order 'bagde'.*did you mean 'badge'"):
-        find_order("bagde", "classification")
+def test_every_order_says_what_it_is():
+    assert all(order.help for order in ORDERS.entries().values())
+    with pytest.raises(UsageError, match=r"(?s)unknown order 'badge'.*active, passive, random, reverse"):
+        ORDERS.get("badge")
 
 
 def test_two_orders_draw_from_one_side():
-    assert {order.name: order.sides for order in ORDERS.values() if len(order.sides) == 1} == {
+    assert {order.name: order.sides for order in ORDERS.entries().values() if len(order.sides) == 1} == {
         "unlearned-only": ("unlearned",),
         "learned-only": ("learned",),
     }
@@ -199,11 +179,8 @@ def test_two_orders_draw_from_one_side():
 
 
 @pytest.fixture
-def _registry_as_it_was() -> Iterator[None]:
-    saved = dict(ORDERS)
-    yield
-    ORDERS.clear()
-    ORDERS.update(saved)
+def _registry_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ORDERS, "_entries", dict(ORDERS._entries))
 
 
 @pytest.mark.usefixtures("_registry_as_it_was")
@@ -248,24 +225,3 @@ def test_a_pool_takes_one_more_score():
         pool.with_score("own", np.zeros(4))
     with pytest.raises(UsageError, match="'own' is not finite"):
         pool.with_score("own", np.full(5, np.inf))
-
-
-def test_the_embeddings_of_a_pool_are_checked_and_follow_its_slices():
-    pool = Pool(index=np.arange(3), embedding=np.eye(3), labelled_embedding=np.ones((2, 3)), wanted=2)
-    taken = pool.take(np.array([2, 0]))
-    assert taken.features().tolist() == [[0, 0, 1], [1, 0, 0]]
-    assert taken.labelled_embedding is pool.labelled_embedding
-    assert taken.wanted == 2
-    assert pool.with_score("own", np.zeros(3)).features().tolist() == np.eye(3).tolist()
-    with pytest.raises(ValueError, match=r"embedding has shape \(3,\), expected \(3, d\)"):
-        Pool(index=np.arange(3), embedding=np.zeros(3))
-    with pytest.raises(ValueError, match=r"labelled_embedding has shape \(1, 2\), expected \(m, 3\)"):
-        Pool(index=np.arange(3), embedding=np.eye(3), labelled_embedding=np.zeros((1, 2)))
-    with pytest.raises(ValueError, match="without embedding"):
-        Pool(index=np.arange(3), labelled_embedding=np.zeros((1, 2)))
-    with pytest.raises(ValueError, match="-1 slices are wanted"):
-        Pool(index=np.arange(3), wanted=-1)
-    with pytest.raises(UsageError, match="the embedding is not finite for 1 of 3"):
-        Pool(index=np.arange(3), embedding=np.array([[0, 0], [np.nan, np.inf], [0, 0]]))
-    with pytest.raises(UsageError, match="the labelled embedding is not finite for 1 of 1"):
-        Pool(index=np.arange(3), embedding=np.eye(3), labelled_embedding=np.full((1, 3), np.nan))

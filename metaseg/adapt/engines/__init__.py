@@ -1,17 +1,15 @@
 """Meta-step engines: interchangeable ways to compute the outer gradient of MAML."""
 
-from metaseg.adapt.engines import learn2learn as learn2learn
-from metaseg.adapt.engines.auto import AutoEngine, Choice
+from metaseg.adapt.engines import learn2learn as learn2learn  # enters its engine into the registry
 from metaseg.adapt.engines.base import (
     ENGINES,
+    EngineChoice,
     Loss,
     MetaStepEngine,
     NormStatistics,
     StepResult,
     TaskBatch,
     build_engine,
-    engine_names,
-    register_engine,
     slice_gradient_evaluations,
 )
 from metaseg.adapt.engines.batched import BatchedEngine
@@ -19,9 +17,8 @@ from metaseg.adapt.engines.functional import FastWeights, FunctionalEngine, Inne
 
 __all__ = [
     "ENGINES",
-    "AutoEngine",
     "BatchedEngine",
-    "Choice",
+    "EngineChoice",
     "FastWeights",
     "FunctionalEngine",
     "InnerLoop",
@@ -31,7 +28,5 @@ __all__ = [
     "StepResult",
     "TaskBatch",
     "build_engine",
-    "engine_names",
-    "register_engine",
     "slice_gradient_evaluations",
 ]

@@ -22,7 +22,8 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from metaseg.errors import UsageError, unknown_name
+from metaseg.errors import UsageError
+from metaseg.registry import Registry
 
 NormStatistics = Literal["running", "batch"]
 """``running``: layers that keep running statistics normalise by them, frozen, as in evaluation. ``batch``: they
@@ -121,6 +122,22 @@ class StepResult:
     query_losses: Tensor
 
 
+@dataclass(frozen=True)
+class EngineChoice:
+    """The engine that computed a step, and why it was taken.
+
+    Attributes:
+        engine: Its name in the registry.
+        reason: In a few words.
+    """
+
+    engine: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"meta-step engine: {self.engine} ({self.reason})"
+
+
 @runtime_checkable
 class MetaStepEngine(Protocol):
     """Computes the outer gradient of a meta-step."""
@@ -163,30 +180,8 @@ class MetaStepEngine(Protocol):
         ...
 
 
-EngineFactory = Callable[..., MetaStepEngine]
-ENGINES: dict[str, EngineFactory] = {}
+ENGINES: Registry[Callable[..., MetaStepEngine]] = Registry("meta-step engine")
 """Engine classes by the name used in ``--engine``."""
-
-
-def register_engine(name: str) -> Callable[[EngineFactory], EngineFactory]:
-    """Enter an engine class into :data:`ENGINES` under ``name``.
-
-    Raises:
-        ValueError: The name is taken.
-    """
-
-    def enter(factory: EngineFactory) -> EngineFactory:
-        if name in ENGINES:
-            raise ValueError(f"there is an engine '{name}' already")
-        ENGINES[name] = factory
-        return factory
-
-    return enter
-
-
-def engine_names() -> tuple[str, ...]:
-    """Names of the engines, as registered."""
-    return tuple(ENGINES)
 
 
 def build_engine(name: str, **options: Any) -> MetaStepEngine:
@@ -199,9 +194,7 @@ def build_engine(name: str, **options: Any) -> MetaStepEngine:
     Raises:
         UsageError: There is no such engine, an option is out of range, or its library is missing.
     """
-    if name not in ENGINES:
-        raise unknown_name("meta-step engine", name, ENGINES)
-    return ENGINES[name](**options)
+    return ENGINES.get(name)(**options)
 
 
 def slice_gradient_evaluations(
@@ -229,20 +222,6 @@ def slice_gradient_evaluations(
     return tasks * (passes * inner_steps * support_size + query_size)
 
 
-def trainable_parameters(
-    model: nn.Module, tasks: Sequence[TaskBatch], inner_lr: float, inner_steps: int
-) -> list[nn.Parameter]:
-    """Check the arguments that every engine takes, and give the parameters that receive a gradient.
-
-    Raises:
-        UsageError: α or the number of steps is out of range, or every parameter is frozen.
-        ValueError: There is no task.
-    """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    check_step(tasks, [inner_lr], inner_steps, bool(parameters))
-    return parameters
-
-
 def check_step(tasks: Sequence[TaskBatch], inner_rates: Sequence[float], inner_steps: int, trainable: bool) -> None:
     """Check what every meta-step needs.
 
@@ -267,6 +246,17 @@ def check_step(tasks: Sequence[TaskBatch], inner_rates: Sequence[float], inner_s
         raise UsageError(
             "every parameter of the network is frozen", remedy="unfreeze the layers that are to be adapted"
         )
+
+
+def checked_scalar(value: Tensor) -> Tensor:
+    """A loss as it is.
+
+    Raises:
+        ValueError: It is not a scalar.
+    """
+    if value.ndim:
+        raise ValueError(f"the loss must be a scalar, got shape {tuple(value.shape)}")
+    return value
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,13 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from metaseg.adapt.engines.base import (
+    ENGINES,
     Autocast,
     Loss,
     NormStatistics,
     TaskBatch,
+    checked_scalar,
     intra_op_threads,
-    register_engine,
     settle_threads,
 )
 from metaseg.adapt.engines.functional import (
@@ -52,7 +53,6 @@ from metaseg.adapt.engines.functional import (
     InnerLoop,
     TaskGradient,
     Values,
-    checked_scalar,
     task_gradient,
 )
 from metaseg.adapt.engines.recorded import Recordings
@@ -212,7 +212,8 @@ def forget_running_statistics(model: nn.Module) -> None:
 Shapes = tuple[torch.Size, ...]
 
 
-@register_engine("batched")
+@ENGINES.register("auto")
+@ENGINES.register("batched")
 class BatchedEngine(FunctionalEngine):
     """Meta-steps of several tasks at a time; gradients equal those of the other engines.
 

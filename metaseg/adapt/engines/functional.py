@@ -27,14 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from metaseg.adapt.engines.base import (
+    ENGINES,
     Loss,
     NormStatistics,
     StepResult,
     TaskBatch,
     check_norm_statistics,
     check_step,
+    checked_scalar,
     isolated_buffers,
-    register_engine,
 )
 
 Values = dict[str, Tensor]
@@ -147,17 +148,6 @@ class FastWeights:
                 table[key] = one
 
 
-def checked_scalar(value: Tensor) -> Tensor:
-    """A loss as it is.
-
-    Raises:
-        ValueError: It is not a scalar.
-    """
-    if value.ndim:
-        raise ValueError(f"the loss must be a scalar, got shape {tuple(value.shape)}")
-    return value
-
-
 def vector_product(
     outputs: Mapping[str, Tensor], vector: Mapping[str, Tensor], inputs: Values, create_graph: bool = False
 ) -> Values:
@@ -252,7 +242,7 @@ class TaskGradient:
     rates: RateShares
 
 
-@register_engine("functional")
+@ENGINES.register("functional")
 class FunctionalEngine:
     """Meta-steps by parameter values put into the network and taken out again; see :mod:`.fast_weights`.
 

@@ -12,19 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from metaseg.adapt.engines.base import (
+    ENGINES,
     Loss,
     NormStatistics,
     StepResult,
     TaskBatch,
     check_norm_statistics,
+    check_step,
+    checked_scalar,
     isolate_buffers,
-    register_engine,
-    trainable_parameters,
 )
 from metaseg.errors import UsageError
 
 
-@register_engine("learn2learn")
+@ENGINES.register("learn2learn")
 class Learn2LearnEngine:
     """Meta-steps with ``learn2learn.algorithms.MAML``.
 
@@ -55,7 +56,8 @@ class Learn2LearnEngine:
         first_order: bool = False,
     ) -> StepResult:
         """Add the outer gradient to the model's; see :meth:`metaseg.adapt.engines.base.MetaStepEngine.step`."""
-        parameters = trainable_parameters(model, tasks, inner_lr, inner_steps)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        check_step(tasks, [inner_lr], inner_steps, bool(parameters))
         maml = self._maml(model, lr=inner_lr, first_order=first_order, allow_nograd=True)
         support_losses, query_losses = [], []
         # A clone made without gradients would silently lose its tie to the model.
@@ -73,16 +75,10 @@ class Learn2LearnEngine:
         isolate_buffers(learner.module, self.norm_statistics)
         support_losses = []
         for _ in range(inner_steps):
-            support_loss = _scalar(loss(learner(task.support_images), task.support_labels))
+            support_loss = checked_scalar(loss(learner(task.support_images), task.support_labels))
             learner.adapt(support_loss)
             support_losses.append(support_loss.detach())
-        return torch.stack(support_losses), _scalar(loss(learner(task.query_images), task.query_labels))
-
-
-def _scalar(value: Tensor) -> Tensor:
-    if value.ndim:
-        raise ValueError(f"the loss must be a scalar, got shape {tuple(value.shape)}")
-    return value
+        return torch.stack(support_losses), checked_scalar(loss(learner(task.query_images), task.query_labels))
 
 
 def _import_maml() -> Any:

@@ -20,13 +20,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from metaseg.adapt.engines import (
-    AutoEngine,
     BatchedEngine,
-    Choice,
+    EngineChoice,
     FunctionalEngine,
     InnerLoop,
     Loss,
-    MetaStepEngine,
     StepResult,
     TaskBatch,
     build_engine,
@@ -142,11 +140,10 @@ class Maml:
         self.adapted = self.inner_parameters(model, trainable)
         self.learned = self.learned_rates(self.adapted)
         self.multi_step = config.multi_step_loss and config.inner_steps > 1
-        self.plain = self.learned is None and not self.multi_step and self.adapted.keys() == trainable.keys()
+        plain = self.learned is None and not self.multi_step and self.adapted.keys() == trainable.keys()
         # The reference is imported only where it has something to do.
-        named = self.plain or config.engine != "learn2learn"
-        self.engine: MetaStepEngine = build_engine(config.engine if named else "functional")
-        self.functional = self.engine if isinstance(self.engine, FunctionalEngine) else FunctionalEngine()
+        self.engine_name = "functional" if config.engine == "learn2learn" and not plain else config.engine
+        self.engine = build_engine(self.engine_name)
 
     @classmethod
     def check(cls, config: MetatuneConfig) -> None:
@@ -213,21 +210,21 @@ class Maml:
         """Add the outer gradient of a step to ``p.grad`` of the network's and of :meth:`parameters`."""
         steps, rate = self.config.inner_steps, self.config.inner_learning_rate
         first_order = self.first_order(progress)
-        if self.plain:
+        if not isinstance(self.engine, FunctionalEngine):
             return self.engine.step(model, tasks, loss, rate, steps, first_order)
         rates = self.learned.tables() if self.learned else dict.fromkeys(self.adapted, rate)
         inner = InnerLoop(rates, steps, first_order, self.query_weights(progress))
-        return self.functional.meta_gradient(model, tasks, loss, inner)
+        return self.engine.meta_gradient(model, tasks, loss, inner)
 
-    def engine_choice(self) -> Choice | None:
+    def engine_choice(self) -> EngineChoice | None:
         """Which engine computed the last step, and why; None where none does."""
-        if isinstance(self.engine, AutoEngine):
-            return self.engine.choice
+        asked = self.config.engine
         if isinstance(self.engine, BatchedEngine):
-            return Choice("batched", f"as asked for; {self.engine.said}")
-        if self.plain or self.config.engine == "functional":
-            return Choice(self.config.engine, "as asked for")
-        return Choice("functional", f"{self.config.engine} has no such inner loop")
+            why = f"{self.fabric.device.type}: " if asked == "auto" else "as asked for; "
+            return EngineChoice("batched", why + self.engine.said)
+        if self.engine_name == asked:
+            return EngineChoice(asked, "as asked for")
+        return EngineChoice(self.engine_name, f"{asked} has no such inner loop")
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the network, its optimiser and the counters."""

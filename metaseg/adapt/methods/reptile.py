@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from metaseg.adapt.engines import Choice, FastWeights, Loss, StepResult, TaskBatch
+from metaseg.adapt.engines import EngineChoice, FastWeights, Loss, StepResult, TaskBatch
 from metaseg.adapt.engines.base import check_step
 from metaseg.adapt.engines.functional import Values, add_to
 from metaseg.adapt.methods.maml import Maml
@@ -78,7 +78,7 @@ class Reptile(Maml):
             for images, _ in batches
         )
 
-    def engine_choice(self) -> Choice | None:
+    def engine_choice(self) -> EngineChoice | None:
         """None: nothing is differentiated but single passes."""
         return None
 
@@ -93,7 +93,7 @@ class Reptile(Maml):
         check_step(tasks, [self.config.inner_learning_rate], self.config.inner_steps, bool(weights.parameters))
         losses = []
         for task in tasks:
-            with weights.task(self.functional.norm_statistics):
+            with weights.task("running"):
                 losses.append(self._inner_loop(weights, task, loss))
         found = torch.stack(losses)
         return StepResult(found, found[:, -1])

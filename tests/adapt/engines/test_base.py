@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from metaseg.adapt.engines import ENGINES, build_engine, engine_names, register_engine, slice_gradient_evaluations
+from metaseg.adapt.engines import ENGINES, BatchedEngine, build_engine, slice_gradient_evaluations
 from metaseg.errors import UsageError
 
 
@@ -28,12 +28,12 @@ def test_cost_of_a_meta_step(arguments: dict, expected: int):
 def test_an_unknown_engine_names_the_known_and_the_nearest():
     with pytest.raises(UsageError, match=r"(?s)unknown meta-step engine 'learn2lern'.*did you mean 'learn2learn'"):
         build_engine("learn2lern")
-    assert "learn2learn" in engine_names()
+    assert "learn2learn" in ENGINES.names()
 
 
 def test_a_taken_name_is_refused():
     with pytest.raises(ValueError, match="already"):
-        register_engine("learn2learn")(ENGINES["learn2learn"])
+        ENGINES.register("learn2learn")(BatchedEngine)
 
 
 def test_learn2learn_is_imported_late_and_without_a_word():
