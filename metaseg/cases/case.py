@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from metaseg.cases.file_checks import require_memory
-from metaseg.cases.geometry import Geometry
+from metaseg.cases.geometry import Geometry, corner_distance
 from metaseg.cases.intensities import intensity_problem, spoiled_file
 from metaseg.cases.labels import LabelScheme
 from metaseg.errors import DataError, MetasegError, is_out_of_memory
@@ -90,6 +90,11 @@ class Case:
         for name in ("id", "patient", "cohort", "grade", "site"):
             if (text := getattr(self, name)) is not None:
                 object.__setattr__(self, name, printable(text))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Who it is of: id, patient, cohort, grade, site, and whether it is synthetic."""
+        return {name: getattr(self, name) for name in ("id", "patient", "cohort", "grade", "site", "synthetic")}
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -199,12 +204,7 @@ class Case:
 
     def _check_place(self, name: str, volume: Volume, reference: Geometry) -> None:
         """Raise unless a volume lies where the first image does: overlaid voxels must be the same place in the head."""
-        corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(reference.canonical_shape[::-1]) - 1)
-        here, there = (
-            corners @ affine[:3, :3].T + affine[:3, 3]
-            for affine in (volume.geometry().canonical_affine, reference.canonical_affine)
-        )
-        distance = float(np.linalg.norm(here - there, axis=1).max())
+        distance = corner_distance(volume.geometry(), reference)
         if distance > PLACE_TOLERANCE_MM:
             raise DataError(
                 f"case {self.id}: {name} lies {distance:.1f} mm away from {self.modalities[0]}",

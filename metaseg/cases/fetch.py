@@ -56,20 +56,16 @@ class Download:
     citation: str
 
 
-DOWNLOADS: Mapping[str, Download] = {
-    download.name: download
-    for download in (
-        Download(
-            name="msd-task01-brats",
-            base_url="https://msd-for-monai.s3-us-west-2.amazonaws.com",
-            archive="Task01_BrainTumour.tar",
-            checksum="md5:240a19d752f0d9e9101544901065d872",
-            folder="Task01_BrainTumour",
-            licence="CC-BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)",
-            citation="Antonelli et al., The Medical Segmentation Decathlon, Nature Communications 13:4128, 2022",
-        ),
-    )
-}
+_DECATHLON = Download(
+    name="msd-task01-brats",
+    base_url="https://msd-for-monai.s3-us-west-2.amazonaws.com",
+    archive="Task01_BrainTumour.tar",
+    checksum="md5:240a19d752f0d9e9101544901065d872",
+    folder="Task01_BrainTumour",
+    licence="CC-BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)",
+    citation="Antonelli et al., The Medical Segmentation Decathlon, Nature Communications 13:4128, 2022",
+)
+DOWNLOADS: Mapping[str, Download] = {_DECATHLON.name: _DECATHLON}
 
 
 def fetch_dataset(

@@ -8,6 +8,7 @@ only flips and permutes axes, never resamples, so that writing restores a file's
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from nibabel.orientations import (
@@ -18,6 +19,8 @@ from nibabel.orientations import (
     io_orientation,
     ornt_transform,
 )
+
+from metaseg.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,34 @@ class Geometry:
         return np.asarray(self.affine) @ inv_ornt_aff(self._orientation(), self.shape)
 
 
-def has_usable_axes(affine: np.ndarray) -> bool:
-    """Whether a voxel-to-world matrix gives each axis a direction of its own."""
+def corner_distance(first: Geometry, second: Geometry) -> float:
+    """Largest distance in mm between where two grids of one canonical shape put the same corner voxel.
+
+    Files may be stored in different orientations: they are compared in the canonical frame, in which they are read.
+    """
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(first.canonical_shape[::-1]) - 1)
+    difference = first.canonical_affine - second.canonical_affine
+    return float(np.linalg.norm(corners @ difference[:3, :3].T + difference[:3, 3], axis=1).max())
+
+
+def require_axes(affine: np.ndarray, path: Path, told_by: str) -> None:
+    """Refuse a voxel-to-world matrix that does not give each axis a direction of its own.
+
+    Args:
+        affine: The matrix (4, 4).
+        path: The file.
+        told_by: What of its header tells the matrix.
+
+    Raises:
+        DataError: It is not finite, or cannot be inverted.
+    """
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.all(np.isfinite(affine)) or not np.all(np.isfinite(sizes)) or not np.all(sizes > 0):
-        return False
-    flat = abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3
-    return not flat and not np.any(np.isnan(io_orientation(affine)))
+    finite = np.all(np.isfinite(affine)) and np.all(np.isfinite(sizes)) and np.all(sizes > 0)
+    if finite and abs(np.linalg.det(affine[:3, :3] / sizes)) >= 1e-3 and not np.any(np.isnan(io_orientation(affine))):
+        return
+    raise DataError(
+        "the header holds no usable orientation",
+        where=path,
+        expected="a finite, invertible voxel-to-world matrix",
+        remedy=f"write the file again with a valid {told_by}",
+    )

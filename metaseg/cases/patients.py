@@ -9,7 +9,6 @@ The table of ``--patients``: whose scan each case is, where names do not tell.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metaseg.errors import DataError, some, warn_user
-from metaseg.files import FileKind, read_text
+from metaseg.files import FileKind, read_rows
 
 if TYPE_CHECKING:
     from metaseg.cases.splits import SplitMember
@@ -133,14 +132,9 @@ def read_patient_table(path: str | PathLike[str]) -> dict[str, str]:
         DataError: The table cannot be read, lacks a column or a name, or names two patients for a case.
     """
     table = Path(path)
-    text = read_text(table, _KIND)
-    try:
-        rows = list(csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=text.partition("\n")[0].count)))
-    except csv.Error as error:
-        raise _KIND.refuse(f"the table of patients cannot be read: {error}", table) from error
     patients: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
-        told = {str(key).strip().lower(): value.strip() for key, value in row.items() if isinstance(value, str)}
+    for number, row in enumerate(read_rows(table, _KIND), start=2):
+        told = {name.lower(): cell.strip() for name, cell in row.items()}
         case, patient = (told.get(name) for name in ("case", "patient"))
         if not case or not patient or patients.setdefault(case, patient) != patient:
             found = f"row {number} says case '{case or ''}', patient '{patient or ''}'"

@@ -10,6 +10,7 @@ Which cohorts, grades or sites a split leaves out of a part: a class that traini
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import defaultdict
@@ -122,16 +123,6 @@ SPLIT_KIND = FileKind("a split file as 'metaseg data split' writes it", "make a 
 
 
 @dataclass(frozen=True)
-class _Content:
-    """What a split file holds, beside format and version."""
-
-    seed: int
-    stratify: str | None
-    parts: dict[str, tuple[str, ...]]
-    patients: dict[str, str]
-
-
-@dataclass(frozen=True)
 class Split:
     """Which case is in which part.
 
@@ -151,7 +142,7 @@ class Split:
     patients: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        _check_parts(self.parts, self.patients, None)
+        _check_parts(self.parts, self.patients)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Split:
@@ -162,10 +153,10 @@ class Split:
         """
         if Path(path).suffix.lower() in (".csv", ".tsv"):
             return _split_of_table(Path(path))
-        refuse = partial(SPLIT_KIND.refuse, path=Path(path))
-        content: _Content = check_shape(_read_json(Path(path)), _Content, refuse)
-        _check_parts(content.parts, content.patients, Path(path))
-        return cls(content.seed, content.stratify, content.parts, content.patients)
+        with _named(Path(path)):
+            content = _read_json(Path(path))
+            split: Split = check_shape(content, cls, partial(SPLIT_KIND.refuse, path=Path(path)))
+        return split
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the split as JSON; an existing file is replaced whole or not at all."""
@@ -247,8 +238,18 @@ def _split_of_table(table: Path) -> Split:
     rows = parts_of_table(table)
     parts = {name: tuple(row.case for row in members) for name, members in rows.items()}
     patients = {row.case: patient_of(row.patient) for members in rows.values() for row in members}
-    _check_parts(parts, patients, table)
-    return Split(0, None, parts, patients)
+    with _named(table):
+        return Split(0, None, parts, patients)
+
+
+@contextlib.contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Name the file in errors about a split that is read from it."""
+    try:
+        yield
+    except DataError as error:
+        error.where = error.where or file
+        raise
 
 
 def read_split(path: str | os.PathLike[str]) -> Split:
@@ -305,7 +306,7 @@ def make_split(
     )
 
 
-def _check_parts(parts: Mapping[str, Sequence[str]], patients: Mapping[str, str], where: Path | None) -> None:
+def _check_parts(parts: Mapping[str, Sequence[str]], patients: Mapping[str, str]) -> None:
     """Check that every case and every patient is in one part only."""
     part_of_case: dict[str, str] = {}
     part_of_patient: dict[str, str] = {}
@@ -314,18 +315,16 @@ def _check_parts(parts: Mapping[str, Sequence[str]], patients: Mapping[str, str]
             if case_id in part_of_case:
                 raise DataError(
                     f"case {case_id} is there twice: in '{part_of_case[case_id]}' and '{part}'",
-                    where=where,
                     expected="every case once",
                     remedy="make a new split",
                 )
             part_of_case[case_id] = part
             if case_id not in patients:
-                raise DataError(f"case {case_id} has no patient", where=where, remedy="make a new split")
+                raise DataError(f"case {case_id} has no patient", remedy="make a new split")
             other = part_of_patient.setdefault(patients[case_id], part)
             if other != part:
                 raise DataError(
                     f"patient {patients[case_id]} is in two parts, '{other}' and '{part}'",
-                    where=where,
                     expected="all cases of a patient in one part",
                     remedy="make a new split: metrics on this one would look better than they are",
                 )

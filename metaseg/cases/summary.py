@@ -215,13 +215,8 @@ def summarise_case(case: Case) -> CaseSummary:
         space = case.scheme.space
         volumes = {name: np.count_nonzero(region_mask(classes, space, name)) * voxel_size for name in space.regions}
     return CaseSummary(
-        id=case.id,
-        patient=case.patient,
-        cohort=case.cohort,
-        grade=case.grade,
-        site=case.site,
+        **case.identity,
         format=case.format,
-        synthetic=case.synthetic,
         label_scheme=case.scheme.name,
         shape=geometry.canonical_shape,
         spacing=geometry.spacing,
@@ -261,9 +256,9 @@ def _intensities(case: Case, name: str) -> Intensities:
 
 def _describe_sizes(sizes: Sequence[float]) -> dict[str, float]:
     present = np.array([size for size in sizes if size > 0])
-    described = {"labelled": float(len(sizes)), "present": float(present.size)}
     values = (present.min(), np.median(present), present.max()) if present.size else (np.nan,) * 3
-    return described | {name: float(value) for name, value in zip(("min", "median", "max"), values, strict=True)}
+    described = (len(sizes), present.size, *values)
+    return dict(zip(("labelled", "present", "min", "median", "max"), map(float, described), strict=True))
 
 
 def _as_text(value: object) -> str:
@@ -282,8 +277,7 @@ def _plain(value: Any) -> Any:
 
 
 def _row(case: CaseSummary) -> dict[str, Any]:
-    nested = {"volumes", "intensities", "shape", "spacing"}
-    row: dict[str, Any] = {name: value for name, value in vars(case).items() if name not in nested}
+    row: dict[str, Any] = {name: value for name, value in vars(case).items() if not isinstance(value, Mapping | tuple)}
     row |= {"shape": _as_text(case.shape), "spacing": _as_text(case.spacing), "modalities": ",".join(case.intensities)}
     row |= {f"{region}_{case.volume_unit}": size for region, size in case.volumes.items()}
     for modality, values in case.intensities.items():

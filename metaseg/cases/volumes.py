@@ -12,7 +12,7 @@ import bz2
 import math
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +26,7 @@ from PIL import Image
 
 from metaseg.cases.case import Volume
 from metaseg.cases.file_checks import open_plain, read_plain, reading, require_memory, require_possible
-from metaseg.cases.geometry import Geometry, has_usable_axes
+from metaseg.cases.geometry import Geometry, require_axes
 from metaseg.cases.pictures import LOSSY_FORMATS, PICTURE_SUFFIXES, upright_grey, upright_size
 from metaseg.errors import DataError, warn_user
 
@@ -74,13 +74,7 @@ class ItkVolume:
         affine = np.eye(4)
         affine[:3, :3], affine[:3, 3] = axes, reader.GetOrigin()
         affine = _LPS_TO_RAS @ affine
-        if not has_usable_axes(affine):
-            raise DataError(
-                "the header holds no usable orientation",
-                where=self.path,
-                expected="a finite, invertible voxel-to-world matrix",
-                remedy="write the file again with valid directions and spacing",
-            )
+        require_axes(affine, self.path, "set of directions and spacing")
         return Geometry.from_affine(reader.GetSize(), affine)
 
     def read(self) -> np.ndarray:
@@ -173,13 +167,7 @@ class NiftiVolume:
                 expected="a finite scl_slope",
                 remedy="write the file again with valid intensities",
             )
-        if not has_usable_axes(affine):
-            raise DataError(
-                "the NIfTI header holds no usable orientation",
-                where=self.path,
-                expected="a finite, invertible voxel-to-world matrix",
-                remedy="write the file again with a valid sform or qform",
-            )
+        require_axes(affine, self.path, "sform or qform")
         return Geometry.from_affine((*shape, 1)[:3], affine)
 
     def read(self) -> np.ndarray:
@@ -248,7 +236,34 @@ class NiftiVolume:
 
 
 @dataclass(frozen=True)
-class ImageStack:
+class _Stack:
+    """2-D files of one shape, each a slice, in slice order."""
+
+    paths: tuple[Path, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files, in slice order."""
+        return self.paths
+
+    def _read_slices(self, read_slice: Callable[[Path], np.ndarray]) -> np.ndarray:
+        """Read slices ``(height, width)`` of one shape and bring their stack to the canonical frame."""
+        slices: list[np.ndarray] = []
+        for path in self.paths:
+            array = read_slice(path)
+            if slices and array.shape != slices[0].shape:
+                raise DataError(
+                    f"the slice has shape {array.shape} (height, width)",
+                    where=path,
+                    expected=f"{slices[0].shape}, as the slices before it",
+                    remedy="put slices of another shape into a case of their own",
+                )
+            slices.append(array)
+        return Geometry.from_stack(len(slices), *slices[0].shape).to_canonical(np.stack(slices).transpose(2, 1, 0))
+
+
+@dataclass(frozen=True)
+class ImageStack(_Stack):
     """2-D image files of one shape, each a slice.
 
     Colour and palette images become grey (luminance); transparency is ignored. Images are turned as their EXIF header
@@ -260,14 +275,8 @@ class ImageStack:
         binary: True for masks: the result is 0 or 1 whatever the files use for "inside".
     """
 
-    paths: tuple[Path, ...]
     pixel_mm: float | None = None
     binary: bool = False
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files, in slice order."""
-        return self.paths
 
     def geometry(self) -> Geometry:
         """The grid, from the first file's header.
@@ -284,7 +293,7 @@ class ImageStack:
         Raises:
             DataError: A file is missing, damaged, of another shape, or a mask of more than two values.
         """
-        return _stack(self.paths, self._read_slice, self.pixel_mm)
+        return self._read_slices(self._read_slice)
 
     def _read_slice(self, path: Path) -> np.ndarray:
         with reading(path, "image"), Image.open(path) as image:
@@ -296,7 +305,7 @@ class ImageStack:
 
 
 @dataclass(frozen=True)
-class MatStack:
+class MatStack(_Stack):
     """One field of Cheng's MATLAB v7.3 files (figshare 1512427), each a slice.
 
     Attributes:
@@ -304,13 +313,7 @@ class MatStack:
         field: Name inside the structure ``cjdata``: ``"image"`` or ``"tumorMask"``.
     """
 
-    paths: tuple[Path, ...]
     field: str
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files, in slice order."""
-        return self.paths
 
     def geometry(self) -> Geometry:
         """The grid, from the first file. The files hold no pixel size.
@@ -328,7 +331,7 @@ class MatStack:
         Raises:
             DataError: A file is missing, damaged, not of this kind or of another shape.
         """
-        return _stack(self.paths, self._read_slice, None)
+        return self._read_slices(self._read_slice)
 
     def _read_slice(self, path: Path) -> np.ndarray:
         with open_cheng_mat(path) as record:
@@ -357,6 +360,13 @@ def volume_from_file(path: Path, channel: int | None = None) -> Volume:
         expected=", ".join(VOLUME_SUFFIXES + IMAGE_SUFFIXES),
         remedy="convert the file to .nii.gz",
     )
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A file's name without its ending, and the ending: that of a volume, such as ``.nii.gz``, or the last suffix."""
+    endings = [suffix for suffix in VOLUME_SUFFIXES if name.lower().endswith(suffix)] or [Path(name).suffix]
+    before = len(name) - max(map(len, endings))
+    return name[:before], name[before:]
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -399,24 +409,6 @@ def cheng_numbers(record: h5py.Group, name: str, axes: int | None = None) -> h5p
     if axes is not None and field.ndim != axes:
         raise ValueError(f"its '{name}' has {field.ndim} axes where {axes} are expected")
     return field
-
-
-def _stack(paths: Sequence[Path], read_slice: Callable[[Path], np.ndarray], pixel_mm: float | None) -> np.ndarray:
-    """Read slices ``(height, width)`` of one shape and bring their stack to the canonical frame."""
-    slices: list[np.ndarray] = []
-    for path in paths:
-        array = read_slice(path)
-        if slices and array.shape != slices[0].shape:
-            raise DataError(
-                f"the slice has shape {array.shape} (height, width)",
-                where=path,
-                expected=f"{slices[0].shape}, as the slices before it",
-                remedy="put slices of another shape into a case of their own",
-            )
-        slices.append(array)
-    height, width = slices[0].shape
-    geometry = Geometry.from_stack(len(slices), height, width, pixel_mm)
-    return geometry.to_canonical(np.stack(slices).transpose(2, 1, 0))
 
 
 def _as_mask(array: np.ndarray, path: Path, lossy: bool) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from metaseg.cases.case import Case, FailedCase, one_case, raise_failed
+from metaseg.cases.case import MODALITIES, Case, FailedCase, one_case, raise_failed
 from metaseg.cases.labels import WHOLE_LESION, doubts
 from metaseg.cases.patients import doubtable, patients_of, read_patient_table, warn_of_doubtful
 from metaseg.cases.phantoms import make_phantoms
@@ -51,8 +51,7 @@ def common_modalities(cases: Sequence[Case]) -> tuple[str, ...]:
     shared = tuple(name for name in cases[0].modalities if all(name in case.images for case in cases))
     if not shared:
         raise DataError("the cases share no modality", expected="at least one modality in every case")
-    order = ("flair", "t1", "t1ce", "t2")
-    return tuple(sorted(shared, key=lambda name: order.index(name) if name in order else len(order)))
+    return tuple(sorted(shared, key=lambda name: (*MODALITIES, name).index(name)))
 
 
 def build_store(

@@ -53,7 +53,7 @@ def case_key(case: Case, options: PrepareOptions) -> str:
         # The same files may stand there already, prepared by the convention that only stands in here.
         raise case.scheme.unclear
     digest = hashlib.blake2b(digest_size=8)
-    identity = [case.id, case.patient, case.cohort, case.grade, case.site, case.synthetic, case.scheme.name]
+    identity = [*case.identity.values(), case.scheme.name]
     digest.update(json.dumps([FORMAT_VERSION, asdict(options), identity, bool(case.label)]).encode())
     wanted = [volume for name, volume in case.images.items() if name in options.modalities]
     for volume in [*wanted, *([case.label] if case.label else [])]:
@@ -115,19 +115,14 @@ def arrange_case(case: Case, options: PrepareOptions, threads: int = 1) -> tuple
     label_full = None if label is None else label[box]
     stored_images, stored_label = _shrink(images, label_full, geometry.canonical_shape, options.image_size)
     info = StoredCaseInfo(
-        id=case.id,
-        patient=case.patient,
-        cohort=case.cohort,
-        grade=case.grade,
-        site=case.site,
-        synthetic=case.synthetic,
+        **case.identity,
         scheme=case.scheme.name,
         modalities=tuple(options.modalities),
         space=case.scheme.space.name,
         labelled=label is not None,
         geometry=geometry,
         crop=crop,
-        shape=_shape(stored_images),
+        shape=(len(stored_images[0]), *stored_images.shape[2:]),
         mean=mean,
         sd=sd,
         background=background,
@@ -222,9 +217,8 @@ def foreground_statistics(images: np.ndarray, background: float) -> tuple[tuple[
     means, deviations = [], []
     for image in images:
         values = image[foreground(image, background)].astype(np.float64)
-        deviation = float(values.std()) if values.size else 0.0
         means.append(float(values.mean()) if values.size else 0.0)
-        deviations.append(deviation if deviation > 0 else 1.0)
+        deviations.append((float(values.std()) if values.size else 0.0) or 1.0)
     return tuple(means), tuple(deviations)
 
 
@@ -245,29 +239,18 @@ def _shrink(
         return images, label
     images = images.astype(np.float32, copy=False)
     size = tuple(max(1, round(side * scale)) for side in images.shape[2:])
-    small = np.stack(
-        [
-            [resize(plane, size, order=1, mode="edge", anti_aliasing=True, preserve_range=True) for plane in image]
-            for image in images
-        ]
-    ).astype(np.float32)
+
+    def shrunk(volume: np.ndarray) -> np.ndarray:
+        planes = (
+            resize(plane, size, order=1, mode="edge", anti_aliasing=True, preserve_range=True) for plane in volume
+        )
+        return np.stack([*planes])
+
+    small = np.stack([shrunk(image) for image in images]).astype(np.float32)
     if label is None:
         return small, None
-    shares = [
-        np.stack(
-            [
-                resize((plane == value).astype(np.float32), size, order=1, mode="edge", anti_aliasing=True)
-                for plane in label
-            ]
-        )
-        for value in range(int(label.max()) + 1)
-    ]
-    return small, np.argmax(np.stack(shares), axis=0).astype(np.uint8)
-
-
-def _shape(images: np.ndarray) -> tuple[int, int, int]:
-    _, slices, height, width = images.shape
-    return (slices, height, width)
+    fractions = [shrunk((label == value).astype(np.float32)) for value in range(int(label.max()) + 1)]
+    return small, np.argmax(np.stack(fractions), axis=0).astype(np.uint8)
 
 
 def _areas(label: np.ndarray | None, slices: int, classes: int) -> tuple[tuple[int, ...], ...]:

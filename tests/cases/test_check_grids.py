@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from nibabel.affines import apply_affine
 
-from metaseg.cases.check.inspect import corner_distance, implausible_spacing, tilt_degrees
-from metaseg.cases.geometry import Geometry
+from metaseg.cases.check.inspect import implausible_spacing, tilt_degrees
+from metaseg.cases.geometry import Geometry, corner_distance
 
 
 def turn(degrees: float) -> np.ndarray:

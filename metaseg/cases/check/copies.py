@@ -6,30 +6,46 @@ Checks for near-copies: pictures of class folders that were saved again, in two 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from metaseg.cases.case import Case
 from metaseg.cases.check.inspect import Fingerprint, Inspection, relative_name
 from metaseg.cases.check.parts import Parts, parts_of_file
 from metaseg.cases.check.report import Finding
+from metaseg.errors import some
 
 
 @dataclass(frozen=True)
-class _Copy:
-    """An image and where it stands."""
+class PlacedImage:
+    """An image and where it stands.
+
+    Attributes:
+        case: Its case.
+        modality: Its modality.
+        name: Its file, relative to the checked folder.
+        digest: Equal for images of equal values.
+        parts: Parts of the data in which it stands.
+    """
 
     case: Case
-    print: Fingerprint
+    modality: str
     name: str
+    digest: str
     parts: frozenset[str]
 
+    @property
+    def is_picture(self) -> bool:
+        """Whether it lies in a folder of pictures, which tells a class and no patient."""
+        return self.case.format == "image-folder"
 
-def find_copies(
+
+def place_images(
     cases: Sequence[Case], inspections: Sequence[Inspection], parts: Parts | None, root: Path
-) -> list[Finding]:
-    """Findings about images with equal values.
+) -> list[PlacedImage]:
+    """All images that have values, and of class folders the others too, each with a digest of its own.
 
     Args:
         cases: The cases.
@@ -37,64 +53,71 @@ def find_copies(
         parts: The given split, or None to tell parts from names.
         root: The checked folder.
     """
-    groups: defaultdict[str, list[_Copy]] = defaultdict(list)
+    placed = []
     for case, inspection in zip(cases, inspections, strict=True):
-        for fingerprint in inspection.fingerprints:
-            where = parts_of_file(case, fingerprint.file, parts, root)
-            name = relative_name(fingerprint.file, root)
-            groups[fingerprint.digest].append(_Copy(case, fingerprint, name, where))
-    copied = [group for group in groups.values() if len(group) > 1]
-    told = {(finding.case, finding.kind) for inspection in inspections for finding in inspection.findings}
+        unread = [Fingerprint(case.id, "", case.files[0])] if case.format == "image-folder" else []
+        for found in inspection.fingerprints or unread:
+            where = parts_of_file(case, found.file, parts, root)
+            placed.append(PlacedImage(case, found.modality, relative_name(found.file, root), found.digest, where))
+    return placed
+
+
+def _grouped(images: Iterable[PlacedImage], key: Callable[[PlacedImage], Any]) -> dict[Any, list[PlacedImage]]:
+    groups: defaultdict[Any, list[PlacedImage]] = defaultdict(list)
+    for image in images:
+        groups[key(image)].append(image)
+    return groups
+
+
+def find_copies(images: Sequence[PlacedImage], told: Sequence[Finding]) -> list[Finding]:
+    """Findings about images with equal values; those about a case that are in ``told`` are left out."""
+    copied = [group for group in _grouped(images, lambda image: image.digest).values() if len(group) > 1]
+    known = {(finding.case, finding.kind) for finding in told}
     within = (finding for group in copied for finding in _within_a_case(group))
-    findings = [finding for finding in within if (finding.case, finding.kind) not in told]
-    return findings + _between_cases([group for group in copied if len({copy.case.id for copy in group}) > 1])
+    return [
+        *(finding for finding in within if (finding.case, finding.kind) not in known),
+        *_between_cases([group for group in copied if len({image.case.id for image in group}) > 1]),
+    ]
 
 
-def _within_a_case(group: Sequence[_Copy]) -> Iterator[Finding]:
+def _within_a_case(group: Sequence[PlacedImage]) -> Iterator[Finding]:
     """Two modalities that are one image; a slice that is there twice."""
-    members: defaultdict[str, list[_Copy]] = defaultdict(list)
-    for copy in group:
-        members[copy.case.id].append(copy)
-    for copies in members.values():
-        first = copies[0]
-        modalities = list(dict.fromkeys(copy.print.modality for copy in copies))
+    for case, copies in _grouped(group, lambda image: image.case.id).items():
+        modalities = list(dict.fromkeys(copy.modality for copy in copies))
         if len(modalities) > 1:
             found = f"{' and '.join(modalities)} are the same image"
-            yield Finding.of("same-modality", first.case.id, found, file=first.name)
+            yield Finding.of("same-modality", case, found, file=copies[0].name)
         elif len(copies) > 1:
             found = "slices of one case are the same picture: " + _listed(copies)
-            yield Finding.of("same-picture", first.case.id, found, file=first.name)
+            yield Finding.of("same-picture", case, found, file=copies[0].name)
 
 
-def _between_cases(groups: Sequence[Sequence[_Copy]]) -> list[Finding]:
+def _between_cases(groups: Sequence[Sequence[PlacedImage]]) -> Iterator[Finding]:
     """One finding for each set of cases that share images, and each thing that is wrong with that."""
-    shared: defaultdict[tuple[str, tuple[str, ...]], list[Sequence[_Copy]]] = defaultdict(list)
+    shared: defaultdict[tuple[str, frozenset[str]], list[Sequence[PlacedImage]]] = defaultdict(list)
     for group in groups:
         for kind in _kinds_between(group):
-            shared[kind, tuple(sorted({copy.case.id for copy in group}))].append(group)
-    findings = []
+            shared[kind, frozenset(image.case.id for image in group)].append(group)
     for (kind, _), same in shared.items():
         first = same[0][0]
         more = f" and {len(same) - 1} more images of the same cases" if len(same) > 1 else ""
-        findings.append(Finding.of(kind, first.case.id, _describe(kind, same[0]) + more, file=first.name))
-    return findings
+        yield Finding.of(kind, first.case.id, _describe(kind, same[0]) + more, file=first.name)
 
 
-def _kinds_between(group: Sequence[_Copy]) -> list[str]:
+def _kinds_between(group: Sequence[PlacedImage]) -> list[str]:
     # Folders of pictures do not tell patients: there, a second copy in one class is a nuisance rather than an error.
-    pictures = all(copy.case.format == "image-folder" for copy in group)
+    pictures = all(image.is_picture for image in group)
     kinds = []
-    if len(frozenset().union(*(copy.parts for copy in group))) > 1:
+    if len(_parts_of(group)) > 1:
         kinds.append("leak")
-    if pictures and len({copy.case.cohort for copy in group}) > 1:
+    if pictures and len({image.case.cohort for image in group}) > 1:
         kinds.append("same-class")
     return kinds or ["same-picture" if pictures else "same-case"]
 
 
-def _describe(kind: str, group: Sequence[_Copy]) -> str:
+def _describe(kind: str, group: Sequence[PlacedImage]) -> str:
     if kind == "leak":
-        parts = sorted(frozenset().union(*(copy.parts for copy in group)))
-        places = (f"{part} ({_listed([copy for copy in group if part in copy.parts])})" for part in parts)
+        places = (f"{part} ({_listed([copy for copy in group if part in copy.parts])})" for part in _parts_of(group))
         return "the same image stands in " + " and in ".join(places)
     if kind == "same-class":
         classes = ", ".join(sorted({copy.case.cohort for copy in group}))
@@ -105,84 +128,59 @@ def _describe(kind: str, group: Sequence[_Copy]) -> str:
     return f"{len(group)} copies of one picture: {_listed(group)}"
 
 
-def _listed(copies: Sequence[_Copy]) -> str:
+def _parts_of(images: Iterable[PlacedImage]) -> list[str]:
+    return sorted(frozenset().union(*(image.parts for image in images)))
+
+
+def _listed(copies: Sequence[PlacedImage]) -> str:
     return ", ".join(dict.fromkeys(copy.name for copy in copies))
 
 
 _MOST_NAMED = 3
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """A picture and where it stands; equal digests tell equal pixels."""
-
-    case: Case
-    name: str
-    digest: str
-    parts: frozenset[str]
-
-
-def find_near_copies(
-    cases: Sequence[Case], inspections: Sequence[Inspection], parts: Parts | None, root: Path
-) -> list[Finding]:
-    """Findings about pictures that look alike and are not equal; equal ones are found by :mod:`.copies`.
+def find_near_copies(images: Sequence[PlacedImage]) -> list[Finding]:
+    """Findings about pictures that look alike and are not equal; equal ones are found by :func:`find_copies`.
 
     The reader of image folders has given them one patient (:mod:`metaseg.cases.pictures`).
-
-    Args:
-        cases: The cases.
-        inspections: What was seen in each of them.
-        parts: The given split, or None to tell parts from names.
-        root: The checked folder.
     """
-    groups: defaultdict[str, list[_Picture]] = defaultdict(list)
-    for case, inspection in zip(cases, inspections, strict=True):
-        if case.format == "image-folder":
-            digest = next((fingerprint.digest for fingerprint in inspection.fingerprints), case.id)
-            where = parts_of_file(case, case.files[0], parts, root)
-            groups[case.patient].append(_Picture(case, relative_name(case.files[0], root), digest, where))
-    alike = [group for group in groups.values() if len({picture.digest for picture in group}) > 1]
-    findings = [finding for group in alike for finding in _in_two_places(group)]
-    return findings + list(_in_one_class(alike))
+    groups = _grouped((image for image in images if image.is_picture), lambda image: image.case.patient)
+    alike = [group for group in groups.values() if _digests(group) > 1]
+    return [finding for group in alike for finding in _in_two_places(group)] + list(_in_one_class(alike))
 
 
-def _in_two_places(group: Sequence[_Picture]) -> Iterator[Finding]:
+def _digests(group: Sequence[PlacedImage]) -> int:
+    return len({image.digest for image in group})
+
+
+def _in_two_places(group: Sequence[PlacedImage]) -> Iterator[Finding]:
     """Near-copies in two parts or classes, unless each of them stands there in equal copies, which are found anyway."""
-    parts: defaultdict[str, list[_Picture]] = defaultdict(list)
-    classes: defaultdict[str, list[_Picture]] = defaultdict(list)
+    parts: defaultdict[str, list[PlacedImage]] = defaultdict(list)
     for picture in group:
-        classes[picture.case.cohort].append(picture)
         for part in picture.parts:
             parts[part].append(picture)
-    for kind, places in (("near-leak", parts), ("near-class", classes)):
+    for kind, places in (("near-leak", parts), ("near-class", _grouped(group, lambda image: image.case.cohort))):
         digests = {frozenset(picture.digest for picture in pictures) for pictures in places.values()}
         if len(digests) > 1:
-            told = " and in ".join(f"{place} ({_listed_near(pictures)})" for place, pictures in sorted(places.items()))
+            told = " and in ".join(f"{place} ({_some(pictures)})" for place, pictures in sorted(places.items()))
             first = group[0]
             yield Finding.of(kind, first.case.id, f"pictures that look the same stand in {told}", file=first.name)
 
 
-def _in_one_class(groups: Sequence[Sequence[_Picture]]) -> Iterator[Finding]:
+def _in_one_class(groups: Sequence[Sequence[PlacedImage]]) -> Iterator[Finding]:
     """One finding for all near-copies of a class."""
-    by_class: defaultdict[str, list[list[_Picture]]] = defaultdict(list)
+    by_class: defaultdict[str, list[list[PlacedImage]]] = defaultdict(list)
     for group in groups:
-        for name in dict.fromkeys(picture.case.cohort for picture in group):
-            here = [picture for picture in group if picture.case.cohort == name]
-            if len({picture.digest for picture in here}) > 1:
+        for name, here in _grouped(group, lambda image: image.case.cohort).items():
+            if _digests(here) > 1:
                 by_class[name].append(here)
     for name, alike in by_class.items():
-        count, groups_of = sum(map(len, alike)), f"{len(alike)} group{'' if len(alike) == 1 else 's'}"
-        such = _listed_near(_different(alike[0]))
-        found = f"{count} pictures of class {name} look the same in {groups_of}, such as {such}"
-        yield Finding.of("near-picture", alike[0][0].case.id, found, file=alike[0][0].name)
+        first, in_groups = alike[0][0], f"{len(alike)} group{'' if len(alike) == 1 else 's'}"
+        # The first picture of each digest.
+        different = list({picture.digest: picture for picture in reversed(alike[0])}.values())[::-1]
+        found = f"{sum(map(len, alike))} pictures of class {name} look the same in {in_groups}, such as"
+        yield Finding.of("near-picture", first.case.id, f"{found} {_some(different)}", file=first.name)
 
 
-def _different(group: Sequence[_Picture]) -> list[_Picture]:
-    """The first picture of each digest."""
-    return list({picture.digest: picture for picture in reversed(group)}.values())[::-1]
-
-
-def _listed_near(pictures: Sequence[_Picture]) -> str:
-    names = [picture.name for picture in pictures]
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
+def _some(pictures: Sequence[PlacedImage]) -> str:
+    return some([picture.name for picture in pictures], _MOST_NAMED)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from metaseg.cases.case import Case
-from metaseg.cases.check.copies import find_copies, find_near_copies
+from metaseg.cases.check.copies import find_copies, find_near_copies, place_images
 from metaseg.cases.check.inspect import Inspection, inspect_case, relative_name
 from metaseg.cases.check.parts import check_classes, check_patients, check_sessions, check_split, parts_of_split
 from metaseg.cases.check.report import MAY_BE_MISSING, CheckReport, Finding
@@ -67,9 +67,8 @@ def check_dataset(
     findings += _check_meaning(cases, inspections, label_scheme is not None)
     findings += check_patients(cases, root) if parts is None else check_split(cases, parts, str(split))
     findings += [] if patients else check_sessions(cases)
-    findings += find_copies(cases, inspections, parts, root)
-    findings += find_near_copies(cases, inspections, parts, root)
-    findings += check_classes(cases, parts, root)
+    images = place_images(cases, inspections, parts, root)
+    findings += [*find_copies(images, findings), *find_near_copies(images), *check_classes(images)]
     ordered = sorted(dict.fromkeys(findings), key=_order)
     formats = ", ".join(sorted({case.format for case in cases}))
     return CheckReport(root.as_posix(), formats, len(cases), tuple(ordered))

@@ -16,7 +16,7 @@ import numpy as np
 
 from metaseg.cases.case import Case, Volume
 from metaseg.cases.check.report import Finding
-from metaseg.cases.geometry import Geometry
+from metaseg.cases.geometry import Geometry, corner_distance
 from metaseg.cases.intensities import Background, find_background, intensity_problem
 from metaseg.cases.labels import LabelScheme
 from metaseg.errors import MetasegError
@@ -35,18 +35,6 @@ SIDE_RANGE = (16, 1024)
 
 TILT_TOLERANCE_DEGREES = 0.1
 """Voxel axes further than this from the scanner's axes are called oblique."""
-
-
-def corner_distance(first: Geometry, second: Geometry) -> float:
-    """Largest distance in mm between where two grids of one canonical shape put the same corner voxel.
-
-    Files may be stored in different orientations: they are compared in the canonical frame, in which they are read.
-    """
-    last = np.asarray(first.canonical_shape[::-1]) - 1
-    corners = np.stack(np.meshgrid(*([0, size] for size in last), indexing="ij"), axis=-1).reshape(-1, 3)
-    homogeneous = np.hstack([corners, np.ones((len(corners), 1))])
-    difference = first.canonical_affine - second.canonical_affine
-    return float(np.linalg.norm((homogeneous @ difference.T)[:, :3], axis=1).max())
 
 
 def tilt_degrees(geometry: Geometry) -> float:
@@ -201,13 +189,11 @@ class Fingerprint:
 
     Attributes:
         digest: Equal for images of equal shape and values, whatever their compression, orientation or number type.
-        case: Id of the case.
         modality: The image's modality.
         file: The image's file.
     """
 
     digest: str
-    case: str
     modality: str
     file: Path
 
@@ -282,22 +268,22 @@ def _load(seen: Inspection, name: str, volume: Volume) -> tuple[Geometry, np.nda
     # A 4-D file holds several modalities: what is wrong with the file is said once.
     if seen.is_broken(volume.files):
         return None
-    for kind in ("header", "unreadable"):
-        try:
-            if kind == "header":
-                geometry = volume.geometry()
-            else:
-                return geometry, volume.read()
-        except MetasegError as error:
-            where = error.where if isinstance(error.where, Path) else volume.files[0]
-            expected = f" (expected: {error.expected})" if error.expected else ""
-            seen.add(kind, f"{name}: {error.found}{expected}", where, error.remedy)
-            return None
-        except (Exception, MemoryError) as error:
-            # A file may break its library in ways nobody foresaw; the check reports that rather than stopping.
-            seen.add(kind, f"{name}: {type(error).__name__}: {error}", volume.files[0])
-            return None
+    kind = "header"
+    try:
+        geometry = volume.geometry()
+        kind = "unreadable"
+        return geometry, volume.read()
+    except MetasegError as error:
+        where = error.where if isinstance(error.where, Path) else volume.files[0]
+        seen.add(kind, f"{name}: {_expecting(error)}", where, error.remedy)
+    except (Exception, MemoryError) as error:
+        # A file may break its library in ways nobody foresaw; the check reports that rather than stopping.
+        seen.add(kind, f"{name}: {type(error).__name__}: {error}", volume.files[0])
     return None
+
+
+def _expecting(error: MetasegError) -> str:
+    return f"{error.found} (expected: {error.expected})" if error.expected else error.found
 
 
 def _same_grid(seen: Inspection, name: str, file: Path, geometry: Geometry, first_name: str, first: Geometry) -> bool:
@@ -327,7 +313,7 @@ def _check_values(
         found = list(check_constant(name, part)) if geometry.planar else checks.add(name, part)[1]
         seen.add_all(found, file)
         if not any(kind == "constant" for kind, _ in found):
-            seen.fingerprints.append(Fingerprint(_digest(part), seen.case, name, file))
+            seen.fingerprints.append(Fingerprint(_digest(part), name, file))
 
 
 def _check_label(
@@ -341,27 +327,16 @@ def _check_label(
     if loaded is None:
         return
     geometry, array = loaded
-    file = label.files[0]
+    file, values = label.files[0], distinct_values(array)
     comparable = reference is not None and _same_grid(seen, "the label", file, geometry, *reference)
-    if not _check_label_values(seen, file, array, scheme):
-        return
-    seen.add_all(check_outline(array != 0, head if comparable else None), file)
-
-
-def _check_label_values(seen: Inspection, file: Path, array: np.ndarray, scheme: LabelScheme) -> bool:
-    """Note values that the scheme does not know, and classes of those it knows; True if values are finite."""
-    values = distinct_values(array)
     if not np.all(np.isfinite(values)):
         seen.add("non-finite", "the label holds NaN or infinity", file)
-        return False
+        return
     try:
-        scheme.check_values(values, file)
-    except MetasegError as error:
-        expected = f" (expected: {error.expected})" if error.expected else ""
-        seen.add("label-values", f"{error.found}{expected}", file, error.remedy)
-    else:
         seen.classes = frozenset(np.unique(scheme.decode(values, file)).tolist())
-    return True
+    except MetasegError as error:
+        seen.add("label-values", _expecting(error), file, error.remedy)
+    seen.add_all(check_outline(array != 0, head if comparable else None), file)
 
 
 def distinct_values(array: np.ndarray) -> np.ndarray:

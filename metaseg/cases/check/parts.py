@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaseg.cases.case import Case
+from metaseg.cases.check.copies import PlacedImage, _grouped, _parts_of
 from metaseg.cases.check.inspect import relative_name
 from metaseg.cases.check.report import Finding
 from metaseg.cases.patients import doubtable, doubtful_sessions
@@ -79,19 +80,15 @@ def parts_of_file(case: Case, file: Path, parts: Parts | None, root: Path) -> fr
 
 def check_patients(cases: Sequence[Case], root: Path) -> Iterator[Finding]:
     """Patients with cases in two parts, as the files' names tell them."""
-    seen: defaultdict[str, defaultdict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
-    for case in cases:
-        # Folders of pictures do not tell patients; copies in two parts are found by their looks.
-        if case.format == "image-folder":
-            continue
-        for file in case.files:
-            for part in parts_of_file(case, file, None, root):
-                seen[case.patient][part][case.id] = None
-    for patient, where in seen.items():
-        if len(where) > 1:
-            places = "; ".join(f"{part}: {', '.join(ids)}" for part, ids in sorted(where.items()))
-            first = next(iter(where[min(where)]))
-            yield Finding.of("patient-split", first, f"patient {patient} stands in {places}")
+    named: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    # Folders of pictures do not tell patients; copies in two parts are found by their looks.
+    scans = [case for case in cases if case.format != "image-folder"]
+    for case in scans:
+        for part in {part_by_name(file, root) for file in case.files} - {None}:
+            named[str(part)][case.id] = None
+    for problem in split_problems({part: [*ids] for part, ids in named.items()}, {c.id: c.patient for c in scans}, {}):
+        if problem.kind == "patient-split":
+            yield Finding.of(problem.kind, problem.case, problem.found)
 
 
 def check_sessions(cases: Sequence[Case]) -> Iterator[Finding]:
@@ -123,27 +120,14 @@ def check_split(cases: Sequence[Case], parts: Parts, path: str | Path) -> Iterat
         yield Finding.of(problem.kind, problem.case, problem.found)
 
 
-def check_classes(cases: Sequence[Case], parts: Parts | None, root: Path) -> Iterator[Finding]:
-    """Classes with a single picture, and classes that a part lacks.
-
-    Args:
-        cases: The cases; those of other formats are passed over, since they have outlines to learn from.
-        parts: The given split, or None to tell parts from names.
-        root: The checked folder.
-    """
-    members: defaultdict[str, list[Case]] = defaultdict(list)
-    for case in cases:
-        if case.format == "image-folder":
-            members[case.cohort].append(case)
-    places = {
-        name: frozenset().union(*(parts_of_file(case, case.files[0], parts, root) for case in inside))
-        for name, inside in members.items()
-    }
-    everywhere: frozenset[str] = frozenset().union(*places.values())
-    for name, inside in members.items():
-        first = inside[0].id
-        if len({case.patient for case in inside}) == 1:
+def check_classes(images: Sequence[PlacedImage]) -> Iterator[Finding]:
+    """Classes of pictures with a single one, and classes that a part lacks; other cases have outlines to learn from."""
+    pictures = [image for image in images if image.is_picture]
+    for name, inside in _grouped(pictures, lambda image: image.case.cohort).items():
+        first = inside[0].case.id
+        absent = sorted({*_parts_of(pictures)} - {*_parts_of(inside)})
+        if len({image.case.patient for image in inside}) == 1:
             count = "1 picture" if len(inside) == 1 else f"{len(inside)} pictures that are copies of one"
             yield Finding.of("class-single", first, f"class {name} has {count}: it cannot be in train and test")
-        elif absent := sorted(everywhere - places[name]):
+        elif absent:
             yield Finding.of("class-absent", first, f"class {name} has no picture in {', '.join(absent)}")

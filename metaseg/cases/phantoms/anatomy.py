@@ -165,11 +165,6 @@ class Surface:
     ribbon: np.ndarray
     cerebrum: np.ndarray
 
-    @property
-    def brain(self) -> np.ndarray:
-        """Boolean mask of the brain with the fluid in its sulci."""
-        return self.depth > 0
-
 
 @dataclass(frozen=True)
 class Push:

@@ -103,9 +103,8 @@ def _make(
 
 def _entry(cohort: str, seed: int, number: int, phantom: Phantom) -> dict[str, Any]:
     grade = {} if cohort == "MET" else {"grade": cohort}
-    return {
-        "cohort": cohort, **grade, "seed": seed, "number": number, "lesions": phantom.lesions, "skull": phantom.skull
-    }  # fmt: skip
+    drawn = {"seed": seed, "number": number, "lesions": phantom.lesions, "skull": phantom.skull}
+    return {"cohort": cohort, **grade, **drawn}
 
 
 def _read_marker(out: Path, size: str) -> dict[str, Any]:

@@ -1,10 +1,8 @@
-"""The machinery behind both BraTS conventions: files named ``<case><suffix>.nii.gz``, usually a folder per case.
+"""The two conventions of BraTS: files named ``<case><suffix>.nii.gz``, usually a folder per case.
 
-BraTS 2018 to 2021: ``<case>/<case>_{flair,t1,t1ce,t2,seg}.nii.gz``, in folders HGG and LGG up to 2019.
-
-BraTS 2023 and later: ``BraTS-MET-00110-000/BraTS-MET-00110-000-{t2f,t1n,t1c,t2w,seg}.nii.gz``.
-
-The radiotherapy set of the meningioma challenge has one modality and another label, ``<case>_t1c`` and ``<case>_gtv``.
+BraTS 2018 to 2021: ``<case>/<case>_{flair,t1,t1ce,t2,seg}.nii.gz``, in folders HGG and LGG up to 2019. BraTS 2023 and
+later: ``BraTS-MET-00110-000/BraTS-MET-00110-000-{t2f,t1n,t1c,t2w,seg}.nii.gz``; the radiotherapy set of the meningioma
+challenge has one modality and another label, ``<case>_t1c`` and ``<case>_gtv``.
 """
 
 from __future__ import annotations
@@ -12,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-from metaseg.cases.case import Case, Volume
+from metaseg.cases.case import Case
 from metaseg.cases.labels import LABEL_SCHEMES
 from metaseg.cases.patients import SITED
 from metaseg.cases.readers.common import Reader, ReadOptions, doubled_files, other_case, walk_files
@@ -44,7 +43,7 @@ class Convention:
     images: Mapping[str, str]
     labels: Mapping[str, str]
 
-    @property
+    @cached_property
     def pattern(self) -> re.Pattern[str]:
         """Splits a file name into ``case`` and ``suffix``."""
         # Longest first, so that "_t1ce" is not read as a case that ends in "ce".
@@ -53,28 +52,28 @@ class Convention:
         endings = "|".join(re.escape(ending) for ending in VOLUME_SUFFIXES)
         return re.compile(rf"(?P<case>.+)(?P<suffix>{joined})({endings})", re.IGNORECASE)
 
+    def parts_of(self, name: str) -> tuple[str, str] | None:
+        """The case that a file's name tells, and its suffix in lower case; None if it is named otherwise."""
+        match = self.pattern.fullmatch(name)
+        return (match["case"], match["suffix"].lower()) if match else None
 
-@dataclass(frozen=True)
-class Identity:
-    """What a case's name and place tell about it; see :class:`~metaseg.cases.case.Case`."""
-
-    cohort: str
-    grade: str | None = None
-    site: str | None = None
-
-
-Identify = Callable[[str, Path], Identity]
-"""From case id and folder to identity."""
+    def first_image(self, root: Path) -> Path | None:
+        """The first image file below ``root``, or None."""
+        named = ((path, self.parts_of(path.name)) for path in walk_files(root))
+        return next((path for path, parts in named if parts and parts[1] in self.images), None)
 
 
-def first_image(root: Path, convention: Convention) -> Path | None:
-    """The first image file of the convention below ``root``, or None."""
-    pattern = convention.pattern
-    for path in walk_files(root):
-        match = pattern.fullmatch(path.name)
-        if match and match["suffix"].lower() in convention.images:
-            return path
-    return None
+BRATS = Convention(
+    "brats",
+    images={"_flair": "flair", "_t1": "t1", "_t1ce": "t1ce", "_t2": "t2"},
+    labels={"_seg": "brats", "_segm": "brats"},
+)
+BRATS2023 = Convention(
+    "brats2023",
+    images={"-t2f": "flair", "-t1n": "t1", "-t1c": "t1ce", "_t1c": "t1ce", "-t2w": "t2"},
+    labels={"-seg": "brats2023", "_gtv": "whole-lesion"},
+)
+_COHORT = re.compile(r"brats-(?P<cohort>[a-z]+(-rt)?)-", re.IGNORECASE)
 
 
 def cohort_folder(folder: Path) -> str | None:
@@ -91,7 +90,53 @@ def grade_of(cohort: str | None) -> str | None:
     return cohort if cohort in _GRADES else None
 
 
-def read_case_folders(root: Path, convention: Convention, identify: Identify, options: ReadOptions) -> list[Case]:
+def _read_brats(root: Path, options: ReadOptions) -> list[Case]:
+    """The cases below ``root``; cohort and grade are the folder's, or those of BraTS's ``name_mapping.csv``."""
+    grades = _grades_from_mapping(root)
+
+    def identify(case: str, folder: Path) -> tuple[str, str | None]:
+        cohort = cohort_folder(folder) or grades.get(case)
+        sited = SITED.fullmatch(case)
+        return cohort or ("GLI" if case.lower().startswith("brats") else "unknown"), sited["site"] if sited else None
+
+    return _read_case_folders(root, BRATS, identify, options)
+
+
+def _grades_from_mapping(root: Path) -> dict[str, str]:
+    """Case id to grade, from the table that BraTS 2019 and 2020 come with, if it is there."""
+    kind = FileKind("the table of BraTS' grades", "get it again or remove it", DataError)
+    tables = (folder / "name_mapping.csv" for folder in (root, root.parent))
+    table = next((table for table in tables if table.is_file()), None)
+    grades: dict[str, str] = {}
+    for row in read_rows(table, kind) if table else ():
+        grade = (row.get("Grade") or "").strip().upper()
+        if grade_of(grade):
+            grades |= {value: grade for value in row.values() if value != row["Grade"]}
+    return grades
+
+
+def _read_brats2023(root: Path, options: ReadOptions) -> list[Case]:
+    """The cases below ``root``; their names tell the cohort."""
+
+    def identify(case: str, folder: Path) -> tuple[str, str | None]:
+        named = _COHORT.match(case)
+        return named["cohort"].upper() if named else (cohort_folder(folder) or "unknown"), None
+
+    scheme = LABEL_SCHEMES["brats2023"]
+    # Of paediatric cases, 4 is no resection cavity, and the labels mean something else in other editions.
+    paediatric = replace(scheme, instead=("brats-ped",))
+    return [
+        replace(case, scheme=paediatric) if case.scheme is scheme and case.cohort == "PED" else case
+        for case in _read_case_folders(root, BRATS2023, identify, options)
+    ]
+
+
+_Files = dict[str, list[Path]]
+_Identify = Callable[[str, Path], tuple[str, str | None]]
+"""From case id and folder to cohort and site."""
+
+
+def _read_case_folders(root: Path, convention: Convention, identify: _Identify, options: ReadOptions) -> list[Case]:
     """Make the cases below ``root``.
 
     Raises:
@@ -105,18 +150,13 @@ def read_case_folders(root: Path, convention: Convention, identify: Identify, op
     ]
 
 
-_Files = dict[str, list[Path]]
-
-
 def _group_files(root: Path, convention: Convention) -> dict[tuple[Path, str], _Files]:
     """Files by folder and case, then by modality or ``"label"``."""
     groups: dict[tuple[Path, str], _Files] = {}
-    pattern = convention.pattern
     for path in walk_files(root):
-        match = pattern.fullmatch(path.name)
-        if match:
-            what = convention.images.get(match["suffix"].lower(), "label")
-            groups.setdefault((path.parent, match["case"]), {}).setdefault(what, []).append(path)
+        if parts := convention.parts_of(path.name):
+            what = convention.images.get(parts[1], "label")
+            groups.setdefault((path.parent, parts[0]), {}).setdefault(what, []).append(path)
     return groups
 
 
@@ -148,7 +188,7 @@ def _find_other_cases(groups: Mapping[tuple[Path, str], _Files], options: ReadOp
 
 
 def _make_case(
-    case_id: str, folder: Path, files: _Files, convention: Convention, identify: Identify, options: ReadOptions
+    case_id: str, folder: Path, files: _Files, convention: Convention, identify: _Identify, options: ReadOptions
 ) -> Case:
     extra: dict[str, str] = {}
     doubled = [path for paths in files.values() for path in paths[1:]]
@@ -161,102 +201,32 @@ def _make_case(
     order = dict.fromkeys(convention.images.values())
     images = {modality: volume_from_file(files[modality][0]) for modality in order if modality in files}
     label = volume_from_file(files["label"][0]) if "label" in files else None
-    identity = identify(case_id, folder)
+    named = convention.parts_of(label.files[0].name) if label else None
+    scheme = convention.labels[named[1] if named else next(iter(convention.labels))]
+    cohort, site = identify(case_id, folder)
     return Case(
         id=case_id,
         patient=case_id,
-        cohort=identity.cohort,
+        cohort=cohort,
         images=images,
         label=label,
-        scheme=options.scheme or LABEL_SCHEMES[_scheme_name(label, convention)],
-        grade=identity.grade,
-        site=identity.site,
+        scheme=options.scheme or LABEL_SCHEMES[scheme],
+        grade=grade_of(cohort),
+        site=site,
         format=convention.name,
         extra=extra,
     )
 
 
-def _scheme_name(label: Volume | None, convention: Convention) -> str:
-    match = convention.pattern.fullmatch(label.files[0].name) if label else None
-    return convention.labels[match["suffix"].lower()] if match else next(iter(convention.labels.values()))
-
-
-CONVENTION = Convention(
-    "brats",
-    images={"_flair": "flair", "_t1": "t1", "_t1ce": "t1ce", "_t2": "t2"},
-    labels={"_seg": "brats", "_segm": "brats"},
+BRATS_READER = Reader(
+    BRATS.name,
+    "BraTS 2018-2021 names: <case>_flair/_t1/_t1ce/_t2/_seg.nii.gz",
+    lambda path: BRATS.first_image(path) is not None,
+    _read_brats,
 )
-
-
-def matches(path: Path) -> bool:
-    """Whether files of this convention lie below ``path``."""
-    return first_image(path, CONVENTION) is not None
-
-
-def read(path: Path, options: ReadOptions) -> list[Case]:
-    """Make the cases below ``path``; cohort and grade are the folder's, or those of BraTS's ``name_mapping.csv``."""
-    grades = _grades_from_mapping(path)
-
-    def identify(case_id: str, folder: Path) -> Identity:
-        cohort = cohort_folder(folder) or grades.get(case_id)
-        if cohort is None:
-            cohort = "GLI" if case_id.lower().startswith("brats") else "unknown"
-        sited = SITED.fullmatch(case_id)
-        return Identity(cohort, grade_of(cohort), sited["site"] if sited else None)
-
-    return read_case_folders(path, CONVENTION, identify, options)
-
-
-def _grades_from_mapping(root: Path) -> dict[str, str]:
-    """Case id to grade, from the table that BraTS 2019 and 2020 come with, if it is there."""
-    grades: dict[str, str] = {}
-    for table in (root / "name_mapping.csv", root.parent / "name_mapping.csv"):
-        if not table.is_file():
-            continue
-        for row in read_rows(table, FileKind("the table of BraTS' grades", "get it again or remove it", DataError)):
-            grade = (row.get("Grade") or "").strip().upper()
-            if grade_of(grade):
-                grades.update(
-                    {value: grade for value in row.values() if isinstance(value, str) and value != row["Grade"]}
-                )
-        break
-    return grades
-
-
-READER = Reader("brats", "BraTS 2018-2021 names: <case>_flair/_t1/_t1ce/_t2/_seg.nii.gz", matches, read)
-
-
-CONVENTION_brats2023 = Convention(
-    "brats2023",
-    images={"-t2f": "flair", "-t1n": "t1", "-t1c": "t1ce", "_t1c": "t1ce", "-t2w": "t2"},
-    labels={"-seg": "brats2023", "_gtv": "whole-lesion"},
-)
-_COHORT = re.compile(r"brats-(?P<cohort>[a-z]+(-rt)?)-", re.IGNORECASE)
-
-
-def matches_brats2023(path: Path) -> bool:
-    """Whether files of this convention lie below ``path``."""
-    return first_image(path, CONVENTION_brats2023) is not None
-
-
-def read_brats2023(path: Path, options: ReadOptions) -> list[Case]:
-    """Make the cases below ``path``; their names tell the cohort."""
-    return [_of_edition(case) for case in read_case_folders(path, CONVENTION_brats2023, _identify, options)]
-
-
-def _of_edition(case: Case) -> Case:
-    """Say of paediatric cases, of which 4 is no resection cavity, what their labels mean in other editions."""
-    if case.scheme is not LABEL_SCHEMES["brats2023"] or case.cohort != "PED":
-        return case
-    return replace(case, scheme=replace(case.scheme, instead=("brats-ped",)))
-
-
-def _identify(case_id: str, folder: Path) -> Identity:
-    named = _COHORT.match(case_id)
-    cohort = named["cohort"].upper() if named else (cohort_folder(folder) or "unknown")
-    return Identity(cohort, grade_of(cohort))
-
-
-READER_brats2023 = Reader(
-    "brats2023", "BraTS 2023 names: <case>-t2f/-t1n/-t1c/-t2w/-seg.nii.gz", matches_brats2023, read_brats2023
+BRATS2023_READER = Reader(
+    BRATS2023.name,
+    "BraTS 2023 names: <case>-t2f/-t1n/-t1c/-t2w/-seg.nii.gz",
+    lambda path: BRATS2023.first_image(path) is not None,
+    _read_brats2023,
 )

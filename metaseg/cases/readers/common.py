@@ -289,20 +289,15 @@ def other_case(found: str, *files: Path) -> DataError:
     )
 
 
-_WHOLE = {
-    "wt",
-    "tumor",
-    "tumour",
-    "lesion",
-    "lesions",
-    "metastasis",
-    "metastases",
-    "met",
-    "mets",
-    "gtv",
-    "cancer",
-    "mass",
+_MEANINGS = {
+    "RC": r"rc|.*cavity.*",
+    "WT": r"wt|tumou?r|lesions?|metastas[ie]s|mets?|gtv|cancer|mass|.*whole.*",
+    "TC": r"tc|core|(?!.*(nec|non)).*tumou?rcore.*",
+    "NCR": r"ncr|net|netc|ncrnet|cc|.*(necro|cyst|tumou?rcore).*|(?=.*non).*enhanc.*",
+    "ED": r"ed|snfh|.*(edema|flairhyper).*",
+    "ET": r"et|at|.*enhanc.*",
 }
+"""Class (NCR, ED, ET, RC) or region (WT, TC) to the names that stand for it, letters alone; the first that fits."""
 _NO_CLASS = {"background", "bg", "backgrd", "clear label", "unlabelled", "unlabeled", "ignore"}
 
 
@@ -343,7 +338,8 @@ def _named(labels: Mapping[str, object]) -> Iterator[tuple[str, frozenset[int]]]
 def _known_scheme(named: Mapping[str, frozenset[int]]) -> LabelScheme | None:
     meanings: dict[str, frozenset[int]] = {}
     for name, values in named.items():
-        meaning = _meaning(name)
+        letters = re.sub(r"[^a-z]", "", name)
+        meaning = next((meaning for meaning, names in _MEANINGS.items() if re.fullmatch(names, letters)), None)
         # Necrosis, cysts and other core that does not enhance are one class here.
         if meaning is None or (meaning in meanings and meaning != "NCR"):
             return None
@@ -355,29 +351,6 @@ def _known_scheme(named: Mapping[str, frozenset[int]]) -> LabelScheme | None:
     known = (scheme for scheme in LABEL_SCHEMES.values() if scheme.space is space and scheme.others is None)
     spelled = label_scheme(",".join(f"{value}={space.classes[number]}" for value, number in classes.items()))
     return next((scheme for scheme in known if scheme.values == spelled.values), spelled)
-
-
-def _meaning(name: str) -> str | None:
-    """Class (NCR, ED, ET) or region (WT, TC) that a name stands for."""
-    plain = re.sub(r"[^a-z]", "", name)
-    if plain == "rc" or "cavity" in plain:
-        return "RC"
-    if plain in _WHOLE or "whole" in plain:
-        return "WT"
-    if plain in {"tc", "core"} or "tumorcore" in plain or "tumourcore" in plain:
-        return "NCR" if "nec" in plain or "non" in plain else "TC"
-    if (
-        plain in {"ncr", "net", "netc", "ncrnet", "cc"}
-        or "necro" in plain
-        or "cyst" in plain
-        or ("non" in plain and "enhanc" in plain)
-    ):
-        return "NCR"
-    if plain in {"ed", "snfh"} or "edema" in plain or "flairhyper" in plain:
-        return "ED"
-    if plain in {"et", "at"} or "enhanc" in plain:
-        return "ET"
-    return None
 
 
 def _classes(meanings: Mapping[str, frozenset[int]]) -> dict[int, int] | None:

@@ -20,7 +20,7 @@ from metaseg.cases.patients import patient_of
 from metaseg.cases.readers.case_folders import COHORT_FOLDERS
 from metaseg.cases.readers.common import natural_key, walk_files
 from metaseg.cases.readers.table import COLUMNS, column_of
-from metaseg.cases.volumes import VOLUME_SUFFIXES
+from metaseg.cases.volumes import VOLUME_SUFFIXES, split_name
 from metaseg.config.modalities import canonical_modality
 from metaseg.errors import DataError, UsageError
 
@@ -160,18 +160,13 @@ def _relative(file: Path, folder: Path) -> str:
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.as_posix()
 
 
-def _stem(name: str) -> str:
-    ending = max((suffix for suffix in VOLUME_SUFFIXES if name.lower().endswith(suffix)), key=len)
-    return name[: -len(ending)]
-
-
 def _plain(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
 def _by_name(relative: Path) -> _Place | str:
     """The place that a file's name and folders tell, or why there is none."""
-    stem, folders = _stem(relative.name), relative.parts[:-1]
+    stem, folders = split_name(relative.name)[0], relative.parts[:-1]
     words = _GAPS.split(stem.lower())
     in_label_folder = any(_is_label_folder(folder) for folder in folders)
     column, rest, version = _by_entities(stem) if stem.lower().startswith("sub-") and "_" in stem else _split(stem)

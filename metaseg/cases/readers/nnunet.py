@@ -26,7 +26,7 @@ from metaseg.cases.readers.common import (
     other_case,
     scheme_from_names,
 )
-from metaseg.cases.volumes import VOLUME_SUFFIXES, volume_from_file
+from metaseg.cases.volumes import split_name, volume_from_file
 from metaseg.config.modalities import canonical_modality
 from metaseg.errors import DataError
 from metaseg.files import FileKind, read_json
@@ -150,7 +150,7 @@ class _Description:
         if not isinstance(record, dict) or not isinstance(record.get("image"), str):
             raise self._malformed(entry)
         image = self.file.parent / record["image"]
-        stem, suffix = _split_name(image.name)
+        stem, suffix = split_name(image.name)
         images: tuple[Path, ...] = (image,)
         # nnU-Net's version 1 lists <case>.nii.gz, but keeps <case>_0000.nii.gz and so on.
         if not image.exists():
@@ -178,14 +178,6 @@ class _Description:
         return DataError(
             f"the description lists a case as {entry!r}", where=self.file, expected='{"image": ..., "label": ...}'
         )
-
-
-def _split_name(name: str) -> tuple[str, str]:
-    for suffix in sorted(VOLUME_SUFFIXES, key=len, reverse=True):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)], name[-len(suffix) :]
-    path = Path(name)
-    return path.stem, path.suffix
 
 
 def _make_case(entry: _Entry, description: _Description, scheme: LabelScheme, options: ReadOptions) -> Case:
@@ -216,10 +208,10 @@ def _find_other_cases(entries: Sequence[_Entry], options: ReadOptions) -> None:
     """Refuse, or note, images and labels that carry another listed case's name, or the names of two cases."""
     ids = {entry.case_id for entry in entries}
     for entry in entries:
-        channels = {_CHANNEL.fullmatch(_split_name(file.name)[0]) for file in entry.images}
+        channels = {_CHANNEL.fullmatch(split_name(file.name)[0]) for file in entry.images}
         named = {match["case"] for match in channels if match}
         for file in (*entry.images, *([entry.label] if entry.label else [])):
-            stem = _split_name(file.name)[0]
+            stem = split_name(file.name)[0]
             match = _CHANNEL.fullmatch(stem)
             other = stem if stem in ids else match["case"] if match else None
             if other != entry.case_id and (other in ids or (file in entry.images and len(named) > 1)):

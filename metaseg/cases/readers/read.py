@@ -17,10 +17,8 @@ from metaseg.cases.labels import LabelScheme
 from metaseg.cases.labels import label_scheme as scheme_by_name
 from metaseg.cases.patients import doubtable, patients_of, read_patient_table, warn_of_doubtful
 from metaseg.cases.pictures import GroupCopies
-from metaseg.cases.readers import case_folders as brats
-from metaseg.cases.readers import case_folders as brats2023
 from metaseg.cases.readers import cheng_mat, image_folder, nnunet, slices, table
-from metaseg.cases.readers.case_folders import first_image
+from metaseg.cases.readers.case_folders import BRATS, BRATS2023, BRATS2023_READER, BRATS_READER
 from metaseg.cases.readers.common import LeftOut, Reader, ReadOptions, lacking, tell, unread_files, walk_files
 from metaseg.config.modalities import canonical_modality
 from metaseg.errors import DataError, UsageError, unknown_name
@@ -84,7 +82,16 @@ def _read_marker(path: Path) -> Mapping[str, _Entry] | None:
 
 
 READERS: Mapping[str, Reader] = {
-    module.READER.name: module.READER for module in (table, brats2023, brats, nnunet, slices, cheng_mat, image_folder)
+    reader.name: reader
+    for reader in (
+        table.READER,
+        BRATS2023_READER,
+        BRATS_READER,
+        nnunet.READER,
+        slices.READER,
+        cheng_mat.READER,
+        image_folder.READER,
+    )
 }
 """All conventions, by the names that ``--format`` takes."""
 
@@ -244,7 +251,7 @@ def _choose_reader(root: Path, format: str) -> Reader:
             raise unknown_name("format", format, ("auto", *READERS))
         if root.is_file() and format != table.READER.name:
             raise UsageError(f"--format {format} reads folders", where=root, remedy="leave --format away for a table")
-        if format == brats.READER.name:
+        if format == BRATS.name:
             _refuse_bids(root)
         return READERS[format]
     if root.is_file() or table.matches(root):
@@ -258,7 +265,7 @@ def _choose_reader(root: Path, format: str) -> Reader:
         raise _nothing_found(root, format)
     if len(matching) > 1:
         names = ", ".join(reader.name for reader in matching)
-        files = [first_image(root, module.CONVENTION) for module in (brats2023, brats)]
+        files = [convention.first_image(root) for convention in (BRATS2023, BRATS)]
         such = " and ".join(file.relative_to(root).as_posix() for file in files if file is not None)
         raise DataError(
             f"the folder holds data of several conventions: {names}" + (f"; files such as {such}" if such else ""),

@@ -24,9 +24,7 @@ from metaseg.cases.case import MODALITIES, Case, Volume
 from metaseg.cases.labels import WHOLE_LESION, LabelScheme, label_scheme
 from metaseg.cases.labels import label_scheme as scheme_by_name
 from metaseg.cases.patients import patient_of
-from metaseg.cases.readers import case_folders as brats
-from metaseg.cases.readers import case_folders as brats2023
-from metaseg.cases.readers.case_folders import grade_of
+from metaseg.cases.readers.case_folders import BRATS, BRATS2023, grade_of
 from metaseg.cases.readers.common import (
     LeftOut,
     Reader,
@@ -36,7 +34,7 @@ from metaseg.cases.readers.common import (
     find_doubled,
     other_case,
 )
-from metaseg.cases.volumes import VOLUME_SUFFIXES, ImageStack, volume_from_file
+from metaseg.cases.volumes import ImageStack, split_name, volume_from_file
 from metaseg.config.modalities import canonical_modality
 from metaseg.errors import DataError, MetasegError, UsageError, warn_user
 from metaseg.files import FileKind, read_text
@@ -394,10 +392,10 @@ def read_case_files(
 
 
 def _modality_of(path: Path) -> str:
-    for convention in (brats2023.CONVENTION, brats.CONVENTION):
-        match = convention.pattern.fullmatch(path.name)
-        if match and match["suffix"].lower() in convention.images:
-            return convention.images[match["suffix"].lower()]
+    for convention in (BRATS2023, BRATS):
+        parts = convention.parts_of(path.name)
+        if parts and parts[1] in convention.images:
+            return convention.images[parts[1]]
     raise DataError(
         "the file's name does not tell its modality",
         where=path,
@@ -412,14 +410,13 @@ def _shared_name(files: Sequence[Path], images: int) -> str:
     Raises:
         DataError: They tell two.
     """
-    told: dict[str, Path] = {}
-    for convention in (brats2023.CONVENTION, brats.CONVENTION):
-        matches = {file: convention.pattern.fullmatch(file.name) for file in files}
-        for file, match in matches.items():
-            if match:
-                told.setdefault(match["case"], file)
-        if told:
+    for convention in (BRATS2023, BRATS):
+        named = [(parts[0], file) for file in files if (parts := convention.parts_of(file.name))]
+        if named:
             break
+    told: dict[str, Path] = {}
+    for case, file in named:
+        told.setdefault(case, file)
     if len(told) > 1:
         names, places = list(told), list(told.values())
         raise other_case(
@@ -432,8 +429,6 @@ def _shared_name(files: Sequence[Path], images: int) -> str:
             where=" and ".join(folders),
             remedy="make sure that they are: hospitals may use one name for two patients",
         )
-    if told and all(matches.values()):
+    if told and len(named) == len(files):
         return next(iter(told))
-    name = files[0].name
-    suffixes = [suffix for suffix in sorted(VOLUME_SUFFIXES, key=len, reverse=True) if name.lower().endswith(suffix)]
-    return name[: -len(suffixes[0])] if suffixes else files[0].stem
+    return split_name(files[0].name)[0]
