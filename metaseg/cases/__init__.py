@@ -42,8 +42,7 @@ _HOMES = {
     "geometry": ("Geometry",),
     "labels": ("LABEL_SCHEMES", "LabelScheme", "LabelSpace", "label_scheme"),
     "readers": ("READERS", "read_case_files", "read_cases"),
-    "split_strata": ("MissingStratum", "missing_strata"),
-    "splits": ("Split", "make_split", "read_split"),
+    "splits": ("MissingStratum", "Split", "make_split", "missing_strata", "read_split"),
     "summary": ("Summary", "summarise"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

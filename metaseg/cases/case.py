@@ -1,6 +1,7 @@
 """The case: one patient's images, label and geometry, read only when asked for.
 
-Cases that fail while others go on: each is named, and the verb that met one ends with an error.
+A case that fails while others go on becomes a :class:`FailedCase`: each is named, and the verb that met one ends with
+an error.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a file may claim: headers and compression can promise more than the file, or the memory, holds.
+"""Files that are not what they seem: damaged, of another kind, or claiming more than file or memory holds.
 
-What image libraries raise for files that are missing, damaged or of another kind, turned into one error of ours.
+:func:`reading` turns whatever image libraries raise into one error of ours; the others look before anything is read.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""What lies outside the head: told apart in each volume by what stands on its border.
+"""Intensities: those that no network can use, and what of a volume lies outside the head.
 
 Networks know a background of exactly 0. Files hold 0 there, another constant (-1024, 255, the negative number that
 z-scoring leaves), what resampling leaves of 0, or the noise of air around a head with its skull. Preparation and the
-dataset check ask :func:`find_background`.
-
-Intensities that no network can use: not finite, beyond all numbers of 32 bits, or drowned by a few stray voxels.
+dataset check ask :func:`find_background`, which tells head and background apart by what stands on the border.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Sessions in names: which patient ``pat01_ses2``, ``sub-01_ses-02`` or ``P1_20200101`` is a scan of.
+"""Whose scan a case is: told by its name without what names the session, or by the table of ``--patients``.
 
-A split that puts two sessions of one patient on two sides makes metrics look better than they are. So whatever names a
-session is taken out of a name before patients are compared. Bare numbers, as in ``case_001`` and ``case_002``, usually
-count patients: they are left in, and :func:`doubtful_sessions` names those that may be sessions after all.
-
-The table of ``--patients``: whose scan each case is, where names do not tell.
+``pat01_ses2``, ``sub-01_ses-02`` and ``P1_20200101`` are sessions. A split that puts two sessions of one patient on two
+sides makes metrics look better than they are, so whatever names a session is taken out of a name before patients are
+compared. Bare numbers, as in ``case_001`` and ``case_002``, usually count patients: they are left in, and
+:func:`doubtful_sessions` names those that may be sessions after all.
 """
 
 from __future__ import annotations
@@ -14,13 +13,39 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from metaseg.errors import DataError, some, warn_user
 from metaseg.files import FileKind, read_rows
 
-if TYPE_CHECKING:
-    from metaseg.cases.splits import SplitMember
+
+class SplitMember(Protocol):
+    """What a split asks of a case: a read one and a stored one both have it."""
+
+    @property
+    def id(self) -> str:
+        """Unique in the data set."""
+
+    @property
+    def patient(self) -> str:
+        """The patient."""
+
+    @property
+    def cohort(self) -> str:
+        """Where it comes from."""
+
+    @property
+    def grade(self) -> str | None:
+        """Grade or class."""
+
+    @property
+    def site(self) -> str | None:
+        """Centre."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files, for messages."""
+
 
 SITED = re.compile(
     r"brats\d\d_(?P<site>(?!training|validation|testing)[a-z0-9]+)_(?P<number>[a-z0-9]+)_\d+", re.IGNORECASE

@@ -1,8 +1,12 @@
-"""Pictures that are one picture saved again: other coding, size or brightness, or moved by a pixel or two.
+"""2-D picture files: upright as viewers show them, grey, and compared with each other.
 
-Pictures are compared by perceptual hashes: 256 signs of low frequencies of the picture at 64 x 64 pixels (``phash`` of
-the ImageHash library). Two pictures with at most :data:`MOST_DIFFERENT` different signs count as near-copies, and
-near-copies of near-copies with them.
+A camera's or scanner's JPEG may say in its EXIF header that it is to be turned or mirrored. Every viewer obeys, so an
+outline drawn in one fits the turned picture; pictures are turned here too.
+
+Near-copies are one picture saved again: other coding, size or brightness, or moved by a pixel or two. Pictures are
+compared by perceptual hashes: 256 signs of low frequencies of the picture at 64 x 64 pixels (``phash`` of the ImageHash
+library). Two pictures with at most :data:`MOST_DIFFERENT` different signs count as near-copies, and near-copies of
+near-copies with them.
 
 The limit was measured. On 80 pictures of each of two public sets, copies saved as JPEG of quality 30, at half or at 128
 pixels' size, 30 % brighter or with a gamma of 0.7 differ in at most 22 signs, and 86 % of those cut by 1 % on each side
@@ -10,11 +14,6 @@ in at most 32. Among 1,239 slices of 155 patients (Cheng's set) all 109 pairs wi
 one patient; 1 of 236 pairs within 40 is of two patients, 18 of 428 within 48 and 507 of 1,249 within 64, where groups
 grow to 218 slices. Among 460 pictures of the four-class set 127 pairs lie within 32 (90 of equal pixels, 30 saved or
 placed otherwise, 7 of neighbouring slices), none of two classes; from 46 on different heads meet.
-
-2-D picture files: upright as viewers show them, and grey.
-
-A camera's or scanner's JPEG may say in its EXIF header that it is to be turned or mirrored. Every viewer obeys, so an
-outline drawn in one fits the turned picture; pictures are turned here too.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """Patient-level splits: every case of a patient falls into the same part.
 
 A split that puts two slices or two time points of one patient on both sides makes metrics look better than they are.
-Here that cannot be built, loaded or used.
-
-What can be wrong between a split and the data that it is used on: the same for every verb and for the check.
-
-Which cohorts, grades or sites a split leaves out of a part: a class that training or test lacks spoils metrics.
+Here that cannot be built, loaded or used: :func:`split_problems` says what is wrong between a split and the data that
+it is used on, for every verb and for the check, and :func:`missing_strata` which classes a part lacks.
 """
 
 from __future__ import annotations
@@ -18,11 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from metaseg.cases.patients import patient_of
+from metaseg.cases.patients import SplitMember, patient_of
 from metaseg.errors import DataError, UsageError, some, unknown_name, warn_user
 from metaseg.files import FileKind, check_shape, read_json, write_text
 
@@ -84,34 +81,6 @@ def split_problems(
 DEFAULT_PARTS: Mapping[str, float] = {"train": 0.7, "val": 0.15, "test": 0.15}
 Stratify = Literal["cohort", "grade", "site"]
 Absent = Literal["refuse", "warn", "ignore"]
-
-
-class SplitMember(Protocol):
-    """What a split asks of a case: a read one and a stored one both have it."""
-
-    @property
-    def id(self) -> str:
-        """Unique in the data set."""
-
-    @property
-    def patient(self) -> str:
-        """The patient."""
-
-    @property
-    def cohort(self) -> str:
-        """Where it comes from."""
-
-    @property
-    def grade(self) -> str | None:
-        """Grade or class."""
-
-    @property
-    def site(self) -> str | None:
-        """Centre."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Files, for messages."""
 
 
 Member = TypeVar("Member", bound=SplitMember)

@@ -1,9 +1,7 @@
-"""Volumes on disk: NIfTI files, those of ITK, stacks of 2-D image files, and Cheng's MATLAB files.
+"""Volumes on disk: NIfTI files, those of ITK (NRRD, MetaImage), stacks of 2-D image files, and Cheng's MATLAB files.
 
 Each class implements :class:`metaseg.cases.case.Volume`. All are immutable, hashable and picklable; they hold paths,
 never voxels, and turn whatever a file library raises into a :class:`~metaseg.errors.DataError` that names the file.
-
-Volumes in the formats of ITK: NRRD (``.nrrd``, ``.nhdr``) and MetaImage (``.mha``, ``.mhd``).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pandas as pd
 
 from metaseg.cases.case import Case, FailedCase, one_case, raise_failed, record_failed
 from metaseg.cases.labels import label_scheme
-from metaseg.cases.readers import read_case_files, read_each_case
+from metaseg.cases.readers import READERS, read_case_files, read_each_case
 from metaseg.cases.readers.common import tell, unread_files
 from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack
 from metaseg.classify.data import STORED_SIZE
@@ -147,7 +147,7 @@ def find_cases(paths: Sequence[Path], format: str, modalities: Sequence[str]) ->
             and (pictures := _pictures(path))
             and not any((path / name).exists() for name in ("index.csv", "cases.csv"))
         ):
-            tell(list(unread_files(path, "image-folder", pictures)), path, refuse=False)
+            tell(list(unread_files(path, READERS["image-folder"], pictures)), path, refuse=False)
             cases += [_picture(file, modalities) for file in pictures]
         else:
             read, wrong = read_each_case(path, format)

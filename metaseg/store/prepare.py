@@ -1,6 +1,6 @@
 """From whatever a user names (raw folders, prepared stores, nothing at all) to an opened slice store.
 
-Build a slice store from cases, in parallel, continuing where an earlier build was cut off.
+Cases are prepared in parallel; a store whose preparation was cut off is continued.
 """
 
 from __future__ import annotations

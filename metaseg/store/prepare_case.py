@@ -1,7 +1,4 @@
-"""Prepare one case for the store: crop to the brain, measure intensities, lay out slice by slice.
-
-A case prepared in memory: what a store would hold of it, without files, for a case that is read once.
-"""
+"""Prepare one case, for the store or in memory: crop to the brain, measure intensities, lay out slice by slice."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The slice store: prepared cases in one folder, with a table of all their slices.
-
-``metaseg data check`` of a store: every file is compared with its checksum, and what preparation found is told.
-"""
+"""The slice store: prepared cases in one folder, with a table of all their slices, and the check of their files."""
 
 from __future__ import annotations
 

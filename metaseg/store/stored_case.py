@@ -1,8 +1,7 @@
 """A prepared case: brain-cropped, slice-major, memory-mapped, with what it takes to go back to the file's grid.
 
-The files of a stored case, with checksums: a bit that rots on the disk must not become a metric.
-
-Ready slices kept in memory, in at most so many bytes: the ones not used for longest go first.
+Its files have checksums, since a bit that rots on the disk must not become a metric. Slices that are ready for a
+network may be kept in memory, in a :class:`SliceCache` of bounded size.
 """
 
 from __future__ import annotations

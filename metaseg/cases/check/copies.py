@@ -1,6 +1,7 @@
-"""Checks for one image in several places: copied modalities, copied cases, training images in the test part.
+"""Checks for one image in several places: copied modalities and cases, training images in the test part, near-copies.
 
-Checks for near-copies: pictures of class folders that were saved again, in two parts, two classes or one.
+Near-copies are pictures of class folders that were saved again; see :mod:`metaseg.cases.pictures`. Classes of such
+folders must have enough pictures for training and test.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from metaseg.cases.check.inspect import Fingerprint, Inspection, relative_name
 from metaseg.cases.check.parts import Parts, parts_of_file
 from metaseg.cases.check.report import Finding
 from metaseg.errors import some
+
+_MOST_NAMED = 3
+"""Near-copies that a finding names."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +140,6 @@ def _listed(copies: Sequence[PlacedImage]) -> str:
     return ", ".join(dict.fromkeys(copy.name for copy in copies))
 
 
-_MOST_NAMED = 3
-
-
 def find_near_copies(images: Sequence[PlacedImage]) -> list[Finding]:
     """Findings about pictures that look alike and are not equal; equal ones are found by :func:`find_copies`.
 
@@ -184,3 +185,16 @@ def _in_one_class(groups: Sequence[Sequence[PlacedImage]]) -> Iterator[Finding]:
 
 def _some(pictures: Sequence[PlacedImage]) -> str:
     return some([picture.name for picture in pictures], _MOST_NAMED)
+
+
+def check_classes(images: Sequence[PlacedImage]) -> Iterator[Finding]:
+    """Classes of pictures with a single one, and classes that a part lacks; other cases have outlines to learn from."""
+    pictures = [image for image in images if image.is_picture]
+    for name, inside in _grouped(pictures, lambda image: image.case.cohort).items():
+        first = inside[0].case.id
+        absent = sorted({*_parts_of(pictures)} - {*_parts_of(inside)})
+        if len({image.case.patient for image in inside}) == 1:
+            count = "1 picture" if len(inside) == 1 else f"{len(inside)} pictures that are copies of one"
+            yield Finding.of("class-single", first, f"class {name} has {count}: it cannot be in train and test")
+        elif absent:
+            yield Finding.of("class-absent", first, f"class {name} has no picture in {', '.join(absent)}")

@@ -1,9 +1,4 @@
-"""Checks inside one case, in one pass over its files: every volume is decoded once.
-
-Checks of grids: do a case's files lie on one grid, and is it one of a brain scan?
-
-What a case's images tell by themselves, cheaply: for the dataset check and for every verb that prepares a case.
-"""
+"""Checks inside one case, in one pass over its files, each decoded once: grids, values, background and label."""
 
 from __future__ import annotations
 

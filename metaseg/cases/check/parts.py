@@ -1,7 +1,4 @@
-"""Checks of splits: the parts that a split file or the files' names tell, and patients in two of them.
-
-Checks of the classes of image folders: each must have enough pictures for training and test.
-"""
+"""Checks of splits: the parts that a split file or the files' names tell, and patients in two of them."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaseg.cases.case import Case
-from metaseg.cases.check.copies import PlacedImage, _grouped, _parts_of
 from metaseg.cases.check.inspect import relative_name
 from metaseg.cases.check.report import Finding
 from metaseg.cases.patients import doubtable, doubtful_sessions
@@ -118,16 +114,3 @@ def check_split(cases: Sequence[Case], parts: Parts, path: str | Path) -> Iterat
         yield Finding.of("split-invalid", "", invalid)
     for problem in problems:
         yield Finding.of(problem.kind, problem.case, problem.found)
-
-
-def check_classes(images: Sequence[PlacedImage]) -> Iterator[Finding]:
-    """Classes of pictures with a single one, and classes that a part lacks; other cases have outlines to learn from."""
-    pictures = [image for image in images if image.is_picture]
-    for name, inside in _grouped(pictures, lambda image: image.case.cohort).items():
-        first = inside[0].case.id
-        absent = sorted({*_parts_of(pictures)} - {*_parts_of(inside)})
-        if len({image.case.patient for image in inside}) == 1:
-            count = "1 picture" if len(inside) == 1 else f"{len(inside)} pictures that are copies of one"
-            yield Finding.of("class-single", first, f"class {name} has {count}: it cannot be in train and test")
-        elif absent:
-            yield Finding.of("class-absent", first, f"class {name} has no picture in {', '.join(absent)}")

@@ -1,7 +1,4 @@
-"""What a dataset check says: findings of known kinds, each with a remedy.
-
-Show a dataset check's report in a terminal.
-"""
+"""What a dataset check says: findings of known kinds, each with a remedy, and how a terminal shows them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """The healthy head of a phantom: brain surface, folded cortex, deep grey matter, ventricles, vessels and skull.
 
-Grids in millimetres, smooth random fields and soft shapes: what phantoms are built from.
-
-Everything is a function of the place in millimetres, never of the voxel index. The same random numbers therefore give
-the same patient on a fine and on a coarse grid.
+It is built from smooth random fields and soft shapes. Everything is a function of the place in millimetres, never of
+the voxel index: the same random numbers give the same patient on a fine and on a coarse grid.
 """
 
 from __future__ import annotations

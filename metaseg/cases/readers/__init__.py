@@ -1,8 +1,8 @@
 """One reader per file convention, and the functions that choose among them."""
 
-from metaseg.cases.readers.common import LeftOut, Reader, ReadOptions, lacking, tell
-from metaseg.cases.readers.read import READERS, find_cases, read_cases, read_each_case
-from metaseg.cases.readers.table import read_case_files
+from metaseg.cases.readers.case_folders import read_case_files
+from metaseg.cases.readers.common import READERS, LeftOut, Reader, ReadOptions, lacking, register_reader, tell
+from metaseg.cases.readers.read import find_cases, read_cases, read_each_case
 from metaseg.config.modalities import canonical_modality
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "read_case_files",
     "read_cases",
     "read_each_case",
+    "register_reader",
     "tell",
 ]

@@ -2,23 +2,27 @@
 
 BraTS 2018 to 2021: ``<case>/<case>_{flair,t1,t1ce,t2,seg}.nii.gz``, in folders HGG and LGG up to 2019. BraTS 2023 and
 later: ``BraTS-MET-00110-000/BraTS-MET-00110-000-{t2f,t1n,t1c,t2w,seg}.nii.gz``; the radiotherapy set of the meningioma
-challenge has one modality and another label, ``<case>_t1c`` and ``<case>_gtv``.
+challenge has one modality and another label, ``<case>_t1c`` and ``<case>_gtv``. Files that are named one by one, as for
+a prediction, are told by the same conventions.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 
-from metaseg.cases.case import Case
-from metaseg.cases.labels import LABEL_SCHEMES
-from metaseg.cases.patients import SITED
+from metaseg.cases.case import Case, Volume
+from metaseg.cases.labels import LABEL_SCHEMES, LabelScheme
+from metaseg.cases.labels import label_scheme as scheme_by_name
+from metaseg.cases.patients import SITED, patient_of
 from metaseg.cases.readers.common import Reader, ReadOptions, doubled_files, other_case, walk_files
-from metaseg.cases.volumes import VOLUME_SUFFIXES, volume_from_file
-from metaseg.errors import DataError
+from metaseg.cases.volumes import VOLUME_SUFFIXES, split_name, volume_from_file
+from metaseg.config.modalities import canonical_modality
+from metaseg.errors import DataError, UsageError, warn_user
 from metaseg.files import FileKind, read_rows
 
 COHORT_FOLDERS = ("HGG", "LGG", "GLI", "MET", "MEN", "PED", "SSA")
@@ -216,6 +220,97 @@ def _make_case(
         format=convention.name,
         extra=extra,
     )
+
+
+def read_case_files(
+    images: Mapping[str, str | PathLike[str]] | Sequence[str | PathLike[str]],
+    id: str | None = None,
+    *,
+    label: str | PathLike[str] | None = None,
+    label_scheme: str | LabelScheme = "brats2023",
+    cohort: str = "unknown",
+) -> Case:
+    """Make a case of files named one by one, as for prediction.
+
+    Args:
+        images: Modality to file; or files whose names end in a modality, such as ``patient_t1ce.nii.gz``.
+        id: Name of the case; by default what the files' names share.
+        label: The outline, or None.
+        label_scheme: What the label's numbers mean, and how predictions are written.
+        cohort: Where the case comes from.
+
+    Raises:
+        DataError: A file is missing, a name does not tell its modality, two files are the same modality, or without an
+            ``id`` the names are of two cases.
+        UsageError: No file was given, or ``label_scheme`` is unknown.
+    """
+    pairs = (
+        list(images.items()) if isinstance(images, Mapping) else [(_modality_of(Path(file)), file) for file in images]
+    )
+    if not pairs:
+        raise UsageError("no image file was given", expected="at least one NIfTI file")
+    volumes: dict[str, Volume] = {}
+    for name, file in pairs:
+        modality, path = canonical_modality(name), Path(file)
+        if not path.is_file():
+            raise DataError(f"the {modality} file does not exist", where=path, remedy="check the path")
+        if modality in volumes:
+            raise doubled_files(id or "given by files", modality, (*volumes[modality].files, path))
+        volumes[modality] = volume_from_file(path)
+    outline = [Path(label)] if label is not None else []
+    case_id = id or _shared_name([Path(file) for _, file in pairs] + outline, len(pairs))
+    return Case(
+        id=case_id,
+        patient=patient_of(case_id),
+        cohort=cohort,
+        images=volumes,
+        label=volume_from_file(Path(label)) if label is not None else None,
+        scheme=scheme_by_name(label_scheme) if isinstance(label_scheme, str) else label_scheme,
+        format="files",
+    )
+
+
+def _modality_of(path: Path) -> str:
+    for convention in (BRATS2023, BRATS):
+        parts = convention.parts_of(path.name)
+        if parts and parts[1] in convention.images:
+            return convention.images[parts[1]]
+    raise DataError(
+        "the file's name does not tell its modality",
+        where=path,
+        expected="a name that ends in _flair, _t1, _t1ce, _t2 or in -t2f, -t1n, -t1c, -t2w",
+        remedy=f"name the modality, as in t1ce={path.name}",
+    )
+
+
+def _shared_name(files: Sequence[Path], images: int) -> str:
+    """The case that files' names tell, the images first; the first image's name where no convention is followed.
+
+    Raises:
+        DataError: They tell two.
+    """
+    for convention in (BRATS2023, BRATS):
+        named = [(parts[0], file) for file in files if (parts := convention.parts_of(file.name))]
+        if named:
+            break
+    told: dict[str, Path] = {}
+    for case, file in named:
+        told.setdefault(case, file)
+    if len(told) > 1:
+        names, places = list(told), list(told.values())
+        raise other_case(
+            f"the files are of two cases, {names[0]} and {names[1]}: {places[0].name}, {places[1].name}", *places[:2]
+        )
+    folders = sorted({str(file.absolute().parent) for file in files[:images]})
+    if told and len(folders) > 1:
+        warn_user(
+            f"the files of case {next(iter(told))} lie in several folders, and are taken for one patient's",
+            where=" and ".join(folders),
+            remedy="make sure that they are: hospitals may use one name for two patients",
+        )
+    if told and len(named) == len(files):
+        return next(iter(told))
+    return split_name(files[0].name)[0]
 
 
 BRATS_READER = Reader(

@@ -14,7 +14,7 @@ import numpy as np
 
 from metaseg.cases.case import Case
 from metaseg.cases.labels import label_scheme
-from metaseg.cases.readers.common import Reader, ReadOptions, natural_key, subfolders, unreadable_file
+from metaseg.cases.readers.common import Reader, ReadOptions, natural_key, unreadable_file
 from metaseg.cases.readers.slices import SliceRecord, group_slices
 from metaseg.cases.volumes import MatStack, cheng_numbers, open_cheng_mat
 from metaseg.errors import DataError
@@ -60,7 +60,8 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
 
 
 def _mat_files(path: Path) -> Iterator[Path]:
-    for folder in (path, *subfolders(path)):
+    below = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    for folder in (path, *below):
         yield from (file for file in sorted(folder.iterdir()) if _FILE_NAME.fullmatch(file.name))
 
 
@@ -83,4 +84,4 @@ def _record(file: Path) -> SliceRecord:
     return SliceRecord(patient, TUMOUR_TYPES[int(number)], (height, width), file, file, slice_id=file.stem)
 
 
-READER = Reader("cheng-mat", "Cheng's MATLAB files: 1.mat to 3064.mat", matches, read)
+READER = Reader("cheng-mat", "Cheng's MATLAB files: 1.mat to 3064.mat", matches, read, images=(".mat",))

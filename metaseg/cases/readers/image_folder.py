@@ -16,7 +16,7 @@ from metaseg.cases.case import Case
 from metaseg.cases.labels import label_scheme
 from metaseg.cases.patients import patient_of
 from metaseg.cases.pictures import GroupCopies, near_copy_groups
-from metaseg.cases.readers.common import Reader, ReadOptions, natural_key, walk_files
+from metaseg.cases.readers.common import PICTURE_FILES, Reader, ReadOptions, natural_key, walk_files
 from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack
 
 DEFAULT_MODALITY = "image"
@@ -101,4 +101,12 @@ def _first_identical(files: Sequence[Path]) -> dict[Path, Path]:
     return result
 
 
-READER = Reader("image-folder", "classified images: <class>/<image>.jpg or .png", matches, read)
+READER = Reader(
+    "image-folder",
+    "classified images: <class>/<image>.jpg or .png",
+    matches,
+    read,
+    images=PICTURE_FILES,
+    # Almost any folder with pictures somewhere below looks like classified images.
+    last_resort=True,
+)

@@ -2,18 +2,19 @@
 
 The Decathlon (Antonelli et al. 2022) lists 4-D files with all modalities; nnU-Net (Isensee et al. 2021) keeps one file
 per channel, ``imagesTr/<case>_0000.nii.gz``, in version 1 with the Decathlon's list, in version 2 without one.
+The names of the labels tell the label scheme.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from metaseg.cases.case import Case, Volume
-from metaseg.cases.labels import LabelScheme
+from metaseg.cases.labels import CAVITY, LABEL_SCHEMES, SUBREGIONS, WHOLE_LESION, LabelScheme, label_scheme
 from metaseg.cases.readers.common import (
     LeftOut,
     Reader,
@@ -21,10 +22,8 @@ from metaseg.cases.readers.common import (
     absent_file,
     doubled_files,
     find_doubled,
-    ignored_value,
     natural_key,
     other_case,
-    scheme_from_names,
 )
 from metaseg.cases.volumes import split_name, volume_from_file
 from metaseg.config.modalities import canonical_modality
@@ -34,6 +33,18 @@ from metaseg.files import FileKind, read_json
 DESCRIPTION = "dataset.json"
 _PARTS = ("imagesTr", "imagesTs")
 _CHANNEL = re.compile(r"(?P<case>.+)_\d{4}")
+
+
+_MEANINGS = {
+    "RC": r"rc|.*cavity.*",
+    "WT": r"wt|tumou?r|lesions?|metastas[ie]s|mets?|gtv|cancer|mass|.*whole.*",
+    "TC": r"tc|core|(?!.*(nec|non)).*tumou?rcore.*",
+    "NCR": r"ncr|net|netc|ncrnet|cc|.*(necro|cyst|tumou?rcore).*|(?=.*non).*enhanc.*",
+    "ED": r"ed|snfh|.*(edema|flairhyper).*",
+    "ET": r"et|at|.*enhanc.*",
+}
+"""Class (NCR, ED, ET, RC) or region (WT, TC) to the names that stand for it, letters alone; the first that fits."""
+_NO_CLASS = {"background", "bg", "backgrd", "clear label", "unlabelled", "unlabeled", "ignore"}
 
 
 @dataclass(frozen=True)
@@ -219,4 +230,93 @@ def _find_other_cases(entries: Sequence[_Entry], options: ReadOptions) -> None:
                 options.refuse_or_note(other_case(found, entry.images[0], file), file, entry.case_id)
 
 
-READER = Reader("nnunet", "nnU-Net raw or Medical Segmentation Decathlon: a dataset.json with imagesTr", matches, read)
+def scheme_from_names(labels: Mapping[str, object], where: Path) -> LabelScheme:
+    """Choose the label scheme whose values mean what the names say.
+
+    Args:
+        labels: The entry ``labels`` of a ``dataset.json``: value to name (Medical Segmentation Decathlon), name to
+            value (nnU-Net), or name to list of values (nnU-Net's regions).
+        where: The file, for the message.
+
+    Returns:
+        The scheme. Where the names are not understood, one that writes as ``brats2023`` does and refuses to read.
+    """
+    scheme = _known_scheme({name: values for name, values in _named(labels) if name not in _NO_CLASS})
+    if scheme is None:
+        return replace(LABEL_SCHEMES["brats2023"], unclear=_cannot_tell(labels, where))
+    # The names have said what each value means, so that no other edition is in question.
+    instead = ("any-lesion",) if scheme.space is WHOLE_LESION else ()
+    return replace(scheme, instead=instead, ignore=ignored_value(labels))
+
+
+def ignored_value(labels: Mapping[str, object]) -> int | None:
+    """The value that nnU-Net's label ``ignore`` has, or None."""
+    return next((max(values) for name, values in _named(labels) if name == "ignore"), None)
+
+
+def _named(labels: Mapping[str, object]) -> Iterator[tuple[str, frozenset[int]]]:
+    """Names in lower case and their values above 0, whichever way round the file lists them."""
+    for key, entry in labels.items():
+        by_value = isinstance(entry, str) and key.strip().isdecimal()
+        values = [key] if by_value else entry if isinstance(entry, list) else [entry]
+        numbers = frozenset(int(str(value)) for value in values if str(value).strip().isdecimal()) - {0}
+        if numbers:
+            yield (str(entry) if by_value else key).strip().lower(), numbers
+
+
+def _known_scheme(named: Mapping[str, frozenset[int]]) -> LabelScheme | None:
+    meanings: dict[str, frozenset[int]] = {}
+    for name, values in named.items():
+        letters = re.sub(r"[^a-z]", "", name)
+        meaning = next((meaning for meaning, names in _MEANINGS.items() if re.fullmatch(names, letters)), None)
+        # Necrosis, cysts and other core that does not enhance are one class here.
+        if meaning is None or (meaning in meanings and meaning != "NCR"):
+            return None
+        meanings[meaning] = meanings.get(meaning, frozenset()) | values
+    classes = _classes(meanings)
+    if classes is None or max(classes) > 255:
+        return None
+    space = WHOLE_LESION if set(meanings) == {"WT"} else CAVITY if "RC" in meanings else SUBREGIONS
+    known = (scheme for scheme in LABEL_SCHEMES.values() if scheme.space is space and scheme.others is None)
+    spelled = label_scheme(",".join(f"{value}={space.classes[number]}" for value, number in classes.items()))
+    return next((scheme for scheme in known if scheme.values == spelled.values), spelled)
+
+
+def _classes(meanings: Mapping[str, frozenset[int]]) -> dict[int, int] | None:
+    """File value to class of the label space, or None if the meanings do not give it."""
+    cavity = meanings.get("RC", frozenset())
+    told = set(meanings) - {"RC"}
+    if set(meanings) == {"WT"}:
+        return dict.fromkeys(meanings["WT"], 1)
+    if told == {"WT", "TC", "ET"}:
+        whole, core, enhancing = meanings["WT"], meanings["TC"], meanings["ET"]
+        if not enhancing < core < whole or cavity & whole:
+            return None
+        parts = {1: core - enhancing, 2: whole - core, 3: enhancing}
+    elif told == {"NCR", "ED", "ET"}:
+        parts = {position: meanings[SUBREGIONS.classes[position]] for position in (1, 2, 3)}
+    else:
+        return None
+    pairs = [(value, position) for position, values in {**parts, 4: cavity}.items() for value in values]
+    return dict(sorted(pairs)) if len(dict(pairs)) == len(pairs) else None
+
+
+def _cannot_tell(labels: Mapping[str, object], where: Path) -> DataError:
+    values = sorted(value for name, numbers in _named(labels) if name not in _NO_CLASS for value in numbers)
+    return DataError(
+        f"cannot tell what the labels mean: {dict(labels)}",
+        where=where,
+        expected="necrotic core, edema, enhancing tumour; or nnU-Net's three regions; or one label, the whole lesion",
+        remedy=f"say what each value means: --label-scheme {','.join(f'{value}=?' for value in dict.fromkeys(values))} "
+        "with NCR, ED, ET, RC, background, or lesion for each ?; or name the convention: "
+        + ", ".join(f"{scheme.name} ({scheme.meaning})" for scheme in LABEL_SCHEMES.values()),
+    )
+
+
+READER = Reader(
+    "nnunet",
+    "nnU-Net raw or Medical Segmentation Decathlon: a dataset.json with imagesTr",
+    matches,
+    read,
+    complete="layout",
+)

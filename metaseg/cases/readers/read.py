@@ -1,6 +1,6 @@
 """Read a data set: choose the reader, then apply what all conventions share.
 
-The marker file that says that a data set was made by a program.
+A marker file says that a data set was made by a program; its cases are synthetic.
 """
 
 from __future__ import annotations
@@ -19,12 +19,34 @@ from metaseg.cases.patients import doubtable, patients_of, read_patient_table, w
 from metaseg.cases.pictures import GroupCopies
 from metaseg.cases.readers import cheng_mat, image_folder, nnunet, slices, table
 from metaseg.cases.readers.case_folders import BRATS, BRATS2023, BRATS2023_READER, BRATS_READER
-from metaseg.cases.readers.common import LeftOut, Reader, ReadOptions, lacking, tell, unread_files, walk_files
+from metaseg.cases.readers.common import (
+    READERS,
+    LeftOut,
+    Reader,
+    ReadOptions,
+    lacking,
+    register_reader,
+    tell,
+    unread_files,
+    walk_files,
+)
 from metaseg.config.modalities import canonical_modality
 from metaseg.errors import DataError, UsageError, unknown_name
 from metaseg.files import FileKind, read_json
 
+for _reader in (
+    table.READER,
+    BRATS2023_READER,
+    BRATS_READER,
+    nnunet.READER,
+    slices.READER,
+    cheng_mat.READER,
+    image_folder.READER,
+):
+    register_reader(_reader)
+
 PHANTOM_MARKER = "metaseg-phantoms.json"
+"""The file that says that the cases of a folder were made by a program."""
 MARKER_KIND = FileKind("the phantom marker, a table of cases", "make the phantoms again", DataError)
 _LEVELS_ABOVE = 3
 
@@ -80,20 +102,6 @@ def _read_marker(path: Path) -> Mapping[str, _Entry] | None:
     marker: _Marker = read_json(path, MARKER_KIND, _Marker)
     return marker.cases
 
-
-READERS: Mapping[str, Reader] = {
-    reader.name: reader
-    for reader in (
-        table.READER,
-        BRATS2023_READER,
-        BRATS_READER,
-        nnunet.READER,
-        slices.READER,
-        cheng_mat.READER,
-        image_folder.READER,
-    )
-}
-"""All conventions, by the names that ``--format`` takes."""
 
 _BIDS = re.compile(r"sub-[A-Za-z0-9]+(_.+)?_(T1w|T2w|FLAIR)\.nii(\.gz)?")
 _DESCRIBING_FILES = (nnunet.DESCRIPTION, slices.INDEX)
@@ -194,7 +202,7 @@ def find_cases(
     folder = root.parent if root.is_file() else root
     reader = _choose_reader(root, format)
     cases = reader.read(root, options)
-    left_out = [*options.left_out, *unread_files(folder, reader.name, _files(cases, options))]
+    left_out = [*options.left_out, *unread_files(folder, reader, _files(cases, options))]
     left_out += [
         LeftOut("images-missing", "cases without an image", "the case has no image", case.id)
         for case in cases
@@ -257,10 +265,10 @@ def _choose_reader(root: Path, format: str) -> Reader:
     if root.is_file() or table.matches(root):
         return table.READER
     _refuse_bids(root)
-    matching = [reader for reader in READERS.values() if reader is not image_folder.READER and reader.matches(root)]
-    # Almost any folder with pictures somewhere below looks like classified images: the last resort.
-    if not matching and image_folder.READER.matches(root):
-        matching = [image_folder.READER]
+    matching: list[Reader] = []
+    for last in (False, True):
+        if not matching:
+            matching = [reader for reader in READERS.values() if reader.last_resort is last and reader.matches(root)]
     if not matching:
         raise _nothing_found(root, format)
     if len(matching) > 1:

@@ -17,7 +17,15 @@ from pathlib import Path
 
 from metaseg.cases.case import Case, Volume
 from metaseg.cases.labels import WHOLE_LESION, LabelScheme, label_scheme
-from metaseg.cases.readers.common import Reader, ReadOptions, absent_file, doubled_files, other_case, unreadable_file
+from metaseg.cases.readers.common import (
+    PICTURE_FILES,
+    Reader,
+    ReadOptions,
+    absent_file,
+    doubled_files,
+    other_case,
+    unreadable_file,
+)
 from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack, image_size
 from metaseg.config.modalities import canonical_modality
 from metaseg.errors import DataError
@@ -272,4 +280,10 @@ def _label(
     return ImageStack(tuple(masks), pixel_mm, binary=scheme.space is WHOLE_LESION) if masks else None
 
 
-READER = Reader("slices", "2-D slices: a table index.csv with columns patient_id, image, mask, class", matches, read)
+READER = Reader(
+    "slices",
+    "2-D slices: a table index.csv with columns patient_id, image, mask, class",
+    matches,
+    read,
+    images=PICTURE_FILES,
+)
