@@ -1,84 +1,105 @@
-"""Batches of slices over the cores of a CPU: each batch on one thread, instead of one batch on all.
+"""Threads: results in order, and results worked out before they are asked for.
 
-Threads that share every convolution wait for each other at its end, and where a neighbour takes a core they wait for
-long. Threads with batches of their own wait once a case, and no batch's rounding depends on how many there are.
+Threads suffice where work releases the interpreter's lock: reading, decompression, array work and torch's operations.
 
-Read the next case while the network is busy with the current one.
+Map a function over items on threads, in order.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TypeVar
+from typing import Generic, Self, TypeVar
 
-import torch
+Key = TypeVar("Key", bound=Hashable)
+Ahead = TypeVar("Ahead")
+
+
+class ReadAhead(Generic[Key, Ahead]):
+    """A function of a key whose results threads work out before they are asked for.
+
+    Used as a context manager, it waits at the end for what is under way, and drops what has not begun.
+
+    Args:
+        work: The function; threads call it, so it must not change anything that another call uses.
+        threads: Threads, each of which works out one result at a time; 0 works it out when it is asked for.
+    """
+
+    def __init__(self, work: Callable[[Key], Ahead], threads: int = 1) -> None:
+        self.work = work
+        self._pool = ThreadPoolExecutor(threads, "metaseg-ahead") if threads else None
+        self._begun: dict[Key, Future[Ahead]] = {}
+
+    def __call__(self, key: Key, following: Iterable[Key] = ()) -> Ahead:
+        """The result for ``key``; those that are wanted next are begun before it is waited for.
+
+        Args:
+            key: What the result is of.
+            following: The keys that will be wanted next, in order. What was begun for others is dropped.
+
+        Raises:
+            Exception: Whatever the function raised for this key.
+        """
+        if self._pool is None:
+            return self.work(key)
+        self.begin([key, *following])
+        return self._begun.pop(key).result()
+
+    def begin(self, keys: Iterable[Key]) -> None:
+        """Begin with the keys that will be wanted next, unless that was done; drop what was begun for others."""
+        if self._pool is None:
+            return
+        wanted = list(keys)
+        for key in self._begun.keys() - wanted:
+            self._begun.pop(key).cancel()
+        for key in wanted:
+            if key not in self._begun:
+                self._begun[key] = self._pool.submit(self.work, key)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@contextmanager
-def read_ahead(
-    read: Callable[[Item], Result], items: Sequence[Item]
-) -> Iterator[Iterator[tuple[Item, Callable[[], Result]]]]:
-    """Call ``read`` on a thread of its own, one item ahead; no more than two results are held.
+def ordered_map(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    *,
+    initializer: Callable[[], object] | None = None,
+) -> Iterator[Result]:
+    """Results of ``work`` in the order of the items; at most two items a thread are under way.
+
+    Where the iterator is closed or an item raises, items under way are waited for and none is begun any more.
 
     Args:
-        read: Reads an item.
-        items: The items, in the order in which they are wanted.
+        work: What to do with an item; it must not change anything that another item uses.
+        items: The items; they are taken up only as far ahead as threads need.
+        threads: Threads; with one, ``work`` is called in the thread of the caller.
+        initializer: Called once at the start of every thread.
 
-    Yields:
-        Each item, and what waits for its result; that raises what ``read`` raised. When the block is left, nothing is
-        read any more: a read under way is waited for.
-    """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="metaseg-read")
-
-    def each() -> Iterator[tuple[Item, Callable[[], Result]]]:
-        following: Future[Result] | None = None
-        for position, item in enumerate(items):
-            current = following or pool.submit(read, item)
-            following = pool.submit(read, items[position + 1]) if position + 1 < len(items) else None
-            yield item, current.result
-
-    try:
-        yield each()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-Batch = TypeVar("Batch")
-Result_batch_threads = TypeVar("Result_batch_threads")
-
-
-def over_threads(
-    work: Callable[[Batch], Result_batch_threads], batches: Iterable[Batch], threads: int
-) -> Iterator[Result_batch_threads]:
-    """Results of ``work`` in the order of the batches; at most two batches a thread are under way.
-
-    Args:
-        work: What to do with a batch; it must not change anything that another batch uses.
-        batches: The batches.
-        threads: Threads, each of which computes on one core; 1 calls ``work`` here and leaves the cores to torch.
+    Raises:
+        Exception: Whatever ``work`` raised for the first item that failed.
     """
     if threads <= 1:
-        for batch in batches:
-            yield work(batch)
+        yield from map(work, items)
         return
-    before = torch.get_num_threads()
-    # A thread takes over torch's number of threads when it first computes, so each sets its own.
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    waiting: deque[Future[Result_batch_threads]] = deque()
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(threads, "metaseg-map", initializer)
     try:
-        for batch in batches:
-            waiting.append(pool.submit(work, batch))
+        for item in items:
+            waiting.append(pool.submit(work, item))
             if len(waiting) == 2 * threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        # The threads' own numbers end with them, but torch also notes the last one for threads to come.
-        torch.set_num_threads(before)

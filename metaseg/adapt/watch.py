@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,7 +16,7 @@ from torch import nn
 from metaseg.adapt.setup import Setting
 from metaseg.config.segmentation import AdaptOptions
 from metaseg.files import finite_metrics
-from metaseg.inference.inference import mean_dice, stored_dice
+from metaseg.inference.inference import Predictor, mean_dice
 from metaseg.models.checkpoint import save_checkpoint
 from metaseg.models.processes import shared_map
 from metaseg.pictures.charts import write_progress_plot
@@ -25,7 +24,6 @@ from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import CsvLog, EventLog, SelectionLog, read_log
 from metaseg.runs.manifest import make_manifest
 from metaseg.runs.networks import inherited_rows, patient_rows
-from metaseg.store.stored_case import StoredCase
 from metaseg.terminal import progress
 from metaseg.training.pictures import log_overlay
 
@@ -152,8 +150,10 @@ class Watch:
         self.seconds += self._clock() - self._started
         self.timing.append([{"step": spent, "seconds": self.seconds}])
         metrics: dict[str, float] = {}
+        setting = self.setting
+        predictor = Predictor(model, setting.modalities, setting.space, autocast=self.fabric.autocast)
         for domain, store in (("target", self.setting.target), ("source", self.setting.source)):
-            rows = shared_map(self.fabric, partial(self._dice, model), store.cases)
+            rows = shared_map(self.fabric, predictor.dice, store.cases)
             metrics |= {f"dice/{domain}/{region}": value for region, value in mean_dice(rows).items()}
             self.marks.append(
                 [
@@ -180,9 +180,6 @@ class Watch:
             "marks": self.marks.sync(),
             "timing": self.timing.sync(),
         }
-
-    def _dice(self, model: nn.Module, case: StoredCase) -> dict[str, float]:
-        return stored_dice(model, case, self.setting.modalities, self.setting.space, autocast=self.fabric.autocast)
 
     def _clock(self) -> float:
         """Seconds of work: of the process on a CPU, where neighbours would spoil the wall clock, else of the wall."""

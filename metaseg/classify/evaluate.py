@@ -22,7 +22,7 @@ from metaseg.classify.slices import ClassifiedSlices
 from metaseg.classify.train import SPLIT_NAME
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyEvaluateConfig, ClassifyTrainConfig
 from metaseg.errors import RunError, UsageError, recorded_warnings
-from metaseg.files import refuse_existing, replacing, require_writable
+from metaseg.files import refuse_existing, require_writable
 from metaseg.inference.classification_files import (
     METRICS,
     PATIENTS,
@@ -34,6 +34,7 @@ from metaseg.inference.classification_files import (
 from metaseg.models import Classifier
 from metaseg.models.device import make_fabric
 from metaseg.pictures.grad_cam import grad_cam, grad_cam_picture
+from metaseg.pictures.overlay import write_picture
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import LoadedClassifier, load_classifier_network
 
@@ -73,8 +74,7 @@ def write_grad_cams(
             planar=slices.store.cases[slices.owners[int(place)]].info.geometry.planar,
         )
         path = folder / f"{number:03d}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.png"
-        with replacing(path) as stream:
-            Image.fromarray(picture).save(stream, format="PNG")
+        write_picture(path, Image.fromarray(picture))
         written.append(path)
     return written
 

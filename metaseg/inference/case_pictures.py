@@ -1,22 +1,16 @@
-"""Pictures of one predicted case: an overlay of its classes and a heat map of its enhancing tumour.
-
-Remember the worst predictions of an evaluation, so that they can be drawn at its end.
-"""
+"""Pictures of one predicted case: an overlay of its classes and a heat map of its enhancing tumour."""
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from typing import Self
 
 import numpy as np
-from lightning_fabric import Fabric
 from PIL import Image
 
 from metaseg.cases.labels import WHOLE_LESION, LabelSpace
 from metaseg.inference.inference import full_image
-from metaseg.models.processes import gather, several
 from metaseg.pictures.contact_sheet import contact_sheet
 from metaseg.pictures.overlay import probability_heatmap
 from metaseg.store.stored_case import StoredCase, to_space
@@ -30,6 +24,14 @@ def shown_modality(modalities: Sequence[str]) -> str:
 def heat_class(space: LabelSpace) -> int:
     """Class value whose probability is drawn: enhancing tumour, or the lesion where subregions are not known."""
     return space.classes.index("ET" if "ET" in space.classes else space.classes[-1])
+
+
+def pixel_size(case: StoredCase) -> tuple[float, float]:
+    """Height and width of a stored pixel in the unit of the case's geometry; a shrunken slice has larger ones."""
+    (_, _), (y0, y1), (x0, x1) = case.info.crop
+    _, height, width = case.info.shape
+    spacing = case.info.geometry.spacing
+    return spacing[1] * (y1 - y0) / height, spacing[2] * (x1 - x0) / width
 
 
 def case_overlay(
@@ -94,12 +96,6 @@ def case_heatmap(
     (channel,) = case.channels((modality,))
     image = np.asarray(case.raw_images[stored, channel], dtype=np.float32)
     geometry = case.info.geometry
-    (_, _), (y0, y1), (x0, x1) = case.info.crop
-    # A shrunken slice has larger pixels.
-    spacing = (
-        geometry.spacing[1] * (y1 - y0) / image.shape[0],
-        geometry.spacing[2] * (x1 - x0) / image.shape[1],
-    )
     slices = geometry.canonical_shape[0]
     return probability_heatmap(
         image,
@@ -107,83 +103,35 @@ def case_heatmap(
         name=space.classes[heat_class(space)],
         title=f"{case.id}   {modality}   slice {case.native_slice(stored) + 1}/{slices}",
         synthetic=synthetic,
-        spacing=spacing,
+        spacing=pixel_size(case),
         planar=geometry.planar,
     )
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """A prediction in little memory: only its tumour voxels are kept.
+@dataclass(frozen=True, order=True)
+class KeptPrediction:
+    """A prediction to draw later, in little memory: only its tumour voxels are kept. The worst sorts first.
 
     Attributes:
-        case: The case.
         score: Mean Dice of its regions, in [0, 1].
+        place: Place of its case among all; of equal scores the first case is the worst.
         voxels: Flat positions of the voxels that are not background.
         values: Their classes.
     """
 
-    case: StoredCase
     score: float
-    voxels: np.ndarray
-    values: np.ndarray
+    place: int
+    voxels: np.ndarray = field(compare=False)
+    values: np.ndarray = field(compare=False)
 
-    def class_map(self) -> np.ndarray:
-        """The prediction ``(slices, height, width)``, ``uint8``."""
-        classes = np.zeros(self.case.info.geometry.canonical_shape, dtype=np.uint8)
+    @classmethod
+    def of(cls, score: float, place: int, classes: np.ndarray) -> Self:
+        """Keep class values ``(slices, height, width)``."""
+        voxels = np.flatnonzero(classes)
+        return cls(score, place, voxels, classes.reshape(-1)[voxels])
+
+    def class_map(self, case: StoredCase) -> np.ndarray:
+        """The prediction of its case, ``(slices, height, width)``, ``uint8``."""
+        classes = np.zeros(case.info.geometry.canonical_shape, dtype=np.uint8)
         classes.reshape(-1)[self.voxels] = self.values
         return classes
-
-
-@dataclass
-class WorstCases:
-    """The cases with the lowest scores among those offered.
-
-    Attributes:
-        count: How many to keep.
-    """
-
-    count: int
-    _heap: list[tuple[float, int, Prediction]] = field(default_factory=list)
-    _offered: int = 0
-
-    def offer(self, case: StoredCase, classes: np.ndarray, score: float) -> None:
-        """Keep a prediction if it is among the worst so far; of equal scores the first stays.
-
-        Args:
-            case: The case.
-            classes: Class values ``(slices, height, width)``.
-            score: Higher is better.
-        """
-        self._offered += 1
-        if self.count == 0 or (len(self._heap) == self.count and score >= -self._heap[0][0]):
-            return
-        voxels = np.flatnonzero(classes)
-        self._keep(Prediction(case, score, voxels, classes.reshape(-1)[voxels]))
-
-    def merge(self, fabric: Fabric, cases: Sequence[StoredCase]) -> None:
-        """Have in all processes what one would have kept that had been offered everything.
-
-        Args:
-            fabric: Of this process.
-            cases: All cases, in their order.
-        """
-        if not several(fabric):
-            return
-        place = {case.id: number for number, case in enumerate(cases)}
-        mine = [(place[one.case.id], one.score, one.voxels, one.values) for one in self.worst_first()]
-        everyones = sorted(chain.from_iterable(gather(fabric, [mine])), key=lambda entry: entry[0])
-        self._heap, self._offered = [], 0
-        for number, score, voxels, values in everyones:
-            self._offered += 1
-            self._keep(Prediction(cases[number], score, voxels, values))
-
-    def _keep(self, prediction: Prediction) -> None:
-        # The heap's root is the best of the worst: lowest negative score, and of equals the latest.
-        heapq.heappush(self._heap, (-prediction.score, -self._offered, prediction))
-        if len(self._heap) > self.count:
-            heapq.heappop(self._heap)
-
-    def worst_first(self) -> list[Prediction]:
-        """What was kept, the lowest score first."""
-        return [kept for _, _, kept in sorted(self._heap, key=lambda entry: (-entry[0], -entry[1]))]

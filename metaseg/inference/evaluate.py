@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from metaseg.cases.case import FailedCase, one_case, raise_failed
 from metaseg.cases.labels import LABEL_SPACES, LabelSpace
 from metaseg.config.segmentation import EvaluateConfig
 from metaseg.errors import RunError, UsageError, recorded_warnings
-from metaseg.inference.case_pictures import WorstCases
+from metaseg.inference.case_pictures import KeptPrediction
 from metaseg.inference.evaluation_cases import (
     NOTICE,
     SYNTHETIC,
@@ -25,8 +26,15 @@ from metaseg.inference.evaluation_cases import (
     choose_cases,
     compared_space,
 )
-from metaseg.inference.evaluation_files import SAME_QUESTION, EvaluationFiles, evaluation_record
-from metaseg.inference.inference import predict_class_map
+from metaseg.inference.evaluation_files import (
+    SAME_QUESTION,
+    complete_evaluation,
+    evaluation_folder,
+    evaluation_record,
+    refuse_other,
+    write_evaluation,
+)
+from metaseg.inference.inference import Predictor
 from metaseg.metrics.case_metrics import PRESETS, case_metrics
 from metaseg.metrics.cohort_metrics import change_metrics, domain_metrics, summarise_cohorts
 from metaseg.metrics.metric_tables import print_changes, print_metrics
@@ -121,28 +129,25 @@ def evaluate_network(
     """
     fabric = fabric or make_fabric(config.device, config.precision)
     networks = {"after": network} if parent is None else {"before": parent, "after": network}
-    files = EvaluationFiles.in_folder(config, network)
-    files.require_place(config)
+    folder = evaluation_folder(config, network)
     with first_of_machine(fabric):
         cases = choose_cases(config, [network, *([parent] if parent else [])])
     synthetic = cases.store.synthetic or any(other.card.synthetic for other in networks.values())
-    _tell(cases, synthetic, config)
+    _tell(cases, synthetic)
     record = evaluation_record(config, networks, cases, synthetic, str(fabric.device), BOOTSTRAP)
     if not config.overwrite:
-        files.refuse_other(record)
-    finished = FinishedCases.begin(files.folder, {name: record[name] for name in SAME_QUESTION}, config, fabric)
-    if config.resume and not finished.rows and (whole := files.complete(config.pictures)) is not None:
-        print(f"{files.folder} holds this evaluation already; nothing to do")
-        rows, cohorts, changes = (pd.DataFrame(table) for table in (whole.cases, whole.cohorts, whole.changes))
-        shown = tuple(files.folder / name for name in whole.pictures)
-        return EvaluationResult(files.folder, rows, cohorts, changes, shown, synthetic)
-    worst = WorstCases(config.pictures)
-    of_cases, failed = _case_rows(config, networks, cases, fabric, worst, finished)
+        refuse_other(folder, record)
+    finished = FinishedCases.begin(folder, {name: record[name] for name in SAME_QUESTION}, config, fabric)
+    if config.resume and not finished.rows and (whole := complete_evaluation(folder, config.pictures)) is not None:
+        print(f"{folder} holds this evaluation already; nothing to do")
+        tables = (pd.DataFrame(table) for table in (whole.cases, whole.cohorts, whole.changes))
+        return EvaluationResult(folder, *tables, tuple(folder / name for name in whole.pictures), synthetic)
+    of_cases, failed, worst = _evaluate_cases(config, networks, cases, fabric, finished)
     failed = [*cases.failed, *failed]
     total = len(cases.store) + len(cases.failed)
     if not of_cases:
         raise_failed(failed, total, "evaluated")
-    record |= {"failed": [one.to_json() for one in failed]}
+    record |= {"failed": [failure.to_json() for failure in failed]}
     rows = pd.DataFrame(of_cases)
     generator = np.random.default_rng([config.seed, 41])
     cohorts = summarise_cohorts(rows, GROUPS, bootstrap=BOOTSTRAP, generator=generator)
@@ -156,19 +161,17 @@ def evaluate_network(
             frame["trained_on"] = frame["trained_on"].astype(object).where(frame["trained_on"], None)
     pictures: tuple[Path, ...] = ()
     if is_first(fabric):
-        pictures = files.write(record, rows, cohorts, changes, domains, worst, network)
+        pictures = write_evaluation(folder, record, (rows, cohorts, changes), domains, cases.store, worst, network)
         finished.remove()
-    _print(cohorts, changes, parent, files.folder, synthetic, f"{total - len(failed)} of {total} " if failed else "")
+    _print(cohorts, changes, parent, folder, synthetic, f"{total - len(failed)} of {total} " if failed else "")
     raise_failed(failed, total, "evaluated")
-    return EvaluationResult(files.folder, rows, cohorts, changes, pictures, synthetic)
+    return EvaluationResult(folder, rows, cohorts, changes, pictures, synthetic)
 
 
-def _tell(cases: EvaluationCases, synthetic: bool, config: EvaluateConfig) -> None:
+def _tell(cases: EvaluationCases, synthetic: bool) -> None:
     if synthetic:
         print(f"These metrics come from {SYNTHETIC}.")
-    counts: dict[str, int] = {}
-    for case in cases.store:
-        counts[case.cohort] = counts.get(case.cohort, 0) + 1
+    counts = Counter(case.cohort for case in cases.store)
     print("Evaluating " + ", ".join(f"{count} cases of {cohort}" for cohort, count in counts.items()))
     if cases.left_out:
         print(f"{cases.left_out} cases left out: the network was trained on these patients (--include-training)")
@@ -179,37 +182,39 @@ def _tell(cases: EvaluationCases, synthetic: bool, config: EvaluateConfig) -> No
         print(f"{cases.unlabelled} cases without label left out")
 
 
-def _case_rows(
+def _evaluate_cases(
     config: EvaluateConfig,
     networks: Mapping[str, LoadedNetwork],
     cases: EvaluationCases,
     fabric: Fabric,
-    worst: WorstCases,
     finished: FinishedCases,
-) -> tuple[list[dict[str, Any]], list[FailedCase]]:
-    """Predict every case with every network, one case in memory at a time; several processes share the cases.
+) -> tuple[list[dict[str, Any]], list[FailedCase], list[KeptPrediction]]:
+    """Predict every case with every network, one case in memory at a time, the cases distributed over the processes.
 
     Of the cases that were finished before, only the worst are predicted again, to be drawn.
+
+    Returns:
+        Rows of all cases in order, the cases that failed, and the worst predictions of the network ``after``.
     """
-    rows: list[dict[str, Any]] = []
-    of_cases: list[tuple[str, list[dict[str, Any]], list[FailedCase]]] = []
-    models = {role: fabric.to_device(network.model) for role, network in networks.items()}
     space = compared_space(config, networks["after"])
     known = LABEL_SPACES[networks["after"].card.label_space]
+    predictors = {role: Predictor.from_network(network, fabric, tta=config.tta) for role, network in networks.items()}
     drawn = _worst_finished(finished, cases.store, space, config.pictures)
-    todo = [case for case in cases.store.cases if case.id not in finished.rows or case.id in drawn]
+    places = {case.id: place for place, case in enumerate(cases.store)}
+    todo = [case for case in cases.store if case.id not in finished.rows or case.id in drawn]
     own = share(fabric, todo)
+    done: list[tuple[str, list[dict[str, Any]], list[FailedCase]]] = []
+    worst: list[KeptPrediction] = []
+    so_far: list[dict[str, Any]] = []
     with progress("evaluating", len(own) * len(networks)) as bar:
         for case in own:
-            begun, failed = len(rows), list[FailedCase]()
+            rows, failed = list[dict[str, Any]](), list[FailedCase]()
             with one_case(case.id, failed):
                 label = case.native_label()
-                for role, network in networks.items():
+                for role, predictor in predictors.items():
                     if case.id in drawn and role != "after":
                         continue
-                    predicted = predict_class_map(
-                        models[role], case, network.card.modalities, tta=config.tta, autocast=fabric.autocast
-                    )
+                    predicted = predictor.segment(case).classes
                     metrics = score_case(case, label, to_space(predicted, known, space, case.id), space, config.surface)
                     head = {
                         "network": role,
@@ -217,23 +222,26 @@ def _case_rows(
                         "case": case.id,
                         "patient": case.patient,
                         "trained_on": case.patient in cases.trained,
-                        "synthetic": case.info.synthetic or network.card.synthetic,
+                        "synthetic": case.info.synthetic or networks[role].card.synthetic,
                     }
                     rows += [head | metric for metric in metrics]
                     if role == "after":
-                        worst.offer(case, predicted, mean_region_dice(metrics, space))
-                    bar.advance(1, **_mean_so_far(rows, role, space))
+                        score = mean_region_dice(metrics, space)
+                        kept = KeptPrediction.of(score, places[case.id], predicted)
+                        worst = sorted([*worst, kept])[: config.pictures]
+                    bar.advance(1, **_mean_so_far(so_far + rows, role, space))
             if failed:
                 # A case with metrics of one network only would be compared with itself.
-                del rows[begun:]
+                rows = []
             elif case.id not in finished.rows:
-                finished.add(case.id, rows[begun:])
-            of_cases.append((case.id, rows[begun:], failed))
-    worst.merge(fabric, cases.store.cases)
-    everyones = gather(fabric, of_cases)
-    by_case = {case: mine for case, mine, _ in everyones} | finished.rows
-    failures = [one for _, _, mine in everyones for one in mine]
-    return [row for case in cases.store for row in by_case.get(case.id, ())], failures
+                finished.add(case.id, rows)
+            so_far += rows
+            done.append((case.id, rows, failed))
+    everyones = gather(fabric, done)
+    by_case = {case: rows for case, rows, _ in everyones} | finished.rows
+    failures = [failure for _, _, failed in everyones for failure in failed]
+    worst = sorted(kept for part in gather(fabric, [worst]) for kept in part)[: config.pictures]
+    return [row for case in cases.store for row in by_case.get(case.id, ())], failures, worst
 
 
 def _worst_finished(finished: FinishedCases, store: SliceStore, space: LabelSpace, count: int) -> set[str]:
@@ -243,7 +251,7 @@ def _worst_finished(finished: FinishedCases, store: SliceStore, space: LabelSpac
         for case in store
         if case.id in finished.rows
     }
-    # Sorting keeps the order of equals: the first stays, as in WorstCases.
+    # Sorting keeps the order of equals: the first stays, as of those predicted now.
     return set(sorted(scores, key=lambda case: scores[case])[:count])
 
 
@@ -259,18 +267,9 @@ def score_case(
         space: The prediction's label space. Where one of both knows the whole lesion only, WT alone is compared.
         surface: Compute HD95 and lesion-wise metrics.
     """
-    geometry = case.info.geometry
-    return case_metrics(
-        label,
-        predicted,
-        case.space,
-        space,
-        geometry.spacing,
-        geometry.unit,
-        PRESETS if surface else (),
-        surface,
-        planar=geometry.planar,
-    )
+    presets, geometry = PRESETS if surface else (), case.info.geometry
+    spacing, unit, planar = geometry.spacing, geometry.unit, geometry.planar
+    return case_metrics(label, predicted, case.space, space, spacing, unit, presets, surface, planar=planar)
 
 
 def mean_region_dice(metrics: list[dict[str, Any]], space: LabelSpace) -> float:
@@ -282,13 +281,10 @@ def mean_region_dice(metrics: list[dict[str, Any]], space: LabelSpace) -> float:
 def _mean_so_far(rows: list[dict[str, Any]], role: str, space: LabelSpace) -> dict[str, float]:
     means = {}
     for region in space.regions:
-        values = [
-            row["dice"]
-            for row in rows
-            if row["network"] == role and row["target"] == region and not math.isnan(row["dice"])
-        ]
-        if values:
-            means[f"{role if role == 'before' else 'Dice'} {region}"] = sum(values) / len(values)
+        values = [row["dice"] for row in rows if (row["network"], row["target"]) == (role, region)]
+        known = [value for value in values if not math.isnan(value)]
+        if known:
+            means[f"{role if role == 'before' else 'Dice'} {region}"] = sum(known) / len(known)
     return means
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ import pandas as pd
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.config.segmentation import EvaluateConfig
 from metaseg.errors import RunError, UsageError, warnings_so_far
-from metaseg.files import FileKind, read_json, refuse_existing, replacing, require_writable, write_json, write_text
-from metaseg.inference.case_pictures import WorstCases, case_overlay
+from metaseg.files import FileKind, finite_metrics, read_json, refuse_existing, require_writable, write_json, write_text
+from metaseg.inference.case_pictures import KeptPrediction, case_overlay
 from metaseg.inference.evaluation_cases import NOTICE, EvaluationCases, compared_space, network_record
 from metaseg.metrics.case_metrics import PRESETS
 from metaseg.metrics.cohort_metrics import to_records
+from metaseg.pictures.overlay import write_picture
 from metaseg.runs.manifest import git_commit, portable, versions
 from metaseg.runs.networks import LoadedNetwork
+from metaseg.store.store import SliceStore
 
 CSV_NAME, JSON_NAME, PICTURES = "metrics.csv", "metrics.json", "pictures"
 _COUNT = re.compile(r"(^|_)n_(lesions|tp|fp|fn)$")
@@ -83,7 +85,7 @@ METRICS_KIND = FileKind(
 
 
 @dataclass(frozen=True)
-class _Earlier:
+class Earlier:
     """What is read of an earlier ``metrics.json``."""
 
     evaluation: dict[str, Any] = field(default_factory=dict)
@@ -93,140 +95,136 @@ class _Earlier:
     changes: list[dict[str, Any]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class EvaluationFiles:
-    """The folder of an evaluation.
+def evaluation_folder(config: EvaluateConfig, network: LoadedNetwork) -> Path:
+    """The folder named, or ``evaluation/`` in the network's run; it can be written, and no file that is read is there.
 
-    Attributes:
-        folder: Where its files stand.
+    Raises:
+        UsageError: None is named, and the checkpoint lies in no run; or a file would be replaced that is read.
+        WriteError: It cannot be written.
     """
+    if config.out is None and network.run is None:
+        raise UsageError(
+            "the checkpoint lies in no run, where metrics could be written",
+            where=network.checkpoint,
+            remedy="name a folder with --out",
+        )
+    folder = config.out if config.out is not None else network.run / "evaluation"
+    read = [path for path in (config.split, config.patients, *config.data) if path is not None]
+    refuse_existing([folder / CSV_NAME, folder / JSON_NAME], overwrite=True, inputs=read)
+    require_writable(folder)
+    return folder
 
-    folder: Path
 
-    @classmethod
-    def in_folder(cls, config: EvaluateConfig, network: LoadedNetwork) -> EvaluationFiles:
-        """The folder named, or ``evaluation/`` in the network's run.
+def complete_evaluation(folder: Path, pictures: int) -> Earlier | None:
+    """The evaluation that stands in a folder, which :func:`refuse_other` took, if nothing is left to do in it.
 
-        Raises:
-            UsageError: None is named, and the checkpoint lies in no run.
-        """
-        if config.out is not None:
-            return cls(config.out)
-        if network.run is None:
-            raise UsageError(
-                "the checkpoint lies in no run, where metrics could be written",
-                where=network.checkpoint,
-                remedy="name a folder with --out",
-            )
-        return cls(network.run / "evaluation")
+    Args:
+        folder: The folder.
+        pictures: How many pictures are asked for.
+    """
+    if not (folder / JSON_NAME).exists():
+        return None
+    found: Earlier = read_json(folder / JSON_NAME, METRICS_KIND, Earlier)
+    count = min(pictures, len({row.get("case") for row in found.cases}))
+    whole = len(found.pictures) == count and all((folder / name).exists() for name in found.pictures)
+    return found if whole and found.cases and not found.evaluation.get("failed") else None
 
-    def require_place(self, config: EvaluateConfig) -> None:
-        """Make sure that the folder can be written, and that no file that is read lies in the way.
 
-        Raises:
-            WriteError: It cannot be written.
-            UsageError: A file would be replaced that is read.
-        """
-        read = [path for path in (config.split, config.patients, *config.data) if path is not None]
-        refuse_existing([self.folder / CSV_NAME, self.folder / JSON_NAME], overwrite=True, inputs=read)
-        require_writable(self.folder)
+def refuse_other(folder: Path, record: Mapping[str, Any]) -> None:
+    """Make sure that nothing but the same evaluation is replaced.
 
-    def complete(self, pictures: int) -> _Earlier | None:
-        """The evaluation that stands there, which :meth:`refuse_other` took, if nothing is left to do in it.
+    Raises:
+        UsageError: The folder holds metrics of other networks, cases or settings, or a file of the same name.
+    """
+    path = folder / JSON_NAME
+    if not path.exists():
+        found = next((name for name in (CSV_NAME, PICTURES) if (folder / name).exists()), None)
+        differing = [] if found is None else [f"a {found} of unknown origin"]
+    else:
+        earlier = read_json(path, METRICS_KIND, Earlier)
+        # Through JSON and back, so that tuples and lists compare alike.
+        mine = json.loads(json.dumps(record))
+        differing = [name.replace("_", " ") for name in SAME_QUESTION if earlier.evaluation.get(name) != mine[name]]
+    if differing:
+        raise UsageError(
+            f"the folder holds another evaluation (other {', '.join(differing)})",
+            where=folder,
+            expected="a new folder, or the same evaluation to do again",
+            remedy="name another folder with --out, or replace this one with --overwrite",
+        )
 
-        Args:
-            pictures: How many are asked for.
-        """
-        if not (self.folder / JSON_NAME).exists():
-            return None
-        found: _Earlier = read_json(self.folder / JSON_NAME, METRICS_KIND, _Earlier)
-        count = min(pictures, len({row.get("case") for row in found.cases}))
-        whole = len(found.pictures) == count and all((self.folder / name).exists() for name in found.pictures)
-        return found if whole and found.cases and not found.evaluation.get("failed") else None
 
-    def refuse_other(self, record: Mapping[str, Any]) -> None:
-        """Make sure that nothing but the same evaluation is replaced.
+def write_evaluation(
+    folder: Path,
+    record: Mapping[str, Any],
+    tables: tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame],
+    domains: Mapping[str, Mapping[str, float]],
+    store: SliceStore,
+    worst: Sequence[KeptPrediction],
+    network: LoadedNetwork,
+) -> tuple[Path, ...]:
+    """Write everything, ``metrics.json`` last, in place of an earlier evaluation.
 
-        Raises:
-            UsageError: The folder holds metrics of other networks, cases or settings, or a file of the same name.
-        """
-        path = self.folder / JSON_NAME
-        if not path.exists():
-            found = next((name for name in (CSV_NAME, PICTURES) if (self.folder / name).exists()), None)
-            differing = [] if found is None else [f"a {found} of unknown origin"]
-        else:
-            earlier = read_json(path, METRICS_KIND, _Earlier)
-            # Through JSON and back, so that tuples and lists compare alike.
-            mine = json.loads(json.dumps(record))
-            differing = [name.replace("_", " ") for name in SAME_QUESTION if earlier.evaluation.get(name) != mine[name]]
-        if differing:
-            raise UsageError(
-                f"the folder holds another evaluation (other {', '.join(differing)})",
-                where=self.folder,
-                expected="a new folder, or the same evaluation to do again",
-                remedy="name another folder with --out, or replace this one with --overwrite",
-            )
+    Args:
+        folder: The evaluation's.
+        record: From :func:`evaluation_record`.
+        tables: Rows of cases, of cohorts and of changes.
+        domains: Source and target as wholes.
+        store: The cases.
+        worst: What to draw, worst first.
+        network: The network.
 
-    def write(
-        self,
-        record: Mapping[str, Any],
-        rows: pd.DataFrame,
-        cohorts: pd.DataFrame,
-        changes: pd.DataFrame,
-        domains: Mapping[str, Mapping[str, float]],
-        worst: WorstCases,
-        network: LoadedNetwork,
-    ) -> tuple[Path, ...]:
-        """Write everything, ``metrics.json`` last; returns the pictures."""
-        earlier = self._earlier_pictures()
-        pictures = self._draw(worst, network)
-        for stale in earlier - set(pictures):
-            stale.unlink(missing_ok=True)
-        # Classes have no lesions: without this their empty cells would turn the counts of all rows into 3.0.
-        counts = [name for name in rows if _COUNT.search(name)]
-        write_text(self.folder / CSV_NAME, rows.astype(dict.fromkeys(counts, "Int64")).to_csv(index=False))
-        content = {
-            "synthetic": record["synthetic"],
-            "warnings": warnings_so_far(),
-            "evaluation": dict(record),
-            "cohorts": to_records(cohorts),
-            "changes": to_records(changes),
-            "domains": {
-                target: {name: value if value == value else None for name, value in metrics.items()}
-                for target, metrics in domains.items()
-            },
-            "cases": to_records(rows),
-            "pictures": [f"{PICTURES}/{picture.name}" for picture in pictures],
-        }
-        write_json(self.folder / JSON_NAME, content)
-        return pictures
+    Returns:
+        The pictures.
+    """
+    rows, cohorts, changes = tables
+    earlier = _earlier_pictures(folder)
+    pictures = _draw(folder / PICTURES, store, worst, network)
+    for stale in earlier - set(pictures):
+        stale.unlink(missing_ok=True)
+    # Classes have no lesions: without this their empty cells would turn the counts of all rows into 3.0.
+    counts = [name for name in rows if _COUNT.search(name)]
+    write_text(folder / CSV_NAME, rows.astype(dict.fromkeys(counts, "Int64")).to_csv(index=False))
+    content = {
+        "synthetic": record["synthetic"],
+        "warnings": warnings_so_far(),
+        "evaluation": dict(record),
+        "cohorts": to_records(cohorts),
+        "changes": to_records(changes),
+        "domains": {target: finite_metrics(metrics) for target, metrics in domains.items()},
+        "cases": to_records(rows),
+        "pictures": [f"{PICTURES}/{picture.name}" for picture in pictures],
+    }
+    write_json(folder / JSON_NAME, content)
+    return pictures
 
-    def _draw(self, worst: WorstCases, network: LoadedNetwork) -> tuple[Path, ...]:
-        folder = self.folder / PICTURES
-        written = []
-        for number, kept in enumerate(worst.worst_first(), start=1):
-            case = kept.case
-            sheet = case_overlay(
-                case,
-                kept.class_map(),
-                LABEL_SPACES[network.card.label_space],
-                network.card.modalities,
-                label=case.native_label(),
-                synthetic=network.card.synthetic or case.info.synthetic,
-                note=f"{case.cohort}   mean Dice {kept.score:.2f}",
-            )
-            name = re.sub(r"[^A-Za-z0-9_.-]+", "_", case.id)
-            path = folder / f"{number:02}-{name}.png"
-            with replacing(path) as stream:
-                sheet.save(stream, format="PNG")
-            written.append(path)
-        return tuple(written)
 
-    def _earlier_pictures(self) -> set[Path]:
-        """Pictures of the evaluation that is replaced; others in their folder are somebody else's."""
-        try:
-            earlier = read_json(self.folder / JSON_NAME, METRICS_KIND, _Earlier)
-        except RunError:
-            return set()
-        named = (Path(name) for name in earlier.pictures)
-        return {self.folder / name for name in named if name.parent == Path(PICTURES)}
+def _draw(folder: Path, store: SliceStore, worst: Sequence[KeptPrediction], network: LoadedNetwork) -> tuple[Path, ...]:
+    written = []
+    space, modalities = LABEL_SPACES[network.card.label_space], network.card.modalities
+    for number, kept in enumerate(worst, start=1):
+        case = store.cases[kept.place]
+        sheet = case_overlay(
+            case,
+            kept.class_map(case),
+            space,
+            modalities,
+            label=case.native_label(),
+            synthetic=network.card.synthetic or case.info.synthetic,
+            note=f"{case.cohort}   mean Dice {kept.score:.2f}",
+        )
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", case.id)
+        path = folder / f"{number:02}-{name}.png"
+        write_picture(path, sheet)
+        written.append(path)
+    return tuple(written)
+
+
+def _earlier_pictures(folder: Path) -> set[Path]:
+    """Pictures of the evaluation that is replaced; others in their folder are somebody else's."""
+    try:
+        earlier = read_json(folder / JSON_NAME, METRICS_KIND, Earlier)
+    except RunError:
+        return set()
+    named = (Path(name) for name in earlier.pictures)
+    return {folder / name for name in named if name.parent == Path(PICTURES)}

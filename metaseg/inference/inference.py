@@ -1,26 +1,34 @@
-"""Run a network over the slices of a prepared case.
+"""A network at work on prepared cases: probabilities, classes and Dice of their slices, labels on their files' grid.
 
 Predicted classes, and the joint histogram of :mod:`metaseg.metrics.overlap`, for tensors where they lie.
-
-From the probabilities of a case's stored slices to class maps on the whole grid of its files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from metaseg.cases.labels import LabelSpace
-from metaseg.metrics.overlap import joint_histogram
+from metaseg.cases.case import Case
+from metaseg.cases.geometry import Geometry
+from metaseg.cases.labels import LABEL_SCHEMES, LABEL_SPACES, LabelSpace
+from metaseg.errors import DataError
+from metaseg.metrics.overlap import joint_histogram, region_counts
+from metaseg.models.card import ModelCard
+from metaseg.models.device import make_fabric
 from metaseg.models.weights import finite_output
+from metaseg.runs.networks import LoadedNetwork, load_network
+from metaseg.store.prepare_case import PrepareOptions, UnstoredCase, read_unstored
 from metaseg.store.stored_case import StoredCase, to_space
-from metaseg.threads import over_threads
+from metaseg.threads import ordered_map
 
 
 def largest_class(scores: torch.Tensor) -> torch.Tensor:
@@ -82,7 +90,9 @@ def batch_class_counts(
 
 
 Autocast = Callable[[], AbstractContextManager]
+Item = TypeVar("Item")
 Finished = TypeVar("Finished")
+Slices = Sequence[int] | np.ndarray
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
 """Axes of ``(batch, class, height, width)`` that each view of test-time augmentation flips."""
@@ -105,189 +115,6 @@ def predict_logits(model: nn.Module, images: Tensor, tta: bool = False, of: str 
     return finite_output(probabilities, of).clamp_min(torch.finfo(torch.float32).tiny).log()
 
 
-def predict_probabilities(
-    model: nn.Module,
-    case: StoredCase,
-    modalities: Sequence[str],
-    slices: Sequence[int] | np.ndarray | None = None,
-    *,
-    tta: bool = False,
-    batch_size: int = 8,
-    autocast: Autocast = nullcontext,
-) -> np.ndarray:
-    """Class probabilities of a case's slices on the stored grid.
-
-    The network is put in evaluation mode for the call and back afterwards.
-
-    Args:
-        model: Network giving logits ``(batch, class, height, width)``.
-        case: The prepared case.
-        modalities: The network's input modalities, in order.
-        slices: Stored slices; by default all.
-        tta: Average over flips.
-        batch_size: Slices of one forward pass.
-        autocast: Makes the context of mixed precision.
-
-    Returns:
-        ``(class, slices, height, width)``, ``float32``, summing to 1 over classes.
-    """
-    parts = [
-        probabilities.cpu().numpy()
-        for probabilities in _over_slices(_softmax, model, case, modalities, slices, tta, batch_size, autocast)
-    ]
-    return np.concatenate(parts).transpose(1, 0, 2, 3)
-
-
-def predict_classes(
-    model: nn.Module,
-    case: StoredCase,
-    modalities: Sequence[str],
-    slices: Sequence[int] | np.ndarray | None = None,
-    *,
-    batch_size: int = 8,
-    autocast: Autocast = nullcontext,
-) -> np.ndarray:
-    """Most probable class of each pixel on the stored grid, ``(slices, height, width)``, ``uint8``; without flips."""
-    return np.concatenate(list(_over_slices(_most, model, case, modalities, slices, False, batch_size, autocast)))
-
-
-def predict_most_probable(
-    model: nn.Module,
-    case: StoredCase,
-    modalities: Sequence[str],
-    keep: Sequence[int] = (),
-    *,
-    tta: bool = False,
-    batch_size: int = 8,
-    autocast: Autocast = nullcontext,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The class of the largest probability, and the probabilities of some classes alone.
-
-    Equal to the maximum over what :func:`predict_probabilities` gives (the first of equal ones), in a fraction of its
-    memory.
-
-    Args:
-        model: Network giving logits ``(batch, class, height, width)``.
-        case: The prepared case.
-        modalities: The network's input modalities, in order.
-        keep: Classes whose probabilities are wanted.
-        tta: Average over flips.
-        batch_size: Slices of one forward pass.
-        autocast: Makes the context of mixed precision.
-
-    Returns:
-        Classes ``(slices, height, width)``, ``uint8``, and probabilities ``(kept class, slices, height, width)``,
-        ``float32``, on the stored grid.
-    """
-    chosen = list(keep)
-    classes = np.empty(case.info.shape, dtype=np.uint8)
-    kept = np.empty((len(chosen), *case.info.shape), dtype=np.float32)
-
-    def finish(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        probabilities = _softmax(logits)
-        return _most(probabilities), probabilities[:, chosen].cpu().numpy()
-
-    start = 0
-    for most, some in _over_slices(finish, model, case, modalities, None, tta, batch_size, autocast):
-        batch = slice(start, start + len(most))
-        classes[batch], kept[:, batch] = most, some.swapaxes(0, 1)
-        start += len(most)
-    return classes, kept
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    return torch.softmax(logits, dim=1)
-
-
-def _most(scores: Tensor) -> np.ndarray:
-    """Class of the largest score, the first of equal ones, ``(batch, height, width)``."""
-    classes: np.ndarray = largest_class(scores).cpu().numpy()
-    return classes
-
-
-def _over_slices(
-    finish: Callable[[Tensor], Finished],
-    model: nn.Module,
-    case: StoredCase,
-    modalities: Sequence[str],
-    slices: Sequence[int] | np.ndarray | None,
-    tta: bool,
-    batch_size: int,
-    autocast: Autocast,
-) -> Iterator[Finished]:
-    """What ``finish`` makes of the logits of one batch of slices after the other.
-
-    The network is in evaluation mode meanwhile. On a CPU the batches are spread over torch's threads.
-    """
-    indices = np.arange(case.num_slices) if slices is None else np.asarray(slices)
-    batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    device = next(model.parameters()).device
-
-    @torch.inference_mode()
-    def work(batch: np.ndarray) -> Finished:
-        images = torch.from_numpy(case.images(batch, modalities, keep=False)).to(device)
-        with autocast():
-            logits = predict_logits(model, images, tta, f"case {case.id}")
-        return finish(logits)
-
-    threads = min(torch.get_num_threads(), len(batches)) if device.type == "cpu" else 1
-    training = model.training
-    model.eval()
-    try:
-        yield from over_threads(work, batches, threads)
-    finally:
-        model.train(training)
-
-
-def stored_dice(
-    model: nn.Module,
-    case: StoredCase,
-    modalities: Sequence[str],
-    space: LabelSpace,
-    *,
-    batch_size: int = 8,
-    autocast: Autocast = nullcontext,
-) -> dict[str, float]:
-    """Whole-case Dice of each region on the stored grid, the quick metric that training watches.
-
-    Args:
-        model: The network.
-        case: A labelled case.
-        modalities: The network's input modalities.
-        space: The network's label space. Where the case's label knows the whole lesion only, WT alone is compared.
-        batch_size: Slices of one forward pass.
-        autocast: Makes the context of mixed precision.
-
-    Returns:
-        Region name to Dice in [0, 1]; NaN where label and prediction are both empty.
-    """
-    predicted = predict_classes(model, case, modalities, batch_size=batch_size, autocast=autocast)
-    label, known = case.labels(slice(None)), case.space
-    if known != space and space.num_classes < known.num_classes:
-        label, known = to_space(label, known, space, case.id), space
-    histogram = joint_histogram(label, predicted, max(known.num_classes, space.num_classes))
-    metrics = {}
-    for region in space.regions:
-        if region not in known.regions:
-            continue
-        truth, found = histogram[list(known.regions[region])], histogram[:, list(space.regions[region])]
-        total = int(truth.sum()) + int(found.sum())
-        both = int(truth[:, list(space.regions[region])].sum())
-        metrics[region] = 2 * both / total if total else float("nan")
-    return metrics
-
-
-def mean_dice(metrics: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean over cases of each region's Dice, leaving out the cases that are empty in both (NaN if all are)."""
-    regions = dict.fromkeys(region for row in metrics for region in row)
-    means = {}
-    for region in regions:
-        values = np.array([row[region] for row in metrics if region in row])
-        values = values[~np.isnan(values)]
-        means[region] = float(values.mean()) if values.size else float("nan")
-    return means
-
-
 @dataclass(frozen=True)
 class CaseSegmentation:
     """What a network sees in a whole case.
@@ -301,40 +128,255 @@ class CaseSegmentation:
     kept: Mapping[int, np.ndarray]
 
 
-def segment_case(
-    model: nn.Module,
-    case: StoredCase,
-    modalities: Sequence[str],
-    keep: Sequence[int] = (),
-    *,
-    tta: bool = False,
-    batch_size: int = 8,
-    autocast: Autocast = nullcontext,
-) -> CaseSegmentation:
-    """Most probable class of every voxel of the full canonical grid; background outside the stored crop.
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A segmentation network with all that it takes to use it.
 
-    Where slices were shrunk for the store, probabilities are brought to the full size before the class is chosen.
-
-    Args:
-        model: The network.
-        case: The prepared case.
-        modalities: The network's input modalities, in order.
-        keep: Classes whose probabilities are wanted as well.
-        tta: Average over flips.
+    Attributes:
+        network: Gives logits ``(batch, class, height, width)``. It is in evaluation mode while it predicts, and back
+            in its own mode afterwards.
+        modalities: Its input modalities, in order.
+        space: What its classes mean.
+        tta: Average over flips (test-time augmentation).
         batch_size: Slices of one forward pass.
         autocast: Makes the context of mixed precision.
+        card: Its model card, where there is one.
     """
-    (z0, z1), (y0, y1), (x0, x1) = case.info.crop
-    if case.info.shape[1:] != (y1 - y0, x1 - x0):
-        maps = predict_probabilities(model, case, modalities, tta=tta, batch_size=batch_size, autocast=autocast)
-        classes = case.restore(maps).argmax(axis=0).astype(np.uint8)
-        return CaseSegmentation(classes, {value: maps[value] for value in keep})
-    stored, kept = predict_most_probable(
-        model, case, modalities, keep, tta=tta, batch_size=batch_size, autocast=autocast
-    )
-    classes = np.zeros(case.info.geometry.canonical_shape, dtype=np.uint8)
-    classes[z0:z1, y0:y1, x0:x1] = stored
-    return CaseSegmentation(classes, dict(zip(keep, kept, strict=True)))
+
+    network: nn.Module
+    modalities: tuple[str, ...]
+    space: LabelSpace
+    tta: bool = False
+    batch_size: int = 8
+    autocast: Autocast = nullcontext
+    card: ModelCard | None = None
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        checkpoint: str = "best",
+        *,
+        device: str = "auto",
+        precision: str = "32-true",
+        tta: bool = False,
+        batch_size: int = 8,
+    ) -> Self:
+        """The network of a run folder or a checkpoint, ready to predict.
+
+        Args:
+            path: A run folder, or a checkpoint ``X.safetensors`` (or ``X``) with ``X.json`` beside it.
+            checkpoint: ``best`` or ``last`` of a run.
+            device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+            precision: ``32-true``, ``16-mixed`` or ``bf16-mixed``.
+            tta: Average over flips (test-time augmentation).
+            batch_size: Slices of one forward pass.
+
+        Raises:
+            RunError: There is no such run or checkpoint, or it is damaged, or a classifier's.
+            UsageError: The device is not here, or cannot do the precision.
+        """
+        fabric = make_fabric(device, precision)
+        return cls.from_network(load_network(path, checkpoint), fabric, tta=tta, batch_size=batch_size)
+
+    @classmethod
+    def from_network(cls, network: LoadedNetwork, fabric: Fabric, *, tta: bool = False, batch_size: int = 8) -> Self:
+        """As :meth:`load`, of a network in memory, which is moved to the device of ``fabric``."""
+        card = network.card
+        model = fabric.to_device(network.model)
+        return cls(model, card.modalities, LABEL_SPACES[card.label_space], tta, batch_size, fabric.autocast, card)
+
+    def predict(self, case: Case | np.ndarray, affine: np.ndarray | None = None) -> np.ndarray:
+        """Labels of a case on the grid of its files.
+
+        Args:
+            case: A case of :func:`~metaseg.cases.readers.read_cases`, or an array ``(modality, i, j, k)`` with the
+                modalities in the order of :attr:`modalities`.
+            affine: Of an array, its voxel-to-world matrix (4, 4) in mm, as nibabel gives it; by default axes run to
+                the patient's right, front and top, with voxels of 1 mm.
+
+        Returns:
+            Classes of :attr:`space` on the same grid ``(i, j, k)``, ``uint8``.
+
+        Raises:
+            DataError: The case cannot be read, lacks a modality or is empty; the array has another shape.
+            TrainingError: The network gives numbers that are not finite.
+        """
+        prepared = self.prepare(case if isinstance(case, Case) else self._case_of(np.asarray(case), affine))
+        return prepared.info.geometry.from_canonical(self.segment(prepared).classes)
+
+    def prepare(self, case: Case) -> UnstoredCase:
+        """Read a case's images and bring them to what the network takes; its label, if any, is left out.
+
+        Raises:
+            DataError: The case cannot be read, lacks a modality, or holds nothing but zeros.
+        """
+        case.require(self.modalities)
+        # Without its label, which must not influence the crop, and without modalities that the network lacks.
+        bare = replace(case, images={name: case.images[name] for name in self.modalities}, label=None)
+        image_size = self.card.normalisation.get("image_size") if self.card else None
+        return read_unstored(bare, PrepareOptions(self.modalities, image_size), threads=torch.get_num_threads())
+
+    def _case_of(self, array: np.ndarray, affine: np.ndarray | None) -> Case:
+        if array.ndim != 4 or len(array) != len(self.modalities):
+            raise DataError(
+                f"an array of shape {array.shape} for a network of {', '.join(self.modalities)}",
+                expected=f"({len(self.modalities)}, i, j, k), a volume for each modality",
+            )
+        geometry = Geometry.from_affine(array.shape[1:], np.eye(4) if affine is None else np.asarray(affine))
+        scheme = next(scheme for scheme in LABEL_SCHEMES.values() if scheme.space == self.space)
+        images = {name: _ArrayVolume(values, geometry) for name, values in zip(self.modalities, array, strict=True)}
+        return Case("array", "array", "array", images, None, scheme)
+
+    def probabilities(self, case: StoredCase, slices: Slices | None = None) -> np.ndarray:
+        """Class probabilities of a case's slices on the stored grid.
+
+        Args:
+            case: The prepared case.
+            slices: Stored slices; by default all.
+
+        Returns:
+            ``(class, slices, height, width)``, ``float32``, summing to 1 over classes.
+        """
+        parts = [part.cpu().numpy() for part in self._over_slices(_softmax, case, slices)]
+        return np.concatenate(parts).transpose(1, 0, 2, 3)
+
+    def classes(self, case: StoredCase, slices: Slices | None = None) -> np.ndarray:
+        """Class of the largest logit of each pixel on the stored grid, ``(slices, height, width)``, ``uint8``."""
+        return np.concatenate(list(self._over_slices(_largest, case, slices)))
+
+    def segment(self, case: StoredCase, keep: Sequence[int] = ()) -> CaseSegmentation:
+        """Most probable class of every voxel of the full canonical grid; background outside the stored crop.
+
+        Where slices were shrunk for the store, probabilities are brought to the full size before the class is chosen.
+
+        Args:
+            case: The prepared case.
+            keep: Classes whose probabilities are wanted as well.
+        """
+        if _is_shrunk(case):
+            maps = self.probabilities(case)
+            classes = case.restore(maps).argmax(axis=0).astype(np.uint8)
+            return CaseSegmentation(classes, {value: maps[value] for value in keep})
+        stored, kept = self.most_probable(case, keep)
+        classes = np.zeros(case.info.geometry.canonical_shape, dtype=np.uint8)
+        classes[_crop(case)] = stored
+        return CaseSegmentation(classes, dict(zip(keep, kept, strict=True)))
+
+    def most_probable(self, case: StoredCase, keep: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """The class of the largest probability, and the probabilities of some classes alone.
+
+        Equal to the maximum over what :meth:`probabilities` gives (the first of equal ones), in a fraction of its
+        memory.
+
+        Args:
+            case: The prepared case.
+            keep: Classes whose probabilities are wanted.
+
+        Returns:
+            Classes ``(slices, height, width)``, ``uint8``, and probabilities ``(kept class, slices, height, width)``,
+            ``float32``, on the stored grid.
+        """
+        chosen = list(keep)
+        classes = np.empty(case.info.shape, dtype=np.uint8)
+        kept = np.empty((len(chosen), *case.info.shape), dtype=np.float32)
+
+        def finish(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
+            probabilities = _softmax(logits)
+            return _largest(probabilities), probabilities[:, chosen].cpu().numpy()
+
+        start = 0
+        for most, some in self._over_slices(finish, case):
+            batch = slice(start, start + len(most))
+            classes[batch], kept[:, batch] = most, some.swapaxes(0, 1)
+            start += len(most)
+        return classes, kept
+
+    def dice(self, case: StoredCase) -> dict[str, float]:
+        """Whole-case Dice of each region on the stored grid, the quick metric that training watches.
+
+        Args:
+            case: A labelled case. Where its label knows the whole lesion only, WT alone is compared.
+
+        Returns:
+            Region name to Dice in [0, 1]; NaN where label and prediction are both empty.
+        """
+        predicted = self.classes(case)
+        label, known = case.labels(slice(None)), case.space
+        if known != self.space and self.space.num_classes < known.num_classes:
+            label, known = to_space(label, known, self.space, case.id), self.space
+        histogram = joint_histogram(label, predicted, max(known.num_classes, self.space.num_classes))
+        return {
+            region: float(region_counts(histogram, known.regions[region], values).dice())
+            for region, values in self.space.regions.items()
+            if region in known.regions
+        }
+
+    def _over_slices(
+        self, finish: Callable[[Tensor], Finished], case: StoredCase, slices: Slices | None = None
+    ) -> Iterator[Finished]:
+        """What ``finish`` makes of the logits of one batch of slices after the other.
+
+        On a CPU the batches are spread over torch's threads.
+        """
+        indices = np.arange(case.num_slices) if slices is None else np.asarray(slices)
+        batches = [indices[start : start + self.batch_size] for start in range(0, len(indices), self.batch_size)]
+        device = next(self.network.parameters()).device
+
+        @torch.inference_mode()
+        def work(batch: np.ndarray) -> Finished:
+            images = torch.from_numpy(case.images(batch, self.modalities, keep=False)).to(device)
+            with self.autocast():
+                logits = predict_logits(self.network, images, self.tta, f"case {case.id}")
+            return finish(logits)
+
+        threads = min(torch.get_num_threads(), len(batches)) if device.type == "cpu" else 1
+        training = self.network.training
+        self.network.eval()
+        try:
+            yield from over_cores(work, batches, threads)
+        finally:
+            self.network.train(training)
+
+
+@dataclass(frozen=True, eq=False)
+class _ArrayVolume:
+    """An array ``(i, j, k)`` as a :class:`~metaseg.cases.case.Volume`."""
+
+    values: np.ndarray
+    grid: Geometry
+    files: tuple[Path, ...] = (Path("array"),)
+
+    def geometry(self) -> Geometry:
+        return self.grid
+
+    def read(self) -> np.ndarray:
+        return self.grid.to_canonical(self.values)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return torch.softmax(logits, dim=1)
+
+
+def _largest(scores: Tensor) -> np.ndarray:
+    """Class of the largest score, the first of equal ones, ``(batch, height, width)``."""
+    classes: np.ndarray = largest_class(scores).cpu().numpy()
+    return classes
+
+
+def over_cores(work: Callable[[Item], Finished], items: Iterable[Item], threads: int) -> Iterator[Finished]:
+    """:func:`~metaseg.threads.ordered_map` with torch on one core a thread, instead of every operation on all cores.
+
+    Threads that share every convolution wait for each other at its end, and where a neighbour takes a core they wait
+    for long. Threads with batches of their own wait once a case, and no batch's rounding depends on how many there are.
+    """
+    before = torch.get_num_threads()
+    try:
+        # A thread takes over torch's number of threads when it first computes, so each sets its own.
+        yield from ordered_map(work, items, threads, initializer=partial(torch.set_num_threads, 1))
+    finally:
+        # The threads' own numbers end with them, but torch also notes the last one for threads to come.
+        torch.set_num_threads(before)
 
 
 def full_probabilities(case: StoredCase, maps: Mapping[int, np.ndarray]) -> Iterator[np.ndarray]:
@@ -347,27 +389,13 @@ def full_probabilities(case: StoredCase, maps: Mapping[int, np.ndarray]) -> Iter
     Yields:
         ``(slices, height, width)``, ``float32``.
     """
-    (z0, z1), (y0, y1), (x0, x1) = case.info.crop
-    if case.info.shape[1:] != (y1 - y0, x1 - x0):
+    if _is_shrunk(case):
         yield from case.restore(np.stack([maps[value] for value in sorted(maps)]))
         return
     for value in sorted(maps):
         full = np.full(case.info.geometry.canonical_shape, 0.0 if value else 1.0, dtype=np.float32)
-        full[z0:z1, y0:y1, x0:x1] = maps[value]
+        full[_crop(case)] = maps[value]
         yield full
-
-
-def predict_class_map(
-    model: nn.Module,
-    case: StoredCase,
-    modalities: Sequence[str],
-    *,
-    tta: bool = False,
-    batch_size: int = 8,
-    autocast: Autocast = nullcontext,
-) -> np.ndarray:
-    """The classes of :func:`segment_case` alone."""
-    return segment_case(model, case, modalities, tta=tta, batch_size=batch_size, autocast=autocast).classes
 
 
 def full_image(case: StoredCase, modality: str) -> np.ndarray:
@@ -378,11 +406,31 @@ def full_image(case: StoredCase, modality: str) -> np.ndarray:
     """
     from skimage.transform import resize
 
-    (z0, z1), (y0, y1), (x0, x1) = case.info.crop
     (channel,) = case.channels((modality,))
     stored = np.asarray(case.raw_images[:, channel], dtype=np.float32)
-    if stored.shape[1:] != (y1 - y0, x1 - x0):
+    if _is_shrunk(case):
+        (_, _), (y0, y1), (x0, x1) = case.info.crop
         stored = resize(stored, (len(stored), y1 - y0, x1 - x0), order=1, mode="edge", preserve_range=True)
     image = np.zeros(case.info.geometry.canonical_shape, dtype=np.float32)
-    image[z0:z1, y0:y1, x0:x1] = stored
+    image[_crop(case)] = stored
     return image
+
+
+def _crop(case: StoredCase) -> tuple[slice, ...]:
+    return tuple(slice(start, stop) for start, stop in case.info.crop)
+
+
+def _is_shrunk(case: StoredCase) -> bool:
+    """Whether slices were shrunk for the store."""
+    return case.info.shape[1:] != tuple(stop - start for start, stop in case.info.crop[1:])
+
+
+def mean_dice(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over cases of each region's Dice, leaving out the cases that are empty in both (NaN if all are)."""
+    regions = dict.fromkeys(region for row in rows for region in row)
+    means = {}
+    for region in regions:
+        values = np.array([row[region] for row in rows if region in row])
+        values = values[~np.isnan(values)]
+        means[region] = float(values.mean()) if values.size else float("nan")
+    return means

@@ -21,6 +21,7 @@ from metaseg.cases.geometry import Geometry
 from metaseg.cases.labels import WHOLE_LESION, LabelScheme
 from metaseg.cases.volumes import ItkVolume, NiftiVolume
 from metaseg.files import replacing
+from metaseg.pictures.overlay import write_picture
 
 _DESCRIPTION_BYTES = 79
 _LABEL_INTENT = "label"
@@ -156,5 +157,4 @@ def write_masks(files: Sequence[Path], classes: np.ndarray, geometry: Geometry, 
     # (width, height, slices) to (slices, height, width), rows from the top as in the files.
     pictures = table[geometry.from_canonical(classes)].transpose(2, 1, 0)
     for file, picture in zip(files, pictures, strict=True):
-        with replacing(file) as stream:
-            Image.fromarray(np.ascontiguousarray(picture)).save(stream, format="PNG")
+        write_picture(file, Image.fromarray(np.ascontiguousarray(picture)))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning_fabric import Fabric
 
 from metaseg import __version__
@@ -21,7 +19,7 @@ from metaseg.errors import recorded_warnings, warnings_so_far
 from metaseg.files import replacing, write_json
 from metaseg.inference.case_pictures import case_heatmap, case_overlay, heat_class
 from metaseg.inference.evaluation_cases import NOTICE, SYNTHETIC, network_name, network_record
-from metaseg.inference.inference import CaseSegmentation, full_probabilities, segment_case
+from metaseg.inference.inference import CaseSegmentation, Predictor, full_probabilities
 from metaseg.inference.outputs import (
     description,
     mask_values,
@@ -41,12 +39,13 @@ from metaseg.inference.prediction_jobs import (
 )
 from metaseg.models.device import fabric_of, make_fabric
 from metaseg.models.processes import gather, is_first, several, share
+from metaseg.pictures.overlay import write_picture
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.together import together
-from metaseg.store.prepare_case import PrepareOptions, UnstoredCase, read_unstored
+from metaseg.store.prepare_case import UnstoredCase
 from metaseg.store.stored_case import StoredCase
 from metaseg.terminal import progress
-from metaseg.threads import read_ahead
+from metaseg.threads import ReadAhead
 
 _MM3_PER_ML = 1000.0
 
@@ -116,21 +115,28 @@ def predict_cases(network: LoadedNetwork, config: PredictConfig, fabric: Fabric 
         # Nobody writes before all have looked whether the files exist.
         fabric.barrier()
     todo = [job for job in jobs if job.case.id not in {case.case for case in earlier}]
-    predictor, own = _Predictor(network, config, space, fabric, settings), share(fabric, todo)
+    own = share(fabric, todo)
+    predictor = Predictor.from_network(network, fabric, tta=config.tta)
+    writer = _PredictionWriter(network, config, predictor, settings)
+
+    def read(place: int) -> UnstoredCase:
+        return predictor.prepare(own[place].case)
+
     outcomes: list[CasePrediction | FailedCase] = []
-    with progress("predicting", len(own)) as bar, read_ahead(predictor.read, own) as reading:
-        for job, read in reading:
+    with progress("predicting", len(own)) as bar, ReadAhead(read) as cases:
+        for place, job in enumerate(own):
             failed: list[FailedCase] = []
             with one_case(job.case.id, failed):
-                outcomes.append(predictor.predict(job, read))
+                prepared = cases(place, following=range(place + 1, min(place + 2, len(own))))
+                outcomes.append(writer.predict(job, prepared))
             outcomes += failed
             for one in failed:
                 bar.note(f"{one.case}: not predicted\n{one.error}")
             bar.advance()
     outcomes = gather(fabric, outcomes)
-    place = {job.case.id: number for number, job in enumerate(jobs)}
+    order = {job.case.id: number for number, job in enumerate(jobs)}
     done = [*earlier, *(one for one in outcomes if isinstance(one, CasePrediction))]
-    done.sort(key=lambda case: place[case.case])
+    done.sort(key=lambda case: order[case.case])
     failed = unfit + [one for one in outcomes if isinstance(one, FailedCase)]
     for case in done:
         print(_line(case))
@@ -155,33 +161,22 @@ def _earlier(
     return earlier
 
 
-class _Predictor:
-    """A network at work on one case after the other."""
+class _PredictionWriter:
+    """Predicts one case after the other and writes their files."""
 
     def __init__(
         self,
         network: LoadedNetwork,
         config: PredictConfig,
-        space: LabelSpace,
-        fabric: Fabric,
+        predictor: Predictor,
         settings: dict[str, Any],
     ) -> None:
-        self.network, self.config, self.space, self.fabric = network, config, space, fabric
-        self.settings = settings
-        self.model = fabric.to_device(network.model)
-        self.modalities = network.card.modalities
+        self.network, self.config, self.predictor, self.settings = network, config, predictor, settings
+        self.space, self.modalities = predictor.space, predictor.modalities
 
-    def read(self, job: PredictionJob) -> UnstoredCase:
-        """Read and prepare a case."""
-        options = PrepareOptions(self.modalities, self.network.card.normalisation.get("image_size"))
-        return read_unstored(job.case, options, threads=torch.get_num_threads())
-
-    def predict(self, job: PredictionJob, read: Callable[[], StoredCase]) -> CasePrediction:
-        """Predict the case that ``read`` gives and write its files, the summary last."""
-        case = read()
-        segmented = segment_case(
-            self.model, case, self.modalities, self._wanted(), tta=self.config.tta, autocast=self.fabric.autocast
-        )
+    def predict(self, job: PredictionJob, case: StoredCase) -> CasePrediction:
+        """Predict a case and write its files, the summary last."""
+        segmented = self.predictor.segment(case, self._wanted())
         synthetic = self.network.card.synthetic or job.case.synthetic
         if self.config.overwrite or self.config.resume:
             remove_earlier(job, self.config)
@@ -227,9 +222,8 @@ class _Predictor:
         chance = segmented.kept[heat_class(self.space)]
         overlay = case_overlay(case, segmented.classes, self.space, self.modalities, synthetic=synthetic)
         heatmap = case_heatmap(case, chance, self.space, self.modalities, synthetic=synthetic)
-        for kind, picture in (("overlay", overlay), ("heatmap", heatmap)):
-            with replacing(job.files[kind]) as stream:
-                picture.save(stream, format="PNG")
+        write_picture(job.files["overlay"], overlay)
+        write_picture(job.files["heatmap"], heatmap)
 
     def _summary(
         self,

@@ -146,19 +146,22 @@ def class_counts(label: np.ndarray, prediction: np.ndarray, num_classes: int, pe
     return counts_from_histogram(joint_histogram(label, prediction, num_classes, per_slice))
 
 
-def region_counts(histogram: np.ndarray, values: Sequence[int]) -> ClassCounts:
+def region_counts(
+    histogram: np.ndarray, values: Sequence[int], predicted_values: Sequence[int] | None = None
+) -> ClassCounts:
     """Counts of a region that unites several classes, from a joint histogram ``(..., label, predicted)``.
 
     Args:
         histogram: From :func:`joint_histogram`.
         values: Class values of the region, such as ``(1, 3)`` for the tumour core.
+        predicted_values: The same of the prediction, where its classes are others than the label's.
 
     Returns:
         Counts of shape ``histogram.shape[:-2]``.
     """
-    chosen = list(values)
-    rows, columns = histogram[..., chosen, :], histogram[..., :, chosen]
-    return ClassCounts(rows[..., chosen].sum((-2, -1)), rows.sum((-2, -1)), columns.sum((-2, -1)))
+    predicted = list(values if predicted_values is None else predicted_values)
+    rows, columns = histogram[..., list(values), :], histogram[..., :, predicted]
+    return ClassCounts(rows[..., predicted].sum((-2, -1)), rows.sum((-2, -1)), columns.sum((-2, -1)))
 
 
 def dice_from_counts(intersection: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> np.ndarray:

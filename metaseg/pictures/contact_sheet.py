@@ -9,24 +9,24 @@ from PIL import Image
 
 from metaseg.cases.labels import LabelSpace
 from metaseg.errors import UsageError
-from metaseg.metrics.overlap import Box, class_counts
+from metaseg.metrics.overlap import class_counts
 from metaseg.pictures import overlay as drawing
 from metaseg.pictures.overlay import (
     ERROR_COLOURS,
+    GAP,
+    SMALL,
     class_colours,
     class_palette,
     contrast_limits,
     error_codes,
-    for_display,
-    grey_slice,
-    paint,
+    painted_slice,
+    shown_slice,
     visible_part,
 )
 
 COLUMNS = ("image", "label", "prediction", "errors")
 _HEADINGS = {"image": "image", "label": "ground truth", "prediction": "prediction", "errors": "errors"}
-_GAP = 8
-_SMALL, _LARGE, _NOTE = 15, 20, 30
+_NOTE = 30
 
 
 def informative_slices(
@@ -112,55 +112,34 @@ def contact_sheet(
     missing = {"label": label is None, "prediction": prediction is None, "errors": label is None or prediction is None}
     columns = [name for name in columns if not missing.get(name, False)]
     crop = visible_part(image[shown])
-    width, height = _panel_size(crop, spacing, panel)
-    limits = contrast_limits(image)
+    extent = [(part.stop - part.start) * step for part, step in zip(crop, spacing[1:], strict=True)]
+    size = width, height = drawing.panel_size(extent, panel)
+    limits, mirror = contrast_limits(image), not planar
     canvas, top = _page(columns, len(shown), width, height, title, space, synthetic)
     for slice_number in shown:
         maps = [None if classes is None else classes[slice_number] for classes in (label, prediction)]
+        grey = shown_slice(image[slice_number], crop, size, mirror, limits)
         note = _slice_note(slice_number, len(image), *maps)
-        grey = grey_slice(for_display(image[slice_number][crop], not planar), limits)
         for column, name in enumerate(columns):
-            left = _GAP + column * (width + _GAP)
-            picture = _panel(name, grey, maps, crop, space, width, height, not planar)
+            left = GAP + column * (width + GAP)
+            codes, palette = _codes(name, *maps, space)
+            picture = grey if codes is None else painted_slice(grey, codes, palette, crop, mirror)
             canvas.paste(Image.fromarray(picture), (left, top))
-            if not planar:
-                drawing.put_sides(canvas, left, top, width, height, _SMALL)
+            if mirror:
+                drawing.put_sides(canvas, left, top, width, height, SMALL)
             if not column:
-                drawing.put_text(canvas, (left, top + height + 3), note, _SMALL)
+                drawing.put_text(canvas, (left, top + height + 3), note, SMALL)
         top += height + _NOTE
     return canvas
 
 
-def _panel_size(crop: Box, spacing: Sequence[float], panel: int) -> tuple[int, int]:
-    """Width and height in pixels, true to the size of pixels in the patient."""
-    height, width = ((part.stop - part.start) * step for part, step in zip(crop, spacing[1:], strict=True))
-    scale = panel / max(height, width)
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _panel(
-    name: str,
-    grey: np.ndarray,
-    maps: Sequence[np.ndarray | None],
-    crop: Box,
-    space: LabelSpace,
-    width: int,
-    height: int,
-    mirror: bool,
-) -> np.ndarray:
-    """One enlarged panel, ``uint8`` array ``(height, width, 3)``."""
-    large = drawing.enlarged_grey(grey, width, height)
-    label, prediction = maps
-    palette = class_palette(space)
+def _codes(
+    name: str, label: np.ndarray | None, prediction: np.ndarray | None, space: LabelSpace
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """What a column colours in a slice, None for the image alone; and its colours."""
     if name == "errors" and label is not None and prediction is not None:
-        codes: np.ndarray | None = error_codes(label, prediction)
-        palette = np.array([(0, 0, 0), *ERROR_COLOURS.values()], dtype=np.uint8)
-    else:
-        codes = {"label": label, "prediction": prediction}.get(name)
-    if codes is None:
-        return np.repeat(large[..., None], 3, axis=2)
-    seen = for_display(codes[crop], mirror).astype(np.uint8)
-    return paint(large, drawing.enlarged_codes(seen, width, height), palette)
+        return error_codes(label, prediction), np.array([(0, 0, 0), *ERROR_COLOURS.values()], dtype=np.uint8)
+    return {"label": label, "prediction": prediction}.get(name), class_palette(space)
 
 
 def _slice_note(slice_number: int, n_slices: int, label: np.ndarray | None, prediction: np.ndarray | None) -> str:
@@ -179,22 +158,18 @@ def _page(
     keys = [class_colours(space)] if "label" in columns or "prediction" in columns else []
     if "errors" in columns:
         keys.append(list(ERROR_COLOURS.items()))
-    key_sides = [drawing.key_width(key, _SMALL) for key in keys]
-    heading = drawing.text_width(title, _LARGE) + (150 if synthetic else 0)
-    page_width = 2 * _GAP + max(len(columns) * (width + _GAP) - _GAP, heading, *key_sides, 0)
-    one_line = sum(key_sides) <= page_width - 2 * _GAP
+    key_sides = [drawing.key_width(key, SMALL) for key in keys]
+    needed = 2 * GAP + max(len(columns) * (width + GAP) - GAP, *key_sides, 0)
+    one_line = sum(key_sides) <= max(needed, drawing.heading_width(title, synthetic)) - 2 * GAP
     key_lines = (1 if one_line else len(keys)) if keys else 0
-    top = (38 if title or synthetic else _GAP) + 24
-    canvas = Image.new("RGB", (page_width, top + n_rows * (height + _NOTE) + key_lines * 26 + _GAP), drawing.BACKGROUND)
-    drawing.put_text(canvas, (_GAP, 9), title, _LARGE)
-    if synthetic:
-        drawing.put_synthetic_mark(canvas, page_width - _GAP, 8, _SMALL)
+    canvas, top = drawing.new_page(needed, 24 + n_rows * (height + _NOTE) + key_lines * 26 + GAP, title, synthetic)
+    top += 24
     for column, name in enumerate(columns):
-        middle = _GAP + column * (width + _GAP) + width / 2
-        drawing.put_text(canvas, (middle, top - 6), _HEADINGS[name], _SMALL, drawing.FAINT, anchor="md")
-    left, line = _GAP, top + n_rows * (height + _NOTE) + 13
+        middle = GAP + column * (width + GAP) + width / 2
+        drawing.put_text(canvas, (middle, top - 6), _HEADINGS[name], SMALL, drawing.FAINT, anchor="md")
+    left, line = GAP, top + n_rows * (height + _NOTE) + 13
     for key in keys:
-        left = drawing.put_key(canvas, left, line, key, _SMALL)
+        left = drawing.put_key(canvas, left, line, key, SMALL)
         if not one_line:
-            left, line = _GAP, line + 26
+            left, line = GAP, line + 26
     return canvas, top

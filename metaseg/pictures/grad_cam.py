@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from metaseg.files import replacing
 from metaseg.pictures import overlay as drawing
-from metaseg.pictures.overlay import blend_probability, contrast_limits, for_display, grey_slice
+from metaseg.pictures.overlay import GAP, SMALL, heated, shown_slice
 
 LEAST_SIDE = 4
 """Height and width in pixels from which on a feature map is taken for the picture."""
-_GAP, _SMALL, _LARGE = 8, 15, 18
 _NOTE = "red: raises the score of the class most"
 
 
@@ -127,63 +123,18 @@ def grad_cam_picture(
     """
     if image.shape != heat.shape or image.ndim != 2:
         raise ValueError(f"image {image.shape} and heat {heat.shape}: expected two slices of the same shape")
-    height, width = (max(1, round(side * panel / max(image.shape))) for side in image.shape)
-    grey = drawing.enlarged_grey(grey_slice(for_display(image, not planar), contrast_limits(image)), width, height)
-    warm = np.clip(np.asarray(for_display(heat, not planar), dtype=np.float32), 0.0, 1.0)
-    large = np.asarray(Image.fromarray(np.ascontiguousarray(warm)).resize((width, height), Image.Resampling.BILINEAR))
-    top = 36 if title or synthetic else _GAP
-    heading = drawing.text_width(title, _LARGE) + 2 * _GAP + (110 if synthetic else 0)
-    right = max(2 * width + 3 * _GAP, heading, drawing.text_width(_NOTE, _SMALL) + 2 * _GAP)
-    canvas = Image.new("RGB", (right, top + height + 30), drawing.BACKGROUND)
-    panels = (np.repeat(grey[..., None], 3, axis=2), blend_probability(grey, large))
-    for place, picture in enumerate(panels):
-        left = _GAP + place * (width + _GAP)
+    whole, mirror = (slice(None), slice(None)), not planar
+    width, height = drawing.panel_size(image.shape, panel)
+    grey = shown_slice(image, whole, (width, height), mirror)
+    needed = max(2 * width + 3 * GAP, drawing.text_width(_NOTE, SMALL) + 2 * GAP)
+    canvas, top = drawing.new_page(needed, height + 30, title, synthetic)
+    panels = (np.repeat(grey[..., None], 3, axis=2), heated(grey, heat, mirror))
+    for left, picture in zip((GAP, 2 * GAP + width), panels, strict=True):
         canvas.paste(Image.fromarray(picture), (left, top))
-        if not planar:
-            drawing.put_sides(canvas, left, top, width, height, _SMALL)
-    drawing.put_text(canvas, (_GAP, 8), title, _LARGE)
-    if synthetic:
-        drawing.put_synthetic_mark(canvas, right - _GAP, 7, _SMALL)
-    drawing.put_text(canvas, (_GAP, top + height + 6), _NOTE, _SMALL, drawing.FAINT)
+        if mirror:
+            drawing.put_sides(canvas, left, top, width, height, SMALL)
+    drawing.put_text(canvas, (GAP, top + height + 6), _NOTE, SMALL, drawing.FAINT)
     return np.asarray(canvas)
-
-
-def write_grad_cams(
-    folder: Path,
-    images: np.ndarray,
-    heats: np.ndarray,
-    names: Sequence[str],
-    titles: Sequence[str] | None = None,
-    synthetic: bool = False,
-    planar: bool = False,
-) -> list[Path]:
-    """Write one PNG for each slice, numbered, so that equal names do not meet.
-
-    Args:
-        folder: Where they are written.
-        images: Intensities ``(n, height, width)``, canonical frame.
-        heats: Maps of the same shape.
-        names: A name for each slice ``(n,)``; what a file name cannot hold is replaced.
-        titles: Headings ``(n,)``; the names by default.
-        synthetic: Whether the data are phantoms; the pictures then say so.
-        planar: True for separate 2-D images.
-
-    Returns:
-        The files, in order.
-
-    Raises:
-        ValueError: There are not as many of all.
-    """
-    paths = []
-    for number, (image, heat, name, title) in enumerate(
-        zip(images, heats, names, names if titles is None else titles, strict=True), start=1
-    ):
-        path = folder / f"{number:03}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.png"
-        picture = grad_cam_picture(image, heat, title, synthetic, planar=planar)
-        with replacing(path) as stream:
-            Image.fromarray(picture).save(stream, format="PNG")
-        paths.append(path)
-    return paths
 
 
 def _measured_copy(model: nn.Module) -> nn.Module:

@@ -8,14 +8,119 @@ A probability map over a slice, red where the network is sure.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from metaseg.cases.labels import LabelSpace
+from metaseg.files import replacing
 from metaseg.metrics.overlap import Box, bounding_box, grown
 
 Colour = tuple[int, int, int]
+
+BACKGROUND: Colour = (17, 18, 20)
+TEXT: Colour = (236, 236, 236)
+FAINT: Colour = (165, 168, 172)
+AMBER: Colour = (255, 176, 32)
+
+
+GAP, SMALL, LARGE = 8, 15, 20
+"""Pixels between panels, and sizes of text and of headings."""
+
+
+def new_page(width: int, height: int, title: str, synthetic: bool) -> tuple[Image.Image, int]:
+    """An empty page for pictures, with its heading and the mark of phantoms.
+
+    Args:
+        width: Pixels that its content needs; the page is wider where the heading is.
+        height: Likewise.
+        title: The heading.
+        synthetic: Whether the pictures are made from phantoms.
+
+    Returns:
+        The page, and the row of pixels where its content begins.
+    """
+    top = 38 if title or synthetic else GAP
+    page = Image.new("RGB", (max(width, heading_width(title, synthetic)), top + height), BACKGROUND)
+    put_text(page, (GAP, 9), title, LARGE)
+    if synthetic:
+        put_synthetic_mark(page, page.width - GAP, 8, SMALL)
+    return page, top
+
+
+def heading_width(title: str, synthetic: bool) -> int:
+    """Width of a page's heading with the mark of phantoms, in pixels."""
+    return 2 * GAP + text_width(title, LARGE) + (150 if synthetic else 0)
+
+
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font of all pictures, which comes with Pillow."""
+    return ImageFont.load_default(size)
+
+
+def text_width(text: str, size: int) -> int:
+    """Width of a line of text in pixels."""
+    return int(font(size).getlength(text))
+
+
+def put_text(
+    canvas: Image.Image, where: tuple[float, float], text: str, size: int, colour: Colour = TEXT, anchor: str = "la"
+) -> None:
+    """Write one line; ``anchor`` as in Pillow."""
+    ImageDraw.Draw(canvas).text(where, text, font=font(size), fill=colour, anchor=anchor)
+
+
+def put_key(canvas: Image.Image, left: int, middle: int, entries: Sequence[tuple[str, Colour]], size: int) -> int:
+    """Draw coloured squares with their names in a line; returns the x position behind the last."""
+    draw = ImageDraw.Draw(canvas)
+    for name, colour in entries:
+        draw.rectangle((left, middle - size // 2, left + size, middle + size // 2), fill=colour)
+        put_text(canvas, (left + size + 6, middle), name, size, anchor="lm")
+        left += size + 6 + text_width(name, size) + 18
+    return left
+
+
+def key_width(entries: Sequence[tuple[str, Colour]], size: int) -> int:
+    """Width that :func:`put_key` takes."""
+    return sum(size + 6 + text_width(name, size) + 18 for name, _ in entries)
+
+
+def put_synthetic_mark(canvas: Image.Image, right: int, top: int, size: int) -> None:
+    """Write the mark of everything that was made from phantoms, right-aligned."""
+    word = "SYNTHETIC"
+    left = right - text_width(word, size) - 12
+    ImageDraw.Draw(canvas).rectangle((left, top, right, top + size + 8), fill=AMBER)
+    put_text(canvas, ((left + right) / 2, top + (size + 8) / 2), word, size, (20, 20, 20), anchor="mm")
+
+
+def put_sides(canvas: Image.Image, left: int, top: int, width: int, height: int, size: int) -> None:
+    """Mark the patient's right (R, on the left) and left side beside a mirrored panel."""
+    for x, anchor, side in ((left + 5, "lm", "R"), (left + width - 5, "rm", "L")):
+        put_text(canvas, (x, top + height / 2), side, size, FAINT, anchor)
+
+
+def enlarged(values: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+    """A slice ``(height, width)`` resized to ``size`` (width, height) pixels."""
+    return np.asarray(Image.fromarray(np.ascontiguousarray(values)).resize(size, how))
+
+
+def panel_size(extent: Sequence[float], longer: int) -> tuple[int, int]:
+    """Width and height in pixels of a panel, true to the patient.
+
+    Args:
+        extent: Height and width of what is shown, in mm or pixels.
+        longer: The longer side of the panel.
+    """
+    height, width = (max(1, round(side * (longer / max(extent)))) for side in extent)
+    return width, height
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Write a picture as PNG, whole or not at all."""
+    with replacing(path) as stream:
+        picture.save(stream, format="PNG")
+
 
 # As in Han et al. 2018: edema yellow, necrosis green, enhancing tumour brown.
 CLASS_COLOURS: Mapping[str, Colour] = {
@@ -95,6 +200,33 @@ def grey_slice(image: np.ndarray, limits: tuple[float, float] | None = None) -> 
     return np.round(255.0 * np.clip(scaled, 0.0, 1.0)).astype(np.uint8)
 
 
+def shown_slice(
+    image: np.ndarray, crop: Box, size: tuple[int, int], mirror: bool, limits: tuple[float, float] | None = None
+) -> np.ndarray:
+    """A slice as a panel shows it: its visible part in grey, turned for display and smoothly enlarged.
+
+    Args:
+        image: Intensities ``(height, width)``, canonical frame.
+        crop: Rows and columns to show, see :func:`visible_part`.
+        size: Width and height of the panel in pixels.
+        mirror: As for :func:`for_display`.
+        limits: Intensities of black and white; by default :func:`contrast_limits` of the slice.
+
+    Returns:
+        ``uint8`` array ``(height, width)`` of the panel's size.
+    """
+    grey = grey_slice(for_display(image[crop], mirror), limits or contrast_limits(image))
+    return enlarged(grey, size, Image.Resampling.BICUBIC)
+
+
+def painted_slice(
+    grey: np.ndarray, codes: np.ndarray, palette: np.ndarray, crop: Box, mirror: bool, alpha: float = 0.5
+) -> np.ndarray:
+    """Colour codes ``(height, width)`` of a whole slice over what :func:`shown_slice` gives; see :func:`paint`."""
+    seen = for_display(codes[crop], mirror).astype(np.uint8)
+    return paint(grey, enlarged(seen, grey.shape[::-1], Image.Resampling.NEAREST), palette, alpha)
+
+
 def overlay_slice(
     image: np.ndarray,
     classes: np.ndarray,
@@ -172,69 +304,7 @@ def error_codes(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return codes
 
 
-BACKGROUND: Colour = (17, 18, 20)
-TEXT: Colour = (236, 236, 236)
-FAINT: Colour = (165, 168, 172)
-AMBER: Colour = (255, 176, 32)
-
-
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font of all pictures, which comes with Pillow."""
-    return ImageFont.load_default(size)
-
-
-def text_width(text: str, size: int) -> int:
-    """Width of a line of text in pixels."""
-    return int(font(size).getlength(text))
-
-
-def put_text(
-    canvas: Image.Image, where: tuple[float, float], text: str, size: int, colour: Colour = TEXT, anchor: str = "la"
-) -> None:
-    """Write one line; ``anchor`` as in Pillow."""
-    ImageDraw.Draw(canvas).text(where, text, font=font(size), fill=colour, anchor=anchor)
-
-
-def put_key(canvas: Image.Image, left: int, middle: int, entries: Sequence[tuple[str, Colour]], size: int) -> int:
-    """Draw coloured squares with their names in a line; returns the x position behind the last."""
-    draw = ImageDraw.Draw(canvas)
-    for name, colour in entries:
-        draw.rectangle((left, middle - size // 2, left + size, middle + size // 2), fill=colour)
-        put_text(canvas, (left + size + 6, middle), name, size, anchor="lm")
-        left += size + 6 + text_width(name, size) + 18
-    return left
-
-
-def key_width(entries: Sequence[tuple[str, Colour]], size: int) -> int:
-    """Width that :func:`put_key` takes."""
-    return sum(size + 6 + text_width(name, size) + 18 for name, _ in entries)
-
-
-def put_synthetic_mark(canvas: Image.Image, right: int, top: int, size: int) -> None:
-    """Write the mark of everything that was made from phantoms, right-aligned."""
-    word = "SYNTHETIC"
-    left = right - text_width(word, size) - 12
-    ImageDraw.Draw(canvas).rectangle((left, top, right, top + size + 8), fill=AMBER)
-    put_text(canvas, ((left + right) / 2, top + (size + 8) / 2), word, size, (20, 20, 20), anchor="mm")
-
-
-def put_sides(canvas: Image.Image, left: int, top: int, width: int, height: int, size: int) -> None:
-    """Mark the patient's right (R, on the left) and left side beside a mirrored panel."""
-    for x, anchor, side in ((left + 5, "lm", "R"), (left + width - 5, "rm", "L")):
-        put_text(canvas, (x, top + height / 2), side, size, FAINT, anchor)
-
-
-def enlarged_grey(grey: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Smoothly resized copy of a ``uint8`` slice, ``(height, width)``."""
-    return np.asarray(Image.fromarray(np.ascontiguousarray(grey)).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def enlarged_codes(codes: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Resized copy of a ``uint8`` code map without new values, ``(height, width)``."""
-    return np.asarray(Image.fromarray(np.ascontiguousarray(codes)).resize((width, height), Image.Resampling.NEAREST))
-
-
-_GAP, _BAR, _SMALL, _LARGE = 8, 18, 15, 20
+_BAR = 18
 
 
 def probability_heatmap(
@@ -270,27 +340,23 @@ def probability_heatmap(
     """
     if image.shape != probability.shape:
         raise ValueError(f"image {image.shape} and probability {probability.shape} differ in shape")
-    limits = limits or contrast_limits(image)
-    crop = visible_part(image[None])
-    image, probability = image[crop], probability[crop]
-    sides = [size * step for size, step in zip(image.shape, spacing, strict=True)]
-    height, width = (max(1, round(side * panel / max(sides))) for side in sides)
-    grey = grey_slice(for_display(image, not planar), limits)
-    chance = np.clip(np.asarray(for_display(probability, not planar), dtype=np.float32), 0.0, 1.0)
-    large = np.asarray(Image.fromarray(np.ascontiguousarray(chance)).resize((width, height), Image.Resampling.BILINEAR))
-    top = 38 if title or synthetic else _GAP
-    right = max(2 * _GAP + width + _BAR + 44, text_width(title, _LARGE) + (150 if synthetic else 20))
-    canvas = Image.new("RGB", (right, top + height + 34), BACKGROUND)
-    picture = blend_probability(enlarged_grey(grey, width, height), large)
-    canvas.paste(Image.fromarray(picture), (_GAP, top))
-    if not planar:
-        put_sides(canvas, _GAP, top, width, height, _SMALL)
-    put_text(canvas, (_GAP, 9), title, _LARGE)
-    if synthetic:
-        put_synthetic_mark(canvas, right - _GAP, 8, _SMALL)
-    put_text(canvas, (_GAP, top + height + 8), f"probability of {name}", _SMALL, FAINT)
-    _put_bar(canvas, 2 * _GAP + width, top, height)
+    crop, mirror = visible_part(image[None]), not planar
+    extent = [(part.stop - part.start) * step for part, step in zip(crop, spacing, strict=True)]
+    width, height = panel_size(extent, panel)
+    grey = shown_slice(image, crop, (width, height), mirror, limits)
+    canvas, top = new_page(2 * GAP + width + _BAR + 44, height + 34, title, synthetic)
+    canvas.paste(Image.fromarray(heated(grey, probability[crop], mirror)), (GAP, top))
+    if mirror:
+        put_sides(canvas, GAP, top, width, height, SMALL)
+    put_text(canvas, (GAP, top + height + 8), f"probability of {name}", SMALL, FAINT)
+    _put_bar(canvas, 2 * GAP + width, top, height)
     return canvas
+
+
+def heated(grey: np.ndarray, probability: np.ndarray, mirror: bool) -> np.ndarray:
+    """:func:`blend_probability` over an enlarged slice of probabilities on the slice's own grid ``(height, width)``."""
+    seen = np.clip(np.asarray(for_display(probability, mirror), dtype=np.float32), 0.0, 1.0)
+    return blend_probability(grey, enlarged(seen, grey.shape[::-1], Image.Resampling.BILINEAR))
 
 
 def blend_probability(grey: np.ndarray, probability: np.ndarray) -> np.ndarray:
@@ -328,4 +394,4 @@ def _put_bar(canvas: Image.Image, left: int, top: int, height: int) -> None:
     for value, anchor in ((1.0, "la"), (0.5, "lm"), (0.0, "ld")):
         y = top + (1.0 - value) * (height - 1)
         draw.line((left + _BAR, y, left + _BAR + 4, y), fill=FAINT)
-        put_text(canvas, (left + _BAR + 7, y), f"{value:g}", _SMALL, FAINT, anchor)
+        put_text(canvas, (left + _BAR + 7, y), f"{value:g}", SMALL, FAINT, anchor)

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from lightning_fabric import Fabric
+from torch import nn
 
 from metaseg.cases.labels import WHOLE_LESION, LabelSpace, region_mask
 from metaseg.errors import MetasegError
-from metaseg.inference.inference import predict_classes
+from metaseg.inference.case_pictures import pixel_size
+from metaseg.inference.inference import Predictor
 from metaseg.models.device import make_fabric
 from metaseg.pictures.contact_sheet import informative_slices
 from metaseg.report.inputs import Reopener, ReportRun
-from metaseg.report.panels import Panel, SlicePainter, pixel_size
+from metaseg.report.panels import Panel, SlicePainter
 from metaseg.store.stored_case import StoredCase, to_space
 from metaseg.terminal import progress
 
@@ -145,9 +147,9 @@ class _CaseDrawing:
         self.region = region if region in self.space.regions else next(iter(self.space.regions))
         self.label = to_space(case.labels(slice(None)), case.space, self.space, case.id)
 
-    def predict(self, model: object, fabric: Fabric) -> np.ndarray:
+    def predict(self, model: nn.Module, fabric: Fabric) -> np.ndarray:
         """Class values ``(slices, height, width)``."""
-        predicted = predict_classes(model, self.case, self.modalities, autocast=fabric.autocast)  # type: ignore[arg-type]
+        predicted = Predictor(model, self.modalities, self.own, autocast=fabric.autocast).classes(self.case)
         return to_space(predicted, self.own, self.space, self.case.id)
 
     def row(self, maps: Mapping[str, np.ndarray]) -> OverlayRow:

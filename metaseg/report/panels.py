@@ -10,10 +10,9 @@ import numpy as np
 from PIL import Image
 
 from metaseg.cases.labels import LabelSpace
-from metaseg.inference.case_pictures import shown_modality
-from metaseg.metrics.overlap import Box
+from metaseg.inference.case_pictures import pixel_size, shown_modality
 from metaseg.pictures import overlay as drawing
-from metaseg.pictures.overlay import class_palette, contrast_limits, for_display, grey_slice, paint, visible_part
+from metaseg.pictures.overlay import class_palette, painted_slice, shown_slice, visible_part
 from metaseg.store.stored_case import StoredCase
 
 _SIDES_FROM = 160
@@ -62,14 +61,13 @@ class SlicePainter:
     ) -> Panel:
         """One panel; ``classes`` is ``(height, width)`` on the stored grid, or None for the image alone."""
         image = self._image()
-        crop = visible_part(image[None])
-        width, height = self._panel_size(crop)
+        crop, pixel = visible_part(image[None]), pixel_size(self.case)
+        extent = [(part.stop - part.start) * step for part, step in zip(crop, pixel, strict=True)]
+        width, height = drawing.panel_size(extent, self.size)
         mirror = not self.case.info.geometry.planar
-        grey = grey_slice(for_display(image[crop], mirror), contrast_limits(image))
-        large = drawing.enlarged_grey(grey, width, height)
-        seen = np.zeros(image.shape, dtype=np.uint8) if classes is None else classes.astype(np.uint8)
-        codes = drawing.enlarged_codes(for_display(seen[crop], mirror), width, height)
-        picture = Image.fromarray(paint(large, codes, class_palette(space), alpha=0.45))
+        grey = shown_slice(image, crop, (width, height), mirror)
+        codes = np.zeros(image.shape, dtype=np.uint8) if classes is None else classes
+        picture = Image.fromarray(painted_slice(grey, codes, class_palette(space), crop, mirror, alpha=0.45))
         if mirror and self.size >= _SIDES_FROM:
             drawing.put_sides(picture, 0, 0, width, height, 13)
         return Panel(data_address(picture), width, height, alt, caption, kind)
@@ -77,20 +75,6 @@ class SlicePainter:
     def _image(self) -> np.ndarray:
         (channel,) = self.case.channels((shown_modality(self.modalities),))
         return np.asarray(self.case.raw_images[self.stored, channel], dtype=np.float32)
-
-    def _panel_size(self, crop: Box) -> tuple[int, int]:
-        rows, columns = pixel_size(self.case)
-        height, width = (crop[0].stop - crop[0].start) * rows, (crop[1].stop - crop[1].start) * columns
-        scale = self.size / max(height, width)
-        return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def pixel_size(case: StoredCase) -> tuple[float, float]:
-    """Height and width of a stored pixel in the unit of the case's geometry; a shrunken slice has larger ones."""
-    (_, _), (y0, y1), (x0, x1) = case.info.crop
-    _, height, width = case.info.shape
-    spacing = case.info.geometry.spacing
-    return spacing[1] * (y1 - y0) / height, spacing[2] * (x1 - x0) / width
 
 
 def data_address(picture: Image.Image) -> str:

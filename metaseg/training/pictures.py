@@ -9,7 +9,7 @@ from torch import nn
 
 from metaseg.cases.labels import WHOLE_LESION, LabelSpace
 from metaseg.inference.case_pictures import shown_modality
-from metaseg.inference.inference import predict_classes
+from metaseg.inference.inference import Predictor
 from metaseg.pictures.contact_sheet import contact_sheet
 from metaseg.runs.logs import EventLog
 from metaseg.store.stored_case import StoredCase, to_space
@@ -40,7 +40,7 @@ def log_overlay(
     chosen = np.sort(np.argsort(case.areas()[:, 1:].sum(axis=1), kind="stable")[-slices:])
     image = case.images(chosen, (shown_modality(modalities),))[:, 0]
     shown = space if space == case.space else WHOLE_LESION
-    predicted = predict_classes(model, case, modalities, chosen)
+    predicted = Predictor(model, tuple(modalities), space).classes(case, chosen)
     sheet = contact_sheet(
         image,
         to_space(case.labels(chosen), case.space, shown, case.id),

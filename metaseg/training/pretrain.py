@@ -12,7 +12,7 @@ from torch import nn
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.config.segmentation import PretrainConfig
 from metaseg.errors import recorded_warnings
-from metaseg.inference.inference import mean_dice, stored_dice
+from metaseg.inference.inference import Predictor, mean_dice
 from metaseg.models import ModelCard, build_segmenter, resolve_options
 from metaseg.models.device import fabric_of
 from metaseg.models.processes import shared_map
@@ -199,8 +199,8 @@ def _validation(job: _Pretraining, fabric: Fabric, log: EventLog) -> Validate:
     space, modalities = LABEL_SPACES[job.card.label_space], job.card.modalities
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:
-        dice = partial(stored_dice, model, modalities=modalities, space=space, autocast=fabric.autocast)
-        rows = shared_map(fabric, dice, job.val.cases)
+        predictor = Predictor(model, modalities, space, autocast=fabric.autocast)
+        rows = shared_map(fabric, predictor.dice, job.val.cases)
         metrics = mean_dice(rows)
         if metrics:
             log_overlay(log, "val", model, job.val.cases[0], modalities, space, step)

@@ -147,11 +147,11 @@ class TestScoring:
         from contextlib import nullcontext
 
         from metaseg.cases.labels import SUBREGIONS
-        from metaseg.inference.inference import predict_classes
+        from metaseg.inference.inference import Predictor
 
         slices = np.arange(case.num_slices)
         pool = score_slices(network.model, case, slices, network.card.modalities, SUBREGIONS, nullcontext, batch_size=3)
-        predicted = predict_classes(network.model, case, network.card.modalities)
+        predicted = Predictor(network.model, network.card.modalities, SUBREGIONS).classes(case)
         counts = class_counts(case.labels(slice(None)), predicted, 4, per_slice=True)
         expected = slice_dice(counts.intersection[:, 1:], counts.label[:, 1:], counts.predicted[:, 1:])
         np.testing.assert_allclose(pool.score("dice"), expected)

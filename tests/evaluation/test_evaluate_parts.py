@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metaseg.inference.case_pictures import WorstCases
+from metaseg.inference.case_pictures import KeptPrediction
 from metaseg.metrics.cohort_metrics import change_metrics, domain_metrics, paired_dice
 from metaseg.metrics.metric_tables import print_metrics
 
@@ -66,19 +66,17 @@ def test_a_domain_without_cases_has_no_metrics():
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), max_size=12), st.integers(0, 5))
 def test_worst_cases_are_those_that_sorting_gives(scores, count):
-    worst = WorstCases(count)
-    geometry = SimpleNamespace(canonical_shape=(2, 3, 4))
-    for number, score in enumerate(scores):
-        case = SimpleNamespace(id=number, info=SimpleNamespace(geometry=geometry))
+    case = SimpleNamespace(info=SimpleNamespace(geometry=SimpleNamespace(canonical_shape=(2, 3, 4))))
+    kept: list[KeptPrediction] = []
+    for place, score in enumerate(scores):
         classes = np.full((2, 3, 4), 0, dtype=np.uint8)
-        classes[1, 2, number % 4] = 1 + number % 3
-        worst.offer(case, classes, score)
-    kept = worst.worst_first()
-    assert [entry.case.id for entry in kept] == sorted(range(len(scores)), key=lambda at: scores[at])[:count]
+        classes[1, 2, place % 4] = 1 + place % 3
+        kept = sorted([*kept, KeptPrediction.of(score, place, classes)])[:count]
+    assert [entry.place for entry in kept] == sorted(range(len(scores)), key=lambda at: scores[at])[:count]
     for entry in kept:
         expected = np.zeros((2, 3, 4), dtype=np.uint8)
-        expected[1, 2, entry.case.id % 4] = 1 + entry.case.id % 3
-        np.testing.assert_array_equal(entry.class_map(), expected)
+        expected[1, 2, entry.place % 4] = 1 + entry.place % 3
+        np.testing.assert_array_equal(entry.class_map(case), expected)
 
 
 def test_tables_of_a_log_file_are_not_cut(capsys):

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from metaseg.cases.labels import SUBREGIONS
 from metaseg.cases.phantoms.write import make_phantoms
 from metaseg.cases.readers import read_cases
-from metaseg.inference.inference import (
-    full_probabilities,
-    predict_class_map,
-    predict_classes,
-    predict_most_probable,
-    predict_probabilities,
-    segment_case,
-)
+from metaseg.errors import DataError, RunError
+from metaseg.inference.inference import Predictor, full_probabilities
 from metaseg.models import build_segmenter
+from metaseg.models.device import make_fabric
 from metaseg.store.prepare_case import PrepareOptions, read_unstored
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
@@ -42,6 +39,10 @@ def threads(request):
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+def predictor(model, tta=False):
+    return Predictor(model, MODALITIES, SUBREGIONS, tta)
 
 
 def straightforward(model: nn.Module, case, tta: bool) -> np.ndarray:
@@ -67,8 +68,8 @@ def straightforward(model: nn.Module, case, tta: bool) -> np.ndarray:
 def test_class_map_and_probabilities(phantom, model, threads, tta, image_size):
     case = read_unstored(phantom, PrepareOptions(MODALITIES, image_size))
     expected = straightforward(model, case, tta)
-    np.testing.assert_array_equal(predict_probabilities(model, case, MODALITIES, tta=tta), expected)
-    segmented = segment_case(model, case, MODALITIES, (0, 1, 2, 3), tta=tta)
+    np.testing.assert_array_equal(predictor(model, tta).probabilities(case), expected)
+    segmented = predictor(model, tta).segment(case, (0, 1, 2, 3))
     for value in range(4):
         np.testing.assert_array_equal(segmented.kept[value], expected[value])
     full = case.restore(expected)
@@ -77,18 +78,18 @@ def test_class_map_and_probabilities(phantom, model, threads, tta, image_size):
     assert len(np.unique(segmented.classes)) > 1
     for value, found in enumerate(full_probabilities(case, segmented.kept)):
         np.testing.assert_array_equal(found, full[value])
-    np.testing.assert_array_equal(predict_class_map(model, case, MODALITIES, tta=tta), segmented.classes)
+    np.testing.assert_array_equal(predictor(model, tta).segment(case).classes, segmented.classes)
 
 
 def test_some_probabilities_alone(phantom, model, threads):
     case = read_unstored(phantom, PrepareOptions(MODALITIES))
     expected = straightforward(model, case, False)
-    classes, kept = predict_most_probable(model, case, MODALITIES, (3, 1))
+    classes, kept = predictor(model).most_probable(case, (3, 1))
     np.testing.assert_array_equal(classes, expected.argmax(axis=0))
     np.testing.assert_array_equal(kept, expected[[3, 1]])
     # Its maximum is over logits, of which two may become one probability: such a pixel may differ.
-    assert (predict_classes(model, case, MODALITIES) != classes).mean() < 1e-4
-    assert segment_case(model, case, MODALITIES).kept == {}
+    assert (predictor(model).classes(case) != classes).mean() < 1e-4
+    assert predictor(model).segment(case).kept == {}
 
 
 class Undecided(nn.Module):
@@ -104,13 +105,43 @@ class Undecided(nn.Module):
 
 def test_of_equal_probabilities_the_first_class_is_taken(phantom):
     case = read_unstored(phantom, PrepareOptions(MODALITIES))
-    classes, _ = predict_most_probable(Undecided(), case, MODALITIES)
+    classes, _ = predictor(Undecided()).most_probable(case)
     assert set(np.unique(classes)) == {1}
 
 
 def test_the_network_trains_on_afterwards(phantom, model, threads):
     case = read_unstored(phantom, PrepareOptions(MODALITIES))
     model.train()
-    segment_case(model, case, MODALITIES)
+    predictor(model).segment(case)
     assert model.training
     model.eval()
+
+
+def test_labels_come_on_the_grid_of_the_files(workshop):
+    turned = np.array([[0.0, -1.0, 0.0, 3.0], [0.0, 0.0, 2.0, 0.0], [1.0, 0.0, 0.0, -7.0], [0.0, 0.0, 0.0, 1.0]])
+    folder = workshop.case("MET", "Brats18_A_1", affine=turned)
+    network = workshop.network()
+    (case,) = read_cases(folder)
+    ours = Predictor.from_network(network, make_fabric("cpu", "32-true"))
+    label = nib.load(folder / "Brats18_A_1_seg.nii.gz").get_fdata()
+    labels = ours.predict(case)
+    np.testing.assert_array_equal(labels, np.where(label == 4, 3, label))
+    assert labels.dtype == np.uint8
+    # An array is the same without files.
+    images = [nib.load(folder / f"Brats18_A_1_{name}.nii.gz").get_fdata() for name in network.card.modalities]
+    np.testing.assert_array_equal(ours.predict(np.stack(images), turned), labels)
+    np.testing.assert_array_equal(ours.predict(np.stack(images)).shape, labels.shape)
+
+
+def test_an_array_needs_a_volume_for_each_modality(workshop):
+    ours = Predictor.from_network(workshop.network(), make_fabric("cpu", "32-true"))
+    with pytest.raises(DataError, match=r"shape \(3, 8, 8, 8\) for a network of flair, t1ce"):
+        ours.predict(np.ones((3, 8, 8, 8)))
+
+
+def test_a_checkpoint_is_loaded_by_its_path(workshop):
+    network = workshop.network()
+    ours = Predictor.load(network.checkpoint, device="cpu", tta=True)
+    assert (ours.modalities, ours.space, ours.card, ours.tta) == (("flair", "t1ce"), SUBREGIONS, network.card, True)
+    with pytest.raises(RunError, match="no such run or checkpoint"):
+        Predictor.load(network.checkpoint.parent / "nothing")

@@ -8,12 +8,7 @@ from torch import nn
 from metaseg.cases.labels import SUBREGIONS, WHOLE_LESION
 from metaseg.cases.readers import read_cases
 from metaseg.errors import TrainingError
-from metaseg.inference.inference import (
-    predict_classes,
-    predict_most_probable,
-    predict_probabilities,
-    stored_dice,
-)
+from metaseg.inference.inference import Predictor
 from metaseg.store.prepare import build_store
 from metaseg.store.prepare_case import PrepareOptions
 from metaseg.store.stored_case import share_cache
@@ -39,6 +34,10 @@ def case(write_cases, tmp_path):
     return build_store(read_cases(write_cases(count=1)), tmp_path, PrepareOptions(("t1", "flair")), jobs=1).cases[0]
 
 
+def predictor(model, space=SUBREGIONS, **options):
+    return Predictor(model, ("t1", "flair"), space, **options)
+
+
 def dice(truth, found):
     return 2 * np.sum(truth & found) / (np.sum(truth) + np.sum(found))
 
@@ -49,18 +48,17 @@ def test_output_that_is_not_finite_is_no_empty_mask(case, value, tta):
     model = Fixed(4)
     with torch.no_grad():
         model.layer.weight[2] = value
-    for predict in (predict_probabilities, predict_most_probable):
+    broken = predictor(model, tta=tta)
+    for predict in (broken.probabilities, broken.most_probable, broken.dice):
         with pytest.raises(TrainingError, match=f"not finite for case {case.id}"):
-            predict(model, case, ("t1", "flair"), tta=tta)
-    with pytest.raises(TrainingError, match=f"not finite for case {case.id}"):
-        stored_dice(model, case, ("t1", "flair"), SUBREGIONS)
+            predict(case)
 
 
 def test_regions_equal_masks_compared_one_by_one(case):
-    model, names = Fixed(4), ("t1", "flair")
-    label, found = case.labels(slice(None)), predict_classes(model, case, names)
+    ours = predictor(Fixed(4), batch_size=3)
+    label, found = case.labels(slice(None)), ours.classes(case)
     assert set(np.unique(found)) == {0, 1, 2, 3}
-    metrics = stored_dice(model, case, names, SUBREGIONS, batch_size=3)
+    metrics = ours.dice(case)
     assert list(metrics) == ["WT", "TC", "ET"]
     assert metrics["WT"] == dice(label > 0, found > 0)
     assert metrics["TC"] == dice(np.isin(label, (1, 3)), np.isin(found, (1, 3)))
@@ -68,18 +66,18 @@ def test_regions_equal_masks_compared_one_by_one(case):
 
 
 def test_network_of_the_whole_lesion_is_compared_with_the_united_label(case):
-    model, names = Fixed(2), ("t1", "flair")
-    found = predict_classes(model, case, names)
-    metrics = stored_dice(model, case, names, WHOLE_LESION)
+    ours = predictor(Fixed(2), WHOLE_LESION)
+    found = ours.classes(case)
+    metrics = ours.dice(case)
     assert metrics == {"WT": dice(case.labels(slice(None)) > 0, found > 0)}
 
 
 def test_label_of_the_whole_lesion_is_compared_with_the_united_prediction(case, monkeypatch):
-    model, names = Fixed(4), ("t1", "flair")
-    found, whole = predict_classes(model, case, names), (case.labels(slice(None)) > 0).astype(np.uint8)
+    ours = predictor(Fixed(4), batch_size=3)
+    found, whole = ours.classes(case), (case.labels(slice(None)) > 0).astype(np.uint8)
     monkeypatch.setattr(type(case), "space", WHOLE_LESION)
     monkeypatch.setattr(case, "labels", lambda slices: whole[slices])
-    assert stored_dice(model, case, names, SUBREGIONS) == {"WT": dice(whole > 0, found > 0)}
+    assert ours.dice(case) == {"WT": dice(whole > 0, found > 0)}
 
 
 def test_nothing_in_either_is_no_number(case, monkeypatch):
@@ -87,11 +85,11 @@ def test_nothing_in_either_is_no_number(case, monkeypatch):
     model = Fixed(4)
     with torch.no_grad():
         model.layer.bias[0] = 1e6
-    assert all(np.isnan(value) for value in stored_dice(model, case, ("t1", "flair"), SUBREGIONS).values())
+    assert all(np.isnan(value) for value in predictor(model).dice(case).values())
 
 
 def test_whole_cases_do_not_drive_drawn_slices_out_of_the_cache(case):
     cache = share_cache([case], 1.0)
     case.images([4], ("t1", "flair"))
-    stored_dice(Fixed(4), case, ("t1", "flair"), SUBREGIONS)
+    predictor(Fixed(4)).dice(case)
     assert len(cache) == 1
