@@ -1,8 +1,6 @@
 """Threads: results in order, and results worked out before they are asked for.
 
 Threads suffice where work releases the interpreter's lock: reading, decompression, array work and torch's operations.
-
-Map a function over items on threads, in order.
 """
 
 from __future__ import annotations

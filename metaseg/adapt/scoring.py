@@ -36,7 +36,7 @@ from metaseg.adapt.setup import Setting, Shot
 from metaseg.cases.labels import LabelSpace
 from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import UsageError
-from metaseg.inference.inference import Autocast, batch_class_counts, largest_class, predict_logits
+from metaseg.inference.logits import Autocast, batch_class_counts, largest_class, predict_logits
 from metaseg.models.checkpoint import ModelCard
 from metaseg.models.processes import combine_gradients, gather, row_bounds, several, share
 from metaseg.runs.networks import load_network

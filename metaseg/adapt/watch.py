@@ -16,7 +16,7 @@ from torch import nn
 from metaseg.adapt.setup import Setting
 from metaseg.config.segmentation import AdaptOptions
 from metaseg.files import finite_metrics
-from metaseg.inference.inference import Predictor, mean_dice
+from metaseg.inference.predictor import Predictor, mean_dice
 from metaseg.models.checkpoint import save_checkpoint
 from metaseg.models.processes import shared_map
 from metaseg.pictures.charts import write_progress_plot

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from metaseg.cases.labels import WHOLE_LESION, LabelSpace
-from metaseg.inference.inference import full_image
+from metaseg.inference.predictor import full_image
 from metaseg.pictures.contact_sheet import contact_sheet
 from metaseg.pictures.overlay import probability_heatmap
 from metaseg.store.stored_case import StoredCase, to_space

@@ -34,7 +34,7 @@ from metaseg.inference.evaluation_files import (
     refuse_other,
     write_evaluation,
 )
-from metaseg.inference.inference import Predictor
+from metaseg.inference.predictor import Predictor
 from metaseg.metrics.case_metrics import PRESETS, case_metrics
 from metaseg.metrics.cohort_metrics import change_metrics, domain_metrics, summarise_cohorts
 from metaseg.metrics.metric_tables import print_changes, print_metrics
@@ -140,8 +140,9 @@ def evaluate_network(
     finished = FinishedCases.begin(folder, {name: record[name] for name in SAME_QUESTION}, config, fabric)
     if config.resume and not finished.rows and (whole := complete_evaluation(folder, config.pictures)) is not None:
         print(f"{folder} holds this evaluation already; nothing to do")
-        tables = (pd.DataFrame(table) for table in (whole.cases, whole.cohorts, whole.changes))
-        return EvaluationResult(folder, *tables, tuple(folder / name for name in whole.pictures), synthetic)
+        rows, cohorts, changes = (pd.DataFrame(table) for table in (whole.cases, whole.cohorts, whole.changes))
+        shown = tuple(folder / name for name in whole.pictures)
+        return EvaluationResult(folder, rows, cohorts, changes, shown, synthetic)
     of_cases, failed, worst = _evaluate_cases(config, networks, cases, fabric, finished)
     failed = [*cases.failed, *failed]
     total = len(cases.store) + len(cases.failed)

@@ -20,11 +20,14 @@ from metaseg.inference.evaluation_cases import NOTICE, EvaluationCases, compared
 from metaseg.metrics.case_metrics import PRESETS
 from metaseg.metrics.cohort_metrics import to_records
 from metaseg.pictures.overlay import write_picture
+from metaseg.runs.folder import is_run
 from metaseg.runs.manifest import git_commit, portable, versions
 from metaseg.runs.networks import LoadedNetwork
 from metaseg.store.store import SliceStore
 
 CSV_NAME, JSON_NAME, PICTURES = "metrics.csv", "metrics.json", "pictures"
+FORMER_NAMES = "figures.json", "figures.csv"
+"""What metaseg before 0.2 called these files."""
 _COUNT = re.compile(r"(^|_)n_(lesions|tp|fp|fn)$")
 SAME_QUESTION = ("networks", "data_fingerprint", "cases", "options")
 """Entries of the record that must agree for an earlier evaluation to be replaced by the same one."""
@@ -102,17 +105,33 @@ def evaluation_folder(config: EvaluateConfig, network: LoadedNetwork) -> Path:
         UsageError: None is named, and the checkpoint lies in no run; or a file would be replaced that is read.
         WriteError: It cannot be written.
     """
-    if config.out is None and network.run is None:
+    folder = network.run / "evaluation" if config.out is None and network.run is not None else config.out
+    if folder is None:
         raise UsageError(
             "the checkpoint lies in no run, where metrics could be written",
             where=network.checkpoint,
             remedy="name a folder with --out",
         )
-    folder = config.out if config.out is not None else network.run / "evaluation"
+    refuse_run(folder)
     read = [path for path in (config.split, config.patients, *config.data) if path is not None]
     refuse_existing([folder / CSV_NAME, folder / JSON_NAME], overwrite=True, inputs=read)
     require_writable(folder)
     return folder
+
+
+def refuse_run(folder: Path) -> None:
+    """Make sure that metrics are not written over the log of a run.
+
+    Raises:
+        UsageError: The folder is a run's.
+    """
+    if is_run(folder):
+        raise UsageError(
+            f"a run folder has a {CSV_NAME} of its own",
+            where=folder,
+            expected="a folder for the metrics of an evaluation",
+            remedy=f"name another folder with --out, such as {folder / 'evaluation'}",
+        )
 
 
 def complete_evaluation(folder: Path, pictures: int) -> Earlier | None:
@@ -122,9 +141,9 @@ def complete_evaluation(folder: Path, pictures: int) -> Earlier | None:
         folder: The folder.
         pictures: How many pictures are asked for.
     """
-    if not (folder / JSON_NAME).exists():
+    found = _earlier(folder)
+    if found is None:
         return None
-    found: Earlier = read_json(folder / JSON_NAME, METRICS_KIND, Earlier)
     count = min(pictures, len({row.get("case") for row in found.cases}))
     whole = len(found.pictures) == count and all((folder / name).exists() for name in found.pictures)
     return found if whole and found.cases and not found.evaluation.get("failed") else None
@@ -136,12 +155,11 @@ def refuse_other(folder: Path, record: Mapping[str, Any]) -> None:
     Raises:
         UsageError: The folder holds metrics of other networks, cases or settings, or a file of the same name.
     """
-    path = folder / JSON_NAME
-    if not path.exists():
-        found = next((name for name in (CSV_NAME, PICTURES) if (folder / name).exists()), None)
+    earlier = _earlier(folder)
+    if earlier is None:
+        found = next((name for name in (CSV_NAME, *FORMER_NAMES, PICTURES) if (folder / name).exists()), None)
         differing = [] if found is None else [f"a {found} of unknown origin"]
     else:
-        earlier = read_json(path, METRICS_KIND, Earlier)
         # Through JSON and back, so that tuples and lists compare alike.
         mine = json.loads(json.dumps(record))
         differing = [name.replace("_", " ") for name in SAME_QUESTION if earlier.evaluation.get(name) != mine[name]]
@@ -152,6 +170,16 @@ def refuse_other(folder: Path, record: Mapping[str, Any]) -> None:
             expected="a new folder, or the same evaluation to do again",
             remedy="name another folder with --out, or replace this one with --overwrite",
         )
+
+
+def _earlier(folder: Path) -> Earlier | None:
+    """The evaluation that stands in a folder, by an earlier release too; None if there is none.
+
+    Raises:
+        RunError: Its file is damaged.
+    """
+    path = next((path for path in (folder / JSON_NAME, folder / FORMER_NAMES[0]) if path.exists()), None)
+    return None if path is None else read_json(path, METRICS_KIND, Earlier)
 
 
 def write_evaluation(
@@ -196,6 +224,8 @@ def write_evaluation(
         "pictures": [f"{PICTURES}/{picture.name}" for picture in pictures],
     }
     write_json(folder / JSON_NAME, content)
+    for name in FORMER_NAMES:
+        (folder / name).unlink(missing_ok=True)
     return pictures
 
 
@@ -223,8 +253,8 @@ def _draw(folder: Path, store: SliceStore, worst: Sequence[KeptPrediction], netw
 def _earlier_pictures(folder: Path) -> set[Path]:
     """Pictures of the evaluation that is replaced; others in their folder are somebody else's."""
     try:
-        earlier = read_json(folder / JSON_NAME, METRICS_KIND, Earlier)
+        earlier = _earlier(folder)
     except RunError:
-        return set()
-    named = (Path(name) for name in earlier.pictures)
+        earlier = None
+    named = (Path(name) for name in (earlier.pictures if earlier else ()))
     return {folder / name for name in named if name.parent == Path(PICTURES)}

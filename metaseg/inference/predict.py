@@ -19,7 +19,6 @@ from metaseg.errors import recorded_warnings, warnings_so_far
 from metaseg.files import replacing, write_json
 from metaseg.inference.case_pictures import case_heatmap, case_overlay, heat_class
 from metaseg.inference.evaluation_cases import NOTICE, SYNTHETIC, network_name, network_record
-from metaseg.inference.inference import CaseSegmentation, Predictor, full_probabilities
 from metaseg.inference.outputs import (
     description,
     mask_values,
@@ -37,6 +36,7 @@ from metaseg.inference.prediction_jobs import (
     plan_predictions,
     remove_earlier,
 )
+from metaseg.inference.predictor import CaseSegmentation, Predictor, full_probabilities
 from metaseg.models.device import fabric_of, make_fabric
 from metaseg.models.processes import gather, is_first, several, share
 from metaseg.pictures.overlay import write_picture

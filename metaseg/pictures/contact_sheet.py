@@ -122,7 +122,7 @@ def contact_sheet(
         note = _slice_note(slice_number, len(image), *maps)
         for column, name in enumerate(columns):
             left = GAP + column * (width + GAP)
-            codes, palette = _codes(name, *maps, space)
+            codes, palette = _codes(name, space, *maps)
             picture = grey if codes is None else painted_slice(grey, codes, palette, crop, mirror)
             canvas.paste(Image.fromarray(picture), (left, top))
             if mirror:
@@ -134,7 +134,7 @@ def contact_sheet(
 
 
 def _codes(
-    name: str, label: np.ndarray | None, prediction: np.ndarray | None, space: LabelSpace
+    name: str, space: LabelSpace, label: np.ndarray | None, prediction: np.ndarray | None
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """What a column colours in a slice, None for the image alone; and its colours."""
     if name == "errors" and label is not None and prediction is not None:

@@ -13,7 +13,7 @@ from torch import nn
 from metaseg.cases.labels import WHOLE_LESION, LabelSpace, region_mask
 from metaseg.errors import MetasegError
 from metaseg.inference.case_pictures import pixel_size
-from metaseg.inference.inference import Predictor
+from metaseg.inference.predictor import Predictor
 from metaseg.models.device import make_fabric
 from metaseg.pictures.contact_sheet import informative_slices
 from metaseg.report.inputs import Reopener, ReportRun

@@ -9,7 +9,7 @@ from torch import nn
 
 from metaseg.cases.labels import WHOLE_LESION, LabelSpace
 from metaseg.inference.case_pictures import shown_modality
-from metaseg.inference.inference import Predictor
+from metaseg.inference.predictor import Predictor
 from metaseg.pictures.contact_sheet import contact_sheet
 from metaseg.runs.logs import EventLog
 from metaseg.store.stored_case import StoredCase, to_space

@@ -12,7 +12,7 @@ from torch import nn
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.config.segmentation import PretrainConfig
 from metaseg.errors import recorded_warnings
-from metaseg.inference.inference import Predictor, mean_dice
+from metaseg.inference.predictor import Predictor, mean_dice
 from metaseg.models import ModelCard, build_segmenter, resolve_options
 from metaseg.models.device import fabric_of
 from metaseg.models.processes import shared_map

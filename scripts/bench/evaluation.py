@@ -21,7 +21,7 @@ from ratios import cases_or_phantoms, compare, parser, show, write_json
 from metaseg.cases.case import Case
 from metaseg.cases.labels import SUBREGIONS
 from metaseg.inference.evaluate import score_case
-from metaseg.inference.inference import largest_class
+from metaseg.inference.logits import largest_class
 from metaseg.metrics.overlap import joint_histogram, region_counts
 from metaseg.store.prepare import build_store, common_modalities
 from metaseg.store.prepare_case import PrepareOptions

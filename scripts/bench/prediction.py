@@ -81,7 +81,7 @@ def stages(options: argparse.Namespace, case_folder: Path, checkpoint: Path, fol
     from metaseg.cases.readers import read_cases
     from metaseg.config.segmentation import PredictConfig
     from metaseg.inference.case_pictures import case_heatmap, case_overlay
-    from metaseg.inference.inference import full_probabilities, segment_case
+    from metaseg.inference.predictor import full_probabilities, segment_case
     from metaseg.inference.outputs import read_header, write_label, write_probabilities
     from metaseg.inference.predict import predict_cases, region_volumes
     from metaseg.models.device import make_fabric

@@ -147,7 +147,7 @@ class TestScoring:
         from contextlib import nullcontext
 
         from metaseg.cases.labels import SUBREGIONS
-        from metaseg.inference.inference import Predictor
+        from metaseg.inference.predictor import Predictor
 
         slices = np.arange(case.num_slices)
         pool = score_slices(network.model, case, slices, network.card.modalities, SUBREGIONS, nullcontext, batch_size=3)

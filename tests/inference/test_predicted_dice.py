@@ -8,7 +8,7 @@ from torch import nn
 from metaseg.cases.labels import SUBREGIONS, WHOLE_LESION
 from metaseg.cases.readers import read_cases
 from metaseg.errors import TrainingError
-from metaseg.inference.inference import Predictor
+from metaseg.inference.predictor import Predictor
 from metaseg.store.prepare import build_store
 from metaseg.store.prepare_case import PrepareOptions
 from metaseg.store.stored_case import share_cache

@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from evaluation.conftest import Blind
+from inference.conftest import Blind
 
 from metaseg.config.segmentation import EvaluateConfig, PredictConfig
 from metaseg.errors import DataWarning, UsageError

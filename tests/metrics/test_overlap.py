@@ -82,7 +82,7 @@ def test_dice_equals_monai(maps):
 def test_torch_histogram_equals_numpy(maps):
     import torch
 
-    from metaseg.inference.inference import batch_class_counts, batch_histogram
+    from metaseg.inference.logits import batch_class_counts, batch_histogram
 
     tensors = [torch.from_numpy(array) for array in maps]
     np.testing.assert_array_equal(batch_histogram(*tensors, 4).numpy(), joint_histogram(*maps, 4, per_slice=True))

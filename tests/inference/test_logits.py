@@ -6,7 +6,7 @@ from metaseg.metrics.overlap import joint_histogram
 def test_histogram_stays_on_its_device_and_equals_numpy():
     import torch
 
-    from metaseg.inference.inference import batch_histogram
+    from metaseg.inference.logits import batch_histogram
 
     generator = np.random.default_rng(0)
     label, prediction = generator.integers(0, 4, (2, 5, 12, 10))
@@ -19,7 +19,7 @@ def test_histogram_stays_on_its_device_and_equals_numpy():
 def test_small_whole_number_types_do_not_overflow():
     import torch
 
-    from metaseg.inference.inference import batch_histogram
+    from metaseg.inference.logits import batch_histogram
 
     # 40 slices of 16 cells: codes exceed the range of uint8.
     full = torch.full((40, 3, 3), 3, dtype=torch.uint8)
@@ -29,7 +29,7 @@ def test_small_whole_number_types_do_not_overflow():
 def test_the_largest_class_is_torchs_argmax_the_first_of_equal_ones():
     import torch
 
-    from metaseg.inference.inference import largest_class
+    from metaseg.inference.logits import largest_class
 
     generator = torch.Generator().manual_seed(0)
     for classes in (1, 2, 4, 7):

@@ -14,7 +14,7 @@ from metaseg.cases.labels import SUBREGIONS
 from metaseg.cases.phantoms.write import make_phantoms
 from metaseg.cases.readers import read_cases
 from metaseg.errors import DataError, RunError
-from metaseg.inference.inference import Predictor, full_probabilities
+from metaseg.inference.predictor import Predictor, full_probabilities
 from metaseg.models import build_segmenter
 from metaseg.models.device import make_fabric
 from metaseg.store.prepare_case import PrepareOptions, read_unstored
