@@ -81,16 +81,17 @@ def stages(options: argparse.Namespace, case_folder: Path, checkpoint: Path, fol
     from metaseg.cases.readers import read_cases
     from metaseg.config.segmentation import PredictConfig
     from metaseg.inference.case_pictures import case_heatmap, case_overlay
-    from metaseg.inference.predictor import full_probabilities, segment_case
     from metaseg.inference.outputs import read_header, write_label, write_probabilities
     from metaseg.inference.predict import predict_cases, region_volumes
+    from metaseg.inference.predictor import Predictor, full_probabilities
     from metaseg.models.device import make_fabric
     from metaseg.runs.networks import load_network
     from metaseg.store.prepare_case import PrepareOptions, read_unstored
 
     fabric = make_fabric(options.device, "32-true")
     network = load_network(checkpoint)
-    model, space, tta = fabric.to_device(network.model), LABEL_SPACES["subregions"], options.views == 4
+    space, tta = LABEL_SPACES["subregions"], options.views == 4
+    predictor = Predictor.from_network(network, fabric, tta=tta)
     found = replace(read_cases(case_folder)[0], label=None)
     threads = torch.get_num_threads()
     case = read_unstored(found, PrepareOptions(MODALITIES), threads)
@@ -99,7 +100,7 @@ def stages(options: argparse.Namespace, case_folder: Path, checkpoint: Path, fol
         torch.from_numpy(case.images(slice(at, min(at + 8, case.num_slices)), MODALITIES)).to(fabric.device)
         for at in starts
     ]
-    segmented = segment_case(model, case, MODALITIES, range(4), tta=tta)
+    segmented = predictor.segment(case, range(4))
     path = found.images["flair"].files[0]
     geometry, header, classes = case.info.geometry, read_header(path), segmented.classes
 
@@ -107,7 +108,7 @@ def stages(options: argparse.Namespace, case_folder: Path, checkpoint: Path, fol
     def forward() -> None:
         for _ in range(options.views):
             for batch in batches:
-                model(batch)
+                predictor.network(batch)
 
     def whole(**values: bool) -> Callable[[], object]:
         config = PredictConfig(
@@ -121,7 +122,7 @@ def stages(options: argparse.Namespace, case_folder: Path, checkpoint: Path, fol
 
     sides = {
         "forward passes": forward,
-        "network to class map": lambda: segment_case(model, case, MODALITIES, tta=tta),
+        "network to class map": lambda: predictor.segment(case),
         "read and prepare": lambda: read_unstored(found, PrepareOptions(MODALITIES), threads),
         "normalise": lambda: [case.images(slice(at, at + 8), MODALITIES) for at in starts],
         "label map": lambda: write_label(folder / "label.nii.gz", classes, geometry, header, "", 4),
