@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up and pass every check: lint, format, types and tests. Arguments go to pytest, which then runs alone.
+# Set up and pass every check: lint, format, types, documentation and tests. Arguments go to pytest, which then runs alone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
@@ -11,4 +11,5 @@ fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
+.venv/bin/sphinx-build -q -W -c docs . site
 .venv/bin/python -m pytest -n "$(.venv/bin/python -c 'import os; print(min(4, os.cpu_count() or 1))')"
