@@ -22,11 +22,9 @@ from metaseg.errors import UsageError
 from metaseg.runs.folder import RunFolder
 from metaseg.studies.cells import portable
 from metaseg.studies.classifiers.plan import make_classifier_plan, with_split
-from metaseg.studies.classifiers.search import digest as classifier_digest
-from metaseg.studies.classifiers.search import make_trials
+from metaseg.studies.classifiers.search import make_search
 from metaseg.studies.inputs import NETWORK, check_inputs
 from metaseg.studies.plan import make_plan
-from metaseg.studies.search import digest
 
 RUNS = (PretrainConfig, NaivetuneConfig, TuneConfig, MetatuneConfig, ClassifyTrainConfig, ClassifyActiveConfig)
 STUDIES = (CompareConfig, ClassifyCompareConfig, ClassifySearchConfig)
@@ -100,7 +98,7 @@ def compared(study: CompareConfig) -> Any:
     """What must be equal for results of a study to be kept: settings of cells, and of searches."""
     plan = make_plan(study)
     cells = {unit.name: shaping_values(portable(plan.config(unit), plan.folder)) for unit in plan.cells}
-    searches = {unit.name: (digest(plan, unit), study.trials) for unit in plan.units if unit.kind == "search"}
+    searches = {unit.name: (plan.search(unit).digest(), study.trials) for unit in plan.units if unit.kind == "search"}
     return cells, searches
 
 
@@ -112,7 +110,7 @@ def compared_classifiers(study: ClassifyCompareConfig) -> Any:
 WHAT_IS_KEPT = {
     CompareConfig: compared,
     ClassifyCompareConfig: compared_classifiers,
-    ClassifySearchConfig: lambda study: classifier_digest(make_trials(study)),
+    ClassifySearchConfig: lambda study: make_search(study).digest(),
 }
 OTHER_VALUES: dict[tuple[type, str], Any] = {
     (CompareConfig, "targets"): {"targets": {"met": {"data": "other", "split": "split.json"}}},
@@ -177,9 +175,9 @@ def test_every_verb_is_looked_at():
 
 def test_two_strategies_never_share_a_search(studies):
     digests = {
-        classifier_digest(make_trials(load_config(ClassifySearchConfig, None, studies[ClassifySearchConfig] | {
+        make_search(load_config(ClassifySearchConfig, None, studies[ClassifySearchConfig] | {
             "shared": {"data": "pictures", "strategy": strategy}
-        })))
+        })).digest()
         for strategy in ("freeze", "finetune", "scratch", "gradual-unfreeze")
     }  # fmt: skip
     assert len(digests) == 4

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -124,6 +124,8 @@ def class_order(names: Mapping[str, str], wanted: tuple[str, ...], config: Slice
 STORED_SIZE = 1.25
 """Slices are stored somewhat larger than the network's input, since they are cropped to the head after that."""
 
+PHANTOM_GRADES: tuple[Literal["hgg", "lgg"], ...] = ("hgg", "lgg")
+
 
 class DataConfig(Protocol):
     """What the settings of a verb need to open slices with."""
@@ -204,9 +206,7 @@ def open_cases(
     failed: list[FailedCase] | None = None,
 ) -> SliceStore:
     """The prepared cases that settings name, or phantoms of two grades."""
-    folders = config.data or tuple(
-        phantom_folder(grade, config.phantom_cases, run.seed, run.cache) for grade in ("hgg", "lgg")
-    )
+    folders = config.data or phantom_folders(config.phantom_cases, run.seed, run.cache)
     with progress("preparing cases", None) as bar:
         return open_data(
             folders,
@@ -222,6 +222,11 @@ def open_cases(
             group_copies=config.copies,
             failed=failed,
         )
+
+
+def phantom_folders(cases: int, seed: int, cache: Path | None) -> tuple[Path, ...]:
+    """Folders of phantoms, one for each of ``PHANTOM_GRADES``, each with so many cases."""
+    return tuple(phantom_folder(grade, cases, seed, cache) for grade in PHANTOM_GRADES)
 
 
 def check_cases(cases: Sequence[Any], config: ClassifyTrainConfig | ClassifyActiveConfig) -> None:

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from metaseg.adapt.watch import read_marks, read_timing
+from metaseg.config.io import plain_value
 from metaseg.config.studies import CompareConfig
-from metaseg.errors import RunError, UsageError, recorded_warnings
-from metaseg.files import write_json
+from metaseg.errors import UsageError, recorded_warnings
 from metaseg.models.device import make_fabric
+from metaseg.studies.cells import state_of
 from metaseg.studies.data_checks import check_data
-from metaseg.studies.display import Display
-from metaseg.studies.estimate import print_plan
+from metaseg.studies.display import Pace, duration, print_table
 from metaseg.studies.pairs import at_seconds, both_axes, pairwise
-from metaseg.studies.plan import Plan, make_plan
-from metaseg.studies.plan_work import as_work
-from metaseg.studies.preparation import known_region, prepare
+from metaseg.studies.plan import Plan, make_plan, with_patients
+from metaseg.studies.preparation import dry_patients, known_region, prepare
 from metaseg.studies.study_metrics import summary
-from metaseg.studies.tables import Tables, collect, write_results, write_table
-from metaseg.studies.work import Work
-from metaseg.studies.workers import Failure, do_units, left_to_do
+from metaseg.studies.tables import TABLE_COLUMNS, TIMING_COLUMNS, write_table
+from metaseg.studies.work import Unit
+from metaseg.studies.workers import continued_by_the_same_command, do_what_is_left, raise_failures
 
-FAILURES = "failures.json"
 COLUMNS = {
     "target_after": "target",
     "source_after": "source",
@@ -36,6 +36,18 @@ COLUMNS = {
     "spent": "spent",
 }
 """Metrics of the printed table, with their headings."""
+WHOLE = ("steps_to_90", "spent")
+
+STATES = {
+    "waiting": "waiting for the search",
+    "missing": "to do",
+    "changed": "to do again, their settings changed",
+    "damaged": "to do again, they are damaged",
+    "locked": "at work",
+    "done": "to do again, their search changed",
+    "cut off": "to continue",
+}
+"""How cells that are left to do stand, in words."""
 
 
 @dataclass(frozen=True)
@@ -70,33 +82,32 @@ def run_compare(config: CompareConfig) -> ComparisonResult:
     _check_precision(plan)
     check_data(plan)
     if config.dry_run:
-        plan = known_region(plan)
-        print_plan(plan, str(fabric.device))
+        print_plan(known_region(plan), str(fabric.device))
         return ComparisonResult(plan.folder, pd.DataFrame(), pd.DataFrame())
-    try:
+    with continued_by_the_same_command():
         return _run(plan)
-    except KeyboardInterrupt as error:
-        # The notes of the runs inside tell how to continue each of them; the study does that by itself.
-        error.__notes__ = ["To continue: give the same command again; what is done stays done."]
-        raise
 
 
 def _run(plan: Plan) -> ComparisonResult:
     plan = prepare(plan)
-    todo = left_to_do(plan)
+    todo = plan.left_to_do()
     try:
-        with Display(plan, todo, plan.study.jobs) as display:
-            failures = do_units(plan, todo, display)
+        failures = do_what_is_left(plan, todo)
     finally:
         # Also of a study that is interrupted, what is there can be looked at.
-        tables = collect(plan)
-        write_results(plan, tables)
-    write_failures(as_work(plan), failures)
-    summarised = _write_metrics(plan, tables)
+        done = [unit for unit in plan.cells if plan.is_done(unit)]
+        results, timing = collect(plan, done)
+        write_table(results, plan.folder / "results")
+        write_table(timing, plan.folder / "timing")
+    summarised = _write_metrics(plan, results, timing)
     print_summary(plan, summarised)
-    _print_files(plan, tables)
-    raise_failures(as_work(plan), failures)
-    return ComparisonResult(plan.folder, tables.results, summarised)
+    print(f"{len(done)} of {sum(1 for _ in plan.cells)} cells are done; tables in {plan.folder}:")
+    print("  results.csv   every evaluation       summary.csv   metrics with intervals")
+    print("  pairwise.csv  methods in pairs       seconds.csv   the summary at equal seconds")
+    print("  both_axes.csv who learns the target as well as naive tuning and forgets at most half as much")
+    print(f"A page on all of it: metaseg report {plan.folder}")
+    raise_failures(plan, failures)
+    return ComparisonResult(plan.folder, results, summarised)
 
 
 def _check_precision(plan: Plan) -> None:
@@ -107,89 +118,126 @@ def _check_precision(plan: Plan) -> None:
         )
 
 
-def _write_metrics(plan: Plan, tables: Tables) -> pd.DataFrame:
+def collect(plan: Plan, cells: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of results and timing of finished cells: ``TABLE_COLUMNS`` and ``TIMING_COLUMNS``."""
+    results, times = [], []
+    for cell in cells:
+        folder, family = plan.folder / cell.folder, plan.entries[cell.label].family
+        named = {"target": cell.target, "method": cell.label, "shots": cell.shots, "seed": cell.seed}
+        for row in read_marks(folder):
+            dice = float(row["dice"]) if row["dice"] else math.nan
+            results.append({**row, **named, "family": family, "step": int(row["step"]), "dice": dice})
+        for row in read_timing(folder):
+            times.append({**named, "step": int(row["step"]), "seconds": float(row["seconds"])})
+    return pd.DataFrame(results, columns=list(TABLE_COLUMNS)), pd.DataFrame(times, columns=list(TIMING_COLUMNS))
+
+
+def _write_metrics(plan: Plan, results: pd.DataFrame, timing: pd.DataFrame) -> pd.DataFrame:
     """Write the tables that are computed from the results; gives the summary."""
-    region, resamples, folder = str(plan.study.region), plan.study.resamples, plan.folder
-    if tables.results.empty:
+    if results.empty:
         return pd.DataFrame()
-    summarised = summary(tables.results, region, resamples=resamples)
-    write_table(summarised, folder / "summary")
-    write_table(pairwise(tables.results, region, resamples=resamples), folder / "pairwise")
+    region, resamples = str(plan.study.region), plan.study.resamples
     baselines = [label for label, entry in plan.entries.items() if entry.method == "naive"]
-    write_table(both_axes(tables.results, region, baselines, resamples=resamples), folder / "both_axes")
-    write_table(summary(at_seconds(tables.results, tables.timing), region, resamples=resamples), folder / "seconds")
+    summarised = summary(results, region, resamples=resamples)
+    tables = {
+        "summary": summarised,
+        "pairwise": pairwise(results, region, resamples=resamples),
+        "both_axes": both_axes(results, region, baselines, resamples=resamples),
+        "seconds": summary(at_seconds(results, timing), region, resamples=resamples),
+    }
+    for name, table in tables.items():
+        write_table(table, plan.folder / name)
     return summarised
 
 
 def print_summary(plan: Plan, summarised: pd.DataFrame) -> None:
     """Print a table for every target and number of shots, methods in the order of the settings file."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
+    if summarised.empty:
+        return
     for target in plan.targets:
         for shots in plan.study.shots:
-            if summarised.empty:
-                continue
             rows = summarised[(summarised["target"] == target) & (summarised["shots"] == shots)].set_index("method")
             if rows.empty:
                 continue
-            seeds = sorted(set(rows["n_seeds"]))
-            of_seeds = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-            title = f"{target}, {shots} shots: Dice of {plan.study.region}, mean over {of_seeds} seeds"
-            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-            table.add_column("method")
-            for heading in COLUMNS.values():
-                table.add_column(heading, justify="right")
-            for label, entry in plan.entries.items():
-                if label in rows.index:
-                    row = rows.loc[label]
-                    table.add_row(entry.title, *(_shown(name, float(row[name])) for name in COLUMNS))
-            console.print(table)
+            least, most = rows["n_seeds"].min(), rows["n_seeds"].max()
+            of_seeds = f"{least}" if least == most else f"{least} to {most}"
+            print_table(
+                f"{target}, {shots} shots: Dice of {plan.study.region}, mean over {of_seeds} seeds",
+                ["method", *COLUMNS.values()],
+                [
+                    [entry.title, *(_shown(name, float(rows.loc[label, name])) for name in COLUMNS)]
+                    for label, entry in plan.entries.items()
+                    if label in rows.index
+                ],
+            )
 
 
 def _shown(name: str, value: float) -> str:
     if math.isnan(value):
         return "-"
-    return f"{value:.0f}" if name in ("steps_to_90", "spent") else f"{value:.3f}"
+    return f"{value:.0f}" if name in WHOLE else f"{value:.3f}"
 
 
-def _print_files(plan: Plan, tables: Tables) -> None:
-    cells = sum(1 for _ in plan.cells)
-    print(f"{len(tables.cells)} of {cells} cells are done; tables in {plan.folder}:")
-    print("  results.csv   every evaluation       summary.csv   metrics with intervals")
-    print("  pairwise.csv  methods in pairs       seconds.csv   the summary at equal seconds")
-    print("  both_axes.csv who learns the target as well as naive tuning and forgets at most half as much")
-    print(f"A page on all of it: metaseg report {plan.folder}")
+def print_plan(plan: Plan, device: str) -> None:
+    """Print what ``--dry-run`` asks for: what every entry does and has done, and the cost of the rest. Writes nothing.
 
-
-def write_failures(work: Work, failures: Sequence[Failure]) -> None:
-    """Write what went wrong into ``failures.json``; no such file where nothing did."""
-    path = work.folder / FAILURES
-    if not failures:
-        path.unlink(missing_ok=True)
-        return
-    rows = [
-        {"unit": one.unit.name, "folder": str(one.unit.folder), "error": one.error, "details": one.details}
-        for one in failures
-    ]
-    write_json(path, rows)
-
-
-def raise_failures(work: Work, failures: Sequence[Failure]) -> None:
-    """End with an error where units failed.
-
-    Raises:
-        RunError: Some did.
+    Args:
+        plan: The comparison.
+        device: Where it would run.
     """
-    if not failures:
-        return
-    lines = [f"{len(failures)} of {len(work.units)} units failed, all others are done:"]
-    lines += [f"  - {one.unit.name}: {one.error.splitlines()[0]}" for one in failures[:20]]
-    lines += [f"  - and {len(failures) - 20} more"] if len(failures) > 20 else []
-    raise RunError(
-        "\n".join(lines),
-        where=work.folder / FAILURES,
-        remedy="look there for each error whole; the same command again tries only these",
-    )
+    plan = with_patients(plan, dry_patients(plan))
+    todo = plan.left_to_do()
+    print(f"study {plan.folder}")
+    state = "" if plan.pretrain is None else f": pretraining {state_of(plan.network, plan.pretrain, plan.folder)}"
+    print(f"source network {plan.network}{state}")
+    for target in plan.targets:
+        print(f"\ntarget {target}")
+        oracle = Unit("oracle", target)
+        if oracle in plan.units:
+            word = "to do" if oracle in todo else "done"
+            print(f"  oracle: naive tuning on all patients of the training part, {word}")
+        for label in plan.entries:
+            _print_entry(plan, target, label, todo)
+    _print_cost(plan, todo, device)
+
+
+def _print_entry(plan: Plan, target: str, label: str, todo: list[Unit]) -> None:
+    entry = plan.entries[label]
+    cells = [unit for unit in plan.cells if (unit.target, unit.label) == (target, label)]
+    left = [unit for unit in cells if unit in todo]
+    settings = ", ".join(f"{name}={plain_value(value)}" for name, value in entry.settings.items())
+    print(f"  {label}: {entry.method}{f' ({settings})' if settings else ''}")
+    if plan.is_searched(label) and entry.searched_as != label:
+        print(f"    takes the values that the search of {entry.searched_as} finds")
+    elif plan.is_searched(label):
+        search = plan.search(Unit("search", target, label))
+        space = ", ".join(parameter.text() for parameter in entry.space.values())
+        best = search.found()
+        found = "to do" if best is None else "best " + ", ".join(f"{name}={short(best[name])}" for name in best)
+        print(f"    {search.trials} trials: {space}; {found}")
+    states = Counter(STATES[plan.state(unit)] for unit in left)
+    done = len(cells) - len(left)
+    print(f"    {len(cells)} cells, {done} done" + "".join(f", {count} {word}" for word, count in states.items()))
+
+
+def short(value: object) -> str:
+    """A value of a setting, numbers with three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _print_cost(plan: Plan, todo: list[Unit], device: str) -> None:
+    study, kinds = plan.study, Counter(unit.kind for unit in todo)
+    trials = study.trials * kinds["search"]
+    runs = kinds["cell"] + trials + kinds["oracle"]
+    evaluations = (study.marks + 1) * kinds["cell"] + 2 * (runs - kinds["cell"])
+    print(f"\nleft to do: {kinds['cell']} cells, {trials} trials in {kinds['search']} searches")
+    print(f"  {runs * study.budget} slice gradient evaluations ({study.budget} in each run)")
+    print(f"  {evaluations} evaluations of all watched patients")
+    seconds = Pace(plan).seconds(todo)
+    if not todo:
+        print("  nothing: all is done")
+    elif seconds is None:
+        print("  no run is done yet that would tell the time")
+    else:
+        jobs = min(study.jobs, len(todo))
+        print(f"  about {duration(seconds / jobs)} in {jobs} {'process' if jobs == 1 else 'processes'} on {device}")

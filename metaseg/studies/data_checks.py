@@ -49,7 +49,7 @@ def check_data(plan: Plan) -> None:
     elif not is_phantom_split(plan.pretrain.split, plan.folder):
         _check_pretraining(plan.pretrain, cases)
     if plan.study.storage is not None and plan.study.trials:
-        open_database(plan.study.storage)
+        open_database(plan.folder, plan.study.storage)
     for target in plan.targets:
         config = plan.config(next(unit for unit in plan.cells if unit.target == target))
         if is_phantom_split(config.split, plan.folder):

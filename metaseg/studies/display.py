@@ -1,4 +1,4 @@
-"""How far a comparison is: units done, the time left, and the units at work."""
+"""How far a study is: units done, the time left, and the units at work; and tables on the terminal."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from types import TracebackType
-from typing import IO, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from metaseg.studies.plan import Plan
-from metaseg.studies.plan_work import as_work
 from metaseg.studies.work import Work
 
-SECONDS_BETWEEN_LINES = 30.0
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -25,23 +21,22 @@ class Display:
     ended. It reads how far a unit is from the unit's own files, so it does not matter which process works on it.
 
     Args:
-        plan: The comparison.
+        work: All work.
         todo: The units that are not done yet.
-        jobs: Units at work at the same time.
     """
 
-    def __init__(self, plan: Plan | Work, todo: Sequence[Any], jobs: int) -> None:
-        self._work, self._jobs = as_work(plan), jobs
+    def __init__(self, work: Work, todo: Sequence[Any]) -> None:
+        self._work = work
         self._left = list(todo)
-        self._total = len(self._work.units)
+        self._total = len(work.units)
         self._done = self._total - len(todo)
         self._began: dict[Any, float] = {}
-        self._stream: IO[str] = sys.stderr
-        self._pace = Pace(self._work)
+        self._stream = sys.stderr
+        self._pace = Pace(work)
         self._live: Any = None
         self._tasks: dict[Any, Any] = {}
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._look, daemon=True)
         self._lock = threading.RLock()
 
     def __enter__(self) -> Display:
@@ -51,13 +46,10 @@ class Display:
             self._line(f"{self._done} of {self._total} units done before")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._stop.set()
-            if self._thread is not None:
-                self._thread.join()
+            self._thread.join()
             self._live.stop()
 
     def begin(self, unit: Any) -> None:
@@ -103,7 +95,7 @@ class Display:
         seconds = self._pace.seconds(self._left)
         if seconds is None or not self._left:
             return ""
-        return f"about {duration(seconds / max(1, min(self._jobs, len(self._left))))} left"
+        return f"about {duration(seconds / max(1, min(self._work.jobs, len(self._left))))} left"
 
     def _open_terminal(self) -> None:
         from rich.console import Console
@@ -122,7 +114,6 @@ class Display:
         )
         self._whole = self._live.add_task("cells and searches", total=self._total, completed=self._done, left="")
         self._live.start()
-        self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     def _look(self) -> None:
@@ -142,14 +133,14 @@ class Pace:
     """How long work takes: seconds for each piece of it by label, from what is done.
 
     Args:
-        plan: The comparison; the finished runs in its folder are what is known at first.
+        work: All work; what of it is done is what is known at first.
     """
 
-    def __init__(self, plan: Plan | Work) -> None:
-        self._work = as_work(plan)
+    def __init__(self, work: Work) -> None:
+        self._work = work
         self._paces: dict[str, list[float]] = {}
-        for unit in self._work.units:
-            if pace := self._work.pace(unit):
+        for unit in work.units:
+            if pace := work.pace(unit):
                 self._paces.setdefault(unit.label, []).append(pace)
 
     def add(self, unit: Any, seconds: float) -> None:
@@ -170,3 +161,25 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)) -> None:
+    """Print a table on the terminal.
+
+    Args:
+        title: What stands above it.
+        headings: Names of the columns.
+        rows: Their cells.
+        left: Columns of text, which start at the left; numbers end at the right, and are not broken.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for place, heading in enumerate(headings):
+        text = place in left
+        table.add_column(heading, justify="left" if text else "right", no_wrap=not text)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

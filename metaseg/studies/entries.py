@@ -13,9 +13,7 @@ from metaseg.config.studies import CompareConfig
 from metaseg.errors import UsageError
 from metaseg.sampling import ORDERS
 from metaseg.studies.spaces import Space, default_space, parse_space
-
-ORACLE = "oracle"
-"""Name of the order that needs to know the target, and of the run of each target that does."""
+from metaseg.studies.work import ORACLE
 
 Kind = type[NaivetuneConfig] | type[MetatuneConfig]
 VERBS: Mapping[str, tuple[str, Kind]] = {

@@ -1,26 +1,31 @@
-"""The plan of a comparison: its entries, its targets, and every unit of work with the settings it runs with."""
+"""The plan of a comparison of adaptation methods: every unit of work with the settings that it runs with."""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import pandas as pd
 
 from metaseg.adapt.metatune import parse_threshold
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.session import resolve_defaults
-from metaseg.config.io import load_config
+from metaseg.adapt.setup import AdaptationResult
+from metaseg.config.io import load_config, shaping_values
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, PretrainConfig
 from metaseg.config.studies import CompareConfig
-from metaseg.errors import UsageError
+from metaseg.errors import RunError, UsageError
+from metaseg.files import FileKind, read_json, write_json
+from metaseg.studies.cells import last_step, pace_of, run_unit, state_of
 from metaseg.studies.entries import (
     NAMES,
     OF_RUNS,
     OF_TARGETS,
-    ORACLE,
     STUDYS_OWN,
     Entry,
     check_keys,
@@ -28,39 +33,91 @@ from metaseg.studies.entries import (
     plain,
     read_entry,
 )
+from metaseg.studies.inputs import network_digest
 from metaseg.studies.phantoms import phantom_pretraining, phantom_target
+from metaseg.studies.search import RUNS, WORST, Notes, Search
+from metaseg.studies.work import ORACLE, Unit, Work
 
-CELLS, SEARCHES, PRETRAIN = "cells", "searches", "pretrain"
+PRETRAIN, BEST = "pretrain", "best.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 """Names that are safe as folders everywhere."""
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One piece of work, done by one process: a cell, the search of an entry, or a target's oracle run."""
+class AdaptationSearch(Search):
+    """The search of one entry at one target.
 
-    kind: Literal["oracle", "search", "cell"]
-    target: str
-    label: str = ORACLE
-    shots: int = 0
-    seed: int = 0
+    Attributes:
+        objective: ``balanced``, the mean of target and source Dice, or ``target``.
+        region: Region whose Dice is taken.
+        part: Part of the split that trials are judged on.
+        network: What tells source networks of studies that share a database apart.
+    """
+
+    objective: str
+    region: str | None
+    part: str
+    network: tuple[Any, ...]
 
     @property
-    def name(self) -> str:
-        """As in messages: ``met/naive/shots-5/seed-0``."""
-        last = {"oracle": (), "search": ("search",), "cell": (f"shots-{self.shots}", f"seed-{self.seed}")}[self.kind]
-        return "/".join((self.target, self.label, *last))
+    def metric(self) -> str:
+        """The objective and its region."""
+        return f"{self.objective}/{self.region}"
 
-    @property
-    def folder(self) -> Path:
-        """Its folder within the study."""
-        if self.kind == "search":
-            return Path(SEARCHES, self.target, self.label)
-        return Path(CELLS, *self.name.split("/"))
+    def shaping(self) -> Sequence[Any]:
+        """Objective, region and network."""
+        return self.objective, self.region, *self.network
+
+    def judge(self, run: Path) -> tuple[float | None, Notes]:
+        """Mean Dice on validation patients after tuning; a domain that is not known counts as 0."""
+        after = read_json(run / "result.json", FileKind("the result of a trial"), AdaptationResult).after
+        dice = {domain: after.get(f"dice/{domain}/{self.region}") for domain in ("target", "source")}
+        wanted = [dice["target"], dice["source"]] if self.objective == "balanced" else [dice["target"]]
+        known = [WORST if value is None else float(value) for value in wanted]
+        return sum(known) / len(known), dice
+
+    def table(self) -> pd.DataFrame:
+        """Every trial with its values, what it is worth, Dice on both domains, its time and whether it diverged."""
+        rows = []
+        for trial in self.finished():
+            notes = trial.user_attrs
+            dice = {"target": notes.get("target"), "source": notes.get("source")}
+            rest = {"seconds": notes.get("seconds") or None, "diverged": int("diverged" in notes)}
+            rows.append({"trial": trial.number, **trial.params, "value": trial.value, **dice, **rest})
+        columns = ["trial", *self.space, "value", "target", "source", "seconds", "diverged"]
+        return pd.DataFrame(rows, columns=columns, dtype=object)
+
+    def run(self) -> None:
+        """Do what is missing of the search, and write ``trials.csv`` and ``best.json``."""
+        if self.found() is not None:
+            return
+        self.run_alone()
+        best = self.best(self.trials)
+        assert best is not None
+        content = {
+            "values": best.params,
+            "trial": best.number,
+            "value": best.value,
+            "objective": self.objective,
+            "part": self.part,
+            "trials": self.trials,
+            "digest": self.digest(),
+        }
+        write_json(self.folder / BEST, content)
+
+    def found(self) -> dict[str, Any] | None:
+        """The values of the best trial; None if the search is still to be done, or was done for other settings."""
+        try:
+            best = read_json(self.folder / BEST, FileKind("the best trial of a search"))
+            if best["digest"] != self.digest() or best["trials"] != self.trials:
+                return None
+            return dict(best["values"])
+        except (RunError, KeyError, TypeError):
+            return None
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Work):
     """A whole comparison.
 
     Attributes:
@@ -78,7 +135,7 @@ class Plan:
     pretrain: PretrainConfig | None
     targets: Mapping[str, Mapping[str, Any]]
     entries: Mapping[str, Entry]
-    units: tuple[Unit, ...]
+    units: tuple[Unit, ...] = ()
     patients: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -108,6 +165,70 @@ class Plan:
         if unit.kind == "cell" and self.is_searched(unit.label):
             needed.append(Unit("search", unit.target, self.entries[unit.label].searched_as))
         return tuple(needed)
+
+    def is_done(self, unit: Unit) -> bool:
+        """Whether a unit is finished with the settings that it should have."""
+        if unit.kind == "search":
+            return self.search(unit).found() is not None
+        return self.state(unit) == "done"
+
+    def state(self, unit: Unit) -> str:
+        """How a unit's run stands, as :func:`~metaseg.studies.cells.state_of`, or ``waiting`` for its search."""
+        values = self.values(unit)
+        if values is None:
+            return "waiting"
+        return state_of(self.folder / unit.folder, self.config(unit, values), self.folder)
+
+    def do(self, unit: Unit) -> None:
+        """Do what is missing of a unit."""
+        if unit.kind == "search":
+            self.search(unit).run()
+        else:
+            run_unit(self.folder / unit.folder, self.config(unit, self.values(unit)), self.folder)
+
+    def amount(self, unit: Unit) -> float:
+        """Slice gradient evaluations of a unit."""
+        return self.study.budget * (max(1, self.study.trials) if unit.kind == "search" else 1)
+
+    def spent(self, unit: Unit) -> float:
+        """Slice gradient evaluations that a unit at work has done, from its logs; 0 if it has none yet."""
+        folder = self.folder / unit.folder
+        runs = sorted((folder / RUNS).glob("*")) if unit.kind == "search" else [folder]
+        return max(0, len(runs) - 1) * self.study.budget + sum(last_step(run / "metrics.csv") for run in runs[-1:])
+
+    def pace(self, unit: Unit) -> float | None:
+        """Seconds of a finished adaptation for each slice gradient evaluation."""
+        return None if unit.kind == "search" else pace_of(self.folder / unit.folder)
+
+    def values(self, unit: Unit) -> dict[str, Any] | None:
+        """The searched values that a unit runs with: none where nothing is searched; None before its search is done."""
+        if unit.kind != "cell" or not self.is_searched(unit.label):
+            return {}
+        return self.search(Unit("search", unit.target, self.entries[unit.label].searched_as)).found()
+
+    def search(self, unit: Unit) -> AdaptationSearch:
+        """The search that a unit is."""
+        network: tuple[Any, ...] = ()
+        if self.study.storage is not None:
+            # Studies that share a database may have networks of their own under the same name.
+            network = (shaping_values(self.pretrain) if self.pretrain else network_digest(self.network),)
+        name = f"{unit.target}/{unit.label}"
+        number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big")
+        return AdaptationSearch(
+            study=self.folder,
+            folder=self.folder / unit.folder,
+            name=name,
+            config=self.config(unit),
+            space=self.entries[unit.label].space,
+            seed=(self.study.search_seed, number),
+            trials=self.study.trials,
+            storage=self.study.storage,
+            pruning=False,
+            objective=self.study.objective,
+            region=self.study.region,
+            part=self.study.search_part,
+            network=network,
+        )
 
     def config(self, unit: Unit, values: Mapping[str, Any] | None = None) -> NaivetuneConfig | MetatuneConfig:
         """The settings of a unit's run; those of a trial where the unit is a search.
@@ -200,24 +321,12 @@ def _check_study(study: CompareConfig) -> None:
             "the study names no source network" if study.pretrain is None else "'from' and 'pretrain' are both given",
             expected="'from' with a pretrained run, or 'pretrain' with the settings of one",
         )
-    for what, names in (("targets", study.targets), ("methods", study.methods)):
-        if not names:
-            raise UsageError(f"the study has no {what}", expected=f"a mapping '{what}' with one at least")
-        lower: set[str] = set()
-        for name in names:
-            if not NAME.fullmatch(name) or name.endswith("."):
-                raise UsageError(
-                    f"'{name}' under '{what}' cannot name a folder",
-                    expected="letters, digits, '-', '+', '_' and '.', a letter or digit first",
-                )
-            if name.lower() in lower:
-                raise UsageError(f"'{name}' stands twice under '{what}', but for its case", remedy="rename one")
-            lower.add(name.lower())
+    _check_names("targets", study.targets)
+    _check_names("methods", study.methods)
     if ORACLE in {name.lower() for name in study.methods}:
         raise UsageError(f"no entry may be named '{ORACLE}'", remedy="name it maml-oracle, with order: oracle")
-    for what, numbers in (("shots", study.shots), ("seeds", study.seeds)):
-        if len(set(numbers)) < len(numbers) or min(numbers) < (what == "shots"):
-            least = 1 if what == "shots" else 0
+    for what, numbers, least in (("shots", study.shots, 1), ("seeds", study.seeds, 0)):
+        if len(set(numbers)) < len(numbers) or min(numbers) < least:
             raise UsageError(f"'{what}' is {list(numbers)}", expected=f"numbers of at least {least} that differ")
     if study.trials and study.search_seed in study.seeds:
         raise UsageError(f"'search_seed' is {study.search_seed}, one of the seeds", expected="a seed of its own")
@@ -228,6 +337,21 @@ def _check_study(study: CompareConfig) -> None:
         )
     everything = frozenset().union(*NAMES.values())
     check_keys(study.shared, everything - STUDYS_OWN - {"method", "oracle"}, "shared")
+
+
+def _check_names(what: str, names: Iterable[str]) -> None:
+    lower: set[str] = set()
+    for name in names:
+        if not NAME.fullmatch(name) or name.endswith("."):
+            raise UsageError(
+                f"'{name}' under '{what}' cannot name a folder",
+                expected="letters, digits, '-', '+', '_' and '.', a letter or digit first",
+            )
+        if name.lower() in lower:
+            raise UsageError(f"'{name}' stands twice under '{what}', but for its case", remedy="rename one")
+        lower.add(name.lower())
+    if not lower:
+        raise UsageError(f"the study has no {what}", expected=f"a mapping '{what}' with one at least")
 
 
 def _target(name: str, given: Any, study: CompareConfig, folder: Path) -> dict[str, Any]:

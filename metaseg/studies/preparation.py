@@ -21,8 +21,9 @@ from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.studies.cells import BusyError, run_unit, state_of
 from metaseg.studies.inputs import NETWORK, check_inputs, file_digest, network_digest
 from metaseg.studies.phantoms import is_phantom_split, make_phantom_domain
-from metaseg.studies.plan import CELLS, SEARCHES, Plan, Unit, with_patients
-from metaseg.studies.search import open_storage
+from metaseg.studies.plan import PRETRAIN, Plan, with_patients
+from metaseg.studies.search import open_database
+from metaseg.studies.work import CELLS, SEARCHES, Unit
 from metaseg.training.source import absent_cases, part_of
 
 STUDY_FILE = "study.yaml"
@@ -47,7 +48,7 @@ def prepare(plan: Plan) -> Plan:
     check_inputs(plan.folder, inputs, _has_results(plan))
     plan = with_region(plan, network)
     if any(unit.kind == "search" for unit in plan.units):
-        open_storage(plan)
+        open_database(plan.folder, plan.study.storage)
     patients = {}
     for target in plan.targets:
         patients[target], digests = _prepare_target(plan, target, network)
@@ -86,7 +87,7 @@ def _make_phantoms(plan: Plan) -> None:
 def _pretrain(plan: Plan) -> None:
     if plan.pretrain is None:
         return
-    folder = plan.folder / "pretrain"
+    folder = plan.folder / PRETRAIN
     state = state_of(folder, plan.pretrain, plan.folder)
     if state == "changed" and _has_results(plan):
         raise UsageError(
@@ -115,8 +116,7 @@ def _has_results(plan: Plan) -> bool:
 def _prepare_target(plan: Plan, target: str, network: LoadedNetwork) -> tuple[int, dict[str, str]]:
     """Prepare a target's cases before workers ask for them at once; gives its usable patients, and digests."""
     units = [unit for unit in plan.units if unit.target == target]
-    most = max(unit.shots for unit in units)
-    cell = plan.config(next(unit for unit in units if unit.kind == "cell" and unit.shots == most))
+    cell = plan.config(max((unit for unit in units if unit.kind == "cell"), key=lambda unit: unit.shots or 0))
     memory = any(entry.needs_memory for entry in plan.entries.values())
     configs: list[AdaptOptions] = [cell]
     configs += [plan.config(unit) for unit in units if unit.kind == "search"][:1]

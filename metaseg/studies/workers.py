@@ -1,4 +1,4 @@
-"""Units of a comparison done one after another in this process, or side by side in several."""
+"""Units of a study done one after another in this process, or side by side in several."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
 
-from metaseg.errors import MetasegError
+from metaseg.errors import MetasegError, RunError
+from metaseg.files import write_json
 from metaseg.studies.cells import BusyError
 from metaseg.studies.display import Display
-from metaseg.studies.plan import Plan
-from metaseg.studies.plan_work import as_work
 from metaseg.studies.work import Work
 
 SECONDS_BETWEEN_LOOKS = 5.0
 PATIENCE = 20.0
 """Seconds that a worker has to save its state when the study is interrupted."""
+FAILURES = "failures.json"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,62 @@ class Failure:
     unit: Any
     error: str
     details: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """As it stands in ``failures.json``."""
+        return {
+            "unit": self.unit.name,
+            "folder": str(self.unit.folder),
+            "error": self.error,
+            "details": self.details,
+        }
+
+
+@contextmanager
+def continued_by_the_same_command(what: str = "what is done stays done") -> Iterator[None]:
+    """Tell whoever interrupts a study how to go on.
+
+    The notes of the runs inside tell how to continue each of them; the study does that by itself.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.__notes__ = [f"To continue: give the same command again; {what}."]
+        raise
+
+
+def do_what_is_left(work: Work, todo: Sequence[Any]) -> list[Failure]:
+    """Do units of a study, and write what went wrong into ``failures.json``; no such file where nothing did.
+
+    Returns:
+        Those that failed.
+    """
+    with Display(work, todo) as display:
+        failures = do_units(work, todo, display)
+    path = work.folder / FAILURES
+    if failures:
+        write_json(path, [failure.as_json() for failure in failures])
+    else:
+        path.unlink(missing_ok=True)
+    return failures
+
+
+def raise_failures(work: Work, failures: Sequence[Failure]) -> None:
+    """End with an error where units failed.
+
+    Raises:
+        RunError: Some did.
+    """
+    if not failures:
+        return
+    lines = [f"{len(failures)} of {len(work.units)} units failed, all others are done:"]
+    lines += [f"  - {failure.unit.name}: {failure.error.splitlines()[0]}" for failure in failures[:20]]
+    lines += [f"  - and {len(failures) - 20} more"] if len(failures) > 20 else []
+    raise RunError(
+        "\n".join(lines),
+        where=work.folder / FAILURES,
+        remedy="look there for each error whole; the same command again tries only these",
+    )
 
 
 class Schedule:
@@ -65,31 +122,35 @@ class Schedule:
             broken = [need for need in needs if need in failed]
             if broken:
                 self._waiting.remove(unit)
-                self.fail(unit, f"needs {broken[0].name}, which failed")
+                self._fail(unit, f"needs {broken[0].name}, which failed")
                 failed.add(unit)
             elif not any(need in self._open for need in needs):
                 self._waiting.remove(unit)
                 return unit
         return None
 
-    def done(self, unit: Any) -> None:
-        """A unit is finished."""
-        self._open.discard(unit)
+    def settle(self, unit: Any, outcome: Outcome, display: Display) -> None:
+        """A unit has ended; one that another process is at comes last."""
+        word, error, details = outcome
+        display.end(unit, word)
+        if word == "left":
+            self._busy.append(unit)
+        elif word == "failed":
+            self._fail(unit, error, details)
+            display.note(f"{unit.name}: {error}")
+        else:
+            self._open.discard(unit)
 
-    def fail(self, unit: Any, error: str, details: str = "") -> None:
-        """A unit could not be done."""
+    def _fail(self, unit: Any, error: str, details: str = "") -> None:
         self._open.discard(unit)
         self.failures.append(Failure(unit, error, details))
 
-    def leave(self, unit: Any) -> None:
-        """Another process is at the unit: it comes last."""
-        self._busy.append(unit)
-
-    def come_back(self) -> bool:
-        """Take up the units again that were left to other processes; whether there are any."""
-        self._waiting += self._busy
-        found, self._busy = bool(self._busy), []
-        return found
+    def wait_for_others(self) -> None:
+        """Take up the units again that were left to other processes, if there are any, after a while."""
+        if self._busy:
+            self._waiting += self._busy
+            self._busy = []
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
     @property
     def any_left(self) -> bool:
@@ -97,44 +158,34 @@ class Schedule:
         return bool(self._waiting or self._busy)
 
 
-def do_units(plan: Plan | Work, todo: Sequence[Any], display: Display) -> list[Failure]:
+def do_units(work: Work, todo: Sequence[Any], display: Display) -> list[Failure]:
     """Do units, in as many processes as the work asks for.
 
     Returns:
         Those that failed.
     """
-    work = as_work(plan)
     schedule = Schedule(work, todo)
+    threads = work.threads or max(1, torch.get_num_threads() // work.jobs)
     if work.jobs == 1:
-        _one_by_one(work, schedule, display)
+        _one_by_one(work, schedule, display, threads)
     else:
-        _side_by_side(work, schedule, display)
+        _side_by_side(work, schedule, display, threads)
     return schedule.failures
 
 
-def share_of_threads(work: Work) -> int:
-    """Threads of each process."""
-    return work.threads or max(1, torch.get_num_threads() // work.jobs)
-
-
-def _one_by_one(work: Work, schedule: Schedule, display: Display) -> None:
+def _one_by_one(work: Work, schedule: Schedule, display: Display, threads: int) -> None:
     before = torch.get_num_threads()
-    torch.set_num_threads(share_of_threads(work))
+    torch.set_num_threads(threads)
     try:
         while schedule.any_left:
             unit = schedule.next()
             if unit is None:
-                _wait_for_others(schedule, display)
+                schedule.wait_for_others()
                 continue
             display.begin(unit)
-            _settle(schedule, display, unit, _attempt(work, unit))
+            schedule.settle(unit, _attempt(work, unit), display)
     finally:
         torch.set_num_threads(before)
-
-
-def _wait_for_others(schedule: Schedule, display: Display) -> None:
-    if schedule.come_back():
-        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 Outcome = tuple[str, str, str]
@@ -156,28 +207,20 @@ def _attempt(work: Work, unit: Any) -> Outcome:
     return "done", "", ""
 
 
-def _settle(schedule: Schedule, display: Display, unit: Any, outcome: Outcome) -> None:
-    word, error, details = outcome
-    display.end(unit, word)
-    if word in ("done", "found"):
-        schedule.done(unit)
-    elif word == "left":
-        schedule.leave(unit)
-    else:
-        schedule.fail(unit, error, details)
-        display.note(f"{unit.name}: {error}")
-
-
 @dataclass
 class _Worker:
     process: Any
     pipe: Connection
     unit: Any | None = None
 
-    def stop(self) -> None:
-        """End it: at once if idle, else after it has saved that it was stopped."""
-        if self.process.is_alive():
-            self.process.terminate()
+    @classmethod
+    def start(cls, work: Work, threads: int) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        mine, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, work, threads), daemon=True)
+        process.start()
+        theirs.close()
+        return cls(process, mine)
 
     def join(self, until: float) -> None:
         self.process.join(max(0.0, until - time.monotonic()))
@@ -186,37 +229,38 @@ class _Worker:
             self.process.join()
         self.pipe.close()
 
+    def answer(self) -> Outcome:
+        """How its unit ended, once it has answered or died."""
+        try:
+            if self.pipe.poll():
+                answer: Outcome = self.pipe.recv()
+                return answer
+        except (EOFError, OSError):
+            pass
+        self.process.join(PATIENCE)
+        code = self.process.exitcode
+        reason = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+        return "failed", f"the process that worked on it died ({reason}), perhaps for want of memory", ""
 
-def _side_by_side(work: Work, schedule: Schedule, display: Display) -> None:
-    start = _starter(work)
+
+def _side_by_side(work: Work, schedule: Schedule, display: Display, threads: int) -> None:
     workers: list[_Worker] = []
     try:
         while schedule.any_left or any(worker.unit for worker in workers):
             workers = [worker for worker in workers if worker.process.is_alive() or worker.unit]
-            _hand_out(schedule, display, workers, work.jobs, start)
+            _hand_out(schedule, display, workers, work.jobs, lambda: _Worker.start(work, threads))
             if any(worker.unit for worker in workers):
                 _take_in(schedule, display, workers)
             else:
-                _wait_for_others(schedule, display)
+                schedule.wait_for_others()
     finally:
         for worker in workers:
-            worker.stop()
+            if worker.process.is_alive():
+                # It ends at once if idle, else after it has saved that it was stopped.
+                worker.process.terminate()
         until = time.monotonic() + PATIENCE
         for worker in workers:
             worker.join(until)
-
-
-def _starter(work: Work) -> Callable[[], _Worker]:
-    context, threads = multiprocessing.get_context("spawn"), share_of_threads(work)
-
-    def start() -> _Worker:
-        mine, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, work, threads), daemon=True)
-        process.start()
-        theirs.close()
-        return _Worker(process, mine)
-
-    return start
 
 
 def _hand_out(
@@ -241,26 +285,12 @@ def _hand_out(
 
 def _take_in(schedule: Schedule, display: Display, workers: Sequence[_Worker]) -> None:
     """Wait until a worker answers or dies."""
-    ready = wait([thing for worker in workers if worker.unit for thing in (worker.pipe, worker.process.sentinel)])
+    ready = set(wait([thing for worker in workers if worker.unit for thing in (worker.pipe, worker.process.sentinel)]))
     for worker in workers:
-        if worker.unit is None or not {worker.pipe, worker.process.sentinel} & set(ready):
-            continue
-        outcome = _answer(worker)
-        unit, worker.unit = worker.unit, None
-        _settle(schedule, display, unit, outcome)
-
-
-def _answer(worker: _Worker) -> Outcome:
-    try:
-        if worker.pipe.poll():
-            answer: Outcome = worker.pipe.recv()
-            return answer
-    except (EOFError, OSError):
-        pass
-    worker.process.join(PATIENCE)
-    code = worker.process.exitcode
-    reason = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-    return "failed", f"the process that worked on it died ({reason}), perhaps for want of memory", ""
+        if worker.unit is not None and {worker.pipe, worker.process.sentinel} & ready:
+            outcome = worker.answer()
+            unit, worker.unit = worker.unit, None
+            schedule.settle(unit, outcome, display)
 
 
 def _work(pipe: Connection, work: Work, threads: int) -> None:
@@ -287,12 +317,3 @@ def _die_with_parent() -> None:
         parent.join()
         # The parent was killed: go the same way, so that the study can be begun again at once.
         os._exit(1)
-
-
-def left_to_do(plan: Plan | Work) -> list[Any]:
-    """The units of a plan that are not done, and those that need them anew."""
-    work, todo = as_work(plan), list[Any]()
-    for unit in work.units:
-        if any(need in todo for need in work.needs(unit)) or not work.is_done(unit):
-            todo.append(unit)
-    return todo

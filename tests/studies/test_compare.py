@@ -19,12 +19,12 @@ from metaseg.cli import main
 from metaseg.config.io import dump_config, load_config
 from metaseg.config.studies import CompareConfig
 from metaseg.errors import DataError, MetasegError, RunError, TrainingError, UsageError
-from metaseg.studies import plan_work, workers
+from metaseg.studies import workers
 from metaseg.studies.compare import run_compare
-from metaseg.studies.plan import make_plan
+from metaseg.studies.plan import Plan, make_plan
 from metaseg.studies.preparation import prepare
 from metaseg.studies.tables import read_table
-from metaseg.studies.workers import do_units, left_to_do
+from metaseg.studies.workers import do_units
 
 TABLES = ("results.csv", "summary.csv", "pairwise.csv")
 SEARCHED = {"trials": 2}
@@ -79,15 +79,15 @@ def test_processes_side_by_side_give_the_same_tables(study, whole):
 
 def test_done_study_runs_nothing_again(study, whole, monkeypatch, tmp_path):
     shutil.copytree(whole, tmp_path / "study")
-    monkeypatch.setattr(plan_work, "do_unit", lambda plan, unit: pytest.fail(f"{unit.name} is done"))
+    monkeypatch.setattr(Plan, "do", lambda plan, unit: pytest.fail(f"{unit.name} is done"))
     assert tables(run_compare(study(**SEARCHED)).study) == tables(whole)
 
 
 def test_longer_study_runs_what_is_new(study, whole, monkeypatch, tmp_path):
     shutil.copytree(whole, tmp_path / "study")
     done = []
-    do_unit = plan_work.do_unit
-    monkeypatch.setattr(plan_work, "do_unit", lambda plan, unit: (done.append(unit.name), do_unit(plan, unit)))
+    do_unit = Plan.do
+    monkeypatch.setattr(Plan, "do", lambda plan, unit: (done.append(unit.name), do_unit(plan, unit)))
     result = run_compare(study(seeds=2, **SEARCHED))
     assert done == ["met/naive/shots-2/seed-1", "met/maml-active/shots-2/seed-1"]
     assert set(result.results["seed"]) == {0, 1}
@@ -210,7 +210,7 @@ def test_data_that_do_not_allow_the_plan_are_told_before_any_work(study, domains
 
 
 def test_failed_unit_is_told_and_the_others_go_on(study, monkeypatch, capsys):
-    do_unit = plan_work.do_unit
+    do_unit = Plan.do
 
     def failing(plan, unit):
         if unit.label == "naive":
@@ -219,7 +219,7 @@ def test_failed_unit_is_told_and_the_others_go_on(study, monkeypatch, capsys):
             raise ValueError("a bug")
         do_unit(plan, unit)
 
-    monkeypatch.setattr(plan_work, "do_unit", failing)
+    monkeypatch.setattr(Plan, "do", failing)
     with pytest.raises(RunError) as caught:
         run_compare(study(seeds=2))
     text = str(caught.value)
@@ -231,7 +231,7 @@ def test_failed_unit_is_told_and_the_others_go_on(study, monkeypatch, capsys):
     assert [one["unit"] for one in failures if "Traceback" in one["details"]] == ["met/maml-active/shots-2/seed-1"]
     assert set(read_table(folder / "results.csv")["method"]) == {"maml-active"}
     assert "1 of 4 cells are done" in capsys.readouterr().out
-    monkeypatch.setattr(plan_work, "do_unit", do_unit)
+    monkeypatch.setattr(Plan, "do", do_unit)
     run_compare(study(seeds=2))
     assert not (folder / "failures.json").exists()
 
@@ -245,7 +245,7 @@ def test_cells_of_a_failed_search_are_not_tried(study, monkeypatch):
         if unit.kind == "search" and unit.label == "naive":
             raise UsageError("no such thing")
 
-    monkeypatch.setattr(plan_work, "do_unit", failing)
+    monkeypatch.setattr(Plan, "do", failing)
     failures = do_units(plan, plan.units, Silent())
     assert [failure.unit.name for failure in failures] == ["met/naive/search", "met/naive/shots-2/seed-0"]
     assert tried == ["met/naive/search", "met/maml-active/search", "met/maml-active/shots-2/seed-0"]
@@ -260,7 +260,7 @@ def test_unit_of_another_process_is_taken_up_at_the_end(study, monkeypatch):
         if tried == ["naive"]:
             raise workers.BusyError
 
-    monkeypatch.setattr(plan_work, "do_unit", busy_at_first)
+    monkeypatch.setattr(Plan, "do", busy_at_first)
     monkeypatch.setattr(workers.time, "sleep", lambda seconds: None)
     assert do_units(plan, plan.units, Silent()) == []
     assert tried == ["naive", "maml-active", "naive"]
@@ -287,13 +287,13 @@ class Silent:
 def test_worker_that_dies_loses_its_unit_alone(study):
     plan = prepare(make_plan(study(jobs=2, methods={"naive": {}}, seeds=2)))
     display = Silent(kill=True)
-    failures = do_units(plan, left_to_do(plan), display)
+    failures = do_units(plan, plan.left_to_do(), display)
     assert [failure.unit.seed for failure in failures] == [0], failures
     assert "SIGKILL" in failures[0].error
     assert sorted(display.ended) == [
         ("met/naive/shots-2/seed-0", "failed"), ("met/naive/shots-2/seed-1", "done"),
     ]  # fmt: skip
-    assert [unit.seed for unit in left_to_do(plan)] == [0]
+    assert [unit.seed for unit in plan.left_to_do()] == [0]
 
 
 def test_other_source_network_is_refused_once_there_are_cells(study, domains, tmp_path):
@@ -327,7 +327,7 @@ def test_study_of_phantoms_with_its_own_pretraining_and_an_oracle(study, tmp_pat
     assert set(result.results["domain"]) == {"target", "source"}
     oracle = json.loads((result.study / "cells/met/oracle/patients.json").read_text())
     assert len(oracle["train"]) == 2
-    assert left_to_do(prepare(make_plan(config))) == []
+    assert prepare(make_plan(config)).left_to_do() == []
     # Other settings of the pretraining would make another study of it.
     changed = replace(config, pretrain={**(config.pretrain or {}), "epochs": 2})
     with pytest.raises(UsageError) as caught:

@@ -8,7 +8,6 @@ import pytest
 
 from metaseg.studies.display import Display, Pace, duration
 from metaseg.studies.plan import make_plan
-from metaseg.studies.plan_work import PlanWork
 
 
 class Terminal(io.StringIO):
@@ -33,7 +32,7 @@ def test_a_line_for_every_unit_that_ends(plan, monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
     naive, meta, other, *_ = plan.units
-    with Display(plan, plan.units[:3], 1) as display:
+    with Display(plan, plan.units[:3]) as display:
         display.begin(naive)
         display.end(naive)
         display.begin(meta)
@@ -56,7 +55,7 @@ def test_bars_on_a_terminal(plan, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     unit = plan.units[0]
-    with Display(plan, plan.units, 1) as display:
+    with Display(plan, plan.units) as display:
         display.begin(unit)
         display.note("a word")
         display._refresh()
@@ -92,18 +91,18 @@ def test_time_left_follows_from_the_median_of_the_same_entry(plan):
 
 def test_work_so_far_is_read_from_the_logs(plan):
     cell = next(plan.cells)
-    assert PlanWork(plan).spent(cell) == 0
+    assert plan.spent(cell) == 0
     folder = plan.folder / cell.folder
     folder.mkdir(parents=True)
     rows = [f"{step},,train/loss,0.{step}" for step in range(0, 400, 4)]
     (folder / "metrics.csv").write_text("step,epoch,name,value\n" + "\n".join(rows) + "\n40")
-    assert PlanWork(plan).spent(cell) == 396
+    assert plan.spent(cell) == 396
     search = plan.units[0]
     for number, steps in ((0, "12,,loss,1\n"), (1, "4,,loss,1\n")):
         trial = plan.folder / search.folder / "trials" / f"{number:03d}"
         trial.mkdir(parents=True)
         (trial / "metrics.csv").write_text("step,epoch,name,value\n" + steps)
-    assert PlanWork(plan).spent(search) == 12 + 4
+    assert plan.spent(search) == 12 + 4
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (5400, "1.5 h")])

@@ -8,7 +8,8 @@ from metaseg.config.io import config_text, load_config
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig
 from metaseg.config.studies import CompareConfig, named_after
 from metaseg.errors import UsageError
-from metaseg.studies.plan import Unit, make_plan
+from metaseg.studies.plan import make_plan
+from metaseg.studies.work import Unit
 
 METHODS = {"naive": {}, "ours": {"method": "maml", "order": "random", "inner-steps": 2, "title": "MAML"}}
 

@@ -14,10 +14,11 @@ from metaseg.runs.folder import RunLock
 from metaseg.runs.logs import read_log
 from metaseg.studies import search as module
 from metaseg.studies.cells import BusyError
-from metaseg.studies.plan import Plan, Unit, make_plan
+from metaseg.studies.plan import Plan, make_plan
 from metaseg.studies.preparation import prepare
-from metaseg.studies.search import best_values, digest, open_storage, run_search, spread_values
+from metaseg.studies.search import open_database, spread_values
 from metaseg.studies.spaces import Parameter
+from metaseg.studies.work import Unit
 
 UNIT = Unit("search", "met", "naive")
 
@@ -58,7 +59,7 @@ def searched(monkeypatch, plan: Plan, trials: Trials) -> None:
     monkeypatch.setattr(module, "run_unit", trials)
     for _ in range(len(trials.stop_at) + 1):
         try:
-            return run_search(plan, UNIT)
+            return plan.do(UNIT)
         except KeyboardInterrupt:
             continue
 
@@ -82,8 +83,8 @@ def test_trial_0_has_the_entrys_own_values_and_the_best_wins(monkeypatch, plan):
     searched(monkeypatch, plan, trials)
     assert trials.rates[0] == 3e-4
     best = max(trials.rates, key=best_at)
-    assert best_values(plan, "met", "naive") == {"learning_rate": best}
-    cell = plan.config(next(plan.cells), best_values(plan, "met", "naive"))
+    assert plan.search(UNIT).found() == {"learning_rate": best}
+    cell = plan.config(next(plan.cells), plan.search(UNIT).found())
     assert cell.learning_rate == best
     record = json.loads((plan.folder / UNIT.folder / "best.json").read_text())
     assert record["value"] == pytest.approx((best_at(best) + 0.5) / 2)
@@ -121,14 +122,14 @@ def test_diverged_trial_counts_as_the_worst(monkeypatch, plan):
     lost = [row for row in rows if float(row["learning_rate"]) > 3e-4]
     assert lost
     assert all(float(row["value"]) == 0 and row["diverged"] == "1" for row in lost)
-    assert best_values(plan, "met", "naive") == {"learning_rate": max(r for r in trials.rates if r <= 3e-4)}
+    assert plan.search(UNIT).found() == {"learning_rate": max(r for r in trials.rates if r <= 3e-4)}
 
 
 def test_more_trials_go_on_from_those_there_are(monkeypatch, plan):
     fewer = replace(plan, study=replace(plan.study, trials=3))
     first = Trials()
     searched(monkeypatch, fewer, first)
-    assert best_values(plan, "met", "naive") is None
+    assert plan.search(UNIT).found() is None
     more = Trials()
     searched(monkeypatch, plan, more)
     assert (len(first.rates), len(more.rates)) == (3, 6)
@@ -136,7 +137,7 @@ def test_more_trials_go_on_from_those_there_are(monkeypatch, plan):
     again = Trials()
     searched(monkeypatch, fewer, again)
     assert again.calls == 0
-    assert best_values(fewer, "met", "naive") == {"learning_rate": max(first.rates, key=best_at)}
+    assert fewer.search(UNIT).found() == {"learning_rate": max(first.rates, key=best_at)}
 
 
 def test_trials_of_an_earlier_search_are_cleared_away(monkeypatch, plan, study):
@@ -144,7 +145,7 @@ def test_trials_of_an_earlier_search_are_cleared_away(monkeypatch, plan, study):
     other = make_plan(study(trials=2, region="ET", budget=16))
     searched(monkeypatch, other, Trials())
     assert len(list((other.folder / UNIT.folder / "trials").iterdir())) == 2
-    assert best_values(plan, "met", "naive") is None
+    assert plan.search(UNIT).found() is None
 
 
 def test_whatever_shapes_a_search_is_in_its_digest(plan, study):
@@ -152,11 +153,11 @@ def test_whatever_shapes_a_search_is_in_its_digest(plan, study):
         {"budget": 16}, {"objective": "target"}, {"search_seed": 5}, {"search_shots": 1}, {"search_part": "other"},
         {"methods": {"naive": {"batch_size": 2}}}, {"methods": {"naive": {"search": {"learning_rate": [1e-3]}}}},
     ]  # fmt: skip
-    digests = [digest(make_plan(study(trials=9, region="ET", **change)), UNIT) for change in changes]
-    assert len({digest(plan, UNIT), *digests}) == len(changes) + 1
+    digests = [make_plan(study(trials=9, region="ET", **change)).search(UNIT).digest() for change in changes]
+    assert len({plan.search(UNIT).digest(), *digests}) == len(changes) + 1
     same = [{"trials": 4}, {"seeds": [5]}, {"marks": 7}, {"out": plan.folder / "elsewhere"}, {"jobs": 2}]
-    assert {digest(make_plan(study(**({"trials": 9, "region": "ET"} | change))), UNIT) for change in same} == {
-        digest(plan, UNIT)
+    assert {make_plan(study(**({"trials": 9, "region": "ET"} | change))).search(UNIT).digest() for change in same} == {
+        plan.search(UNIT).digest()
     }
 
 
@@ -173,13 +174,13 @@ def test_another_process_at_the_search_is_left_alone(monkeypatch, plan):
 @pytest.mark.parametrize("url", ["sqlite:////nowhere/at/all.db", "no-url", "nothing://host/name"])
 def test_database_that_cannot_be_reached(study, url):
     with pytest.raises(UsageError) as caught:
-        open_storage(make_plan(study(trials=2, storage=url)))
+        open_database(make_plan(study(trials=2, storage=url)).folder, url)
     assert "database" in str(caught.value)
 
 
 def test_no_trial_sees_a_test_patient(study, domains):
     plan = prepare(make_plan(study(trials=2)))
-    run_search(plan, UNIT)
+    plan.do(UNIT)
     split = Split.load(domains["split"])
     test = {split.patients[case] for case in split.parts["test"]}
     trials = sorted((plan.folder / UNIT.folder / "trials").iterdir())
@@ -200,5 +201,5 @@ def test_no_trial_sees_a_test_patient(study, domains):
         # Of a trial only what is small is kept.
         assert not (trial / "checkpoints").exists()
         assert not list(trial.glob("events.out.*"))
-    cell = plan.config(next(plan.cells), best_values(plan, "met", "naive"))
+    cell = plan.config(next(plan.cells), plan.search(UNIT).found())
     assert cell.test_part == "test"

@@ -19,16 +19,16 @@ from metaseg.report.inputs import STUDY_NAME, ReportRun, read_run, read_yaml, ru
 from metaseg.runs.folder import RunFolder, is_run
 from metaseg.runs.logs import METRICS_NAME, read_log
 from metaseg.runs.networks import PatientRow
-from metaseg.studies.classifiers.compare import baseline_of
-from metaseg.studies.classifiers.plan import Cell, ClassifierWork, make_classifier_plan
+from metaseg.studies.classifiers.plan import ClassifierWork, make_classifier_plan
 from metaseg.studies.classifiers.tables import (
     Predictions,
+    against_baseline,
     curve_rows,
-    pairwise,
     predictions_in,
     read_predictions,
     summary,
 )
+from metaseg.studies.work import Unit
 
 COMPARE, SEARCH = "classify-compare", "classify-search"
 TEST, EVALUATION = "test", "evaluation"
@@ -68,7 +68,7 @@ class ClassifierStudy:
         work: Its plan.
         summary: As from :func:`metaseg.studies.classifiers.tables.summary`.
         curves: As from :func:`metaseg.studies.classifiers.tables.curve_rows`.
-        pairwise: As from :func:`metaseg.studies.classifiers.tables.pairwise`.
+        pairwise: As from :func:`metaseg.studies.classifiers.tables.against_baseline`.
         predictions: Of the cells that are done.
         baseline: Entry that the others are compared with.
     """
@@ -77,7 +77,7 @@ class ClassifierStudy:
     summary: pd.DataFrame
     curves: pd.DataFrame
     pairwise: pd.DataFrame
-    predictions: Mapping[Cell, Predictions]
+    predictions: Mapping[Unit, Predictions]
     baseline: str
 
     @property
@@ -190,9 +190,9 @@ def _read_study(folder: Path) -> ClassifierInputs:
             expected="finished cells with metrics of their test part",
             remedy="let the study run on, and report it then",
         )
-    baseline, curves = baseline_of(work), curve_rows(work, done)
+    baseline, curves = work.baseline, curve_rows(work, done)
     tables = ClassifierStudy(
-        work, summary(work, found, curves, baseline), curves, pairwise(work, found, baseline), found, baseline
+        work, summary(work, found, curves, baseline), curves, against_baseline(work, found, baseline), found, baseline
     )
     missing = len(work.units) - len(done)
     told = f"The study is not finished: {len(done)} of {len(work.units)} cells are done, and the metrics are of these."
@@ -201,11 +201,11 @@ def _read_study(folder: Path) -> ClassifierInputs:
     )
 
 
-def _by_entry(work: ClassifierWork) -> list[Cell]:
-    return [Cell(label, seed) for label in work.entries for seed in work.study.seeds]
+def _by_entry(work: ClassifierWork) -> list[Unit]:
+    return [Unit("cell", "", label, seed=seed) for label in work.entries for seed in work.study.seeds]
 
 
-def _cell_run(work: ClassifierWork, cell: Cell) -> ReportRun:
+def _cell_run(work: ClassifierWork, cell: Unit) -> ReportRun:
     return with_test_patients(read_run(work.folder / cell.folder, work.titles[cell.label]))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -13,7 +15,6 @@ from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import recorded_warnings
 from metaseg.runs.state import STATE_NAME
 from metaseg.studies.classifiers.plan import (
-    Cell,
     ClassifierWork,
     check_entries,
     input_digests,
@@ -23,24 +24,25 @@ from metaseg.studies.classifiers.plan import (
 from metaseg.studies.classifiers.tables import (
     NAMES,
     Predictions,
+    against_baseline,
     curve_rows,
-    pairwise,
     print_paper,
     read_predictions,
     summary,
     write_label_curves,
     write_metric_plot,
 )
-from metaseg.studies.compare import raise_failures, write_failures
-from metaseg.studies.display import Display
+from metaseg.studies.display import print_table
 from metaseg.studies.inputs import check_inputs
-from metaseg.studies.plan import CELLS
 from metaseg.studies.preparation import STUDY_FILE
 from metaseg.studies.tables import write_table
-from metaseg.studies.workers import do_units, left_to_do
+from metaseg.studies.work import CELLS, Unit
+from metaseg.studies.workers import continued_by_the_same_command, do_what_is_left, raise_failures
 
 HEADINGS = {"balanced accuracy": "balanced", "macro F1": "F1"}
 """Short headings, so that a table of a terminal's width has room for the entries' names."""
+ACTIVE = {"labels": "labels", "area": "area", "labels_needed": "needed", "labels_saved": "saved"}
+"""What labels were worth in active learning, with headings."""
 
 
 @dataclass(frozen=True)
@@ -79,49 +81,35 @@ def run_classify_compare(config: ClassifyCompareConfig) -> ClassifierComparison:
     dump_config(config, work.folder / STUDY_FILE)
     work = with_split(work)
     check_inputs(work.folder, input_digests(work.entries), any((work.folder / CELLS).rglob(STATE_NAME)))
-    todo = left_to_do(work)
-    try:
-        with Display(work, todo, work.jobs) as display:
-            failures = do_units(work, todo, display)
-    except KeyboardInterrupt as error:
-        error.__notes__ = ["To continue: give the same command again; what is done stays done."]
-        raise
-    write_failures(work, failures)
+    with continued_by_the_same_command():
+        failures = do_what_is_left(work, work.left_to_do())
     result = write_tables(work)
     raise_failures(work, failures)
     return result
 
 
-def baseline_of(work: ClassifierWork) -> str:
-    """The entry that the others are compared with."""
-    return work.study.baseline or ("random" if "random" in work.entries else next(iter(work.entries)))
-
-
 def write_tables(work: ClassifierWork) -> ClassifierComparison:
     """Write tables and pictures of the cells that are done, and print the summary."""
     done = [cell for cell in work.units if work.is_done(cell)]
-    found: dict[Cell, Predictions] = {}
-    for cell in done:
-        predictions = read_predictions(work, cell)
-        if predictions is not None:
-            found[cell] = predictions
+    read = {cell: read_predictions(work, cell) for cell in done}
+    found: dict[Unit, Predictions] = {cell: one for cell, one in read.items() if one is not None}
     curves = curve_rows(work, done)
-    summarised = summary(work, found, curves, baseline_of(work))
+    summarised = summary(work, found, curves, work.baseline)
     write_table(summarised, work.folder / "summary")
     write_table(curves, work.folder / "curves")
-    write_table(pairwise(work, found, baseline_of(work)), work.folder / "pairwise")
+    write_table(against_baseline(work, found, work.baseline), work.folder / "pairwise")
     if len(curves):
         write_label_curves(work.folder / "curves.png", curves, work.study.metric, work.titles)
     if len(summarised):
         write_metric_plot(work.folder / "metrics.png", summarised, work.study.metric, work.titles)
-    _print_summary(work, summarised)
-    print_paper(work.study.paper, summarised)
+        _print_summary(work, summarised)
+        print_paper(work.study.paper, summarised)
     print(f"{len(done)} of {len(work.units)} cells are done; tables and pictures in {work.folder}")
     return ClassifierComparison(work.folder, summarised, curves)
 
 
 def _print_plan(work: ClassifierWork) -> None:
-    todo = left_to_do(work)
+    todo = work.left_to_do()
     print(f"study {work.folder}: {len(work.entries)} entries, {len(work.study.seeds)} seeds")
     for label in work.entries:
         mine = [cell for cell in work.units if cell.label == label]
@@ -133,32 +121,23 @@ def _print_plan(work: ClassifierWork) -> None:
 
 
 def _print_summary(work: ClassifierWork, summarised: pd.DataFrame) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    if summarised.empty:
-        return
-    table = Table(title="test part, mean over seeds (95 % interval over patients and seeds)", title_justify="left",
-                  box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)  # fmt: skip
-    table.add_column("entry")
-    active = [name for name in ("labels", "area", "labels_needed", "labels_saved") if name in summarised]
+    active = [name for name in ACTIVE if name in summarised]
     columns = [work.study.metric] if active else list(NAMES)
-    for name in ("seeds", *(NAMES[name] for name in columns), *active):
-        title = HEADINGS.get(name, name.removeprefix("labels_") if name != "labels" else name)
-        table.add_column(title, justify="right", no_wrap=True)
+    headings = [HEADINGS.get(NAMES[name], NAMES[name]) for name in columns] + [ACTIVE[name] for name in active]
+    rows = []
     for row in summarised.to_dict("records"):
         main = [_interval(row, name) if name == work.study.metric else f"{row[name]:.3f}" for name in columns]
-        cells = [_cell(name, row.get(name, math.nan)) for name in active]
-        table.add_row(work.titles[row["entry"]], str(row["n_seeds"]), *main, *cells)
-    Console().print(table)
+        rows.append([work.titles[row["entry"]], str(row["n_seeds"]), *main, *(_shown(row, name) for name in active)])
+    title = "test part, mean over seeds (95 % interval over patients and seeds)"
+    print_table(title, ["entry", "seeds", *headings], rows)
 
 
-def _interval(row: dict[str, float], name: str) -> str:
+def _interval(row: Mapping[Any, Any], name: str) -> str:
     return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
 
 
-def _cell(name: str, value: float) -> str:
+def _shown(row: Mapping[Any, Any], name: str) -> str:
+    value = row[name]
     if math.isnan(value):
         return "-"
     if name == "labels_saved":

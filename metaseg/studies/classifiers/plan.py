@@ -10,7 +10,7 @@ from typing import Any
 from metaseg.cases.case import Case
 from metaseg.cases.labels import LABEL_SCHEMES
 from metaseg.cases.readers import read_cases
-from metaseg.classify.data import check_cases, divide, open_cases, open_slices
+from metaseg.classify.data import PHANTOM_GRADES, check_cases, divide, open_cases, open_slices, phantom_folders
 from metaseg.classify.fitting import NO_FILES, weights_file
 from metaseg.classify.train import SPLIT_NAME, check_strategy
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
@@ -21,44 +21,23 @@ from metaseg.models.card import checkpoint_files, read_card
 from metaseg.models.classifiers import find_classifier
 from metaseg.models.device import make_fabric
 from metaseg.models.weights import read_tensors
-from metaseg.store.prepare import phantom_folder
 from metaseg.store.store import is_store, open_store
 from metaseg.studies.cells import run_unit, seconds_of, state_of
+from metaseg.studies.entries import plain
 from metaseg.studies.inputs import file_digest
-from metaseg.studies.plan import CELLS, NAME
+from metaseg.studies.plan import NAME
+from metaseg.studies.work import Unit, Work
 
 ClassifierConfig = ClassifyTrainConfig | ClassifyActiveConfig
 KINDS: Mapping[str, type[ClassifierConfig]] = {"train": ClassifyTrainConfig, "active": ClassifyActiveConfig}
+NAMES = {verb: {field.name for field in fields(kind)} for verb, kind in KINDS.items()}
 STUDYS_OWN = ("out", "seed", "resume", "overwrite", "device", "cache", "jobs", "ask")
 """Settings of a run that the study sets, or that make no sense in one."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One entry with one seed.
-
-    Attributes:
-        label: The entry.
-        seed: The seed.
-    """
-
-    label: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """As in messages: ``entropy/seed-0``."""
-        return f"{self.label}/seed-{self.seed}"
-
-    @property
-    def folder(self) -> Path:
-        """Its folder within the study."""
-        return Path(CELLS, self.label, f"seed-{self.seed}")
-
-
-@dataclass(frozen=True)
-class ClassifierWork:
-    """A comparison of classifiers as :class:`~metaseg.studies.work.Work`.
+class ClassifierWork(Work):
+    """A comparison of classifiers.
 
     Attributes:
         study: Its settings.
@@ -73,45 +52,28 @@ class ClassifierWork:
     titles: Mapping[str, str]
 
     @property
-    def jobs(self) -> int:
-        """Processes that work side by side."""
-        return self.study.jobs
-
-    @property
-    def threads(self) -> int:
-        """Threads of each process."""
-        return self.study.threads
-
-    @property
-    def units(self) -> Sequence[Cell]:
+    def units(self) -> Sequence[Unit]:
         """All cells, seed by seed, so that a study that is cut short has all entries."""
-        return tuple(Cell(label, seed) for seed in self.study.seeds for label in self.entries)
+        return tuple(Unit("cell", "", label, seed=seed) for seed in self.study.seeds for label in self.entries)
 
-    def config(self, cell: Cell) -> ClassifierConfig:
+    @property
+    def baseline(self) -> str:
+        """The entry that the others are compared with."""
+        return self.study.baseline or ("random" if "random" in self.entries else next(iter(self.entries)))
+
+    def config(self, cell: Unit) -> ClassifierConfig:
         """The settings of a cell's run."""
         return replace(self.entries[cell.label], seed=cell.seed, out=self.folder / cell.folder)
 
-    def needs(self, unit: Cell) -> Sequence[Cell]:
-        """Nothing: the cells stand alone."""
-        return ()
-
-    def is_done(self, unit: Cell) -> bool:
+    def is_done(self, unit: Unit) -> bool:
         """Whether a cell is finished with its settings."""
         return state_of(self.folder / unit.folder, self.config(unit), self.folder) == "done"
 
-    def do(self, unit: Cell) -> None:
+    def do(self, unit: Unit) -> None:
         """Do what is missing of a cell."""
         run_unit(self.folder / unit.folder, self.config(unit), self.folder)
 
-    def amount(self, unit: Cell) -> float:
-        """Cells count alike."""
-        return 1.0
-
-    def spent(self, unit: Cell) -> float:
-        """Nothing of a cell is counted before its end."""
-        return 0.0
-
-    def pace(self, unit: Cell) -> float | None:
+    def pace(self, unit: Unit) -> float | None:
         """Seconds of a finished cell."""
         return seconds_of(self.folder / unit.folder)
 
@@ -122,10 +84,10 @@ def make_classifier_plan(config: ClassifyCompareConfig) -> ClassifierWork:
     Raises:
         UsageError: There are none, or an entry's name or settings cannot be used.
     """
+    example = "{verb: active, strategy: random}"
     if not config.entries:
         raise UsageError(
-            "the comparison has no entries",
-            expected="entries: with at least one, such as  random: {verb: active, strategy: random}",
+            "the comparison has no entries", expected=f"entries: with at least one, such as  random: {example}"
         )
     assert config.out is not None
     folder = config.out.expanduser()
@@ -134,9 +96,7 @@ def make_classifier_plan(config: ClassifyCompareConfig) -> ClassifierWork:
         if not NAME.fullmatch(str(label)):
             raise UsageError(f"the entry's name '{label}'", expected="letters, digits and . _ + -")
         if not isinstance(given or {}, Mapping):
-            raise UsageError(
-                f"entry '{label}' is {given!r}", expected="settings, such as {verb: active, strategy: random}"
-            )
+            raise UsageError(f"entry '{label}' is {given!r}", expected=f"settings, such as {example}")
         settings = dict(given or {})
         titles[label] = str(settings.pop("title", label))
         entries[label] = read_classifier_entry(str(label), settings, config.shared, config, folder)
@@ -164,45 +124,30 @@ def read_classifier_entry(
     Raises:
         UsageError: The verb or a setting is unknown or not allowed.
     """
-    own = {str(key).replace("-", "_"): value for key, value in settings.items()}
-    verb = str(own.pop("verb", shared.get("verb", "train"))).removeprefix("classify-")
+    own, common = plain(settings), plain(shared)
+    verb = str(own.pop("verb", common.pop("verb", "train"))).removeprefix("classify-")
     if verb not in KINDS:
         raise UsageError(f"entry '{label}': verb {verb}", expected="train or active")
-    kind = KINDS[verb]
-    known = {field.name for field in fields(kind)}
-    common = {str(key).replace("-", "_"): value for key, value in shared.items() if key != "verb"}
-    strangers = [
-        name for name in common if not any(name in {field.name for field in fields(one)} for one in KINDS.values())
-    ]
-    if strangers:
+    if strangers := [name for name in common if not any(name in names for names in NAMES.values())]:
         raise UsageError(
             f"shared: no setting '{strangers[0]}'", expected="settings of 'metaseg classify train' or 'active'"
         )
-    taken = [name for name in (*own, *common) if name in STUDYS_OWN]
-    if taken:
+    if taken := [name for name in (*own, *common) if name in STUDYS_OWN]:
         raise UsageError(
             f"entry '{label}' sets '{taken[0]}', which is the study's own",
             remedy="set it at the top of the file, or leave it away",
         )
-    merged = {**{name: value for name, value in common.items() if name in known}, **own}
-    if verb == "active" and "strategy" in common and "strategy" not in own:
+    if verb == "active":
         # Shared by entries that train, it is the strategy of transfer.
-        merged.pop("strategy", None)
+        common.pop("strategy", None)
+    merged = {name: value for name, value in common.items() if name in NAMES[verb]} | own
     try:
         return load_config(
-            kind, None, {**merged, "device": study.device, "cache": study.cache, "jobs": 1, "out": folder}
+            KINDS[verb], None, {**merged, "device": study.device, "cache": study.cache, "jobs": 1, "out": folder}
         )
     except UsageError as error:
-        raise UsageError(
-            f"entry '{label}': {error.found}", where=error.where, expected=error.expected, remedy=error.remedy
-        ) from error
-
-
-PHANTOMS = tuple(
-    Case(id=grade, patient=grade, cohort=grade, grade=grade, images={}, label=None, scheme=LABEL_SCHEMES["brats"])
-    for grade in ("HGG", "LGG")
-)
-"""What phantoms tell of themselves."""
+        error.found = f"entry '{label}': {error.found}"
+        raise
 
 
 def check_entries(entries: Mapping[str, ClassifierConfig]) -> None:
@@ -223,8 +168,8 @@ def check_entries(entries: Mapping[str, ClassifierConfig]) -> None:
                 check_strategy(entry.strategy, entry.weights)
             if reading not in seen:
                 # Phantoms are of two grades, and made when the study runs.
-                seen[reading] = [case for folder in entry.data for case in _members(entry, folder)]
-            check_cases(seen[reading] or PHANTOMS, entry)
+                seen[reading] = [case for folder in entry.data for case in _members(entry, folder)] or _phantoms()
+            check_cases(seen[reading], entry)
         except MetasegError as error:
             error.found = f"entry '{label}': {error.found}"
             raise
@@ -250,6 +195,14 @@ def _members(entry: ClassifierConfig, folder: Path) -> list[Any]:
     )
 
 
+def _phantoms() -> list[Case]:
+    """What phantoms tell of themselves."""
+    return [
+        Case(id=grade, patient=grade, cohort=grade, grade=grade, images={}, label=None, scheme=LABEL_SCHEMES["brats"])
+        for grade in map(str.upper, PHANTOM_GRADES)
+    ]
+
+
 def input_digests(entries: Mapping[str, ClassifierConfig]) -> dict[str, str]:
     """Digests of what runs of entries read, for :func:`~metaseg.studies.inputs.check_inputs`."""
     stores: dict[tuple[Any, ...], str] = {}
@@ -265,30 +218,23 @@ def input_digests(entries: Mapping[str, ClassifierConfig]) -> dict[str, str]:
     return found
 
 
-def _with_phantoms(entry: ClassifierConfig) -> ClassifierConfig:
-    """An entry without data works on phantoms, the same for all seeds."""
-    if entry.data:
-        return entry
-    return replace(
-        entry, data=tuple(phantom_folder(grade, entry.phantom_cases, 0, entry.cache) for grade in ("hgg", "lgg"))
-    )
-
-
 def with_split(work: ClassifierWork) -> ClassifierWork:
     """The plan with one division of the patients for all seeds and entries, drawn once, unless it has its own.
+
+    Entries without data work on phantoms, the same for all seeds.
 
     Raises:
         MetasegError: The data cannot be used.
     """
-    work = replace(work, entries={label: _with_phantoms(entry) for label, entry in work.entries.items()})
-    without = [label for label, entry in work.entries.items() if entry.split is None]
-    if work.study.new_splits or not without:
-        return work
-    path = work.folder / SPLIT_NAME
-    if not path.exists():
-        first = work.entries[without[0]]
-        divide(open_slices(first, first), first, 0).split.save(path)
     entries = {
-        label: replace(entry, split=path) if entry.split is None else entry for label, entry in work.entries.items()
+        label: replace(entry, data=entry.data or phantom_folders(entry.phantom_cases, 0, entry.cache))
+        for label, entry in work.entries.items()
     }
+    without = [label for label, entry in entries.items() if entry.split is None]
+    if without and not work.study.new_splits:
+        path = work.folder / SPLIT_NAME
+        if not path.exists():
+            first = entries[without[0]]
+            divide(open_slices(first, first), first, 0).split.save(path)
+        entries |= {label: replace(entries[label], split=path) for label in without}
     return replace(work, entries=entries)

@@ -22,7 +22,9 @@ from metaseg.inference.classification_files import PREDICTIONS
 from metaseg.metrics.classification import area_under_budget_curve, labels_saved, labels_to_reach, weighted_metrics
 from metaseg.metrics.cohort_metrics import draw_weights, holm, known_deviation, paired_wilcoxon, percentile_interval
 from metaseg.pictures.charts import chart_file, draw_bands, draw_intervals, series_roles
-from metaseg.studies.classifiers.plan import Cell, ClassifierWork
+from metaseg.studies.classifiers.plan import ClassifierWork
+from metaseg.studies.display import print_table
+from metaseg.studies.work import Unit
 
 CURVE_COLUMNS = ("entry", "seed", "round", "labels", "part", *METRICS)
 
@@ -50,7 +52,7 @@ class Predictions:
         return pd.Series(right.astype(float)).groupby(self.patients).mean()
 
 
-def read_predictions(work: ClassifierWork, cell: Cell) -> Predictions | None:
+def read_predictions(work: ClassifierWork, cell: Unit) -> Predictions | None:
     """A finished run's predictions of its test part; None if it has none."""
     return predictions_in(work.folder / cell.folder / "test")
 
@@ -74,7 +76,7 @@ def predictions_in(folder: Path) -> Predictions | None:
     return Predictions(probabilities, labels, table["patient"].to_numpy(str), classes)
 
 
-def curve_rows(work: ClassifierWork, cells: Sequence[Cell]) -> pd.DataFrame:
+def curve_rows(work: ClassifierWork, cells: Sequence[Unit]) -> pd.DataFrame:
     """Every metric of active learning in every round, ``CURVE_COLUMNS``."""
     tables = []
     for cell in cells:
@@ -86,7 +88,7 @@ def curve_rows(work: ClassifierWork, cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def summary(
-    work: ClassifierWork, predictions: dict[Cell, Predictions], curves: pd.DataFrame, baseline: str
+    work: ClassifierWork, predictions: dict[Unit, Predictions], curves: pd.DataFrame, baseline: str
 ) -> pd.DataFrame:
     """One row for each entry: final metrics on the test part, and for active learning what its labels were worth.
 
@@ -196,7 +198,7 @@ def mean_curve(curves: Sequence[pd.Series]) -> pd.Series:
     return pd.Series(np.mean(values, axis=0) if grid else [], index=grid, dtype=float)
 
 
-def pairwise(work: ClassifierWork, predictions: dict[Cell, Predictions], baseline: str) -> pd.DataFrame:
+def against_baseline(work: ClassifierWork, predictions: dict[Unit, Predictions], baseline: str) -> pd.DataFrame:
     """Each entry against the baseline: accuracy of each patient, the mean of its seeds, paired (Wilcoxon, Holm)."""
     of_patients = {}
     for label in work.entries:
@@ -382,21 +384,13 @@ def percent(value: float) -> str:
 
 
 def print_paper(name: str | None, summarised: pd.DataFrame) -> None:
-    """Print the paper's metrics beside ours; nothing without a paper or without metrics."""
-    if name is None or summarised.empty:
+    """Print the paper's metrics beside ours; nothing without a paper."""
+    if name is None:
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     paper = PAPERS[name]
-    table = Table(title=f"beside {paper.citation}: {paper.what}", title_justify="left",
-                  box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)  # fmt: skip
-    table.add_column("method")
-    table.add_column("paper", justify="right")
-    table.add_column("ours (95 % interval)", justify="right")
-    for row, value, between in beside_paper(paper, summarised):
-        table.add_row(row.name, row.value, f"{value} ({between})" if between else value)
-    console = Console()
-    console.print(table)
-    console.print(NOTE)
+    rows = [
+        [row.name, row.value, f"{value} ({between})" if between else value]
+        for row, value, between in beside_paper(paper, summarised)
+    ]
+    print_table(f"beside {paper.citation}: {paper.what}", ["method", "paper", "ours (95 % interval)"], rows)
+    print(NOTE)

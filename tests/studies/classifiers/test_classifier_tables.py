@@ -9,16 +9,16 @@ import pytest
 from scipy.stats import wilcoxon
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
-from metaseg.studies.classifiers.plan import Cell
 from metaseg.studies.classifiers.tables import (
     Predictions,
+    against_baseline,
     final_metrics,
     label_metrics,
     mean_curve,
-    pairwise,
     seed_curves,
     summary,
 )
+from metaseg.studies.work import Unit
 
 
 def predictions(seed, classes=3, patients=12, shift=0):
@@ -111,12 +111,14 @@ class TestPairwise:
     @pytest.fixture
     def found(self):
         return {
-            Cell(label, seed): predictions(10 * number + seed) for number, label in enumerate("abc") for seed in (0, 1)
+            Unit("cell", "", label, seed=seed): predictions(10 * number + seed)
+            for number, label in enumerate("abc")
+            for seed in (0, 1)
         }
 
     def test_is_scipys_test_of_patients(self, found):
         work = SimpleNamespace(entries=dict.fromkeys("abc"))
-        table = pairwise(work, found, "a").set_index("entry")
+        table = against_baseline(work, found, "a").set_index("entry")
 
         def of_patients(label):
             frames = [
@@ -137,7 +139,7 @@ class TestPairwise:
 
     def test_without_a_baseline_there_is_none(self, found):
         without = {cell: one for cell, one in found.items() if cell.label != "a"}
-        assert pairwise(SimpleNamespace(entries=dict.fromkeys("abc")), without, "a").empty
+        assert against_baseline(SimpleNamespace(entries=dict.fromkeys("abc")), without, "a").empty
 
     def test_summary_has_the_entries_that_are_done(self, found):
         work = SimpleNamespace(entries=dict.fromkeys("abcd"), study=SimpleNamespace(resamples=200, metric="auc"))

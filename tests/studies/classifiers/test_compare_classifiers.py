@@ -21,7 +21,8 @@ from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import MetasegError, RunError, UsageError
 from metaseg.studies import cells
 from metaseg.studies.classifiers.compare import run_classify_compare
-from metaseg.studies.classifiers.plan import Cell, make_classifier_plan, with_split
+from metaseg.studies.classifiers.plan import make_classifier_plan, with_split
+from metaseg.studies.work import Unit
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -176,7 +177,7 @@ class TestPlan:
             "full/seed-0", "random/seed-0", "margin/seed-0", "full/seed-1", "random/seed-1", "margin/seed-1",
         ]  # fmt: skip
         assert work.titles == {"full": "full", "random": "random", "margin": "Margin"}
-        assert work.config(Cell("margin", 1)).seed == 1
+        assert work.config(Unit("cell", "", "margin", seed=1)).seed == 1
 
     def test_shared_settings_go_to_the_verbs_that_have_them(self, make_study, tmp_path):
         shared = {**make_study().shared, "strategy": "scratch", "patience": 3}

@@ -18,10 +18,8 @@ from metaseg.config.studies import ClassifySearchConfig
 from metaseg.errors import DataError, RunError, TrainingError, UsageError
 from metaseg.runs.folder import RunLock
 from metaseg.runs.state import RunState
-from metaseg.studies.classifiers import search as module
-from metaseg.studies.classifiers import search as trials_module
-from metaseg.studies.classifiers.search import run_classify_search
-from metaseg.studies.search import own_storage
+from metaseg.studies import search as module
+from metaseg.studies.classifiers.search import TrainingSearch, run_classify_search
 from metaseg.training import fitted_run as fit_listener
 
 EPOCHS = 4
@@ -77,11 +75,11 @@ def settings(tmp_path):
 @pytest.fixture
 def searched(monkeypatch):
     """Runs a search with trainings that cost nothing, as often as it is killed and begun again."""
-    monkeypatch.setattr(module, "_check_validation", lambda trials: None)
-    monkeypatch.setattr(module, "_with_split", lambda trials: trials)
+    monkeypatch.setattr(TrainingSearch, "check_validation", lambda search: None)
+    monkeypatch.setattr(TrainingSearch, "with_split", lambda search: search)
 
     def run(config: ClassifySearchConfig, fits: Fits):
-        monkeypatch.setattr(trials_module, "run_unit", fits)
+        monkeypatch.setattr(module, "run_unit", fits)
         for _ in range(len(fits.kill_at)):
             with pytest.raises(KeyboardInterrupt):
                 run_classify_search(config)
@@ -151,7 +149,7 @@ def test_diverged_trial_counts_as_the_worst(searched, settings):
 
 
 def test_several_folders_share_a_database(searched, settings, tmp_path):
-    storage = own_storage(tmp_path)
+    storage = f"sqlite:///{tmp_path}/shared.db"
     one = searched(settings("one", storage=storage, trials=2), Fits())
     other = Fits()
     both = searched(settings("other", storage=storage, trials=4), other)
@@ -162,7 +160,7 @@ def test_several_folders_share_a_database(searched, settings, tmp_path):
 
 
 def test_trial_of_a_living_process_is_left_to_it(searched, settings, monkeypatch):
-    monkeypatch.setattr(trials_module, "run_unit", Fits(kill_at={(1, 2)}))
+    monkeypatch.setattr(module, "run_unit", Fits(kill_at={(1, 2)}))
     with pytest.raises(KeyboardInterrupt):
         run_classify_search(settings(trials=3))
     study = settings().out
