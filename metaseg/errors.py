@@ -52,6 +52,19 @@ class UsageError(MetasegError):
     exit_code = 2
 
 
+class ExistsError(UsageError):
+    """Something is there already that is not replaced unasked."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The name that was probably meant; None if none is like it. Capitals make no difference."""
+    import difflib
+
+    by_folded = {candidate.casefold(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
+    return by_folded[near[0]] if near else None
+
+
 def unknown_name(what: str, name: str, known: Iterable[str], where: str | Path | None = None) -> UsageError:
     """The error for a name that is not one of those there are; it names the nearest.
 
@@ -61,15 +74,13 @@ def unknown_name(what: str, name: str, known: Iterable[str], where: str | Path |
         known: The names there are.
         where: The file that gives or lacks it.
     """
-    import difflib
-
-    by_folded = {one.casefold(): one for one in known}
-    near = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
+    known = list(known)
+    near = nearest(name, known)
     return UsageError(
         f"unknown {what} '{name}'",
         where=where,
-        expected="one of " + ", ".join(by_folded.values()),
-        remedy=f"did you mean '{by_folded[near[0]]}'?" if near else None,
+        expected="one of " + ", ".join(known),
+        remedy=f"did you mean '{near}'?" if near else None,
     )
 
 

@@ -28,7 +28,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from metaseg.errors import DataError, MetasegError, RunError, UsageError, WriteError
+from metaseg.errors import DataError, ExistsError, MetasegError, RunError, UsageError, WriteError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -445,7 +445,8 @@ def refuse_existing(outputs: Iterable[Path], overwrite: bool = False, inputs: It
         inputs: Files that are read for it.
 
     Raises:
-        UsageError: An output is there without ``overwrite``, or is one of the inputs.
+        ExistsError: An output is there without ``overwrite``.
+        UsageError: It is one of the inputs.
     """
     existing = [path for path in outputs if os.path.lexists(path)]
     if not existing:
@@ -461,7 +462,7 @@ def refuse_existing(outputs: Iterable[Path], overwrite: bool = False, inputs: It
             )
     if not overwrite:
         others = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
-        raise UsageError(
+        raise ExistsError(
             f"the output exists already{others}",
             where=existing[0],
             expected="a new name",

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -18,6 +18,7 @@ from metaseg.cli.help import HELP_FLAGS, PlainCommand, PlainGroup, asked_help
 from metaseg.cli.messages import Terminated, debugging, explain, say
 from metaseg.cli.runs import doctor, methods, runs
 from metaseg.cli.verbs import add_verbs, expand_lists, find_verb
+from metaseg.errors import nearest
 
 PREPARE, LOOK = "Prepare data", "Look around"
 HELP = """Adapt a brain-tumour segmentation network to a new disease from a few patients, without forgetting the first.
@@ -108,7 +109,21 @@ def _say_usage(error: Any, words: Sequence[str]) -> None:
     verb, _ = find_verb(words)
     context = getattr(error, "ctx", None)
     command = (f"metaseg {verb.words}" if verb else "metaseg") if context is None else context.command_path
-    say(f"{' '.join(error.format_message().split())}\n  to do:    see '{command} --help'")
+    text, remedy = " ".join(error.format_message().split()), f"see '{command} --help'"
+    if context is not None and hasattr(error, "option_name"):
+        text = f"there is no option {error.option_name}"
+        likely = likely_option(error.option_name, [flag for item in context.command.params for flag in item.opts])
+        remedy = f"did you mean {likely}? {remedy[0].upper()}{remedy[1:]}" if likely else remedy
+    say(f"{text}\n  to do:    {remedy}")
+
+
+def likely_option(given: str, flags: Iterable[str]) -> str | None:
+    """The option that was probably meant: ``--epochs`` by ``--epoch``, ``--learning-rate`` by ``--lr``."""
+    flags = [flag for flag in flags if flag.startswith("--")]
+    for flag in flags:
+        if "".join(word[0] for word in flag[2:].split("-")) == given.lstrip("-"):
+            return flag
+    return nearest(given, flags)
 
 
 def _print_version(asked: bool) -> None:

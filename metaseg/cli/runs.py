@@ -41,9 +41,6 @@ def doctor(
             raise typer.Exit(1)
 
 
-NARROW = 130
-"""Columns of a terminal below which the papers follow the table instead of standing in it."""
-
 VERB_OF_FAMILY = {"plain": "naivetune", "meta": "metatune"}
 """The verb whose ``--method`` takes the methods of a family."""
 
@@ -79,32 +76,17 @@ def _values(entry: MethodInfo) -> dict[str, str]:
 
 
 def _print_table(entries: list[MethodInfo]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from metaseg.terminal import Table, print_text
 
-    console = Console()
-    narrow = console.width < NARROW
-    table = Table(show_lines=True)
-    for column in ("Method", "Verb"):
-        table.add_column(column, no_wrap=True)
-    for column in ("What it is", "Source data", "Cost of a step", *(() if narrow else ("Paper",))):
-        table.add_column(column, overflow="fold")
+    table = Table(
+        ("Method", "Verb", "What it is", "Source data", "Cost of a step"), whole=("Method", "Verb"), spaced=True
+    )
     for entry in entries:
-        values = _values(entry)
-        paper = () if narrow else (values["paper"],)
-        cells = (*(values[name] for name in ("name", "verb", "title", "needs_source", "cost")), *paper)
-        # Text, not markup: brackets are no styles.
-        table.add_row(*map(Text, cells))
-    console.print(table)
-    console.print(Text("Cost of a step: slice gradient evaluations, the unit of --budget."))
-    if narrow:
-        for entry in entries:
-            console.print(Text(f"{entry.name}: {entry.paper}"))
-
-
-NARROW_runs = 110
-"""Columns of a terminal below which the time of the start is left out."""
+        table.add(entry.name, VERB_OF_FAMILY[entry.family], entry.title, entry.needs_source, entry.cost)
+    table.print()
+    print_text("Cost of a step: slice gradient evaluations, the unit of --budget.")
+    for entry in entries:
+        print_text(f"{entry.name}: {entry.paper}")
 
 
 def runs(
@@ -138,21 +120,15 @@ def metric_lines(metrics: Mapping[str, float | None]) -> list[str]:
 
 
 def _print_table_runs(rows: list[RunRow]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from metaseg.terminal import Table
 
-    console = Console()
-    table = Table()
-    narrow = console.width < NARROW_runs
-    for column in ("Run", "Verb", "Status", *(() if narrow else ("Started (UTC)",)), "Best metrics", "Data"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("Verb", "Best metrics"), min_width=8)
+    table = Table(
+        ("Run", "Verb", "Status", "Started (UTC)", "Best metrics", "Data"),
+        whole=("Run", "Verb", "Started (UTC)", "Best metrics"),
+    )
     for row in rows:
         metrics = "\n".join(metric_lines(row.metrics))
         data = "synthetic" if row.synthetic else "\n".join(row.data)
         status = row.status + (f"\n{row.reason}" if row.reason else "")
-        started = () if narrow else (row.started[:16].replace("T", " "),)
-        cells = (str(row.path), row.verb, status, *started, metrics, data)
-        # Text, not markup: brackets in paths are no styles.
-        table.add_row(*map(Text, cells))
-    console.print(table)
+        table.add(str(row.path), row.verb, status, row.started[:16].replace("T", " "), metrics, data)
+    table.print()

@@ -23,7 +23,7 @@ from typing import IO, Any, TypeVar
 
 from metaseg.config.fields import command_words, config_verb
 from metaseg.config.io import Config, describe_fields, dump_config, load_config, plain_value
-from metaseg.errors import MetasegError, RunError, UsageError, WriteError
+from metaseg.errors import ExistsError, MetasegError, RunError, UsageError, WriteError, nearest
 from metaseg.files import (
     FileKind,
     read_json,
@@ -172,8 +172,8 @@ class RunFolder:
             The folder, locked until :meth:`close`.
 
         Raises:
-            RunError: ``path`` holds a run and neither flag is given, or holds something else, or there is nothing to
-                resume, or another process writes the run.
+            ExistsError: ``path`` holds a run and neither flag is given, or holds something else.
+            RunError: There is nothing to resume, or another process writes the run.
             UsageError: The flags contradict each other, or the settings differ from those of the run to resume.
         """
         cls.check(path, verb, config, overwrite=overwrite, resume=resume)
@@ -198,8 +198,7 @@ class RunFolder:
             The run to resume if it is finished already, so that nothing is left to do; None otherwise.
 
         Raises:
-            RunError: As for :meth:`create`.
-            UsageError: As for :meth:`create`.
+            RunError: As for :meth:`create`, also the others.
         """
         if overwrite and resume:
             raise UsageError("--overwrite and --resume contradict each other", remedy="give one of the two")
@@ -230,7 +229,7 @@ class RunFolder:
                 "this is no metaseg run" if path.exists() else "there is no such run",
                 where=path,
                 expected=f"a run folder with {STATE_NAME} and {CONFIG_NAME}",
-                remedy="'metaseg runs' lists the runs there are",
+                remedy=like_named(path) or "'metaseg runs' lists the runs there are",
             )
         return cls(path, RunState.open(path / STATE_NAME), lock=None)
 
@@ -336,6 +335,13 @@ def is_run(path: Path) -> bool:
     return (path / STATE_NAME).is_file()
 
 
+def like_named(path: Path) -> str | None:
+    """The question whether another run was meant, where one beside ``path`` has nearly its name."""
+    names = [entry.name for entry in path.parent.iterdir() if is_run(entry)] if path.parent.is_dir() else []
+    found = nearest(path.name, names)
+    return None if found is None else f"did you mean '{path.with_name(found)}'?"
+
+
 def saved_settings(path: Path, cls: type[Config]) -> Path | None:
     """Settings file of the run in ``path``; None if there is no run of the verb of ``cls``.
 
@@ -391,17 +397,17 @@ def config_changes(before: Config, after: Config) -> list[str]:
 def _check_fresh(path: Path, config: Config, overwrite: bool) -> None:
     """Raise unless a new run may be written to ``path``."""
     if path.exists() and not path.is_dir():
-        raise RunError("the run folder's name belongs to a file", where=path, remedy="choose another --out")
+        raise ExistsError("the run folder's name belongs to a file", where=path, remedy="choose another --out")
     if is_run(path):
         if not overwrite and not _came_to_nothing(path):
-            raise RunError(
+            raise ExistsError(
                 "the folder holds a run already",
                 where=path,
                 remedy="continue it with --resume, replace it with --overwrite, or choose another --out",
             )
         _refuse_to_delete_inputs(path, config)
     elif path.exists() and not _is_vacant(path):
-        raise RunError(
+        raise ExistsError(
             "the folder is not empty and holds no metaseg run",
             where=path,
             expected="a new or empty folder, or a run to replace",

@@ -19,7 +19,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from metaseg.errors import RunError, warn_user
@@ -166,7 +165,7 @@ def read_curves(folder: Path) -> dict[str, Curve]:
 
 
 class EventLog:
-    """Scalars in ``metrics.csv`` and TensorBoard, pictures and texts in TensorBoard.
+    """Scalars in ``metrics.csv`` and TensorBoard, pictures in TensorBoard.
 
     ``metrics.csv`` has one row a metric: step, epoch, name, value. It holds no times, so that a run which was
     interrupted and continued has the same file as one which was not.
@@ -213,17 +212,6 @@ class EventLog:
 
         self._events.add(summary.image(name, picture, dataformats="HWC"), step)
 
-    def text(self, name: str, text: str, step: int = 0) -> None:
-        """Record a text, in Markdown."""
-        from torch.utils.tensorboard import summary
-
-        self._events.add(summary.text(name, text), step)
-
-    def hyperparameters(self, values: Mapping[str, Any]) -> None:
-        """Record settings as a table."""
-        rows = "\n".join(f"| {name} | `{value}` |" for name, value in values.items())
-        self.text("settings", f"| setting | value |\n|---|---|\n{rows}")
-
     def sync(self) -> int:
         """Bring everything to the disk, where a power cut leaves it; gives the rows of ``metrics.csv``."""
         self._events.sync()
@@ -237,9 +225,7 @@ class EventLog:
     def __enter__(self) -> EventLog:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -358,7 +344,5 @@ class SelectionLog:
     def __enter__(self) -> SelectionLog:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

@@ -18,11 +18,11 @@ from torch import nn
 
 from metaseg.cases.patients import patient_of
 from metaseg.config.fields import Config, describe_fields
-from metaseg.errors import MetasegError, RunError, warn_user
+from metaseg.errors import MetasegError, RunError, some, warn_user
 from metaseg.files import FileKind, read_json, write_json
 from metaseg.models.checkpoint import ModelCard, checkpoint_files, load_checkpoint, load_classifier
 from metaseg.models.classifier import Classifier
-from metaseg.runs.folder import RunFolder, config_paths, is_run
+from metaseg.runs.folder import RunFolder, config_paths, is_run, like_named
 from metaseg.runs.manifest import MANIFEST_NAME, read_manifest
 from metaseg.runs.state import STATE_NAME, RunState
 from metaseg.store.store import SliceStore
@@ -179,7 +179,7 @@ def find_checkpoint(name: str | Path, checkpoint: str = "best") -> tuple[Path, P
             "there is no such run or checkpoint",
             where=path,
             expected="a run folder, or a .safetensors file with its .json",
-            remedy="'metaseg runs' lists the runs there are",
+            remedy=like_named(path) or "'metaseg runs' lists the runs there are",
         )
     return path, run_of_checkpoint(path)
 
@@ -274,8 +274,7 @@ class Inputs:
                 where=config.out,
                 remedy="copy it back, if there is a copy",
             )
-        record: InputsContent = read_json(path, INPUTS_KIND, InputsContent)
-        return cls(config.out, record.cases, record.files, record.store_format, True)
+        return cls(config.out, **vars(read_json(path, INPUTS_KIND, InputsContent)), recorded=True)
 
     def take_files(self, config: Config) -> None:
         """Note the files that settings name, such as the split and the pretrained network, or compare them.
@@ -313,9 +312,9 @@ class Inputs:
             self.cases[name] = keys
             return store
         before = self.cases.get(name, {})
-        gone = [one for one in before if one not in keys]
+        gone = [case for case in before if case not in keys]
         comparable = self.store_format == FORMAT_VERSION
-        changed = [one for one, key in before.items() if comparable and keys.get(one, key) != key]
+        changed = [case for case, key in before.items() if comparable and keys.get(case, key) != key]
         if gone or changed:
             told = [_counted(gone, "not there any more"), _counted(changed, "not as before (image, label or patient)")]
             raise self._refusal("the cases are not those that the run began with: " + "; ".join(filter(None, told)))
@@ -324,7 +323,7 @@ class Inputs:
                 "this version prepares cases by other rules than the run began with: whether they changed is not known",
                 where=self.run,
             )
-        added = [one for one in keys if one not in before]
+        added = [case for case in keys if case not in before]
         if added:
             warn_user(
                 f"{_counted(added, 'new since the run began')}: left out, so that its parts stay as they were",
@@ -356,7 +355,7 @@ class Inputs:
             )
         names = [row.case for row in rows]
         here = {case.id for case in store}
-        gone = [one for one in names if one not in here]
+        gone = [name for name in names if name not in here]
         if gone:
             raise self._refusal(f"of the part '{name}' {_counted(gone, 'not there any more')}")
         return store.select(names)
@@ -408,7 +407,4 @@ def _digest(name: str) -> str | None:
 
 def _counted(names: Sequence[str], what: str) -> str:
     """How many cases are so, and the first of them; empty if none is."""
-    if not names:
-        return ""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{len(names)} {'is' if len(names) == 1 else 'are'} {what} ({', '.join(names[:5])}{more})"
+    return f"{len(names)} {'is' if len(names) == 1 else 'are'} {what} ({some(names)})" if names else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +25,22 @@ FORMAT = 1
 STATE_KIND = FileKind("the state.json of a metaseg run", "start the run again with --overwrite")
 
 
-@dataclass(frozen=True)
-class StateContent:
-    """What ``state.json`` holds, beside its format; a run of an earlier version has no digest of its settings."""
+@dataclass
+class RunState:
+    """What stages and steps of a run are done, its status and its best metrics; what ``state.json`` holds.
+
+    Every change is on the disk when the call returns. Marking a step that is marked changes nothing, so that a stage
+    may be gone through again after an interruption.
+
+    Attributes:
+        verb: What made the run, such as ``"pretrain"``.
+        status: ``running``, ``finished``, ``stopped`` (by the user or a signal) or ``failed``.
+        reason: Why it stopped or failed, or None.
+        metrics: Best metrics by name, such as ``{"val/dice/ET": 0.71}``.
+        stages: The done steps of each stage, in the order in which they were marked.
+        settings: Digest of the settings in ``config.yaml``; None if it is not known, as of an earlier version.
+        path: The file.
+    """
 
     verb: str
     status: Status
@@ -35,32 +48,12 @@ class StateContent:
     metrics: dict[str, float | None]
     stages: dict[str, list[str]]
     settings: str | None = None
-
-
-class RunState:
-    """What stages and steps of a run are done, its status and its best metrics.
-
-    Every change is on the disk when the call returns. Marking a step that is marked changes nothing, so that a stage
-    may be gone through again after an interruption.
-
-    Attributes:
-        path: The file.
-        verb: What made the run, such as ``"pretrain"``.
-        status: ``running``, ``finished``, ``stopped`` (by the user or a signal) or ``failed``.
-        reason: Why it stopped or failed, or None.
-        metrics: Best metrics by name, such as ``{"val/dice/ET": 0.71}``.
-        settings: Digest of the settings in ``config.yaml``; None if it is not known.
-    """
-
-    def __init__(self, path: Path, content: StateContent) -> None:
-        self.path = path
-        self.verb, self.status, self.reason = content.verb, content.status, content.reason
-        self.metrics, self._stages, self.settings = content.metrics, content.stages, content.settings
+    path: Path = Path()
 
     @classmethod
     def create(cls, path: Path, verb: str, settings: str | None = None) -> RunState:
         """Write the state of a run that begins."""
-        state = cls(path, StateContent(verb, "running", None, {}, {}, settings))
+        state = cls(verb, "running", None, {}, {}, settings, path)
         state._save()
         return state
 
@@ -79,24 +72,24 @@ class RunState:
                 expected=f"format {FORMAT} or earlier",
                 remedy="upgrade metaseg",
             )
-        return cls(path, check_shape(content, StateContent, partial(STATE_KIND.refuse, path=path)))
+        return replace(check_shape(content, cls, partial(STATE_KIND.refuse, path=path)), path=path)
 
     @property
     def is_empty(self) -> bool:
         """Whether no step is done and no metric known."""
-        return not self._stages and not self.metrics
+        return not self.stages and not self.metrics
 
     def is_done(self, stage: str, step: str | int) -> bool:
         """Whether a step of a stage was marked as done."""
-        return str(step) in self._stages.get(stage, ())
+        return str(step) in self.stages.get(stage, ())
 
     def done(self, stage: str) -> tuple[str, ...]:
         """The done steps of a stage, in the order in which they were marked."""
-        return tuple(self._stages.get(stage, ()))
+        return tuple(self.stages.get(stage, ()))
 
     def mark(self, stage: str, step: str | int) -> None:
         """Mark a step of a stage as done."""
-        steps = self._stages.setdefault(stage, [])
+        steps = self.stages.setdefault(stage, [])
         if str(step) not in steps:
             steps.append(str(step))
             self._save()
@@ -112,8 +105,8 @@ class RunState:
         self._save()
 
     def _save(self) -> None:
-        content = StateContent(self.verb, self.status, self.reason, self.metrics, self._stages, self.settings)
-        write_json(self.path, {"format": FORMAT, **asdict(content)})
+        content = {name: value for name, value in vars(self).items() if name != "path"}
+        write_json(self.path, {"format": FORMAT, **content})
 
 
 MAGIC = b"metaseg training state 1\n"

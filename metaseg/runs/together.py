@@ -114,26 +114,25 @@ class Companions:
             at_once: Do not wait: the work has failed or was interrupted.
         """
         self._ending.set()
-        until = time.monotonic() + (0.0 if at_once else SECONDS_TO_END)
-        for process in self._processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, until - time.monotonic()))
-        alive = [process for process in self._processes if process.poll() is None]
-        for process in alive:
+        for process in self._alive_after(0.0 if at_once else SECONDS_TO_END):
             process.terminate()
-        until = time.monotonic() + 2.0
-        for process in alive:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, until - time.monotonic()))
+        for process in self._alive_after(2.0):
+            # It hangs in a collective, where no handler of a signal is called.
+            process.kill()
+            process.wait()
         for process in self._processes:
-            if process.poll() is None:
-                # It hangs in a collective, where no handler of a signal is called.
-                process.kill()
-                process.wait()
             if process.stdin is not None:
                 process.stdin.close()
         if self._processes:
             self._folder.cleanup()
+
+    def _alive_after(self, seconds: float) -> list[subprocess.Popen[bytes]]:
+        """Wait for so long at most; gives those that have not ended by then."""
+        until = time.monotonic() + seconds
+        for process in self._processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))
+        return [process for process in self._processes if process.poll() is None]
 
     def _watch(self) -> None:
         """Interrupt the main thread if one dies and it does not notice, as in a long validation or on a GPU."""

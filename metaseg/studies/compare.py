@@ -17,7 +17,7 @@ from metaseg.errors import UsageError, recorded_warnings
 from metaseg.models.device import make_fabric
 from metaseg.studies.cells import state_of
 from metaseg.studies.data_checks import check_data
-from metaseg.studies.display import Pace, duration, print_table
+from metaseg.studies.display import Pace, duration
 from metaseg.studies.pairs import at_seconds, both_axes, pairwise
 from metaseg.studies.plan import Plan, make_plan, with_patients
 from metaseg.studies.preparation import dry_patients, known_region, prepare
@@ -25,6 +25,7 @@ from metaseg.studies.study_metrics import summary
 from metaseg.studies.tables import TABLE_COLUMNS, TIMING_COLUMNS, write_table
 from metaseg.studies.work import Unit
 from metaseg.studies.workers import continued_by_the_same_command, do_what_is_left, raise_failures
+from metaseg.terminal import print_table
 
 COLUMNS = {
     "target_after": "target",

@@ -1,4 +1,4 @@
-"""How far a study is: units done, the time left, and the units at work; and tables on the terminal."""
+"""How far a study is: units done, the time left, and the units at work."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from metaseg.studies.work import Work
+from metaseg.terminal import bars, is_quiet, print_line
 
 SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -31,7 +32,6 @@ class Display:
         self._total = len(work.units)
         self._done = self._total - len(todo)
         self._began: dict[Any, float] = {}
-        self._stream = sys.stderr
         self._pace = Pace(work)
         self._live: Any = None
         self._tasks: dict[Any, Any] = {}
@@ -40,10 +40,10 @@ class Display:
         self._lock = threading.RLock()
 
     def __enter__(self) -> Display:
-        if self._stream.isatty():
+        if sys.stderr.isatty() and not is_quiet():
             self._open_terminal()
         else:
-            self._line(f"{self._done} of {self._total} units done before")
+            self.note(f"{self._done} of {self._total} units done before")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -57,7 +57,7 @@ class Display:
         with self._lock:
             self._began[unit] = time.monotonic()
             if self._live is not None:
-                self._tasks[unit] = self._live.add_task(unit.name, total=self._work.amount(unit), left="")
+                self._tasks[unit] = self._live.add_task(unit.name, total=self._work.amount(unit))
 
     def end(self, unit: Any, word: str = "done") -> None:
         """A unit has ended: ``done``, ``found`` done by another process, ``left`` to one, or ``failed``.
@@ -77,19 +77,16 @@ class Display:
                 self._pace.add(unit, seconds)
             how = "done by another process" if word == "found" else f"{word} in {duration(seconds)}"
             if word == "failed" or (self._live is None and word != "left"):
-                self._line(f"{self._done}/{self._total}  {unit.name}: {how}  {self._left_text()}".rstrip())
+                self.note(f"{self._done}/{self._total}  {unit.name}: {how}  {self._left_text()}".rstrip())
             self._refresh()
 
     def note(self, text: str) -> None:
         """Print a line."""
         with self._lock:
-            self._line(text)
-
-    def _line(self, text: str) -> None:
-        if self._live is not None:
-            self._live.console.print(text, markup=False, highlight=False)
-        else:
-            print(text, file=self._stream, flush=True)
+            if self._live is not None:
+                print_line(text, self._live.console)
+            elif not is_quiet():
+                print(text, file=sys.stderr, flush=True)
 
     def _left_text(self) -> str:
         seconds = self._pace.seconds(self._left)
@@ -98,21 +95,11 @@ class Display:
         return f"about {duration(seconds / max(1, min(self._work.jobs, len(self._left))))} left"
 
     def _open_terminal(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeElapsedColumn
 
-        self._live = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}", markup=False),
-            console=Console(file=self._stream),
-            # Units print nothing: what they write to standard output is caught by their own redirection.
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._whole = self._live.add_task("cells and searches", total=self._total, completed=self._done, left="")
+        # Units print nothing: what they write to standard output is caught by their own redirection.
+        self._live = bars(TimeElapsedColumn(), redirect=False)
+        self._whole = self._live.add_task("cells and searches", total=self._total, completed=self._done)
         self._live.start()
         self._thread.start()
 
@@ -124,7 +111,7 @@ class Display:
         if self._live is None:
             return
         with self._lock:
-            self._live.update(self._whole, completed=self._done, left=self._left_text())
+            self._live.update(self._whole, completed=self._done, below=[self._left_text()])
             for unit, task in self._tasks.items():
                 self._live.update(task, completed=self._work.spent(unit))
 
@@ -161,25 +148,3 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)) -> None:
-    """Print a table on the terminal.
-
-    Args:
-        title: What stands above it.
-        headings: Names of the columns.
-        rows: Their cells.
-        left: Columns of text, which start at the left; numbers end at the right, and are not broken.
-    """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for place, heading in enumerate(headings):
-        text = place in left
-        table.add_column(heading, justify="left" if text else "right", no_wrap=not text)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)

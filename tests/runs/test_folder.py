@@ -16,7 +16,7 @@ import pytest
 
 from metaseg.config.io import dump_config
 from metaseg.config.segmentation import MetatuneConfig, PretrainConfig
-from metaseg.errors import RunError, UsageError, WriteError
+from metaseg.errors import ExistsError, RunError, UsageError, WriteError
 from metaseg.runs.folder import RunFolder, RunLock, config_changes, is_locked, run_status, saved_settings
 
 CONFIG = PretrainConfig(epochs=3)
@@ -48,7 +48,7 @@ def test_runs_without_a_name_get_new_ones(tmp_path: Path) -> None:
 
 def test_existing_run_is_not_touched_without_a_flag(tmp_path: Path) -> None:
     make(tmp_path / "run").close()
-    with pytest.raises(RunError, match="holds a run already") as caught:
+    with pytest.raises(ExistsError, match="holds a run already") as caught:
         make(tmp_path / "run")
     assert "--resume" in str(caught.value.remedy)
     assert "--overwrite" in str(caught.value.remedy)
@@ -69,14 +69,14 @@ def test_overwrite_replaces_all_of_a_run(tmp_path: Path) -> None:
 def test_folder_that_is_no_run_is_never_touched(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "precious.txt").write_text("keep")
     (tmp_path / "config.yaml").write_text("epochs: 1\n")
-    with pytest.raises(RunError, match="holds no metaseg run"):
+    with pytest.raises(ExistsError, match="holds no metaseg run"):
         make(tmp_path, overwrite=overwrite)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "precious.txt"]
 
 
 def test_name_of_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(RunError, match="belongs to a file"):
+    with pytest.raises(ExistsError, match="belongs to a file"):
         make(tmp_path / "file")
     with pytest.raises(WriteError, match="a file stands where a folder should be"):
         make(tmp_path / "file" / "run")
@@ -197,7 +197,7 @@ def test_run_that_failed_before_it_made_anything_is_replaced(tmp_path: Path) -> 
 @pytest.mark.parametrize("made", ["mark", "checkpoint"])
 def test_failed_run_that_made_something_is_kept(tmp_path: Path, made: str) -> None:
     fail(tmp_path, **{made: True})
-    with pytest.raises(RunError, match="holds a run already"):
+    with pytest.raises(ExistsError, match="holds a run already"):
         make(tmp_path)
 
 

@@ -32,12 +32,12 @@ from metaseg.studies.classifiers.tables import (
     write_label_curves,
     write_metric_plot,
 )
-from metaseg.studies.display import print_table
 from metaseg.studies.inputs import check_inputs
 from metaseg.studies.preparation import STUDY_FILE
 from metaseg.studies.tables import write_table
 from metaseg.studies.work import CELLS, Unit
 from metaseg.studies.workers import continued_by_the_same_command, do_what_is_left, raise_failures
+from metaseg.terminal import print_table
 
 HEADINGS = {"balanced accuracy": "balanced", "macro F1": "F1"}
 """Short headings, so that a table of a terminal's width has room for the entries' names."""

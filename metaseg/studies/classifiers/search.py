@@ -21,13 +21,13 @@ from metaseg.files import FileKind, read_json, read_rows
 from metaseg.runs.state import STATE_NAME
 from metaseg.studies.classifiers.plan import check_entries, input_digests, read_classifier_entry
 from metaseg.studies.compare import short
-from metaseg.studies.display import print_table
 from metaseg.studies.inputs import check_inputs
 from metaseg.studies.preparation import STUDY_FILE
 from metaseg.studies.search import RUNS, TABLE, Notes, Search
 from metaseg.studies.spaces import parse_space
 from metaseg.studies.work import Work
 from metaseg.studies.workers import continued_by_the_same_command, do_what_is_left, raise_failures
+from metaseg.terminal import print_table
 from metaseg.training.fitted_run import FitSummary
 
 BEST = "best.yaml"

@@ -23,8 +23,8 @@ from metaseg.metrics.classification import area_under_budget_curve, labels_saved
 from metaseg.metrics.cohort_metrics import draw_weights, holm, known_deviation, paired_wilcoxon, percentile_interval
 from metaseg.pictures.charts import chart_file, draw_bands, draw_intervals, series_roles
 from metaseg.studies.classifiers.plan import ClassifierWork
-from metaseg.studies.display import print_table
 from metaseg.studies.work import Unit
+from metaseg.terminal import print_table
 
 CURVE_COLUMNS = ("entry", "seed", "round", "labels", "part", *METRICS)
 
