@@ -54,7 +54,7 @@ def check_modalities(config: AdaptOptions, network: LoadedNetwork) -> None:
         raise UsageError(
             f"--modalities {','.join(config.modalities)} differ from the network's",
             expected=",".join(network.card.modalities),
-            remedy="leave --modalities away",
+            remedy="omit --modalities",
         )
 
 

@@ -49,7 +49,7 @@ def check_strategy(config: ClassifyActiveConfig, model: Classifier, initial: int
     if strategy.chooses_set and (config.drop_top or config.drop_bottom or config.draw == "random"):
         raise UsageError(
             f"--strategy {config.strategy} chooses a set, not a ranking: nothing can be dropped or drawn from it",
-            remedy="leave --drop-top, --drop-bottom and --draw away",
+            remedy="omit --drop-top, --drop-bottom and --draw",
         )
     if "committee" in strategy.needs and not initial:
         raise UsageError(

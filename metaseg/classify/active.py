@@ -168,7 +168,7 @@ def _prepare(config: ClassifyActiveConfig) -> _Job:
     if not config.data:
         print("No --data given: working on SYNTHETIC phantoms of two grades, not on patients.")
     if config.transfer == "scratch" and config.weights != "none":
-        raise UsageError(f"--transfer scratch with --weights {config.weights}", remedy="leave the weights away")
+        raise UsageError(f"--transfer scratch with --weights {config.weights}", remedy="omit the weights")
     if config.ask is not None and not config.classes:
         raise UsageError("--ask without --classes", expected="the classes that an annotator may name")
     if not config.resume:
@@ -178,7 +178,7 @@ def _prepare(config: ClassifyActiveConfig) -> _Job:
     inputs = Inputs.of(config)
     slices, parts = open_parts(config, inputs, annotator=config.ask is not None)
     if config.stop_at is not None and not len(parts.val):
-        raise UsageError("--stop-at without a validation part", remedy="leave it away, or give a split that has one")
+        raise UsageError("--stop-at without a validation part", remedy="omit it, or give a split that has one")
     sizes = read_sizes(config, len(parts.train))
     network = new_classifier(config, slices, config.seed)
     check_strategy(config, network, sizes.initial)

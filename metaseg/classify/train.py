@@ -100,7 +100,7 @@ def check_strategy(strategy: str, weights: str) -> None:
     if strategy == "scratch" and weights != "none":
         raise UsageError(
             f"--strategy scratch with --weights {weights}",
-            remedy="leave the weights away, or choose another strategy",
+            remedy="omit the weights, or choose another strategy",
         )
     if strategy in ("freeze", "gradual-unfreeze") and weights == "none":
         raise UsageError(

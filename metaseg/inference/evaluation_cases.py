@@ -289,7 +289,7 @@ def compared_space(config: EvaluateConfig, network: LoadedNetwork) -> LabelSpace
     if wanted.num_classes > space.num_classes:
         raise UsageError(
             f"--labels {wanted.name}, but the network knows the {space.name.replace('-', ' ')} alone",
-            remedy="leave --labels away",
+            remedy="omit --labels",
         )
     return wanted
 
@@ -299,7 +299,7 @@ def _check_settings(config: EvaluateConfig, network: LoadedNetwork) -> None:
         raise UsageError(
             f"--modalities {','.join(config.modalities)} differ from the network's",
             expected=",".join(network.card.modalities),
-            remedy="leave --modalities away",
+            remedy="omit --modalities",
         )
     if config.part is not None and config.split is None:
         raise UsageError(f"--part {config.part} without a split", remedy="name the split's file with --split")

@@ -156,7 +156,7 @@ def output_scheme(case: Case, space: LabelSpace, name: str | None) -> LabelSchem
         raise UsageError(
             f"--label-scheme {name} has other classes than the network",
             expected=f"{', '.join(space.classes[1:])}: one of {', '.join(fitting)}",
-            remedy="name one of these, or leave --label-scheme away",
+            remedy="name one of these, or omit --label-scheme",
         )
     return scheme
 

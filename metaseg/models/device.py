@@ -161,7 +161,7 @@ def _check_several(accelerator: str, device: str, devices: int) -> None:
     if accelerator == "mps":
         raise UsageError(
             f"{devices} devices of kind mps, of which a machine has one",
-            remedy="leave --devices and --nodes away, or add --device cpu",
+            remedy="omit --devices and --nodes, or add --device cpu",
         )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Two processes are let start on one core: slow, but a way to try a set-up.

@@ -422,7 +422,7 @@ def _check_resumable(path: Path, verb: str, config: Config) -> None:
             "there is no run to resume",
             where=path,
             expected=f"a folder that an earlier 'metaseg {command_words(verb)}' wrote",
-            remedy="check the path, or leave --resume away to start a run",
+            remedy="check the path, or omit --resume to start a run",
         )
     state = RunState.open(path / STATE_NAME)
     if state.verb != verb:
@@ -438,7 +438,7 @@ def _check_resumable(path: Path, verb: str, config: Config) -> None:
             where=path / CONFIG_NAME,
             expected="the same settings, except "
             + ", ".join(sorted(field.flag for field in describe_fields(type(config)) if field.free)),
-            remedy="leave the changed settings away, or start another run with another --out",
+            remedy="omit the changed settings, or start another run with another --out",
         )
 
 

@@ -69,9 +69,7 @@ def phantom_target(
     settings = dict(settings)
     named = sorted({"data", "split", "source"} & (set(settings) | set(shared)))
     if named:
-        raise UsageError(
-            f"{where} is of phantoms, and '{named[0]}' is given", remedy="leave 'phantoms' away, or the data"
-        )
+        raise UsageError(f"{where} is of phantoms, and '{named[0]}' is given", remedy="omit 'phantoms', or the data")
     target = _domain(where, settings.pop("phantoms", "met"), {**shared, **settings}, TARGETS, AdaptOptions)
     source = _domain("pretrain", "hgg", pretrain, SOURCES, PretrainConfig)
     return {

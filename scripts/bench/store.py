@@ -131,7 +131,7 @@ def main() -> None:
     """Print the tables."""
     options = parser(__doc__, rounds=5)
     options.add_argument("--data", type=Path, help="folder of cases with labels, as .nii.gz")
-    options.add_argument("--no-peers", action="store_true", help="leave the slow sides away")
+    options.add_argument("--no-peers", action="store_true", help="omit the slow sides")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -168,7 +168,7 @@ WRONG = [
     ({"shared": {"colour": 3}}, "colour"),
     ({"targets": {"met": {"batch_size": 3}}}, "batch_size"),
     ({"targets": {"met": {"phantoms": "glioma"}}, "shared": {}}, "glioma"),
-    ({"targets": {"met": {"phantoms": "met"}}}, "leave 'phantoms' away"),
+    ({"targets": {"met": {"phantoms": "met"}}}, "omit 'phantoms'"),
     ({"targets": {"met": {"data": "x"}}, "shared": {}}, "has no split"),
     ({"targets": {"met": {"data": "x", "split": None}}}, "has no split"),
     ({"shots": [2, 2]}, "[2, 2]"),

@@ -169,7 +169,7 @@ class Scratch(Naive):
         if config.interpolation not in (None, 1.0):
             raise UsageError(
                 "weights drawn anew cannot be interpolated with the pretrained ones",
-                remedy="leave --interpolation away",
+                remedy="omit --interpolation",
             )
         super().__init__(config, setting, fabric)
 

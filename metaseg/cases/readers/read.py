@@ -258,7 +258,7 @@ def _choose_reader(root: Path, format: str) -> Reader:
         if format not in READERS:
             raise unknown_name("format", format, ("auto", *READERS))
         if root.is_file() and format != table.READER.name:
-            raise UsageError(f"--format {format} reads folders", where=root, remedy="leave --format away for a table")
+            raise UsageError(f"--format {format} reads folders", where=root, remedy="omit --format for a table")
         if format == BRATS.name:
             _refuse_bids(root)
         return READERS[format]

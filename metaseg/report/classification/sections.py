@@ -378,7 +378,7 @@ def classification_page(inputs: ClassifierInputs, sink: FigureSink, *, worst: in
     Args:
         inputs: What was read.
         sink: Takes the metrics.
-        worst: Worst mistakes to show; 0 leaves all pictures of slices away.
+        worst: Worst mistakes to show; 0 shows none.
     """
     study = inputs.study
     sections = _run_sections(inputs, sink, worst) if study is None else _study_sections(inputs, study, sink, worst)

@@ -135,7 +135,7 @@ def read_classifier_entry(
     if taken := [name for name in (*own, *common) if name in STUDYS_OWN]:
         raise UsageError(
             f"entry '{label}' sets '{taken[0]}', which is the study's own",
-            remedy="set it at the top of the file, or leave it away",
+            remedy="set it at the top of the file, or omit it",
         )
     if verb == "active":
         # Shared by entries that train, it is the strategy of transfer.
