@@ -9,14 +9,12 @@ from metaseg.config.segmentation import AdaptOptions, PretrainConfig
 from metaseg.errors import UsageError
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import LoadedNetwork
-from metaseg.store.prepare import open_data
+from metaseg.store.prepare import open_cases
 from metaseg.store.store import SliceStore
-from metaseg.terminal import progress
 from metaseg.training.pretrain import open_pretraining_data
-from metaseg.training.source import labelled, part_of
 
 
-def open_cases(
+def open_domain(
     config: AdaptOptions, network: LoadedNetwork, folders: tuple[Path, ...], classes: tuple[str, ...]
 ) -> SliceStore:
     """Open folders as the network needs them.
@@ -26,22 +24,15 @@ def open_cases(
         DataError: The cases cannot be used.
     """
     check_modalities(config, network)
-    with progress("preparing cases", None) as bar:
-        return open_data(
-            folders,
-            format=config.format,
-            label_scheme=config.label_scheme,
-            labels=network.card.label_space,
-            modalities=network.card.modalities,
-            classes=classes,
-            patients=config.patients,
-            need_labels=True,
-            allow_missing=config.allow_missing,
-            image_size=config.image_size or network.card.normalisation.get("image_size"),
-            cache=config.cache,
-            jobs=config.jobs,
-            progress=lambda done, total, name: bar.advance(),
-        )
+    return open_cases(
+        config,
+        folders,
+        labels=network.card.label_space,
+        modalities=network.card.modalities,
+        classes=classes,
+        need_labels=True,
+        image_size=config.image_size or network.card.normalisation.get("image_size"),
+    )
 
 
 def check_modalities(config: AdaptOptions, network: LoadedNetwork) -> None:
@@ -61,10 +52,10 @@ def check_modalities(config: AdaptOptions, network: LoadedNetwork) -> None:
 def open_source(config: AdaptOptions, network: LoadedNetwork) -> SliceStore:
     """All labelled source cases: those of ``--source``, or else those that the network was pretrained with."""
     if config.source:
-        return labelled(open_cases(config, network, config.source, config.source_classes))
+        return open_domain(config, network, config.source, config.source_classes).labelled()
     if network.run is None or RunFolder.open(network.run).verb != "pretrain":
         return SliceStore(())
-    return labelled(open_pretraining_data(RunFolder.open(network.run).config(PretrainConfig)))
+    return open_pretraining_data(RunFolder.open(network.run).config(PretrainConfig)).labelled()
 
 
 def source_to_watch(config: AdaptOptions, network: LoadedNetwork, source: SliceStore) -> SliceStore:
@@ -112,4 +103,4 @@ def _part(config: AdaptOptions, source: SliceStore, part: str) -> SliceStore:
     split = Split.load(config.split)
     if not any(case.id in split.patients for case in source):
         return source
-    return part_of(split, source, part, "ignore")
+    return source.part(split, part, absent="ignore")

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from metaseg.adapt.domains import open_cases, open_source, source_memory, source_to_watch
+from metaseg.adapt.domains import open_domain, open_source, source_memory, source_to_watch
 from metaseg.cases.labels import LABEL_SPACES, WHOLE_LESION, LabelSpace
-from metaseg.cases.splits import Split
 from metaseg.config.segmentation import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, UsageError
 from metaseg.runs.folder import RUNS, RunFolder
@@ -22,7 +21,7 @@ from metaseg.store.prepare import phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import StoredCase
 from metaseg.training.pretrain import run_pretrain
-from metaseg.training.source import absent_cases, labelled, part_of
+from metaseg.training.source import absent_cases
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def prepare_setting(config: AdaptOptions, memory: bool = False) -> Setting:
     network = load_network(str(config.from_run))
     network.warn_if_patients_unknown()
     space = LABEL_SPACES[network.card.label_space]
-    store = labelled(inputs.take("data", _open_target(config, network)))
+    store = inputs.take("data", _open_target(config, network)).labelled()
     _check_labels(store, space)
     everything = inputs.take("source", open_source(config, network))
     parts = _recorded_parts(config, inputs, store, everything) or _drawn_parts(config, network, store, everything)
@@ -130,11 +129,9 @@ def _recorded_parts(
 def _drawn_parts(
     config: AdaptOptions, network: LoadedNetwork, store: SliceStore, everything: SliceStore
 ) -> _WatchedParts:
-    pool, rest = store, store
-    if config.split is not None:
-        split = Split.load(config.split)
-        pool = part_of(split, store, config.train_part, absent_cases(config))
-        rest = part_of(split, store, config.test_part, absent_cases(config))
+    pool, rest = (
+        store.part(config.split, part, absent=absent_cases(config)) for part in (config.train_part, config.test_part)
+    )
     try:
         shots = draw_shots(pool, config.shots, config.slices, config.seed)
     except UsageError as error:
@@ -215,7 +212,7 @@ def _open_target(config: AdaptOptions, network: LoadedNetwork) -> SliceStore:
     if not folders:
         print("No --data given: adapting to SYNTHETIC metastasis phantoms, not to patients.")
         folders = (phantom_folder("met", config.phantom_cases, config.seed, config.cache),)
-    return open_cases(config, network, folders, config.classes)
+    return open_domain(config, network, folders, config.classes)
 
 
 def _check_labels(store: SliceStore, space: LabelSpace) -> None:

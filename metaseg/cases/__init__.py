@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from metaseg.cases.case import MODALITIES, Case, Volume
     from metaseg.cases.geometry import Geometry
     from metaseg.cases.labels import LABEL_SCHEMES, LabelScheme, LabelSpace, label_scheme
-    from metaseg.cases.readers import READERS, read_case_files, read_cases
+    from metaseg.cases.readers import READERS, Reader, give_cases, read_case_files, read_cases, register_reader
     from metaseg.cases.splits import MissingStratum, Split, make_split, missing_strata, read_split
     from metaseg.cases.summary import Summary, summarise
 
@@ -25,15 +25,18 @@ __all__ = [
     "LabelScheme",
     "LabelSpace",
     "MissingStratum",
+    "Reader",
     "Split",
     "Summary",
     "Volume",
+    "give_cases",
     "label_scheme",
     "make_split",
     "missing_strata",
     "read_case_files",
     "read_cases",
     "read_split",
+    "register_reader",
     "summarise",
 ]
 
@@ -41,7 +44,7 @@ _HOMES = {
     "case": ("MODALITIES", "Case", "Volume"),
     "geometry": ("Geometry",),
     "labels": ("LABEL_SCHEMES", "LabelScheme", "LabelSpace", "label_scheme"),
-    "readers": ("READERS", "read_case_files", "read_cases"),
+    "readers": ("READERS", "Reader", "give_cases", "read_case_files", "read_cases", "register_reader"),
     "splits": ("MissingStratum", "Split", "make_split", "missing_strata", "read_split"),
     "summary": ("Summary", "summarise"),
 }

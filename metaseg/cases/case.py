@@ -103,6 +103,11 @@ class Case:
         return tuple(self.images)
 
     @property
+    def labelled(self) -> bool:
+        """Whether there is a label."""
+        return self.label is not None
+
+    @property
     def geometry(self) -> Geometry:
         """The grid of the first image.
 

@@ -21,9 +21,8 @@ from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainCon
 from metaseg.errors import DataError, UsageError, some, unknown_name, warn_user
 from metaseg.files import TABLE, read_rows
 from metaseg.runs.networks import Inputs
-from metaseg.store.prepare import open_data, phantom_folder
+from metaseg.store.prepare import open_cases, phantom_folder
 from metaseg.store.store import SliceStore
-from metaseg.terminal import progress
 from metaseg.training.source import lone_fold, shared_modalities
 
 CASE_PROPERTIES = ("grade", "cohort", "site")
@@ -181,7 +180,7 @@ def open_slices(
         UsageError: Settings contradict the data.
         RunError: Cases of the run to resume are gone or changed.
     """
-    store = open_cases(config, run, modalities, failed)
+    store = open_classified(config, run, modalities, failed)
     if inputs is not None:
         store = inputs.take("data", store)
     names = case_classes(store, config, needed=not annotator)
@@ -199,7 +198,7 @@ def open_slices(
     return gather(store, labels, slices, chosen, shared, config.input_size)
 
 
-def open_cases(
+def open_classified(
     config: SliceOptions,
     run: DataConfig,
     modalities: tuple[str, ...] = (),
@@ -207,21 +206,18 @@ def open_cases(
 ) -> SliceStore:
     """The prepared cases that settings name, or phantoms of two grades."""
     folders = config.data or phantom_folders(config.phantom_cases, run.seed, run.cache)
-    with progress("preparing cases", None) as bar:
-        return open_data(
-            folders,
-            format=config.format,
-            labels="whole-lesion",
-            modalities=modalities or config.modalities,
-            patients=config.patients,
-            allow_missing=config.allow_missing,
-            image_size=ceil(STORED_SIZE * config.input_size),
-            cache=run.cache,
-            jobs=run.jobs,
-            progress=lambda done, total, name: bar.advance(),
-            group_copies=config.copies,
-            failed=failed,
-        )
+    return open_cases(
+        config,
+        folders,
+        labels="whole-lesion",
+        modalities=modalities or config.modalities,
+        classes=(),
+        image_size=ceil(STORED_SIZE * config.input_size),
+        cache=run.cache,
+        jobs=run.jobs,
+        group_copies=config.copies,
+        failed=failed,
+    )
 
 
 def phantom_folders(cases: int, seed: int, cache: Path | None) -> tuple[Path, ...]:

@@ -100,7 +100,7 @@ def _open(config: ClassifyPredictConfig, card: ModelCard) -> tuple[ClassifiedSli
             cache_root(config.cache) / "cases",
             options,
             config.jobs,
-            lambda done, total, name: bar.advance(),
+            lambda done, total: bar.advance(),
             publish=False,
             failed=failed,
         )
@@ -147,7 +147,7 @@ def find_cases(paths: Sequence[Path], format: str, modalities: Sequence[str]) ->
             and (pictures := _pictures(path))
             and not any((path / name).exists() for name in ("index.csv", "cases.csv"))
         ):
-            tell(list(unread_files(path, READERS["image-folder"], pictures)), path, refuse=False)
+            tell(list(unread_files(path, READERS.get("image-folder"), pictures)), path, refuse=False)
             cases += [_picture(file, modalities) for file in pictures]
         else:
             read, wrong = read_each_case(path, format)

@@ -265,7 +265,7 @@ def prepare(
                 allow_missing=allow_missing,
                 image_size=image_size,
                 jobs=jobs,
-                progress=lambda done, total, name: told(done, total),
+                progress=told,
                 failed=failed,
             )
         print(f"{len(prepared)} cases prepared in {store}")

@@ -21,7 +21,7 @@ from lightning_fabric import Fabric
 from metaseg.cases.case import FailedCase
 from metaseg.cases.labels import LABEL_SPACES, LabelSpace
 from metaseg.cases.patients import doubtable, warn_of_doubtful
-from metaseg.cases.splits import Absent, Split
+from metaseg.cases.splits import Split
 from metaseg.config.io import asked_for
 from metaseg.config.segmentation import (
     AdaptOptions,
@@ -38,10 +38,9 @@ from metaseg.models.processes import is_first, several
 from metaseg.runs.folder import RunFolder, is_run
 from metaseg.runs.manifest import portable
 from metaseg.runs.networks import LoadedNetwork, load_network
-from metaseg.store.prepare import open_data, phantom_folder
+from metaseg.store.prepare import open_cases, phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import StoredCase
-from metaseg.terminal import progress
 
 NOTICE = "Research only, not for clinical use."
 SYNTHETIC = "SYNTHETIC phantoms, not patients"
@@ -362,24 +361,21 @@ def _open(
     sources: Sequence[_Source], config: EvaluateConfig, network: LoadedNetwork, failed: list[FailedCase]
 ) -> SliceStore:
     cases: dict[Path, StoredCase] = {}
-    with progress("preparing cases", None) as bar:
-        for source in sources:
-            store = open_data(
-                source.folders,
-                format=source.format,
-                label_scheme=source.label_scheme,
-                labels=config.labels or network.card.label_space,
-                modalities=network.card.modalities,
-                classes=source.classes,
-                patients=config.patients or source.patients,
-                need_labels=True,
-                image_size=config.image_size or network.card.normalisation.get("image_size"),
-                cache=config.cache,
-                jobs=config.jobs,
-                progress=lambda done, total, name: bar.advance(),
-                failed=failed,
-            )
-            cases |= {case.folder: case for case in store}
+    for source in sources:
+        store = open_cases(
+            config,
+            source.folders,
+            format=source.format,
+            label_scheme=source.label_scheme,
+            labels=config.labels or network.card.label_space,
+            modalities=network.card.modalities,
+            classes=source.classes,
+            patients=config.patients or source.patients,
+            need_labels=True,
+            image_size=config.image_size or network.card.normalisation.get("image_size"),
+            failed=failed,
+        )
+        cases |= {case.folder: case for case in store}
     ids = [case.id for case in cases.values()]
     doubled = sorted({name for name in ids if ids.count(name) > 1})
     if doubled:
@@ -394,7 +390,4 @@ def _of_part(failed: Sequence[FailedCase], config: EvaluateConfig) -> tuple[Fail
 
 def _select_part(store: SliceStore, config: EvaluateConfig) -> SliceStore:
     """The cases of the split's part, by default ``test``. A split may name cases of other folders too."""
-    if config.split is None:
-        return store
-    absent: Absent = "ignore" if config.classes else "warn"
-    return SliceStore(tuple(Split.load(config.split).select(store.cases, config.part or "test", absent=absent)))
+    return store.part(config.split, config.part or "test", absent="ignore" if config.classes else "warn")

@@ -7,28 +7,29 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from metaseg.cases.case import MODALITIES, Case, FailedCase, one_case, raise_failed
-from metaseg.cases.labels import WHOLE_LESION, doubts
+from metaseg.cases.labels import WHOLE_LESION, LabelScheme, doubts
 from metaseg.cases.patients import doubtable, patients_of, read_patient_table, warn_of_doubtful
 from metaseg.cases.phantoms import make_phantoms
 from metaseg.cases.pictures import GroupCopies
-from metaseg.cases.readers import find_cases, lacking, read_cases, tell
+from metaseg.cases.readers import find_cases, find_doubled, lacking, read_cases, tell
 from metaseg.errors import DataError, UsageError, warn_user
 from metaseg.files import require_writable, writing
 from metaseg.store.prepare_case import PrepareOptions, case_key, is_prepared, prepare_case
 from metaseg.store.store import SliceStore, is_store, open_store, warn_of_findings, write_store_file
 from metaseg.store.stored_case import StoredCase
+from metaseg.terminal import progress as show_progress
+from metaseg.threads import ordered_map
 
-Progress = Callable[[int, int, str], None]
-"""Called with (cases done, cases in all, what was just done)."""
+Progress = Callable[[int, int], None]
+"""Called with the numbers of cases done and in all."""
 
 
 def cache_root(cache: str | Path | None = None) -> Path:
@@ -78,59 +79,101 @@ def build_store(
         DataError: A case cannot be prepared, or with ``failed`` none can; finished cases stay, unfinished ones
             are not visible.
     """
-    ids = [case.id for case in cases]
-    doubled = sorted({name for name in ids if ids.count(name) > 1})
-    if doubled:
-        raise DataError(f"case ids stand twice: {', '.join(doubled[:5])}", remedy="give every case its own name")
+    if doubled := find_doubled(case.id for case in cases):
+        raise DataError(f"case ids stand twice: {doubled}", remedy="give every case its own name")
     folder = path / "cases"
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    keys: dict[str, str] = {}
+    places: dict[str, Path] = {}
     for case in cases:
         with one_case(case.id, failed):
-            keys[case.id] = case_key(case, options)
-    known = [(case, folder / keys[case.id]) for case in cases if case.id in keys]
-    todo = [(case, place) for case, place in known if not is_prepared(place)]
+            places[case.id] = folder / case_key(case, options)
+    todo = [case for case in cases if case.id in places and not is_prepared(places[case.id])]
     if todo:
         require_writable(folder)
-    done = len(cases) - len(todo)
-    for name in _prepare_all(todo, options, jobs or os.cpu_count() or 1, failed):
-        done += 1
+
+    def prepare(case: Case) -> None:
+        with one_case(case.id, failed):
+            prepare_case(case, options, places[case.id])
+
+    # Threads suffice: decompression and array work release the interpreter lock, and a script that calls metaseg
+    # needs no main guard.
+    started = len(cases) - len(todo)
+    for done, _ in enumerate(ordered_map(prepare, todo, jobs or os.cpu_count() or 1), start=started + 1):
         if progress is not None:
-            progress(done, len(cases), name)
-    bad = {one.case for one in failed or ()}
-    good = [key for name, key in keys.items() if name not in bad]
+            progress(done, len(cases))
+    bad = {failure.case for failure in failed or ()}
+    good = [place for name, place in places.items() if name not in bad]
     if not good:
         raise_failed(failed or (), len(cases), "prepared")
-    store = SliceStore(tuple(StoredCase(folder / key) for key in good))
+    store = SliceStore(tuple(map(StoredCase, good)))
     if publish:
-        write_store_file(path, good, store)
+        write_store_file(path, store)
     return store
 
 
-def _prepare_all(
-    todo: Sequence[tuple[Case, Path]], options: PrepareOptions, jobs: int, failed: list[FailedCase] | None
-) -> Iterator[str]:
-    def prepare(case: Case, folder: Path) -> None:
-        with one_case(case.id, failed):
-            prepare_case(case, options, folder)
+_SETTINGS = (
+    "format",
+    "label_scheme",
+    "labels",
+    "modalities",
+    "classes",
+    "patients",
+    "allow_missing",
+    "image_size",
+    "cache",
+    "jobs",
+)
 
-    if jobs == 1 or len(todo) <= 1:
-        for case, folder in todo:
-            prepare(case, folder)
-            yield case.id
-        return
-    # Threads suffice: decompression and array work release the interpreter lock, and a script that calls
-    # metaseg needs no main guard.
-    with ThreadPoolExecutor(min(jobs, len(todo))) as pool:
-        futures = {pool.submit(prepare, case, folder): case.id for case, folder in todo}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                yield futures[future]
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+
+def open_cases(config: Any, data: Sequence[str | Path], **others: Any) -> SliceStore:
+    """Open cases as the settings of a verb say, and show how far their preparation is.
+
+    Args:
+        config: The settings; the arguments of :func:`open_data` that it has are taken from it.
+        data: Raw folders and stores.
+        others: Arguments of :func:`open_data` that win over the settings.
+
+    Raises:
+        DataError: As :func:`open_data`.
+    """
+    settings = {name: getattr(config, name) for name in _SETTINGS if hasattr(config, name)}
+    with show_progress("preparing cases", None) as bar:
+        return open_data(data, **(settings | others), progress=lambda done, total: bar.advance())
+
+
+def list_cases(
+    data: Sequence[str | Path],
+    *,
+    format: str = "auto",
+    label_scheme: str | None = None,
+    classes: Sequence[str] = (),
+    patients: Path | None = None,
+    need_labels: bool = False,
+    allow_missing: bool = True,
+    group_copies: GroupCopies = "near",
+) -> list[Case | StoredCase]:
+    """The cases of folders and stores from names alone, without preparing any; see :func:`open_data`.
+
+    Raises:
+        DataError: Nothing was found, or something is left out without ``allow_missing``.
+    """
+    listed: list[Case | StoredCase] = []
+    for path in map(Path, data):
+        if is_store(path):
+            listed += _of_classes(open_store(path), classes)
+        else:
+            listed += read_cases(
+                path,
+                format=format,
+                label_scheme=label_scheme,
+                classes=tuple(classes) or None,
+                patients=patients,
+                need_labels=need_labels,
+                allow_missing=allow_missing,
+                group_copies=group_copies,
+            )
+    return listed
 
 
 def open_data(
@@ -176,14 +219,13 @@ def open_data(
         DataError: Nothing was found, ids stand twice, something is left out without ``allow_missing``, or the labels
             mean something else than the files' names say.
     """
-    raw: list[Case] = []
-    folders: list[Path] = []
-    stored: SliceStore = SliceStore(())
+    found: list[tuple[Path, list[Case]]] = []
+    stored: list[StoredCase] = []
     for path in map(Path, data):
         if is_store(path):
-            stored = SliceStore((*stored.cases, *_of_patients(_of_classes(open_store(path), classes), patients)))
+            stored += _of_patients(_of_classes(open_store(path), classes), patients)
         else:
-            found, left_out = find_cases(
+            cases, left_out = find_cases(
                 path,
                 format=format,
                 label_scheme=label_scheme,
@@ -192,30 +234,21 @@ def open_data(
                 group_copies=group_copies,
             )
             tell(left_out, path, refuse=not allow_missing)
-            raw += found
-            folders += [path] * len(found)
+            found.append((path, cases))
+    raw = [case for _, cases in found for case in cases]
     _refuse_doubled([(case.id, case.files[0]) for case in raw] + [(case.id, case.folder) for case in stored])
     if patients is None:
         warn_of_doubtful(doubtable(raw) | doubtable(stored))
-    origin = {case.id: path for case, path in zip(raw, folders, strict=True)}
     raw, stored = _complete(raw, stored, modalities, need_labels, Path(*data[:1]), refuse=not allow_missing)
     if raw:
-        wanted = tuple(modalities) or common_modalities(raw)
-        options = PrepareOptions(wanted, image_size)
+        options = PrepareOptions(tuple(modalities) or common_modalities(raw), image_size)
         built = build_store(raw, cache_root(cache) / "cases", options, jobs, progress, publish=False, failed=failed)
-        raw = _without(raw, failed)
-        for path in dict.fromkeys(folders):
-            mine = [number for number, case in enumerate(raw) if origin[case.id] == path]
-            members = [raw[number] for number in mine], [built.cases[number] for number in mine]
-            _weigh_labels(*members, path, label_scheme is not None, labels)
-        stored = SliceStore((*stored.cases, *built.cases))
-    _check(stored, data, modalities, classes)
-    return stored
-
-
-def _without(cases: Sequence[Case], failed: Sequence[FailedCase] | None) -> list[Case]:
-    bad = {one.case for one in failed or ()}
-    return [case for case in cases if case.id not in bad]
+        for path, cases in found:
+            _weigh_labels(cases, built, path, label_scheme is not None, labels)
+        stored += built.cases
+    store = SliceStore(tuple(stored))
+    _check(store, data, modalities, classes)
+    return store
 
 
 def _refuse_doubled(cases: Sequence[tuple[str, Path]]) -> None:
@@ -231,28 +264,27 @@ def _refuse_doubled(cases: Sequence[tuple[str, Path]]) -> None:
             )
 
 
-def _of_patients(cases: Sequence[StoredCase], patients: Path | None) -> list[StoredCase]:
+def _of_patients(cases: list[StoredCase], patients: Path | None) -> list[StoredCase]:
     """Stored cases with the patients that the table tells, or their names: older stores do not know sessions."""
     table = None if patients is None else read_patient_table(patients)
     owners = patients_of({case.id: case.patient for case in cases}, table, patients)
     for case in cases:
         case.info = replace(case.info, patient=owners[case.id])
-    return list(cases)
+    return cases
 
 
 def _complete(
-    raw: list[Case], stored: SliceStore, modalities: Sequence[str], labels: bool, where: Path, *, refuse: bool
-) -> tuple[list[Case], SliceStore]:
+    raw: list[Case], stored: list[StoredCase], modalities: Sequence[str], labels: bool, where: Path, *, refuse: bool
+) -> tuple[list[Case], list[StoredCase]]:
     """Cases that have the modalities asked for, after a word about those that lack something that is needed."""
-    rows = [(case.id, case.modalities, case.label is not None) for case in raw]
-    rows += [(case.id, case.info.modalities, case.info.labelled) for case in stored]
+    members: list[Case | StoredCase] = [*raw, *stored]
+    rows = [(case.id, case.modalities, case.labelled) for case in members]
     found = lacking(rows, modalities, labels=labels and any(labelled for *_, labelled in rows))
     tell(found, where, refuse=refuse)
-    without = {one.case for one in found if modalities and one.kind == "modality-missing"}
+    without = {gap.case for gap in found if modalities and gap.kind == "modality-missing"}
     if len(without) == len(rows) and raw:
         raw[0].require(modalities)
-    kept = tuple(case for case in stored if case.id not in without)
-    return [case for case in raw if case.id not in without], SliceStore(kept)
+    return [case for case in raw if case.id not in without], [case for case in stored if case.id not in without]
 
 
 def _of_classes(store: SliceStore, classes: Sequence[str]) -> list[StoredCase]:
@@ -271,22 +303,21 @@ def _check(store: SliceStore, data: Sequence[str | Path], modalities: Sequence[s
         case.channels(modalities)
     warn_of_findings(store.cases)
     # Before hours of work: a third of a second for 50 cases of 50 MB that the system has read already.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(StoredCase.verify, store):
-            pass
+    for _ in ordered_map(StoredCase.verify, store.cases, os.cpu_count() or 1):
+        pass
 
 
-def _weigh_labels(
-    cases: Sequence[Case], stored: Sequence[StoredCase], where: Path, told: bool, labels: str | None = None
-) -> None:
+def _weigh_labels(cases: Sequence[Case], built: SliceStore, where: Path, told: bool, labels: str | None = None) -> None:
     """Raise or warn where the labels of one data set speak against their convention."""
+    prepared = {case.id: case for case in built}
+    schemes: dict[str, LabelScheme] = {}
     held: defaultdict[str, list[list[int]]] = defaultdict(list)
-    for case, prepared in zip(cases, stored, strict=True):
-        if prepared.info.labelled:
-            held[case.scheme.name].append(np.flatnonzero(prepared.areas().sum(axis=0)).tolist())
-    schemes = {case.scheme.name: case.scheme for case in cases}
-    for name, classes in held.items():
-        for kind, doubt in doubts(schemes[name], classes, told, unite=labels == WHOLE_LESION.name):
+    for case in cases:
+        if case.id in prepared and prepared[case.id].info.labelled:
+            schemes[case.scheme.name] = case.scheme
+            held[case.scheme.name].append(np.flatnonzero(prepared[case.id].areas().sum(axis=0)).tolist())
+    for name, scheme in schemes.items():
+        for kind, doubt in doubts(scheme, held[name], told, unite=labels == WHOLE_LESION.name):
             if kind == "label-meaning":
                 raise DataError(doubt.found, where=where, expected=doubt.expected, remedy=doubt.remedy)
             warn_user(doubt.found, where=where, expected=doubt.expected, remedy=doubt.remedy)
@@ -324,10 +355,10 @@ def prepare_store(
         need_labels=True,
         allow_missing=allow_missing,
     )
-    cases, _ = _complete(cases, SliceStore(()), modalities, False, data, refuse=not allow_missing)
-    wanted = tuple(modalities) or common_modalities(cases)
-    built = build_store(cases, store, PrepareOptions(wanted, image_size), jobs, progress, failed=failed)
-    _weigh_labels(_without(cases, failed), built.cases, data, label_scheme is not None)
+    cases, _ = _complete(cases, [], modalities, False, data, refuse=not allow_missing)
+    options = PrepareOptions(tuple(modalities) or common_modalities(cases), image_size)
+    built = build_store(cases, store, options, jobs, progress, failed=failed)
+    _weigh_labels(cases, built, data, label_scheme is not None)
     return built
 
 

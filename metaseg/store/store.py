@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from metaseg.cases.check.report import KINDS, CheckReport, Finding
+from metaseg.cases.splits import Absent, Split
 from metaseg.errors import DataError, warn_user
 from metaseg.files import FileKind, read_json, write_text
 from metaseg.store.stored_case import FORMAT_VERSION, StoredCase
@@ -41,6 +42,34 @@ class SliceStore:
 
     def __iter__(self) -> Iterator[StoredCase]:
         return iter(self.cases)
+
+    def labelled(self) -> SliceStore:
+        """The cases that have a label.
+
+        Raises:
+            DataError: None has.
+        """
+        cases = tuple(case for case in self.cases if case.info.labelled)
+        if not cases:
+            raise DataError("none of the cases has a label", remedy="add labels; see 'metaseg data check'")
+        return SliceStore(cases)
+
+    def part(self, split: Split | Path | None, *names: str, absent: Absent = "refuse") -> SliceStore:
+        """The cases of parts of a split, in the split's order; all where there is no split.
+
+        Args:
+            split: The split, or its file.
+            names: The parts.
+            absent: What to do about cases of a part that the store lacks; see :meth:`Split.select`.
+
+        Raises:
+            UsageError: There is no such part, or it holds none of the cases.
+            DataError: A patient stands in two parts, or a case is absent.
+        """
+        if split is None:
+            return self
+        known = Split.load(split) if isinstance(split, Path) else split
+        return SliceStore(tuple(case for name in names for case in known.select(self.cases, name, absent=absent)))
 
     def select(self, ids: Sequence[str]) -> SliceStore:
         """The cases with these ids, in the order of ``ids``.
@@ -142,10 +171,13 @@ def stored_folders(path: Path) -> list[Path]:
     return [path / "cases" / key for key in content.cases]
 
 
-def write_store_file(path: Path, keys: Sequence[str], store: SliceStore) -> None:
+def write_store_file(path: Path, store: SliceStore) -> None:
     """Write ``store.json`` and ``slices.csv`` of a finished store, each atomically."""
     write_text(path / "slices.csv", store.table().to_csv(index=False))
-    write_text(path / STORE_FILE, json.dumps({"version": FORMAT_VERSION, "cases": list(keys)}, indent=1))
+    write_text(
+        path / STORE_FILE,
+        json.dumps({"version": FORMAT_VERSION, "cases": [case.folder.name for case in store]}, indent=1),
+    )
 
 
 def check_store(path: Path, progress: Callable[[int, int], None] | None = None) -> CheckReport:

@@ -355,6 +355,16 @@ class StoredCase:
         return self.info.site
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """Its modalities, in stored order."""
+        return self.info.modalities
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is a label."""
+        return self.info.labelled
+
+    @property
     def space(self) -> LabelSpace:
         """Label space of the stored label."""
         return LABEL_SPACES[self.info.space]

@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from metaseg.adapt.domains import check_modalities, no_source_to_draw_from
-from metaseg.cases.readers import read_cases
+from metaseg.cases.case import Case
 from metaseg.cases.splits import Absent, Split
 from metaseg.config.segmentation import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, MetasegError, UsageError, unknown_name
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.state import STATE_NAME
-from metaseg.store.store import is_store, open_store
+from metaseg.store.prepare import list_cases
+from metaseg.store.stored_case import StoredCase
 from metaseg.studies.phantoms import PARTS, is_phantom_split
 from metaseg.studies.plan import Plan
 from metaseg.studies.search import open_database
 from metaseg.training.source import absent_cases
 
-Member = Any
+Member = Case | StoredCase
 """A case as read from its files, or a prepared one."""
 Cases = Callable[[PretrainConfig | AdaptOptions, Sequence[Path], Sequence[str]], list[Member]]
 """Reads the cases of folders, once however often it is asked."""
@@ -40,7 +41,16 @@ def check_data(plan: Plan) -> None:
     def cases(config: PretrainConfig | AdaptOptions, folders: Sequence[Path], classes: Sequence[str]) -> list[Member]:
         key = (tuple(folders), config.format, config.label_scheme, tuple(classes))
         if key not in seen:
-            seen[key] = [case for folder in folders for case in _members(config, folder, classes)]
+            listed = list_cases(
+                folders,
+                format=config.format,
+                label_scheme=config.label_scheme,
+                classes=classes,
+                patients=config.patients,
+                need_labels=True,
+                allow_missing=config.allow_missing,
+            )
+            seen[key] = [case for case in listed if case.labelled]
         return seen[key]
 
     network = None
@@ -107,7 +117,7 @@ def _check_network(
 ) -> None:
     """Whether cases fit the network, and whether anyone is left to watch and to rehearse."""
     for case in (*members, *watched):
-        missing = [name for name in network.card.modalities if name not in _modalities(case)]
+        missing = [name for name in network.card.modalities if name not in case.modalities]
         if missing:
             raise DataError(
                 f"target {target}: case {case.id} lacks modality {', '.join(missing)}",
@@ -141,10 +151,6 @@ def _check_rehearsal(
         raise no_source_to_draw_from()
 
 
-def _modalities(case: Member) -> Sequence[str]:
-    return case.info.modalities if hasattr(case, "info") else case.modalities
-
-
 def _check_part(
     split: Split, members: Sequence[Member], part: str, what: str, where: Path, absent: Absent = "ignore"
 ) -> None:
@@ -163,24 +169,3 @@ def _check_shots(plan: Plan, target: str, patients: int) -> None:
             f"{wanted} shots are asked for, but the training part of target {target} has {patients} patients",
             remedy="lower 'shots' or 'search_shots', or use a split with more patients in it",
         )
-
-
-def _members(config: PretrainConfig | AdaptOptions, folder: Path, classes: Sequence[str]) -> list[Member]:
-    if is_store(folder):
-        wanted = {name.lower() for name in classes}
-        stored = [case for case in open_store(folder) if case.info.labelled]
-        return [
-            case
-            for case in stored
-            if not wanted or {str(case.info.cohort).lower(), str(case.info.grade).lower()} & wanted
-        ]
-    read = read_cases(
-        folder,
-        format=config.format,
-        label_scheme=config.label_scheme,
-        classes=tuple(classes) or None,
-        patients=config.patients,
-        need_labels=True,
-        allow_missing=config.allow_missing,
-    )
-    return [case for case in read if case.label is not None]

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from metaseg.adapt.domains import open_cases, open_source
+from metaseg.adapt.domains import open_domain, open_source
 from metaseg.adapt.setup import prepare_setting
 from metaseg.cases.labels import LABEL_SPACES
-from metaseg.cases.splits import Split
 from metaseg.config.io import dump_config
 from metaseg.config.segmentation import AdaptOptions
 from metaseg.errors import RunError, UsageError, unknown_name
@@ -24,7 +23,7 @@ from metaseg.studies.phantoms import is_phantom_split, make_phantom_domain
 from metaseg.studies.plan import PRETRAIN, Plan, with_patients
 from metaseg.studies.search import open_database
 from metaseg.studies.work import CELLS, SEARCHES, Unit
-from metaseg.training.source import absent_cases, part_of
+from metaseg.training.source import absent_cases
 
 STUDY_FILE = "study.yaml"
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -129,8 +128,8 @@ def _prepare_target(plan: Plan, target: str, network: LoadedNetwork) -> tuple[in
                 remedy="name others with 'source', or judge trials by 'objective: target'",
             )
     assert cell.split is not None
-    store = open_cases(cell, network, cell.data, cell.classes)
-    part = part_of(Split.load(cell.split), store, cell.train_part, absent_cases(cell))
+    store = open_domain(cell, network, cell.data, cell.classes)
+    part = store.part(cell.split, cell.train_part, absent=absent_cases(cell))
     # Those with tumour in two slices or more: as many shots as can be drawn.
     usable = {case.patient for case in part if (case.areas()[:, 1:].sum(axis=1) > 0).sum() >= 2}
     return len(usable), {

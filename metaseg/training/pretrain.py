@@ -20,10 +20,9 @@ from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
 from metaseg.runs.networks import Inputs
 from metaseg.runs.session import in_run_folder
-from metaseg.store.prepare import open_data, phantom_folder
+from metaseg.store.prepare import open_cases, phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import share_cache
-from metaseg.terminal import progress
 from metaseg.training.augment import Augmentation
 from metaseg.training.fitted_run import FitSummary, FittedRun, Validate, fit_in_run, smoothed_score
 from metaseg.training.loop import LoopPlan, shared_draw, supervised
@@ -87,22 +86,7 @@ def run_pretrain(config: PretrainConfig) -> PretrainResult:
 def open_pretraining_data(config: PretrainConfig, *, allow_missing: bool = True) -> SliceStore:
     """The prepared cases of a pretraining: its data, or the phantoms that stand in for none."""
     folders = config.data or (phantom_folder("hgg", config.phantom_cases, config.seed, config.cache),)
-    with progress("preparing cases", None) as bar:
-        return open_data(
-            folders,
-            format=config.format,
-            label_scheme=config.label_scheme,
-            labels=config.labels,
-            modalities=config.modalities,
-            classes=config.classes,
-            patients=config.patients,
-            need_labels=True,
-            allow_missing=allow_missing,
-            image_size=config.image_size,
-            cache=config.cache,
-            jobs=config.jobs,
-            progress=lambda done, total, name: bar.advance(),
-        )
+    return open_cases(config, folders, need_labels=True, allow_missing=allow_missing)
 
 
 def _prepare(config: PretrainConfig) -> _Pretraining:

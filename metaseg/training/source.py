@@ -42,18 +42,6 @@ def shared_modalities(store: SliceStore) -> tuple[str, ...]:
     return shared
 
 
-def labelled(store: SliceStore) -> SliceStore:
-    """The cases that have a label.
-
-    Raises:
-        DataError: None has.
-    """
-    cases = tuple(case for case in store if case.info.labelled)
-    if not cases:
-        raise DataError("none of the cases has a label", remedy="add labels; see 'metaseg data check'")
-    return SliceStore(cases)
-
-
 def divide(store: SliceStore, config: PretrainConfig) -> tuple[SliceStore, SliceStore]:
     """Training and validation cases, by patient: from the split file, or a seeded share.
 
@@ -61,7 +49,7 @@ def divide(store: SliceStore, config: PretrainConfig) -> tuple[SliceStore, Slice
         UsageError: The split has no such part, or no case is left to train on.
         DataError: A patient stands in both.
     """
-    store = labelled(store)
+    store = store.labelled()
     if config.fold is not None and config.split is None:
         raise lone_fold()
     if config.split is not None:
@@ -94,16 +82,11 @@ def _from_split(path: Path, store: SliceStore, config: PretrainConfig) -> tuple[
                 expected="two parts",
                 remedy="name others with --train-part and --val-part",
             )
-        return part_of(split, store, config.train_part, absent), part_of(split, store, config.val_part, absent)
-    name = f"fold-{config.fold}"
-    val = part_of(split, store, name, absent)
-    others = [part for part in split.parts if part.startswith("fold-") and part != name]
-    return SliceStore(tuple(case for part in others for case in part_of(split, store, part, absent))), val
-
-
-def part_of(split: Split, store: SliceStore, part: str, absent: Absent = "refuse") -> SliceStore:
-    """The labelled cases of one part of a split; arguments and errors are those of :meth:`Split.select`."""
-    return SliceStore(tuple(split.select(store.cases, part, absent=absent)))
+        train, val = [config.train_part], config.val_part
+    else:
+        val = f"fold-{config.fold}"
+        train = [part for part in split.parts if part.startswith("fold-") and part != val]
+    return store.part(split, *train, absent=absent), store.part(split, val, absent=absent)
 
 
 def absent_cases(config: PretrainConfig | AdaptOptions) -> Absent:

@@ -324,7 +324,7 @@ class TestBuild:
             tmp_path / "s",
             PrepareOptions(FOUR),
             jobs=2,
-            progress=lambda done, total, _: seen.append((done, total)),
+            progress=lambda done, total: seen.append((done, total)),
         )
         assert sorted(seen) == [(1, 3), (2, 3), (3, 3)]
 

@@ -14,6 +14,7 @@ from metaseg.cases.case import Case
 from metaseg.cases.labels import LabelScheme
 from metaseg.cases.pictures import GroupCopies
 from metaseg.errors import DataError, some, warn_user
+from metaseg.registry import Registry
 
 VOLUME_FILES = (".nii", ".nii.gz", ".nii.bz2", ".hdr", ".mgz", ".mha", ".mhd", ".nrrd", ".dcm")
 """Endings of volumes, those too that cannot be read."""
@@ -102,7 +103,7 @@ class Reader:
     last_resort: bool = False
 
 
-READERS: dict[str, Reader] = {}
+READERS: Registry[Reader] = Registry("format", "metaseg.readers", Reader)
 """All conventions, by the names that ``--format`` takes."""
 
 
@@ -114,10 +115,7 @@ def register_reader(reader: Reader) -> Reader:
     Raises:
         ValueError: The name is taken.
     """
-    if reader.name in READERS:
-        raise ValueError(f"there is already a format '{reader.name}'")
-    READERS[reader.name] = reader
-    return reader
+    return READERS.add(reader.name, reader)
 
 
 def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:

@@ -5,6 +5,8 @@ A marker file says that a data set was made by a program; its cases are syntheti
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -107,6 +109,42 @@ _BIDS = re.compile(r"sub-[A-Za-z0-9]+(_.+)?_(T1w|T2w|FLAIR)\.nii(\.gz)?")
 _DESCRIBING_FILES = (nnunet.DESCRIPTION, slices.INDEX)
 
 
+_GIVEN_NAME = "cases-given-in-python-"
+_given: dict[str, tuple[Case, ...]] = {}
+
+
+def give_cases(cases: Sequence[Case]) -> Path:
+    """Let all verbs take cases that Python code made.
+
+    Args:
+        cases: The cases; their volumes name the files that they are read from.
+
+    Returns:
+        What stands for them in this process wherever a folder of cases is taken. The same cases have the same name, so
+        that a run on them can be resumed once they are given again.
+    """
+    told = json.dumps([[case.id, case.patient, *map(str, case.files)] for case in cases])
+    name = _GIVEN_NAME + hashlib.blake2b(told.encode(), digest_size=6).hexdigest()
+    _given[name] = tuple(cases)
+    return Path(name)
+
+
+def _given_cases(path: Path, options: ReadOptions) -> list[Case] | None:
+    """The cases that a path of :func:`give_cases` stands for; None for any other path."""
+    if not path.name.startswith(_GIVEN_NAME):
+        return None
+    if path.name not in _given:
+        raise DataError(
+            "the cases were given in Python, and are not there any more",
+            where=path.name,
+            remedy="give the same cases again, in the process that reads them",
+        )
+    return [
+        replace(case, scheme=options.scheme or case.scheme, format=case.format or "python")
+        for case in _given[path.name]
+    ]
+
+
 def read_cases(
     path: str | PathLike[str],
     format: str = "auto",
@@ -194,15 +232,19 @@ def find_cases(
     Where not ``strict``, the first of doubled files is kept and the others noted in ``Case.extra`` under ``"doubled"``,
     and files of another case are noted as left out, instead of raising.
     """
-    root = _existing(Path(path))
     if group_copies not in get_args(GroupCopies):
         raise UsageError(f"'group_copies' is '{group_copies}'", expected="one of " + ", ".join(get_args(GroupCopies)))
     name = canonical_modality(modality) if modality else None
     options = ReadOptions(_scheme(label_scheme), name, strict, group_copies)
+    given = _given_cases(Path(path), options)
+    root = _existing(Path(path)) if given is None else Path(path)
     folder = root.parent if root.is_file() else root
-    reader = _choose_reader(root, format)
-    cases = reader.read(root, options)
-    left_out = [*options.left_out, *unread_files(folder, reader, _files(cases, options))]
+    if given is None:
+        reader = _choose_reader(root, format)
+        cases = reader.read(root, options)
+        left_out = [*options.left_out, *unread_files(folder, reader, _files(cases, options))]
+    else:
+        cases, left_out = given, []
     left_out += [
         LeftOut("images-missing", "cases without an image", "the case has no image", case.id)
         for case in cases
@@ -261,14 +303,14 @@ def _choose_reader(root: Path, format: str) -> Reader:
             raise UsageError(f"--format {format} reads folders", where=root, remedy="omit --format for a table")
         if format == BRATS.name:
             _refuse_bids(root)
-        return READERS[format]
+        return READERS.get(format)
     if root.is_file() or table.matches(root):
         return table.READER
     _refuse_bids(root)
     matching: list[Reader] = []
     for last in (False, True):
-        if not matching:
-            matching = [reader for reader in READERS.values() if reader.last_resort is last and reader.matches(root)]
+        candidates = (reader for reader in READERS.entries().values() if reader.last_resort is last)
+        matching = matching or [reader for reader in candidates if reader.matches(root)]
     if not matching:
         raise _nothing_found(root, format)
     if len(matching) > 1:
@@ -285,7 +327,7 @@ def _choose_reader(root: Path, format: str) -> Reader:
 
 
 def _nothing_found(root: Path, format: str) -> DataError:
-    readers = READERS.values() if format == "auto" else [READERS[format]]
+    readers = READERS.entries().values() if format == "auto" else [READERS.get(format)]
     return DataError(
         "no case was found",
         where=root,

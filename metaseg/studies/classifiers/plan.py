@@ -9,8 +9,7 @@ from typing import Any
 
 from metaseg.cases.case import Case
 from metaseg.cases.labels import LABEL_SCHEMES
-from metaseg.cases.readers import read_cases
-from metaseg.classify.data import PHANTOM_GRADES, check_cases, divide, open_cases, open_slices, phantom_folders
+from metaseg.classify.data import PHANTOM_GRADES, check_cases, divide, open_classified, open_slices, phantom_folders
 from metaseg.classify.fitting import NO_FILES, weights_file
 from metaseg.classify.train import SPLIT_NAME, check_strategy
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
@@ -21,7 +20,7 @@ from metaseg.models.card import checkpoint_files, read_card
 from metaseg.models.classifiers import find_classifier
 from metaseg.models.device import make_fabric
 from metaseg.models.weights import read_tensors
-from metaseg.store.store import is_store, open_store
+from metaseg.store.prepare import list_cases
 from metaseg.studies.cells import run_unit, seconds_of, state_of
 from metaseg.studies.entries import plain
 from metaseg.studies.inputs import file_digest
@@ -168,7 +167,16 @@ def check_entries(entries: Mapping[str, ClassifierConfig]) -> None:
                 check_strategy(entry.strategy, entry.weights)
             if reading not in seen:
                 # Phantoms are of two grades, and made when the study runs.
-                seen[reading] = [case for folder in entry.data for case in _members(entry, folder)] or _phantoms()
+                seen[reading] = (
+                    list_cases(
+                        entry.data,
+                        format=entry.format,
+                        patients=entry.patients,
+                        allow_missing=entry.allow_missing,
+                        group_copies=entry.copies,
+                    )
+                    or _phantoms()
+                )
             check_cases(seen[reading], entry)
         except MetasegError as error:
             error.found = f"entry '{label}': {error.found}"
@@ -181,18 +189,6 @@ def _check_weights(path: Path) -> None:
     if card.exists() and read_card(card)[0].task != "classification":
         raise UsageError("the weights are those of a segmentation network", where=path, expected="a classifier's")
     read_tensors(path)
-
-
-def _members(entry: ClassifierConfig, folder: Path) -> list[Any]:
-    if is_store(folder):
-        return list(open_store(folder))
-    return read_cases(
-        folder,
-        format=entry.format,
-        patients=entry.patients,
-        allow_missing=entry.allow_missing,
-        group_copies=entry.copies,
-    )
 
 
 def _phantoms() -> list[Case]:
@@ -210,7 +206,7 @@ def input_digests(entries: Mapping[str, ClassifierConfig]) -> dict[str, str]:
     for label, entry in entries.items():
         reading = (entry.data, entry.format, entry.patients, entry.modalities, entry.input_size, entry.copies)
         if reading not in stores:
-            stores[reading] = open_cases(entry, entry).fingerprint
+            stores[reading] = open_classified(entry, entry).fingerprint
         found[f"data of {label}"] = stores[reading]
         weights = None if entry.weights in NO_FILES else Path(weights_file(entry.weights))
         files = {"split": entry.split, "case table": entry.case_table, "weights": weights}

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from metaseg.cases import READERS, label_scheme, read_case_files, read_cases
-from metaseg.cases.readers import find_cases
+from metaseg.cases.readers import Reader, find_cases, give_cases, register_reader
 from metaseg.errors import DataError, UsageError
 
 
@@ -195,3 +195,32 @@ def test_names_that_are_no_text_can_be_written(name, tmp_path):
         assert text.encode("utf-8")
     assert case.files == (path,)
     assert case.read_images(case.modalities).shape == (1, 1, 16, 16)
+
+
+def test_cases_of_python_are_read_like_a_folder(tmp_path: Path, write_case: Callable[..., Path]) -> None:
+    for name in ("P1", "P2"):
+        write_case(tmp_path / "set" / name, ("_t1ce", "_flair"))
+    cases = read_cases(tmp_path / "set")
+    given = give_cases(cases[:1])
+    assert given == give_cases(cases[:1]) != give_cases(cases)
+    assert read_cases(given) == cases[:1]
+    assert read_cases(given, label_scheme="brats2023")[0].scheme.name == "brats2023"
+    with pytest.raises(DataError, match="give the same cases again"):
+        read_cases(Path("cases-given-in-python-0"))
+
+
+def test_reader_of_another_package_is_tried(tmp_path: Path, write_case: Callable[..., Path]) -> None:
+    write_case(tmp_path / "set" / "P1", ("_t1ce",))
+    cases = read_cases(tmp_path / "set")
+    register_reader(Reader("notes", "a file notes.txt", lambda path: (path / "notes.txt").is_file(), lambda *_: cases))
+    try:
+        (tmp_path / "notes.txt").touch()
+        assert read_cases(tmp_path, format="notes") == cases
+        with pytest.raises(DataError, match="several conventions: brats, notes"):
+            read_cases(tmp_path)
+        with pytest.raises(ValueError, match="already"):
+            register_reader(READERS.get("notes"))
+        with pytest.raises(UsageError, match="did you mean 'notes'"):
+            read_cases(tmp_path, format="note")
+    finally:
+        READERS._entries.pop("notes")
