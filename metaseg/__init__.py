@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from metaseg.classify.train import ClassifyTrainResult
     from metaseg.inference.evaluate import EvaluationResult
     from metaseg.inference.predict import PredictionResult
-    from metaseg.report.page import ReportResult
+    from metaseg.reports.page import ReportResult
     from metaseg.studies.classifiers.compare import ClassifierComparison
     from metaseg.studies.classifiers.search import ClassifierSearch
     from metaseg.studies.compare import ComparisonResult
@@ -193,7 +193,7 @@ def report(**settings: Any) -> ReportResult:
         MetasegError: There is no such run or study, or its files are damaged.
     """
     from metaseg.config.studies import ReportConfig
-    from metaseg.report.page import run_report
+    from metaseg.reports.page import run_report
 
     return run_report(_settings(ReportConfig, settings))
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+
+import metaseg
+from metaseg.cases.readers import read_cases
+from metaseg.cases.splits import Split, make_split
 
 CaseWriter = Callable[..., Path]
 
@@ -56,3 +61,35 @@ def write_cases(tmp_path_factory: pytest.TempPathFactory) -> CaseWriter:
         return made[key]
 
     return write
+
+
+@pytest.fixture(scope="session")
+def domains(write_cases, tmp_path_factory) -> dict[str, Any]:
+    """A small network that has learned a little of the source, the cases of both domains, and a split over both."""
+    root = tmp_path_factory.mktemp("domains")
+    parts, patients = {}, {}
+    for name, centre in (("HGG", 0.5), ("MET", 0.35)):
+        own = make_split(read_cases(write_cases(name, 6, centre=centre)), {"train": 3, "val": 1, "test": 2})
+        parts |= {part: (*parts.get(part, ()), *ids) for part, ids in own.parts.items()}
+        patients |= own.patients
+    Split(0, None, parts, patients).save(root / "split.json")
+    settings = {"data": write_cases("HGG", 6, centre=0.5), "split": root / "split.json", "classes": ["HGG"]}
+    run = metaseg.pretrain(
+        **settings,
+        cache=root / "cache",
+        out=root / "pre",
+        epochs=2,
+        slices_per_epoch=32,
+        learning_rate=0.01,
+        augment="none",
+        ema=0,
+        model_options={"channels": [4, 8], "strides": [2]},
+        jobs=1,
+    )
+    return {
+        "from": str(run.run),
+        "cache": root / "cache",
+        "target": {"data": str(write_cases("MET", 6, centre=0.35)), "classes": ["MET"]},
+        "shared": {"source": str(settings["data"]), "split": str(root / "split.json"), "slices": 4},
+        "split": root / "split.json",
+    }

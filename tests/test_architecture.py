@@ -34,7 +34,7 @@ ORDER = (
     "adapt",
     "classify",
     "studies",
-    "report",
+    "reports",
     "cli",
 )
 """A room may import itself and the rooms before it."""

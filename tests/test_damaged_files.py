@@ -27,7 +27,7 @@ from metaseg.models import ModelCard, build_segmenter, resolve_options, save_che
 from metaseg.models.card import read_card
 from metaseg.models.checkpoint import load_checkpoint
 from metaseg.models.weights import read_tensors
-from metaseg.report.inputs import read_yaml
+from metaseg.reports.inputs import read_yaml
 from metaseg.runs.folder import RunFolder, list_runs
 from metaseg.runs.logs import read_curves, read_selection
 from metaseg.runs.manifest import make_manifest, read_manifest
@@ -100,7 +100,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """All files of ours as their writers write them."""
     folder = tmp_path_factory.mktemp("whole")
-    with RunFolder.create(PretrainConfig(out=folder / "run")) as run:
+    with RunFolder.create(folder / "run", "pretrain", PretrainConfig()) as run:
         run.state.set_metrics({"val/dice/ET": 0.5})
         run.state.mark("stage", 1)
         make_manifest(verb="pretrain", seed=0, device="cpu").save(run.path)

@@ -77,22 +77,21 @@ def begun(tmp_path_factory) -> dict[type, Any]:
     for cls in RUNS:
         out = tmp_path_factory.mktemp("runs") / "run"
         found[cls] = load_config(cls, None, {"out": out})
-        with RunFolder.create(found[cls]) as run:
+        with RunFolder.create(out, config_verb(cls), found[cls]) as run:
             run.state.set_status("stopped")
     return found
 
 
 @pytest.mark.parametrize(("cls", "field"), RUN_FIELDS, ids=name_of)
 def test_a_run_goes_on_with_another_value_only_where_that_is_declared_free(begun, cls, field):
-    folder = begun[cls].out
-    out = folder / ".." / folder.name if field.name == "out" else folder
-    changed = dataclasses.replace(another(cls, field, begun[cls]), out=out, resume=True, overwrite=False)
+    changed = dataclasses.replace(another(cls, field, begun[cls]), resume=True, overwrite=False)
+    folder, verb = begun[cls].out, config_verb(cls)
     if field.free:
         assert len(field.free.split()) > 3, "a reason is a sentence"
-        RunFolder.check(changed)
+        RunFolder.check(folder, verb, changed, resume=True)
     else:
         with pytest.raises(UsageError, match=rf"settings differ.*{field.option}: "):
-            RunFolder.check(changed)
+            RunFolder.check(folder, verb, changed, resume=True)
 
 
 def compared(study: CompareConfig) -> Any:

@@ -202,7 +202,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "report",
         ReportConfig,
-        "metaseg.report.page:run_report",
+        "metaseg.reports.page:run_report",
         COMPARING,
         "Write one self-contained page on runs or a study: curves, tables, choices, pictures, provenance.",
         ("metaseg report studies/phantoms", "metaseg report runs/met-active runs/met-naive --out report.html"),

@@ -227,11 +227,11 @@ def draw_fractions(
     """
     begun = np.zeros(len(fractions))
     for number, name in enumerate(classes):
-        column, style = np.asarray(fractions)[:, number], {"color": class_colour(number), "label": name}
+        column, colour = np.asarray(fractions)[:, number], class_colour(number)
         if horizontal:
-            axis.barh(places, column, sizes, left=begun, **style)
+            axis.barh(places, column, sizes, left=begun, color=colour, label=name)
         else:
-            axis.bar(places, column, sizes, bottom=begun, **style)
+            axis.bar(places, column, sizes, bottom=begun, color=colour, label=name)
         begun += column
     (axis.set_xlim if horizontal else axis.set_ylim)(0, 1)
     axis.grid(visible=False)

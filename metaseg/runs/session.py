@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from lightning_fabric import Fabric
 
+from metaseg.config.fields import config_verb
 from metaseg.errors import RunError
 from metaseg.models.processes import first_of_machine
 from metaseg.runs.folder import RunFolder
@@ -103,7 +104,8 @@ def finished_run(config: Any) -> RunFolder | None:
     Raises:
         RunError: The run folder cannot be written or resumed.
     """
-    finished = RunFolder.check(config)
+    verb = config_verb(type(config))
+    finished = RunFolder.check(config.out, verb, config, overwrite=config.overwrite, resume=config.resume)
     if finished is not None:
         if not any((finished.path / "checkpoints").glob("*.safetensors")):
             raise RunError(

@@ -214,7 +214,7 @@ def occupied() -> Iterator[Trial]:
             "evaluate": ("evaluate", bench.assets.pretrained, "--data", data, "--out", out, "--no-surface", "--pictures", 0),
             "classify predict": ("classify", "predict", bench.assets.classifier, pictures, "--out", out, "--pictures", 0),
             "classify evaluate": ("classify", "evaluate", bench.assets.classifier, "--out", out, "--pictures", 0),
-            "report": ("report", bench.assets.pretrained, "--out", out, "--no-metrics"),
+            "report": ("report", bench.assets.pretrained, "--out", out, "--no-figures"),
             "data prepare": ("data", "prepare", data, out),
             "data split": ("data", "split", data, "--out", out, "--parts", "train=1,test=2"),
             "data summary": ("data", "summary", data, "--csv", out),

@@ -59,7 +59,7 @@ def using(verb: str, run: Path, bench: Bench) -> Words:
         "runs": ("runs", bench.place),
         "predict": ("predict", run, data, "--out", "pred", "--no-pictures"),
         "evaluate": ("evaluate", run, "--data", data, "--out", "out", "--no-surface", "--pictures", 0),
-        "report": ("report", run, "--out", "report.html", "--no-metrics"),
+        "report": ("report", run, "--out", "report.html", "--no-figures"),
         "resume pretrain": ("pretrain", "--out", run, "--resume"),
         "resume naivetune": ("naivetune", "--out", run, "--resume"),
         "resume metatune": ("metatune", "--out", run, "--resume"),
@@ -192,7 +192,7 @@ def tables() -> Iterator[Trial]:
             def use(bench: Bench, file: str = file, content: bytes = content) -> Words:
                 run = bench.copy(bench.assets.tuned, "run")
                 (run / file).write_bytes(content)
-                return "report", run, "--out", "report.html", "--no-metrics"
+                return "report", run, "--out", "report.html", "--no-figures"
 
             yield Trial("I", f"{file} of {name}, report", use, "told", (file,), may_leave=True)
 

@@ -1,8 +1,8 @@
-"""What a report on classification is made from: a comparison of classifiers, or one or more runs."""
+"""Comparisons and runs of slice classifiers as a report reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,21 @@ from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import MetasegError, RunError, UsageError
 from metaseg.files import FileKind, check_shape, read_json
 from metaseg.inference.classification_files import PREDICTIONS, SUMMARY
-from metaseg.report.inputs import STUDY_NAME, ReportRun, read_run, read_yaml, run_names, unfinished
+from metaseg.inference.evaluation_files import FORMER_NAMES
+from metaseg.metrics.classification import patient_probabilities
+from metaseg.reports.inputs import (
+    STUDY_NAME,
+    ReportInputs,
+    ReportRun,
+    find_study,
+    inputs_name,
+    is_study,
+    read_run,
+    read_runs,
+    read_yaml,
+    refuse_runs_without_metrics,
+    unfinished,
+)
 from metaseg.runs.folder import RunFolder, is_run
 from metaseg.runs.logs import METRICS_NAME, read_log
 from metaseg.runs.networks import PatientRow
@@ -30,9 +44,10 @@ from metaseg.studies.classifiers.tables import (
 )
 from metaseg.studies.work import Unit
 
-COMPARE, SEARCH = "classify-compare", "classify-search"
+COMPARE = "classify-compare"
 TEST, EVALUATION = "test", "evaluation"
 """Folders of a run with metrics: of its own test part, and those of ``metaseg classify evaluate``."""
+FEW_PATIENTS = 10
 
 
 @dataclass(frozen=True)
@@ -50,14 +65,21 @@ class Evaluation:
     predictions: Predictions
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.predictions.classes
+    def levels(self) -> tuple[str, ...]:
+        """``patient``, where each patient is of one class, and ``slice``."""
+        return tuple(level for level in ("patient", "slice") if level in self.content["metrics"])
 
-    def metric(self, level: str, name: str) -> Mapping[str, float | None]:
-        """``value``, ``low`` and ``high`` of a metric; empty where it is not known."""
-        found: Mapping[str, float | None] = self.content["metrics"].get(level, {}).get(name, {})
-        return found
+    def row(self, level: str, class_name: str = "") -> dict[str, float | None]:
+        """The metrics of a level, or of one class, as a row with the columns ``NAME``, ``NAME_low``, ``NAME_high``."""
+        cells: dict[str, float | None] = {}
+        for name, values in self.content["metrics"].get(level, {}).items():
+            name, _, of_class = name.partition("/")
+            if of_class == class_name:
+                cells |= {f"{name}{end}": values.get(part) for end, part in _ENDS}
+        return cells
+
+
+_ENDS = (("", "value"), ("_low", "low"), ("_high", "high"))
 
 
 @dataclass(frozen=True)
@@ -66,7 +88,8 @@ class ClassifierStudy:
 
     Attributes:
         work: Its plan.
-        summary: As from :func:`metaseg.studies.classifiers.tables.summary`.
+        summary: By slice, as from :func:`metaseg.studies.classifiers.tables.summary`, the best first.
+        patients: The same by patient; empty where patients have slices of several classes.
         curves: As from :func:`metaseg.studies.classifiers.tables.curve_rows`.
         pairwise: As from :func:`metaseg.studies.classifiers.tables.against_baseline`.
         predictions: Of the cells that are done.
@@ -75,6 +98,7 @@ class ClassifierStudy:
 
     work: ClassifierWork
     summary: pd.DataFrame
+    patients: pd.DataFrame
     curves: pd.DataFrame
     pairwise: pd.DataFrame
     predictions: Mapping[Unit, Predictions]
@@ -88,7 +112,7 @@ class ClassifierStudy:
     @property
     def entries(self) -> list[str]:
         """Entries with metrics, the best first."""
-        return [str(label) for label in self.summary.sort_values(self.metric, ascending=False)["entry"]]
+        return list(self.summary["entry"])
 
     @property
     def active(self) -> list[str]:
@@ -96,36 +120,16 @@ class ClassifierStudy:
         curved = set(self.curves["entry"])
         return [label for label in self.entries if label in curved]
 
-    def row(self, label: str) -> Mapping[str, Any]:
-        """The summary of an entry."""
-        rows = self.summary[self.summary["entry"] == label].to_dict("records")
-        return {str(name): value for name, value in rows[0].items()}
-
 
 @dataclass(frozen=True)
-class ClassifierInputs:
-    """Everything that was read.
+class ClassifierInputs(ReportInputs):
+    """Everything that was read of classifiers; the runs of a study are called by their entries' titles.
 
     Attributes:
-        folder: Where the report goes by default.
-        name: What is reported, for the title.
         study: The comparison; None for runs.
-        settings: Its settings; empty for runs.
-        runs: The runs, those of a study by entry and seed, called by the entry's title.
-        notes: What a reader must know.
     """
 
-    folder: Path
-    name: str
     study: ClassifierStudy | None
-    settings: Mapping[str, Any]
-    runs: tuple[ReportRun, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether phantoms were among the data of any run."""
-        return any(run.synthetic for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -138,14 +142,14 @@ class _Summary:
 def is_classification(path: Path) -> bool:
     """Whether a folder is a study or a run of ``metaseg classify``; whatever else it may be is for others to say."""
     try:
-        if (path / STUDY_NAME).is_file():
+        if is_study(path):
             return str(read_yaml(path / STUDY_NAME).get("verb", "")).startswith("classify-")
         return is_run(path) and RunFolder.open(path).verb.startswith("classify-")
     except MetasegError:
         return False
 
 
-def read_classifier_inputs(paths: Sequence[Path], region: str | None = None) -> ClassifierInputs:
+def read_classification(paths: Sequence[Path], region: str | None = None) -> ClassifierInputs:
     """Read one comparison, or one or more runs.
 
     Args:
@@ -158,15 +162,8 @@ def read_classifier_inputs(paths: Sequence[Path], region: str | None = None) -> 
     """
     if region is not None:
         raise UsageError(f"--region {region}", expected="no region: slices are classified, not segmented")
-    studies = [path for path in paths if (path / STUDY_NAME).is_file()]
-    if studies and len(paths) > 1:
-        raise UsageError(
-            "a study is reported by itself",
-            where=studies[0],
-            expected="one study, or one or more runs",
-            remedy="make a report of each study, or name the runs under cells/ that you want side by side",
-        )
-    return _read_study(studies[0]) if studies else _read_runs(paths)
+    study = find_study(paths)
+    return _read_study(study) if study else _read_runs(paths)
 
 
 def _read_study(folder: Path) -> ClassifierInputs:
@@ -178,9 +175,13 @@ def _read_study(folder: Path) -> ClassifierInputs:
             expected="a study of 'metaseg classify compare', or runs",
             remedy="a search is told by its trials.csv; train with its best.yaml, and report that run",
         )
-    study = replace(load_config(ClassifyCompareConfig, folder / STUDY_NAME), out=folder)
-    work = make_classifier_plan(study)
-    runs = {cell: _cell_run(work, cell) for cell in _by_entry(work) if is_run(folder / cell.folder)}
+    work = make_classifier_plan(replace(load_config(ClassifyCompareConfig, folder / STUDY_NAME), out=folder))
+    cells = [Unit("cell", "", label, seed=seed) for label in work.entries for seed in work.study.seeds]
+    runs = {
+        cell: _with_test_patients(read_run(folder / cell.folder, work.titles[cell.label]))
+        for cell in cells
+        if is_run(folder / cell.folder)
+    }
     done = [cell for cell, run in runs.items() if run.status == "finished"]
     found = {cell: read for cell in done if (read := read_predictions(work, cell)) is not None}
     if not found:
@@ -190,39 +191,65 @@ def _read_study(folder: Path) -> ClassifierInputs:
             expected="finished cells with metrics of their test part",
             remedy="let the study run on, and report it then",
         )
-    baseline, curves = work.baseline, curve_rows(work, done)
-    tables = ClassifierStudy(
-        work, summary(work, found, curves, baseline), curves, against_baseline(work, found, baseline), found, baseline
-    )
-    missing = len(work.units) - len(done)
-    told = f"The study is not finished: {len(done)} of {len(work.units)} cells are done, and the metrics are of these."
+    notes = _few_patients(found.values())
+    if len(done) < len(work.units):
+        told = f"{len(done)} of {len(work.units)} cells are done, and the metrics are of these."
+        notes = (f"The study is not finished: {told}", *notes)
     return ClassifierInputs(
-        folder, folder.resolve().name, tables, settings, tuple(runs.values()), (told,) if missing else ()
+        folder=folder,
+        name=folder.resolve().name,
+        settings=settings,
+        runs=tuple(runs.values()),
+        notes=notes,
+        study=_computed(work, found, done),
     )
 
 
-def _by_entry(work: ClassifierWork) -> list[Unit]:
-    return [Unit("cell", "", label, seed=seed) for label in work.entries for seed in work.study.seeds]
+def _computed(work: ClassifierWork, found: dict[Unit, Predictions], done: Sequence[Unit]) -> ClassifierStudy:
+    baseline, curves = work.baseline, curve_rows(work, done)
+    by_patient = {cell: predictions for cell in found if (predictions := of_patients(found[cell])) is not None}
+    patients = summary(work, by_patient, curves.iloc[:0], baseline)
+    by_slice = summary(work, found, curves, baseline).sort_values(work.study.metric, ascending=False)
+    return ClassifierStudy(
+        work=work,
+        summary=by_slice,
+        patients=patients.sort_values(work.study.metric, ascending=False) if len(patients) else patients,
+        curves=curves,
+        pairwise=against_baseline(work, found, baseline),
+        predictions=found,
+        baseline=baseline,
+    )
 
 
-def _cell_run(work: ClassifierWork, cell: Unit) -> ReportRun:
-    return with_test_patients(read_run(work.folder / cell.folder, work.titles[cell.label]))
+def of_patients(found: Predictions) -> Predictions | None:
+    """Predictions of patients from those of their slices; None where one has slices of several classes."""
+    if pd.Series(found.labels).groupby(found.patients).nunique().max() > 1:
+        return None
+    probabilities, labels, patients = patient_probabilities(found.probabilities, found.labels, found.patients)
+    return Predictions(probabilities, labels, patients, found.classes)
+
+
+def _few_patients(found: Iterable[Predictions]) -> tuple[str, ...]:
+    """Says so where the test part is too small for what is told of it."""
+    count = min((len(set(predictions.patients)) for predictions in found), default=FEW_PATIENTS)
+    if count >= FEW_PATIENTS:
+        return ()
+    return (
+        f"Only {count} test patient{'s' if count > 1 else ''}: metrics, intervals and tests over so few patients say "
+        "little of others, however many slices they have.",
+    )
 
 
 def _read_runs(paths: Sequence[Path]) -> ClassifierInputs:
-    runs = [with_test_patients(read_run(path, name)) for path, name in zip(paths, run_names(paths), strict=True)]
-    if not any((run.path / METRICS_NAME).exists() or evaluation_of(run, TEST) for run in runs):
-        raise RunError(
-            "the run holds no metrics yet" if len(runs) == 1 else "the runs hold no metrics yet",
-            where=paths[0],
-            expected="a run that was validated at least once",
-            remedy="let it run on with --resume, and report it then",
-        )
-    name = runs[0].method if len(runs) == 1 else " against ".join(run.method for run in runs[:4])
-    return ClassifierInputs(paths[0], name, None, {}, tuple(runs), (*unfinished(runs), *_unlike(runs)))
+    runs = [_with_test_patients(run) for run in read_runs(paths)]
+    tested = [tested for run in runs if (tested := evaluation_of(run, TEST))]
+    if not tested and not any((run.path / METRICS_NAME).exists() for run in runs):
+        refuse_runs_without_metrics(runs, "a run that was validated at least once")
+    notes = (*unfinished(runs), *_unlike(runs), *_few_patients(evaluation.predictions for evaluation in tested))
+    return ClassifierInputs(paths[0], inputs_name(runs), {}, tuple(runs), notes, None)
 
 
-def with_test_patients(run: ReportRun) -> ReportRun:
+def _with_test_patients(run: ReportRun) -> ReportRun:
     """A run that also knows its test patients, whom ``patients.json`` leaves out."""
     rows = read_log(run.path / TEST / PREDICTIONS, ("patient",))
     return replace(run, patients={**run.patients, "test": [PatientRow(row["patient"]) for row in rows]})
@@ -231,10 +258,13 @@ def with_test_patients(run: ReportRun) -> ReportRun:
 def evaluation_of(run: ReportRun, part: str) -> Evaluation | None:
     """The metrics in a folder of a run; None if it has none, or they cannot be read."""
     folder = run.path / part
+    file = next((file for name in (SUMMARY, FORMER_NAMES[0]) if (file := folder / name).exists()), None)
+    if file is None:
+        return None
     kind = FileKind("the metrics of an evaluation", "evaluate the run again")
     try:
-        content = read_json(folder / SUMMARY, kind)
-        check_shape(content, _Summary, partial(kind.refuse, path=folder / SUMMARY))
+        content = read_json(file, kind)
+        check_shape(content, _Summary, partial(kind.refuse, path=file))
         predictions = predictions_in(folder)
         return Evaluation(folder, content, predictions) if predictions is not None and content["metrics"] else None
     except MetasegError:
@@ -244,5 +274,4 @@ def evaluation_of(run: ReportRun, part: str) -> Evaluation | None:
 def _unlike(runs: Sequence[ReportRun]) -> tuple[str, ...]:
     """What makes runs side by side no fair comparison."""
     tests = [frozenset(row.patient for row in run.patients.get("test", ())) for run in runs]
-    known = [one for one in tests if one]
-    return ("The runs were tested on different patients.",) if len(set(known)) > 1 else ()
+    return ("The runs were tested on different patients.",) if len(set(filter(None, tests))) > 1 else ()

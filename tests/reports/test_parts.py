@@ -9,14 +9,16 @@ import pandas as pd
 import pytest
 from scipy.optimize import isotonic_regression
 
-from metaseg.report.blocks import interval, number, p_value
-from metaseg.report.chart_style import LIGHT, chart_settings, css_variables, spread, svg_of
-from metaseg.report.charts import MOST_PATIENTS, paired_figure, retention_figure, trajectory_figure
-from metaseg.report.inputs import ReportRun, find_roles
+from metaseg.pictures.charts import LIGHT, chart_settings, spread
+from metaseg.reports.analysis import find_roles
+from metaseg.reports.charts import MOST_PATIENTS, paired_figure, retention_figure, trajectory_figure
+from metaseg.reports.figures import css_variables, svg_of
+from metaseg.reports.inputs import ReportRun
+from metaseg.reports.tables import interval, number, p_value
 
 
 def run_of(label: str, verb: str, **settings: object) -> ReportRun:
-    return ReportRun(Path(label), verb, "finished", None, "met", label, "", 5, 0, settings, {}, {})
+    return ReportRun(Path(label), verb, "finished", "met", label, 5, 0, settings, {}, {})
 
 
 def curves(methods: tuple[str, ...]) -> pd.DataFrame:
@@ -48,7 +50,7 @@ def test_names_stay_on_the_chart():
 def test_every_colour_of_a_chart_follows_the_page():
     with chart_settings():
         svg = svg_of(
-            retention_figure(curves(("naive", "b")), "target", {"naive": "naive", "b": "other"}, "ET"), "c1", "x"
+            retention_figure(curves(("naive", "b")), ["target"], {"naive": "naive", "b": "other"}, "ET"), "c1", "x"
         )
     assert not re.search(r"#[0-9a-f]{6}\b", svg)
     assert set(re.findall(r"var\(--(\w+)\)", svg)) <= set(LIGHT)
@@ -61,20 +63,18 @@ def test_every_colour_of_a_chart_follows_the_page():
 def test_names_in_a_chart_are_escaped():
     name = '<script>"&$x'
     with chart_settings():
-        svg = svg_of(retention_figure(curves((name,)), "source", {name: "best"}, "ET"), "c1", f"Dice of {name}")
+        svg = svg_of(retention_figure(curves((name,)), ["source"], {name: "best"}, "ET"), "c1", f"Dice of {name}")
     assert "<script" not in svg
     assert "&lt;script&gt;" in svg
     assert 'aria-label="Dice of &lt;script&gt;&quot;&amp;$x"' in svg
 
 
-def test_trajectory_names_every_method_and_needs_no_source():
+def test_trajectory_names_every_method():
     methods = tuple(f"method-{letter}" for letter in "abcdefghijklmnopqrst")
     colours, families = dict.fromkeys(methods, "other"), dict.fromkeys(methods, "plain") | {methods[0]: "meta"}
     with chart_settings():
-        svg = svg_of(trajectory_figure(curves(methods), colours, families, "ET", "x"), "c1", "x")
-        assert all(f">{method}<" in svg for method in methods)
-        lone = curves(methods)
-        svg_of(trajectory_figure(lone[lone["domain"] == "target"], colours, families, "ET", "x"), "c2", "x")
+        svg = svg_of(trajectory_figure(curves(methods), colours, families, "ET"), "c1", "x")
+    assert all(f">{method}<" in svg for method in methods)
 
 
 def test_worst_patient_is_on_top_and_of_many_the_best_are_left_out():

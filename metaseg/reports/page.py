@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -16,12 +16,15 @@ from metaseg.config.studies import ReportConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.files import refuse_existing, require_writable, write_text
 from metaseg.inference.evaluation_cases import NOTICE, SYNTHETIC
-from metaseg.report.blocks import Page
-from metaseg.report.chart_style import FigureSink, chart_settings, css_variables
-from metaseg.report.classification.inputs import is_classification, read_classifier_inputs
-from metaseg.report.classification.sections import classification_page
-from metaseg.report.inputs import read_inputs
-from metaseg.report.segmentation import segmentation_page
+from metaseg.pictures.charts import chart_settings
+from metaseg.reports import provenance
+from metaseg.reports.analysis import read_segmentation
+from metaseg.reports.blocks import Section
+from metaseg.reports.classification import classification_content
+from metaseg.reports.classification_inputs import is_classification, read_classification
+from metaseg.reports.figures import FigureSink, css_variables
+from metaseg.reports.inputs import ReportInputs
+from metaseg.reports.segmentation import segmentation_content
 
 PAGE_NAME, FIGURES_NAME = "report.html", "figures"
 
@@ -57,6 +60,8 @@ def run_report(config: ReportConfig) -> ReportResult:
         DataError: A table of the study is damaged.
     """
     paths = [Path(path).expanduser() for path in config.runs]
+    if not paths:
+        raise UsageError("nothing to report on", expected="run folders, or the folder of a study")
     classified = [is_classification(path) for path in paths]
     if any(classified) and not all(classified):
         raise UsageError(
@@ -65,29 +70,27 @@ def run_report(config: ReportConfig) -> ReportResult:
             expected="runs and studies of one kind",
             remedy="make a report of each",
         )
+    inputs: ReportInputs
     if any(classified):
-        found = read_classifier_inputs(paths, config.region)
-        build = partial(classification_page, found, worst=config.worst)
-        return _write(config, found.folder, found.synthetic, build)
-    inputs = read_inputs(paths)
-    build = partial(segmentation_page, inputs, worst=config.worst, region=config.region)
-    return _write(config, inputs.folder, inputs.synthetic, build)
-
-
-def _write(config: ReportConfig, folder: Path, synthetic: bool, build: Callable[[FigureSink], Page]) -> ReportResult:
-    file = _page_path(config, folder)
+        inputs = classifiers = read_classification(paths, config.region)
+        build = partial(classification_content, classifiers, worst=config.worst)
+    else:
+        inputs = segmentation = read_segmentation(paths)
+        build = partial(segmentation_content, segmentation, worst=config.worst, region=config.region)
+    file = _page_path(config, inputs.folder)
     figures = file.parent / FIGURES_NAME
     # The report in a run's own folder is drawn again as the run goes on.
     refuse_existing([file, *([figures] if config.figures else [])], config.overwrite or config.out is None)
     require_writable(file.parent)
-    sink = FigureSink(figures if config.figures else None, synthetic)
+    sink = FigureSink(figures if config.figures else None, inputs.synthetic)
     with chart_settings():
-        page = build(sink)
-    write_text(file, _render(page))
-    print(f"report: {file}" + (f"   ({SYNTHETIC})" if page.synthetic else ""))
+        content = build(sink)
+    sections = [*content.sections, provenance.provenance_section(inputs, provenance.PARTS[any(classified)])]
+    write_text(file, _render(inputs, content.lead, content.findings, [part for part in sections if part.blocks]))
+    print(f"report: {file}" + (f"   ({SYNTHETIC})" if inputs.synthetic else ""))
     if sink.files:
         print(f"  {len(sink.files)} figures in {sink.folder}")
-    return ReportResult(file, tuple(sink.files), page.synthetic)
+    return ReportResult(file, tuple(sink.files), inputs.synthetic)
 
 
 def _page_path(config: ReportConfig, folder: Path) -> Path:
@@ -97,19 +100,19 @@ def _page_path(config: ReportConfig, folder: Path) -> Path:
     return out if out.suffix.lower() in (".html", ".htm") and not out.is_dir() else out / PAGE_NAME
 
 
-def _render(page: Page) -> str:
+def _render(inputs: ReportInputs, lead: str, findings: Sequence[str], sections: Sequence[Section]) -> str:
     folder = files(__package__) / "templates"
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
     dark = f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {css_variables(True)} }} }}"
     style = f":root {{ color-scheme: light dark; {css_variables(False)} }}\n{dark}\n"
     return template.render(
-        title=page.title,
+        title=f"Report on {inputs.name}",
         style=style + (folder / "style.css").read_text(encoding="utf-8"),
-        synthetic=page.synthetic,
-        lead=page.lead,
-        findings=page.findings,
-        notes=page.notes,
-        sections=page.sections,
+        synthetic=inputs.synthetic,
+        lead=lead,
+        findings=findings,
+        notes=inputs.notes,
+        sections=sections,
         footer=f"metaseg {metadata.version('metaseg')}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. {NOTICE}",
     )

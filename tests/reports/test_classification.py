@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -11,72 +10,22 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from reports.parsed_page import Page
 
 from metaseg.classify.rounds import read_rounds
 from metaseg.config.io import load_config
 from metaseg.config.studies import ClassifyCompareConfig, ReportConfig
 from metaseg.errors import RunError, UsageError
-from metaseg.report.page import run_report
+from metaseg.reports.page import run_report
 from metaseg.studies.classifiers.compare import run_classify_compare
 from metaseg.studies.classifiers.tables import PAPERS, beside_paper, print_paper
-
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """A page taken apart: its words, attributes and tables."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.tables: list[list[list[str]]] = []
-        self.words: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs) -> None:
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_startendtag(self, tag, attrs) -> None:
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data) -> None:
-        if "style" not in self.open:
-            self.words.append(data)
-            if {"td", "th"} & set(self.open):
-                self.tables[-1][-1][-1] += f" {data}" if "small" in self.open else data
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.words)
-
-    def table(self, column: str) -> dict[str, dict[str, str]]:
-        """The first table with a column, by the first word of each row."""
-        head, *rows = next(rows for rows in self.tables if column in rows[0])
-        return {row[0].split()[0]: dict(zip(head, row, strict=True)) for row in rows}
-
-    def pictures(self, words: str) -> list[str]:
-        return [value for tag, name, value in self.attributes if (tag, name) == ("img", "alt") and words in value]
 
 
 def report(tmp_path: Path, *runs: Path, **settings) -> Page:
     result = run_report(
         ReportConfig(runs=runs, out=tmp_path / "page.html", **({"figures": False, "overwrite": True} | settings))
     )
-    return Page(result.page)
+    return Page(result.page.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +60,7 @@ def _table_alone(folder: Path, table: pd.DataFrame, *rest: object) -> None:
 
 @pytest.fixture(scope="module")
 def page(whole) -> Page:
-    return Page(run_report(ReportConfig(runs=(whole,))).page)
+    return Page(run_report(ReportConfig(runs=(whole,))).page.read_text(encoding="utf-8"))
 
 
 def cell(study: Path, label: str) -> Path:
@@ -185,7 +134,8 @@ def test_confusion_counts_all_test_slices_of_all_seeds(page, whole):
 
 def test_figures_are_written_for_a_paper(page, whole):
     files = {path.name for path in (whole / "figures").iterdir()}
-    assert {"label-curves.png", "label-curves.pdf", "metrics.pdf", "class-shares.png", "confusion-scratch.png"} <= files
+    names = ("label-curves.png", "label-curves.pdf", "metrics.pdf", "class-fractions.png", "confusion-scratch.png")
+    assert set(names) <= files
 
 
 def test_training_is_reported_with_mistakes_and_grad_cam(whole, tmp_path):

@@ -5,78 +5,32 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from html.parser import HTMLParser
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from reports.parsed_page import Page
 
 from metaseg.config.io import load_config
 from metaseg.config.studies import CompareConfig, ReportConfig
 from metaseg.errors import MetasegError, RunError, UsageError, WriteError
-from metaseg.report.inputs import Reopener, read_inputs
-from metaseg.report.overlays import _CaseDrawing
-from metaseg.report.page import run_report
+from metaseg.reports.analysis import read_segmentation
+from metaseg.reports.inputs import Reopener
+from metaseg.reports.overlays import CaseDrawing, volume_text
+from metaseg.reports.page import run_report
 from metaseg.studies.compare import run_compare
 from metaseg.studies.study_metrics import summary
 from metaseg.studies.tables import read_table, write_table
 
+if TYPE_CHECKING:
+    from metaseg.store.stored_case import StoredCase
+
 METHODS = ("naive", "active", "passive")
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """A page taken apart; fails on tags that do not fit together."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.tables: list[list[list[str]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" in self.open:
-            return
-        self.words.append(data)
-        if {"td", "th"} & set(self.open):
-            # The small print of a cell comes after its metric.
-            self.tables[-1][-1][-1] += f" {data}" if "small" in self.open else data
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.words)
-
-    def row(self, name: str, table: int = 0) -> dict[str, str]:
-        """The cells of a row by their columns."""
-        head, *rows = self.tables[table]
-        row = next(row for row in rows if row[0].split()[0] == name)
-        return dict(zip(head, row, strict=True))
-
-    def values(self, name: str) -> list[str]:
-        return [value for _, attribute, value in self.attributes if attribute == name]
 
 
 def report(tmp_path: Path, *runs: Path, **settings) -> Page:
@@ -169,6 +123,32 @@ def test_methods_are_sorted_by_balanced_mean(page):
     assert means == sorted(means, reverse=True)
 
 
+def test_one_best_is_bold_in_each_column(page):
+    for head, bold in zip((rows[0] for rows in page.tables), page.bold, strict=True):
+        columns = [column for _, column in bold]
+        assert len(set(columns)) == len(columns), head
+    head, *rows = page.tables[0]
+    column = head.index("balanced mean")
+    assert (1, column) in page.bold[0]
+    least = min(rows, key=lambda row: float(row[head.index("forgotten")].split()[0].replace("−", "-")))
+    assert (1 + rows.index(least), head.index("forgotten")) in page.bold[0]
+
+
+def test_steps_are_not_told_where_the_target_fell(whole, tmp_path):
+    study = tmp_path / "study"
+    study.mkdir()
+    shutil.copy(whole / "study.yaml", study)
+    results = read_table(whole / "results.csv")
+    fallen = (results["method"] == "active") & (results["domain"] == "target") & (results["step"] > 0)
+    results.loc[fallen, "dice"] = 0.0
+    rises = (results["method"] == "naive") & (results["domain"] == "target") & (results["step"] > 0)
+    results.loc[rises, "dice"] = 1.0
+    write_table(results, study / "results")
+    page = report(tmp_path, study, worst=0)
+    assert page.row("active")["steps to 90 %"] == "–"
+    assert page.row("naive")["steps to 90 %"] != "–"
+
+
 def test_paper_stands_beside_ours(page):
     table = next(number for number, rows in enumerate(page.tables) if "Han et al. 2018" in rows[0])
     assert [page.row(name, table)["Han et al. 2018"] for name in METHODS] == [
@@ -226,7 +206,10 @@ def test_synthetic_data_are_marked(moved, tmp_path):
     run = moved("naive", "phantoms")
     manifest = run / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"synthetic": True}))
-    assert "SYNTHETIC" in report(tmp_path, run, worst=0).text
+    page = report(tmp_path, run, worst=0)
+    assert "SYNTHETIC" in page.text
+    # Never beside results of patients.
+    assert not any("Han et al. 2018" in rows[0] for rows in page.tables)
 
 
 def test_lost_data_cost_the_pictures_only(moved, tmp_path):
@@ -301,19 +284,33 @@ def test_page_is_never_half_written(whole, tmp_path, monkeypatch):
     assert (tmp_path / "page.html").read_text() == "earlier"
 
 
-def test_false_area_counts_painted_pixels_outside_the_tumour(whole):
-    run = read_inputs([cell(whole, "naive")]).runs[0]
+def test_false_positives_are_the_painted_voxels_outside_the_tumour(whole):
+    run = read_segmentation([cell(whole, "naive")]).runs[0]
     setting = Reopener().setting(run)
     case = setting.target.cases[0]
-    drawing = _CaseDrawing(case, setting.space, setting.modalities, "ET")
+    drawing = CaseDrawing(case, setting.space, setting.modalities, "ET")
     painted = drawing.label.copy()
-    outside = np.argwhere(drawing.label == 0)[:7]
+    outside = np.argwhere(drawing.label == 0)[:70]
     painted[tuple(outside.T)] = 2
-    (exact, false) = drawing.areas({"exact": drawing.label, "false": painted})
-    # Pixels of the test's cases are 1 mm x 1 mm.
-    assert (exact.area, exact.dice, exact.unit) == (0.0, 1.0, "mm²")
-    assert false.area == pytest.approx(7.0)
-    assert false.dice == 1.0
+    drawing.add("exact", drawing.label)
+    drawing.add("false", painted)
+    exact, false = drawing.errors
+    # Voxels of the test's cases are 1 mm x 1 mm x 2 mm.
+    assert (exact["false_positive"], exact["dice"]) == ("0.00 ml", 1.0)
+    assert false["false_positive"] == "0.14 ml"
+    assert false["dice"] == 1.0
+
+
+def test_volume_of_images_without_thickness_is_an_area(whole):
+    case = Reopener().setting(read_segmentation([cell(whole, "naive")]).runs[0]).target.cases[0]
+
+    def text_of(**changes: object) -> str:
+        info = replace(case.info, geometry=replace(case.info.geometry, **changes))
+        return volume_text(cast("StoredCase", SimpleNamespace(info=info)), 1500)
+
+    assert text_of() == "3.00 ml"
+    assert text_of(planar=True) == "1,500 mm²"
+    assert text_of(unit="pixel") == "1,500 pixels"
 
 
 def test_moved_study_finds_its_network(whole, domains, tmp_path):
@@ -323,7 +320,7 @@ def test_moved_study_finds_its_network(whole, domains, tmp_path):
     settings = study / "cells" / "run" / "config.yaml"
     changed = yaml.safe_load(settings.read_text()) | {"from": "studies/old-name/pretrain"}
     settings.write_text(yaml.safe_dump(changed, sort_keys=False))
-    run = read_inputs([study / "cells" / "run"]).runs[0]
+    run = read_segmentation([study / "cells" / "run"]).runs[0]
     network = Reopener().setting(run).network
     assert network.run is not None
     assert network.run.resolve() == (study / "pretrain").resolve()

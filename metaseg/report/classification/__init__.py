@@ -1,1 +1,0 @@
-"""The page on slice classifiers: comparisons of them, and single runs."""

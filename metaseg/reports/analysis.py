@@ -1,0 +1,367 @@
+"""Segmentation runs and studies read into the same tables, and their metrics as ``metaseg compare`` computes them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from metaseg.adapt.watch import read_marks, read_timing
+from metaseg.errors import DataError, RunError, UsageError
+from metaseg.reports.inputs import (
+    STUDY_NAME,
+    ReportInputs,
+    ReportRun,
+    find_study,
+    inputs_name,
+    read_run,
+    read_runs,
+    read_yaml,
+    refuse_runs_without_metrics,
+    unfinished,
+)
+from metaseg.runs.folder import is_run
+from metaseg.studies.pairs import PAIR_COLUMNS, against, at_seconds, both_axes
+from metaseg.studies.study_metrics import curves, summary
+from metaseg.studies.tables import TABLE_COLUMNS, TIMING_COLUMNS, check_table, read_table, rows_of_region
+
+RESAMPLES = 2000
+FREE = ("best", "extra", "active", "passive", "naive")
+"""Colours for methods without a role, where there are few enough to give each one."""
+
+
+@dataclass(frozen=True)
+class SegmentationInputs(ReportInputs):
+    """Everything that was read of adaptations and pretrainings.
+
+    Attributes:
+        table: One row per evaluated case, region and mark, with ``TABLE_COLUMNS``; empty without an adaptation.
+        timing: One row per mark, with ``TIMING_COLUMNS``.
+    """
+
+    table: pd.DataFrame
+    timing: pd.DataFrame
+
+    @property
+    def tuned(self) -> tuple[ReportRun, ...]:
+        """The adaptations."""
+        return tuple(run for run in self.runs if run.tuned)
+
+
+def read_segmentation(paths: Sequence[Path]) -> SegmentationInputs:
+    """Read one study, or one or more runs.
+
+    Args:
+        paths: As on the command line.
+
+    Raises:
+        UsageError: A study is named together with something else.
+        RunError: A folder is neither a run nor a study, is damaged, or holds no results yet.
+    """
+    study = find_study(paths)
+    return _read_study(study) if study else _read_runs(paths)
+
+
+def _read_study(folder: Path) -> SegmentationInputs:
+    results = folder / "results.csv"
+    table = read_table(results) if results.exists() else pd.DataFrame()
+    if table.empty:
+        raise RunError(
+            "the study has no results yet",
+            where=folder,
+            expected="results.csv, which 'metaseg compare' writes as cells end",
+            remedy="let the study run on, and report it then",
+        )
+    settings = read_yaml(folder / STUDY_NAME)
+    runs = []
+    for path in sorted((folder / "cells").glob("*/*/shots-*/seed-*")):
+        if is_run(path):
+            target, method, shots, seed = path.parts[-4:]
+            numbers = int(shots.removeprefix("shots-")), int(seed.removeprefix("seed-"))
+            runs.append(replace(read_run(path, method), target=target, shots=numbers[0], seed=numbers[1]))
+    timing = folder / "timing.csv"
+    return SegmentationInputs(
+        folder=folder,
+        name=folder.resolve().name,
+        settings=settings,
+        runs=tuple(runs),
+        notes=_missing_cells(settings, table, runs),
+        table=table,
+        timing=read_table(timing, TIMING_COLUMNS) if timing.exists() else pd.DataFrame(columns=list(TIMING_COLUMNS)),
+    )
+
+
+def _read_runs(paths: Sequence[Path]) -> SegmentationInputs:
+    runs = read_runs(paths)
+    tuned = [run for run in runs if run.tuned]
+    table, timing = (
+        pd.DataFrame([_head(run) | row for run in tuned for row in read(run.path)], columns=list(columns))
+        for read, columns in ((read_marks, TABLE_COLUMNS), (read_timing, TIMING_COLUMNS))
+    )
+    if table.empty and not any((run.path / "metrics.csv").exists() for run in runs):
+        refuse_runs_without_metrics(runs, "a run that was evaluated at least once")
+    return SegmentationInputs(
+        folder=paths[0],
+        name=inputs_name(runs),
+        settings={},
+        runs=tuple(runs),
+        notes=(*unfinished(runs), *_unlike(tuned)),
+        table=check_table(table, where=paths[0]),
+        timing=check_table(timing, TIMING_COLUMNS, paths[0]),
+    )
+
+
+def _head(run: ReportRun) -> dict[str, Any]:
+    """What the tables of a study say of a run."""
+    return {name: getattr(run, name) for name in ("target", "method", "family", "shots", "seed")}
+
+
+def _missing_cells(settings: Mapping[str, Any], table: pd.DataFrame, runs: Sequence[ReportRun]) -> tuple[str, ...]:
+    """Says so where a study is not done: its tables hold finished cells alone."""
+    done = len(table[["target", "method", "shots", "seed"]].drop_duplicates())
+    parts = (settings.get(name) for name in ("targets", "methods", "shots", "seeds"))
+    planned = math.prod(len(part) if isinstance(part, Mapping | list) else 1 for part in parts)
+    if done >= planned:
+        return ()
+    states = Counter(run.status for run in runs if run.status != "finished")
+    stopped = f" ({', '.join(f'{count} {status}' for status, count in sorted(states.items()))})" if states else ""
+    return (f"The study is not finished: {done} of {planned} cells are done{stopped}, and the metrics are of these.",)
+
+
+def _unlike(runs: Sequence[ReportRun]) -> tuple[str, ...]:
+    """What makes runs side by side no fair comparison."""
+    notes = []
+    for name, text in (
+        ("budget", "budgets"),
+        ("shots", "numbers of shots"),
+        ("seed", "seeds, so that their labelled patients differ"),
+        ("slices", "numbers of slices a patient"),
+    ):
+        if len({str(run.settings.get(name)) for run in runs}) > 1:
+            notes.append(f"The runs have different {text}.")
+    if len({str(run.manifest.get("parent")) for run in runs}) > 1:
+        notes.append("The runs start from different networks.")
+    return tuple(notes)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The parts that methods play.
+
+    Attributes:
+        colours: Method to role of :data:`~metaseg.pictures.charts.COLOURS`; ``other`` is grey.
+        reference: The method that the others are measured against: naive where there is one.
+        shown: Methods whose cases and choices are shown, at most five, the reference first.
+        paper: Name in the paper (``naive``, ``passive``, ``active``) to method.
+        floors: Trainings from random weights, which know nothing of the source.
+    """
+
+    colours: Mapping[str, str]
+    reference: str
+    shown: tuple[str, ...]
+    paper: Mapping[str, str]
+    floors: frozenset[str]
+
+    @property
+    def highlighted(self) -> tuple[str, ...]:
+        """Methods that are not grey."""
+        return tuple(method for method, role in self.colours.items() if role != "other")
+
+
+def find_roles(methods: Sequence[str], best: str | None, runs: Sequence[ReportRun]) -> Roles:
+    """Give each method its part.
+
+    A method is the paper's if it is called so, or else if its runs have the paper's settings.
+
+    Args:
+        methods: All methods.
+        best: The one with the highest balanced mean.
+        runs: Their runs, where they are still there.
+    """
+    paper = {name: method for name in ("naive", "passive", "active") if (method := _paper_method(name, methods, runs))}
+    colours = dict.fromkeys(methods, "other") | {method: name for name, method in paper.items()}
+    if best is not None and colours[best] == "other":
+        colours[best] = "best"
+    left = [method for method in methods if colours[method] == "other"]
+    free = [role for role in FREE if role not in colours.values()]
+    if len(left) <= len(free):
+        colours |= dict(zip(left, free, strict=False))
+    reference = paper.get("naive", methods[0])
+    coloured = (method for method in methods if colours[method] != "other")
+    first = dict.fromkeys([reference, *paper.values(), *([best] if best else []), *coloured])
+    floors = {run.method for run in runs if run.settings.get("method") == "scratch"} | {"scratch"}
+    return Roles(colours, reference, tuple(first)[:5], paper, frozenset(floors & set(methods)))
+
+
+def _paper_method(name: str, methods: Sequence[str], runs: Sequence[ReportRun]) -> str | None:
+    if name in methods:
+        return name
+    fitting = [run.method for run in runs if run.method in methods and _is_papers(name, run)]
+    return min(fitting, key=lambda method: (len(method), method)) if fitting else None
+
+
+def _is_papers(name: str, run: ReportRun) -> bool:
+    settings = run.settings
+    if name == "naive":
+        return run.family == "plain" and settings.get("method") == "naive"
+    orders = {"passive": ("passive", "random"), "active": ("active",)}[name]
+    plain_maml = settings.get("method") == "maml" and settings.get("replay", "none") == "none"
+    return run.family == "meta" and plain_maml and settings.get("order") in orders
+
+
+@dataclass(frozen=True)
+class Group:
+    """One target at one number of shots: what is compared with each other."""
+
+    target: str
+    shots: int
+
+    @property
+    def title(self) -> str:
+        """For headings."""
+        return f"{self.target}, {self.shots} labelled {'patient' if self.shots == 1 else 'patients'}"
+
+    def of(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a table that belong to it."""
+        return frame[(frame["target"] == self.target) & (frame["shots"] == self.shots)]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Metrics of all methods, and their tests against the reference.
+
+    Attributes:
+        summary: As from :func:`metaseg.studies.study_metrics.summary`.
+        tests: As from :func:`metaseg.studies.pairs.against`; empty where there is one method only.
+    """
+
+    summary: pd.DataFrame
+    tests: pd.DataFrame
+
+    def rows(self, group: Group) -> pd.DataFrame:
+        """The summary of a group by method, the best balanced mean first; methods without one come last."""
+        rows = group.of(self.summary).sort_values("balanced_mean", ascending=False, na_position="last")
+        return rows.set_index("method", drop=False)
+
+    def test(self, group: Group, method: str, metric: str) -> pd.Series | None:
+        """The test of a method against the reference; None for the reference itself."""
+        tests = self.tests_of(group, metric)
+        return tests.loc[method] if method in tests.index else None
+
+    def tests_of(self, group: Group, metric: str) -> pd.DataFrame:
+        """The tests of a group, by method."""
+        rows = group.of(self.tests)
+        return rows[rows["metric"] == metric].set_index("method_a")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that sections take their metrics from.
+
+    Attributes:
+        region: Region whose Dice it is.
+        roles: Colours and parts of the methods.
+        families: Method to family.
+        work: Metrics at equal work.
+        seconds: Metrics at equal seconds; None where that cannot be told.
+        seconds_table: The table cut at equal seconds, with ``seconds`` and ``reached``; empty where there is none.
+        seconds_problem: Why there are none.
+        both: As from :func:`metaseg.studies.pairs.both_axes`, against the reference; empty with one method only.
+        curves: As from :func:`metaseg.studies.study_metrics.curves`.
+        rows: The report's table, of the region, empty cases settled.
+    """
+
+    region: str
+    roles: Roles
+    families: dict[str, str]
+    work: Comparison
+    seconds: Comparison | None
+    seconds_table: pd.DataFrame
+    seconds_problem: str
+    both: pd.DataFrame
+    curves: pd.DataFrame
+    rows: pd.DataFrame
+
+    @property
+    def groups(self) -> list[Group]:
+        """All targets and numbers of shots: of each target the main one first."""
+        main = self.main_groups
+        return [group for groups in self._by_target() for group in sorted(groups, key=lambda one: one not in main)]
+
+    @property
+    def main_groups(self) -> list[Group]:
+        """One group of each target: that with the most methods and runs, of equal ones that with the most shots."""
+        return [max(groups, key=self._weight) for groups in self._by_target()]
+
+    def last_dice(self, group: Group, method: str, domain: str, first: bool = False) -> pd.DataFrame:
+        """Columns ``seed``, ``patient``, ``dice`` of a method's runs at their last mark, or at their first."""
+        rows = group.of(self.rows)
+        rows = rows[(rows["method"] == method) & (rows["domain"] == domain)]
+        ends = rows.groupby("seed")["step"].transform("min" if first else "max")
+        return rows[rows["step"] == ends].groupby(["seed", "patient"], as_index=False)["dice"].mean()
+
+    def _by_target(self) -> Iterator[list[Group]]:
+        pairs = self.work.summary[["target", "shots"]].drop_duplicates().sort_values(["target", "shots"])
+        for target, rows in pairs.groupby("target"):
+            yield [Group(str(target), int(shots)) for shots in rows["shots"]]
+
+    def _weight(self, group: Group) -> tuple[int, int, int]:
+        rows = group.of(self.work.summary)
+        return len(rows), int(rows["n_seeds"].sum()), group.shots
+
+
+def analyse(inputs: SegmentationInputs, region: str | None) -> Analysis:
+    """Compute the metrics.
+
+    Args:
+        inputs: What was read; with adaptations.
+        region: Region asked for; None for that of the study, else ET, else the first there is.
+
+    Raises:
+        UsageError: No run was evaluated on that region.
+        DataError: The tables are damaged.
+    """
+    region = _choose_region(inputs, region)
+    resamples = int(inputs.settings.get("resamples") or RESAMPLES)
+    methods = [str(method) for method in dict.fromkeys(inputs.table["method"])]
+    overview = summary(inputs.table, region, resamples=resamples)
+    means = overview.groupby("method")["balanced_mean"].mean().dropna()
+    roles = find_roles(methods, str(means.idxmax()) if len(means) else None, inputs.runs)
+    tests = pd.DataFrame(columns=list(PAIR_COLUMNS))
+    seconds, cut, problem = None, inputs.table.iloc[:0], ""
+    if len(methods) > 1:
+        tests = against(inputs.table, region, roles.reference, resamples=resamples)
+        try:
+            cut = at_seconds(inputs.table, inputs.timing)
+            seconds = Comparison(
+                summary(cut, region, resamples=resamples), against(cut, region, roles.reference, resamples=resamples)
+            )
+        except DataError as error:
+            problem = f"No metrics at equal seconds: {error.found}."
+    return Analysis(
+        region=region,
+        roles=roles,
+        families=dict(zip(inputs.table["method"], inputs.table["family"], strict=True)),
+        work=Comparison(overview, tests),
+        seconds=seconds,
+        seconds_table=cut,
+        seconds_problem=problem,
+        both=both_axes(inputs.table, region, [roles.reference], resamples=resamples),
+        curves=curves(inputs.table, region, resamples=resamples),
+        rows=rows_of_region(inputs.table, region),
+    )
+
+
+def _choose_region(inputs: SegmentationInputs, region: str | None) -> str:
+    known = [str(name) for name in dict.fromkeys(inputs.table["region"])]
+    wanted = region or inputs.settings.get("region")
+    if wanted:
+        if wanted not in known:
+            raise UsageError(f"no metrics of region '{wanted}'", expected="--region " + ", ".join(known))
+        return str(wanted)
+    return "ET" if "ET" in known else known[0]

@@ -1,0 +1,720 @@
+"""The report on slice classifiers: its sections, tables and findings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from metaseg.cases.labels import WHOLE_LESION
+from metaseg.classify.data import open_slices
+from metaseg.classify.evaluate import run_config
+from metaseg.classify.rounds import CURVE_NAME, read_curve, read_rounds
+from metaseg.classify.slices import ClassifiedSlices
+from metaseg.config.classification import SliceOptions
+from metaseg.errors import MetasegError
+from metaseg.files import FileKind, read_frame
+from metaseg.inference.classification_files import PREDICTIONS
+from metaseg.metrics.classification import confusion_counts, predicted_classes
+from metaseg.pictures.charts import (
+    confusion_size,
+    draw_bands,
+    draw_confusion,
+    draw_curves,
+    draw_fractions,
+    draw_intervals,
+    draw_reliability,
+    draw_roc,
+    legend_below,
+    name_rows,
+    new_figure,
+    wrapped,
+)
+from metaseg.reports.blocks import (
+    Block,
+    Chart,
+    Charts,
+    Content,
+    Details,
+    Facts,
+    Heading,
+    Note,
+    Panel,
+    Pictures,
+    Section,
+)
+from metaseg.reports.charts import training_figure
+from metaseg.reports.classification_inputs import (
+    EVALUATION,
+    TEST,
+    ClassifierInputs,
+    ClassifierStudy,
+    Evaluation,
+    evaluation_of,
+    of_patients,
+)
+from metaseg.reports.figures import FigureSink, file_name
+from metaseg.reports.inputs import Reopener, ReportRun
+from metaseg.reports.overlays import SlicePainter, data_address
+from metaseg.reports.provenance import NOT_BESIDE
+from metaseg.reports.tables import (
+    LEVEL,
+    Column,
+    Table,
+    Values,
+    below,
+    columns_table,
+    deviation,
+    interval,
+    number,
+    p_equals,
+    p_value,
+    percent,
+    signed,
+    significant,
+    text_column,
+    whole,
+    with_interval,
+)
+from metaseg.runs.logs import read_curves
+from metaseg.studies.classifiers.tables import NAMES, NOTE, PAPERS, Predictions, beside_paper, label_bands
+
+FREE = ("active", "passive", "extra")
+"""Colours of the best entries besides the baseline and the very best, those with a curve first."""
+OPEN_CONFUSIONS = 4
+"""Confusion matrices that are shown at once; of more, all are folded away."""
+SMALL, LARGE, SHOWN = 112, 200, 8
+"""Longer side of a thumbnail and of a picture in pixels, and how many thumbnails of a round are shown."""
+GRAD_CAMS, GRAD_CAM_WIDTH = 12, 560
+BINS = 10
+"""Bins of a reliability diagram."""
+PARTS = {"test": "test part", "pool": "rest of the pool", "val": "validation part"}
+RUN_METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1_macro": "macro F1",
+    "auc_macro": "AUC",
+    "average_precision_macro": "average precision",
+    "ece": "ECE",
+    "brier": "Brier score",
+}
+LOW_IS_BEST = ("ece", "brier")
+CLASS_METRICS = {"recall": "recall", "precision": "precision", "f1": "F1", "auc": "AUC"}
+
+
+def classification_content(inputs: ClassifierInputs, sink: FigureSink, *, worst: int) -> Content:
+    """Build the sections.
+
+    Args:
+        inputs: What was read.
+        sink: Takes the figures.
+        worst: Worst mistakes to show; 0 leaves all pictures of slices out.
+    """
+    reopener, runs, study = Reopener(), inputs.runs, inputs.study
+    if study is None:
+        sections = [
+            _run_metrics_section(runs),
+            _curves_section(runs, sink),
+            _confusion_section(runs, sink),
+            _of_runs("mistakes", "Mistakes, and where it looked", runs, partial(_mistakes, worst, reopener)),
+            _of_runs("chosen", "What was chosen", runs if worst else (), partial(_chosen_blocks, reopener)),
+        ]
+        return Content(_runs_lead(runs), _run_findings(runs), sections)
+    roles = _entry_roles(study)
+    sections = [
+        _labels_section(study, roles, sink),
+        _study_metrics_section(study, roles, sink),
+        _paper_section(study, inputs.synthetic),
+        _classes_section(inputs, study, sink),
+        _chosen_section(inputs, study, sink, reopener, worst > 0),
+    ]
+    return Content(_study_lead(study, len(runs)), _study_findings(study), sections)
+
+
+# Single runs.
+
+
+def _runs_lead(runs: Sequence[ReportRun]) -> str:
+    what = "A slice classifier" if len(runs) == 1 else f"{len(runs)} slice classifiers"
+    classes = {tested.predictions.classes for run in runs if (tested := evaluation_of(run, TEST))}
+    return f"{what} of {', '.join(*classes)}." if len(classes) == 1 else f"{what}."
+
+
+def _run_findings(runs: Sequence[ReportRun]) -> list[str]:
+    told = []
+    for run in runs:
+        tested = evaluation_of(run, TEST)
+        if tested is not None:
+            counts = {level: tested.content.get(f"{level}s", "?") for level in ("patient", "slice")}
+            levels = [f"by {level} {_auc_and_accuracy(tested.row(level))}" for level in tested.levels]
+            of = f"the {counts['patient']} patients ({counts['slice']} slices) of its test part"
+            told.append(f"{run.method}, on {of}: {'; '.join(levels)}.")
+    return told
+
+
+def _auc_and_accuracy(row: Mapping[str, float | None]) -> str:
+    accuracy = f", accuracy {number(row['accuracy'])}" if row.get("accuracy") is not None else ""
+    if row.get("auc_macro") is None:
+        return f"AUC not known{accuracy}"
+    return f"AUC {with_interval(row, 'auc_macro')}{accuracy}"
+
+
+def _of_runs(
+    anchor: str, title: str, runs: Sequence[ReportRun], blocks_of: Callable[[ReportRun], Sequence[Block]]
+) -> Section:
+    """A section with the blocks of each run, under its name where there are several."""
+    blocks: list[Block] = []
+    for run in runs:
+        inside = blocks_of(run)
+        if inside:
+            blocks += [*([Heading(run.method)] if len(runs) > 1 else []), *inside]
+    return Section(anchor, title, blocks)
+
+
+def _run_metrics_section(runs: Sequence[ReportRun]) -> Section:
+    """Metrics of the test parts, of later evaluations, and of each class."""
+    blocks: list[Block] = []
+    of_part = {
+        part: {run.method: found for run in runs if (found := evaluation_of(run, part))} for part in (TEST, EVALUATION)
+    }
+    for part, what in ((TEST, "the test part"), (EVALUATION, "'metaseg classify evaluate'")):
+        for level in ("patient", "slice"):
+            blocks += _run_table(of_part[part], level, f"Metrics of {what} by {level}")
+    tested = of_part[TEST]
+    for name, found in tested.items():
+        frame = pd.DataFrame([{"class": label, **found.row("slice", label)} for label in found.predictions.classes])
+        columns = [Column(metric, title, small=(interval,)) for metric, title in CLASS_METRICS.items()]
+        caption = f"{name}: each class on the test part, by slice"
+        blocks.append(
+            Table(caption, frame, [text_column("class", "class"), *columns, Column("support", "slices", write=whole)])
+        )
+    without = [run.method for run in runs if run.method not in tested]
+    if without:
+        blocks.append(Note(f"Not tested, or not yet: {', '.join(without)}.", "quiet"))
+    return Section("metrics", "Metrics", blocks)
+
+
+def _run_table(evaluations: Mapping[str, Evaluation], level: str, caption: str) -> list[Table]:
+    """Metrics of runs on one level; none where no run has it."""
+    rows = [
+        {"run": name, "run_below": f"{found.content.get(f'{level}s', '')} {level}s", **found.row(level)}
+        for name, found in evaluations.items()
+        if level in found.levels
+    ]
+    columns = [
+        Column(metric, title, small=(interval,), best="min" if metric in LOW_IS_BEST else "max")
+        for metric, title in RUN_METRICS.items()
+    ]
+    frame = pd.DataFrame(rows, columns=None if rows else ["run", *RUN_METRICS])
+    caption += "; in small print the 95 % interval over patients"
+    return [Table(caption, frame, [text_column("run", "run", (below,)), *columns])] if rows else []
+
+
+def _curves_section(runs: Sequence[ReportRun], sink: FigureSink) -> Section:
+    """Loss and validation of trainings, metrics over labels of active learning."""
+
+    def blocks_of(run: ReportRun) -> list[Block]:
+        drawn = _active_charts(run, sink) if run.verb == "classify-active" else _training_charts(run, sink)
+        blocks: list[Block] = [Charts(drawn)] if drawn else []
+        strategy = run.manifest.get("strategy")
+        if strategy:
+            blocks.append(Facts("", [("strategy", f"{strategy}: {run.manifest.get('reason', '')}")]))
+        return blocks
+
+    return _of_runs("curves", "How it learned", runs, blocks_of)
+
+
+def _training_charts(run: ReportRun, sink: FigureSink) -> list[Chart]:
+    curves = read_curves(run.path)
+    losses = {"training loss": curves["train/loss"]} if "train/loss" in curves else {}
+    validated = {
+        NAMES.get(name.partition("/")[0], name): curve
+        for name, curve in sorted(curves.items())
+        if name.endswith("/val")
+    }
+    drawn = []
+    for chosen, ylabel, title in (
+        (losses, "loss", "Training loss"),
+        (validated, "metric on the validation part", "Validation part"),
+    ):
+        if chosen:
+            name = f"{file_name(run.method)}-{file_name(title).lower()}"
+            caption = f"{run.method}: {title.lower()} over the steps."
+            drawn.append(sink.chart(training_figure(chosen, ylabel, title), caption, name, run.method))
+    return drawn
+
+
+def _active_charts(run: ReportRun, sink: FigureSink) -> list[Chart]:
+    path = run.path / CURVE_NAME
+    if not path.exists():
+        return []
+    table, monitor = read_curve(path), str(run.settings.get("monitor") or "auc")
+    name, base = NAMES[monitor], file_name(run.method)
+    figure, (axis,) = new_figure(5.2, 3.4)
+    draw_curves(
+        axis,
+        {
+            PARTS.get(str(part), str(part)): (rows["labels"].tolist(), rows[monitor].tolist())
+            for part, rows in table.groupby("part", sort=False)
+        },
+    )
+    axis.set(xlabel="labels", ylabel=name)
+    axis.set_title(f"{name} against labels")
+    axis.locator_params(axis="x", integer=True)
+    drawn = [sink.chart(figure, f"{run.method}: {name} after each round.", f"{base}-labels", run.method)]
+    columns = [column for column in table if column.startswith("chosen_")]
+    first = table.drop_duplicates("round")
+    if columns and len(first):
+        classes = [column.removeprefix("chosen_") for column in columns]
+        figure, (axis,) = new_figure(5.2, 3.4)
+        draw_fractions(axis, first["round"].to_numpy(int), first[columns].to_numpy(np.float64), classes)
+        axis.set(xlabel="round", ylabel="fraction of what was chosen")
+        axis.set_title("Classes of what was chosen")
+        axis.locator_params(axis="x", integer=True)
+        legend_below(axis, min(len(classes), 3))
+        caption = f"{run.method}: class fractions of each round."
+        drawn.append(sink.chart(figure, caption, f"{base}-fractions", run.method))
+    return drawn
+
+
+def _confusion_section(runs: Sequence[ReportRun], sink: FigureSink) -> Section:
+    """Confusion matrices, ROC curves and reliability on the test part, by patient and by slice."""
+
+    def blocks_of(run: ReportRun) -> list[Block]:
+        tested = evaluation_of(run, TEST)
+        if tested is None:
+            return []
+        by_slice = Charts(_judged(run, tested.predictions, "slices", sink))
+        patients = of_patients(tested.predictions) if "patient" in tested.levels else None
+        if patients is None:
+            return [by_slice]
+        return [Charts(_judged(run, patients, "patients", sink)), Details("By slice", [by_slice])]
+
+    return _of_runs("confusion", "Right and wrong", runs, blocks_of)
+
+
+def _judged(run: ReportRun, found: Predictions, level: str, sink: FigureSink) -> list[Chart]:
+    counts = confusion_counts(predicted_classes(found.probabilities), found.labels, len(found.classes))
+    drawn = []
+    for name, size, draw, text in (
+        (
+            "confusion",
+            confusion_size(len(found.classes)),
+            partial(draw_confusion, counts=counts, classes=found.classes),
+            "counts, and fractions of the true class",
+        ),
+        (
+            "roc",
+            (4.4, 4.8),
+            partial(draw_roc, probabilities=found.probabilities, labels=found.labels, classes=found.classes),
+            "ROC of each class",
+        ),
+        (
+            "reliability",
+            (4.4, 4.6),
+            partial(draw_reliability, probabilities=found.probabilities, labels=found.labels, bins=BINS),
+            "how often it is right at each confidence; numbers are samples",
+        ),
+    ):
+        figure, (axis,) = new_figure(*size)
+        draw(axis)
+        title = "ROC" if name == "roc" else name.capitalize()
+        axis.set_title(": ".join(filter(None, (title, axis.get_title("left")))))
+        caption = f"{run.method}: {len(found.labels)} test {level}, {text}."
+        drawn.append(sink.chart(figure, caption, f"{file_name(run.method)}-{name}-{level}", run.method))
+    return drawn
+
+
+# Pictures of slices.
+
+
+def _panels(run: ReportRun, captions: Mapping[str, tuple[str, ...]], size: int, reopener: Reopener) -> list[Panel]:
+    """A picture of each slice that is named.
+
+    Raises:
+        MetasegError: The data are gone, or cannot be used.
+    """
+    slices = _slices(run, reopener)
+    places = {name: place for place, name in enumerate(slices.ids)}
+    panels = []
+    for name, lines in captions.items():
+        if name in places:
+            case = slices.store.cases[int(slices.owners[places[name]])]
+            painter = SlicePainter(case, int(slices.indices[places[name]]), slices.modalities, size)
+            alt = f"Slice {name}: {', '.join(filter(None, lines))}"
+            panels.append(painter.panel(None, WHOLE_LESION, alt, (*lines, name)))
+    return panels
+
+
+def _slices(run: ReportRun, reopener: Reopener) -> ClassifiedSlices:
+    config = run_config(run.path)
+    deciding = [str(getattr(config, field.name)) for field in fields(SliceOptions)]
+    opened = partial(open_slices, config, config, annotator=bool(run.settings.get("ask")))
+    return reopener.once(repr((deciding, config.seed, config.cache)), opened)
+
+
+def _no_pictures(error: MetasegError) -> Note:
+    return Note(f"No thumbnails: {error.found}{f' ({error.where})' if error.where else ''}.", "warning")
+
+
+def _mistakes(worst: int, reopener: Reopener, run: ReportRun) -> list[Block]:
+    """The worst mistakes, and Grad-CAM pictures where an evaluation made some."""
+    tested = evaluation_of(run, TEST)
+    blocks = _worst_mistakes(run, tested, worst, reopener) if tested and worst else []
+    files = sorted(path for part in (TEST, EVALUATION) for path in (run.path / part / "grad_cam").glob("*.png"))
+    if files:
+        title = f"Where the classifier looked (Grad-CAM): the worst {min(len(files), GRAD_CAMS)} of the last evaluation"
+        blocks.append(Pictures(title, [_grad_cam_panel(path) for path in files[:GRAD_CAMS]], wide=True))
+    return blocks
+
+
+def _worst_mistakes(run: ReportRun, tested: Evaluation, worst: int, reopener: Reopener) -> list[Block]:
+    """The slices of the test part whose true class got the least probability."""
+    found = tested.predictions
+    kind = FileKind("the predictions of an evaluation")
+    table = read_frame(tested.folder / PREDICTIONS, kind, ("slice", "patient", "truth", "predicted"))
+    table["chance"] = found.probabilities[range(len(table)), found.labels]
+    wrong = table[table["truth"] != table["predicted"]].sort_values("chance", kind="stable").head(worst)
+    captions = {
+        str(row["slice"]): (
+            f"{row['truth']}, taken for {row['predicted']}",
+            f"{number(row['chance'], 2)} for the truth",
+        )
+        for row in wrong.to_dict("records")
+    }
+    try:
+        panels = _panels(run, captions, LARGE, reopener) if captions else []
+    except MetasegError as error:
+        return [_no_pictures(error)]
+    return [Pictures("Worst mistakes on the test part", panels)] if panels else []
+
+
+def _grad_cam_panel(path: Path) -> Panel:
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
+    width = min(picture.width, GRAD_CAM_WIDTH)
+    picture = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
+    name = path.stem.partition("-")[2]
+    return Panel(data_address(picture), picture.width, picture.height, f"Grad-CAM of {name}", (name,))
+
+
+def _chosen_blocks(reopener: Reopener, run: ReportRun) -> list[Block]:
+    """What active learning chose in its first round and in its last, with scores."""
+    if run.verb != "classify-active":
+        return []
+    try:
+        rounds = [done for done in read_rounds(run.path) if done.labels]
+        if not rounds:
+            return []
+        classes = [str(name) for name in run.settings.get("classes") or ()] or _slices(run, reopener).classes
+        blocks: list[Block] = []
+        for number_, chosen in {done.number: done for done in (rounds[0], rounds[-1])}.items():
+            scores = [f"score {score:.3g}" if score is not None else "" for score in chosen.scores]
+            rows = list(zip(chosen.chosen, chosen.labels, scores, strict=True))[:SHOWN]
+            captions = {name: (classes[label], score) for name, label, score in rows}
+            title = f"Round {number_}: the first {len(rows)} of {len(chosen.chosen)} that were chosen"
+            blocks.append(Pictures(title, _panels(run, captions, SMALL, reopener), small=True))
+        return blocks
+    except MetasegError as error:
+        return [_no_pictures(error)]
+
+
+# Comparisons.
+
+
+def _study_lead(study: ClassifierStudy, runs: int) -> str:
+    different = {found.classes for found in study.predictions.values()}
+    of_classes = f" of {', '.join(*different)}" if len(different) == 1 else ""
+    seeds = len(study.work.study.seeds)
+    return (
+        f"A comparison of {len(study.work.entries)} slice classifiers{of_classes} over {seeds} "
+        f"seed{'s' if seeds != 1 else ''}, {runs} runs; metrics are of test patients, by patient and by slice."
+    )
+
+
+def _entry_roles(study: ClassifierStudy) -> dict[str, str]:
+    """The colour of each entry: the baseline's, the best one's, and a few more; grey for the rest."""
+    roles = dict.fromkeys(study.entries, "other") | {study.entries[0]: "best"}
+    if study.baseline in roles:
+        roles[study.baseline] = "naive"
+    left = [label for label in dict.fromkeys([*study.active, *study.entries]) if roles[label] == "other"]
+    return roles | dict(zip(left, FREE, strict=False))
+
+
+def _entry_rows(study: ClassifierStudy, frame: pd.DataFrame, roles: Mapping[str, str]) -> pd.DataFrame:
+    """Rows of entries with their titles and colours."""
+    return frame.assign(title=frame["entry"].map(study.work.titles), role=frame["entry"].map(roles))
+
+
+def _seeds(row: Values, name: str) -> str:
+    count = int(row["n_seeds"])
+    return f"{count} seed{'s' if count != 1 else ''}"
+
+
+def _reading_help(shown: Sequence[Table]) -> Details:
+    """What the columns mean, for readers that cannot hover."""
+    columns = columns_table(column for table in shown for column in table.columns)
+    note = Note("The best of each column is set in bold; p values below 0.05 are underlined.")
+    return Details("How to read these tables", [note, columns])
+
+
+def _labels_section(study: ClassifierStudy, roles: Mapping[str, str], sink: FigureSink) -> Section:
+    """Curves over labels and what the labels were worth; nothing without active learning."""
+    if not study.active:
+        return Section("labels", "", [])
+    name, titles = NAMES[study.metric], study.work.titles
+    shown = {titles[label]: roles[label] for label in study.active}
+    figure, (axis,) = new_figure(5.4, float(np.clip(0.2 * len(shown) + 1.6, 3.6, 8.0)))
+    axis.set(xlabel="labels", ylabel=name)
+    axis.set_title(f"{name} on the test part")
+    draw_bands(axis, label_bands(study.curves, study.metric, titles), shown)
+    caption = f"{name} on the test part against labels: mean over seeds, bands of one standard error."
+    blocks: list[Block] = [Charts([sink.chart(figure, caption, "label-curves", name)], large=True)]
+    if "other" in shown.values():
+        blocks.append(Note("Entries in grey have their intervals in the table.", "quiet"))
+    table = _labels_table(study, roles)
+    return Section("labels", "What labels were worth", [*blocks, table, _reading_help([table])])
+
+
+def _labels_table(study: ClassifierStudy, roles: Mapping[str, str]) -> Table:
+    """What the labels of each entry with a curve were worth."""
+    base = study.work.titles[study.baseline]
+    columns = [
+        text_column("title", "entry"),
+        Column("labels", "labels", "Labels spent in all.", whole),
+        Column(
+            "area",
+            "area",
+            "Area under the curve over the labels: the mean metric on the way, with its 95 % interval.",
+            small=(interval,),
+            best="max",
+        ),
+        Column(
+            "labels_needed",
+            "labels needed",
+            f"Labels for the metric with which {base} ends; a dash where it is not reached.",
+            whole,
+            best="min",
+        ),
+        Column(
+            "labels_saved",
+            "labels saved",
+            f"Fraction of the labels that {base} needs for it, with its 95 % interval over seeds.",
+            percent,
+            (_between_saved,),
+            best="max",
+        ),
+    ]
+    rows = _entry_rows(study, study.summary[study.summary["entry"].isin(study.active)], roles)
+    return Table(f"What labels were worth, {NAMES[study.metric]} on the test part", rows, columns)
+
+
+def _between_saved(row: Values, name: str) -> str:
+    """Resamples that never reach the metric save nothing at all."""
+    ends = (row.get("labels_saved_low", math.nan), row.get("labels_saved_high", math.nan))
+    if any(map(math.isnan, ends)):
+        return ""
+    if all(map(math.isinf, ends)):
+        return "not reached"
+    return " to ".join("not reached" if math.isinf(end) else percent(end) for end in ends)
+
+
+def _study_metrics_section(study: ClassifierStudy, roles: Mapping[str, str], sink: FigureSink) -> Section:
+    """Final metrics with intervals, by patient and by slice, and tests against the baseline."""
+    name, metric = NAMES[study.metric], study.metric
+    levels = [("patient", study.patients), ("slice", study.summary)]
+    drawn = []
+    for level, found in levels:
+        if len(found):
+            frame = _entry_rows(study, found, roles)
+            values = frame[["title", metric, f"{metric}_low", f"{metric}_high", "role"]]
+            figure, (axis,) = new_figure(5.0, 1.1 + 0.36 * len(frame))
+            draw_intervals(axis, list(values.itertuples(index=False, name=None)))
+            axis.set_xlabel(f"{name} by {level}, test part")
+            axis.set_title("With all labels spent")
+            caption = f"{name} on the test part by {level}, 95 % intervals over patients and seeds."
+            drawn.append(sink.chart(figure, caption, "metrics" if level == "slice" else "metrics-patients", name))
+    tables = [_entries_table(study, level, _entry_rows(study, found, roles)) for level, found in levels if len(found)]
+    if len(study.pairwise):
+        tables.append(_pairs_table(study, roles))
+    return Section("metrics", "Final metrics", [Charts(drawn), *tables, _reading_help(tables)])
+
+
+def _entries_table(study: ClassifierStudy, level: str, frame: pd.DataFrame) -> Table:
+    """Final metrics of all entries on the test part, the best first."""
+    names = [study.metric, *(name for name in NAMES if name != study.metric)]
+    hint = (
+        "Mean over seeds on the test part; below it the 95 % interval over patients and seeds, and the SD over seeds."
+    )
+    # The column of each deviation is called as deviation() expects it.
+    frame = frame.rename(columns={f"{name}_sd_seeds": f"{name}_sd" for name in names})
+    columns = [Column(name, NAMES[name], hint, small=(interval, deviation), best="max") for name in names]
+    caption = f"Metrics of the test part by {level}, sorted by {NAMES[study.metric]}"
+    return Table(caption, frame, [text_column("title", "entry", (_seeds,)), *columns])
+
+
+def _pairs_table(study: ClassifierStudy, roles: Mapping[str, str]) -> Table:
+    """Each entry against the baseline."""
+    columns = [
+        text_column("title", "entry"),
+        Column("n_patients", "patients", "Test patients that both have.", whole),
+        Column(
+            "difference",
+            "difference",
+            "Mean difference of the patients' accuracies, entry minus baseline.",
+            signed,
+            best="max",
+        ),
+        Column("p", "p", "Wilcoxon's signed-rank test over patients, each the mean of its seeds.", p_value),
+        Column(
+            "p_holm", "p (Holm)", "The same, corrected for all comparisons of the table.", p_value, marked=significant
+        ),
+        Column(
+            "rank_biserial",
+            "effect",
+            "Matched-pairs rank-biserial correlation, -1 to 1.",
+            partial(number, digits=2, sign=True),
+            best="max",
+        ),
+    ]
+    caption = f"Accuracy by patient, against {study.work.titles[study.baseline]}"
+    return Table(caption, _entry_rows(study, study.pairwise, roles), columns)
+
+
+def _paper_section(study: ClassifierStudy, synthetic: bool) -> Section:
+    """The paper's metrics beside ours; nothing where the study names none."""
+    name, blocks = study.work.study.paper, list[Block]()
+    if name is not None and synthetic:
+        blocks = [Note(NOT_BESIDE)]
+    elif name is not None:
+        paper = PAPERS[name]
+        rows = [(row.name, row.value, *ours) for row, *ours in beside_paper(paper, study.summary)]
+        frame = pd.DataFrame(rows, columns=["method", "paper", "ours", "ours_below"])
+        columns = [
+            text_column("method", "method"),
+            Column("paper", paper.citation, write=str),
+            Column("ours", "ours", write=str, small=(below,)),
+        ]
+        blocks = [Table(f"Beside {paper.citation}: {paper.what}", frame, columns), Note(NOTE, "quiet")]
+    return Section("paper", "Beside the paper", blocks)
+
+
+def _classes_section(inputs: ClassifierInputs, study: ClassifierStudy, sink: FigureSink) -> Section:
+    """Metrics of each class, and confusion matrices summed over seeds."""
+    drawn, rows = [], []
+    for label, title in ((label, study.work.titles[label]) for label in study.entries):
+        found = [predictions for cell, predictions in study.predictions.items() if cell.label == label]
+        names = found[0].classes
+        counts = np.sum(
+            [confusion_counts(predicted_classes(part.probabilities), part.labels, len(names)) for part in found], axis=0
+        )
+        figure, (axis,) = new_figure(*confusion_size(len(names)))
+        draw_confusion(axis, counts, names)
+        axis.set_title(wrapped(title, 30))
+        caption = f"{title}: test slices of all seeds, and the fraction of their true class."
+        drawn.append(sink.chart(figure, caption, f"confusion-{label}", title))
+        tested = [tested for run in inputs.runs if run.method == title and (tested := evaluation_of(run, TEST))]
+        cells = {"title": title}
+        for name in dict.fromkeys(name for part in tested for name in part.predictions.classes):
+            known = pd.DataFrame([part.row("slice", name) for part in tested], dtype=float)[["recall", "precision"]]
+            cells |= {name: known["recall"].mean(), f"{name}_below": f"precision {number(known['precision'].mean())}"}
+        rows.append(cells)
+    frame = pd.DataFrame(rows)
+    classes = [name for name in frame if name != "title" and not name.endswith("_below")]
+    frame = frame.fillna({f"{name}_below": "precision –" for name in classes})
+    columns = [text_column("title", "entry"), *(Column(name, name, small=(below,), best="max") for name in classes)]
+    caption = "Recall of each class by slice, mean over seeds; in small print its precision"
+    confusions: Block = Charts(drawn)
+    if len(drawn) > OPEN_CONFUSIONS:
+        confusions = Details("Confusion matrices", [confusions])
+    return Section("classes", "Class by class", [Table(caption, frame, columns), confusions])
+
+
+def _chosen_section(
+    inputs: ClassifierInputs, study: ClassifierStudy, sink: FigureSink, reopener: Reopener, pictures: bool
+) -> Section:
+    """The classes of what was chosen, and the slices that each entry chose first and last."""
+    runs = {label: [run for run in inputs.runs if run.method == study.work.titles[label]] for label in study.active}
+    # Entries may be of different data, with classes of their own: the others are no part of what they chose.
+    chosen = pd.DataFrame(
+        {
+            study.work.titles[label]: pd.DataFrame(known).fillna(0.0).mean()
+            for label, ones in runs.items()
+            if (known := [fractions for run in ones if (fractions := _chosen_fractions(run)) is not None])
+        }
+    ).fillna(0.0)
+    if chosen.empty:
+        return Section("chosen", "", [])
+    figure, (axis,) = new_figure(5.0, 1.4 + 0.36 * chosen.shape[1])
+    draw_fractions(axis, range(chosen.shape[1]), chosen.to_numpy().T, list(chosen.index), sizes=0.72, horizontal=True)
+    name_rows(axis, list(chosen.columns))
+    axis.set_xlabel("fraction of what was chosen")
+    axis.set_title("Classes of the labelled slices")
+    legend_below(axis, min(len(chosen.index), 3))
+    caption = "Class fractions of what was chosen over all rounds, mean over seeds."
+    blocks: list[Block] = [Charts([sink.chart(figure, caption, "class-fractions", "Class fractions")])]
+    for first in (ones[0] for ones in runs.values() if pictures):
+        inside = _chosen_blocks(reopener, first)
+        if inside:
+            blocks.append(Details(f"{first.method}, seed {first.seed}: first and last choices", inside))
+    return Section("chosen", "What was chosen", blocks)
+
+
+def _chosen_fractions(run: ReportRun) -> dict[str, float] | None:
+    """Class fractions of all that a run of active learning chose; None if nothing is known."""
+    try:
+        labels = [label for done in read_rounds(run.path) for label in done.labels]
+        names = [name for name in read_curve(run.path / CURVE_NAME) if name.startswith("chosen_")]
+    except MetasegError:
+        return None
+    counts = {name.removeprefix("chosen_"): labels.count(place) for place, name in enumerate(names)}
+    return {name: count / len(labels) for name, count in counts.items()} if labels else None
+
+
+def _study_findings(study: ClassifierStudy) -> list[str]:
+    """What the metrics say, in a few sentences; no difference is claimed that its test does not carry."""
+    titles, name = study.work.titles, NAMES[study.metric]
+    told = []
+    for level, frame in (("patient", study.patients), ("slice", study.summary)):
+        if len(frame):
+            best = frame.iloc[0]
+            value = with_interval(best, study.metric)
+            title = titles[best["entry"]]
+            if len(frame) > 1:
+                told.append(f"By {level}, of {len(frame)} entries {title} has the highest {name}, {value}.")
+            else:
+                told.append(f"By {level}, {title} has {name} {value}.")
+    best = study.entries[0]
+    tests = study.pairwise[study.pairwise["entry"] == best] if len(study.pairwise) else study.pairwise
+    if len(tests):
+        test = tests.iloc[0]
+        verdict = "is not shown to differ"
+        if test["p_holm"] < LEVEL:
+            word = "higher" if test["difference"] > 0 else "lower"
+            verdict = f"is {word} by {number(abs(test['difference']))}"
+        verdict += f" ({p_equals(test['p_holm'])}, Holm)"
+        if math.isnan(test["p_holm"]):
+            verdict = "was not tested (too few patients)"
+        told.append(f"Against {titles[study.baseline]}, the accuracy of {titles[best]} by patient {verdict}.")
+    return [" ".join(told), *_saving(study)]
+
+
+def _saving(study: ClassifierStudy) -> Sequence[str]:
+    if "labels_saved" not in study.summary or study.summary["labels_saved"].isna().all():
+        return []
+    titles = study.work.titles
+    best, base = study.summary.loc[study.summary["labels_saved"].idxmax()], titles[study.baseline]
+    low, high = best["labels_saved_low"], best["labels_saved_high"]
+    saved = (
+        f"{titles[best['entry']]} reaches the metric with which {base} ends with "
+        f"{percent(1 - best['labels_saved'])} of the labels that {base} needs for it"
+    )
+    if math.isnan(low) or low <= 0 or not math.isfinite(high):
+        return [saved + "; over seeds it is not shown that any are saved."]
+    return [saved + f" (95 % CI of what is saved {number(100 * low, 0)} to {number(100 * high, 0)} %)."]

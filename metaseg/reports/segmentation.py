@@ -1,0 +1,640 @@
+"""The report on adaptations of segmentation networks: its sections, tables and findings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import pandas as pd
+
+from metaseg.cases.labels import LabelSpace
+from metaseg.pictures.overlay import class_colours
+from metaseg.reports import charts
+from metaseg.reports.analysis import Analysis, Comparison, Group, SegmentationInputs, analyse
+from metaseg.reports.blocks import Block, Chart, Charts, Content, Details, Facts, Heading, Key, Note, Pictures, Section
+from metaseg.reports.figures import FigureSink, file_name
+from metaseg.reports.inputs import Reopener, ReportRun
+from metaseg.reports.overlays import Choices, Overlays, make_choices, make_overlays
+from metaseg.reports.provenance import NOT_BESIDE
+from metaseg.reports.tables import (
+    LEVEL,
+    Column,
+    Table,
+    Values,
+    below,
+    columns_table,
+    deviation,
+    interval,
+    number,
+    p_equals,
+    p_value,
+    signed,
+    significant,
+    text_column,
+    whole,
+    with_interval,
+)
+from metaseg.runs.folder import RunFolder
+from metaseg.runs.logs import read_curves
+from metaseg.studies.pairs import SHARE
+
+FEW_METHODS = 6
+"""Methods whose names fit beside small charts."""
+PAPER = (
+    ("pretrained, on BraTS", None, "0.66"),
+    ("naive", "naive", "0.33 ± 0.34"),
+    ("passive", "passive", "0.41 ± 0.28"),
+    ("active", "active", "0.45 ± 0.23"),
+)
+"""Row, our name of its method, and enhancing-tumour Dice (mean ± SD over patients) of Han et al. 2018."""
+
+
+def segmentation_content(inputs: SegmentationInputs, sink: FigureSink, *, worst: int, region: str | None) -> Content:
+    """Build the sections.
+
+    Args:
+        inputs: What was read.
+        sink: Takes the figures.
+        worst: Worst cases to show.
+        region: Region asked for; None for the one that fits best.
+
+    Raises:
+        UsageError: No run was evaluated on that region.
+        DataError: The tables are damaged.
+    """
+    sections: list[Section] = []
+    analysis = analyse(inputs, region) if len(inputs.table) else None
+    if analysis is not None:
+        reopener = Reopener()
+        shown = [runs for group in analysis.main_groups if (runs := _shown_runs(inputs, analysis, group))]
+        choices = [make_choices(run, reopener) for runs in shown for run in runs]
+        overlays = [
+            part for runs in shown for part in make_overlays(runs, analysis.rows, analysis.region, worst, reopener)
+        ]
+        sections = [
+            _retention_section(analysis, sink),
+            _tables_section(analysis, inputs.synthetic),
+            _paired_section(analysis, sink),
+            _choices_section(choices, sink),
+            _overlays_section(overlays, analysis.region),
+        ]
+    sections.append(_training_section([run for run in inputs.runs if not run.tuned], sink))
+    return Content(_lead(inputs, analysis), _findings(analysis) if analysis else [], sections)
+
+
+def _shown_runs(inputs: SegmentationInputs, analysis: Analysis, group: Group) -> list[ReportRun]:
+    """The run of each shown method at the group's first seed that most of them have."""
+    order = analysis.roles.shown
+    runs = [run for run in inputs.tuned if Group(run.target, run.shots) == group and run.method in order]
+    seeds = [run.seed for run in runs]
+    seed = min(seeds, key=lambda seed: (-seeds.count(seed), seed), default=None)
+    return sorted((run for run in runs if run.seed == seed), key=lambda run: order.index(run.method))
+
+
+def _lead(inputs: SegmentationInputs, analysis: Analysis | None) -> str:
+    if analysis is None:
+        return "Pretraining of a segmentation network of brain tumours on its source disease."
+    methods, groups = len(analysis.roles.colours), analysis.groups
+    targets = ", ".join(dict.fromkeys(group.target for group in groups))
+    if not inputs.settings:
+        what = "Adaptation" if methods == 1 else f"{methods} adaptations"
+        return (
+            f"{what} of a brain-tumour segmentation network to {targets}: what was gained there, and what was "
+            "forgotten."
+        )
+    shots = ", ".join(str(shots) for shots in sorted({group.shots for group in groups}))
+    seeds = len(set(inputs.table["seed"]))
+    return (
+        f"A comparison of {methods} ways to adapt a brain-tumour segmentation network to {targets} from few "
+        f"labelled patients ({shots}), without forgetting its source disease; {seeds} "
+        f"seed{'s' if seeds != 1 else ''}, {len(inputs.runs)} runs."
+    )
+
+
+# Retention curves, paired patients, choices, trainings.
+
+
+def _retention_section(analysis: Analysis, sink: FigureSink) -> Section:
+    """Dice over the work on target and source, and one against the other."""
+    text = "Lines are means over patients and seeds, bands their 95 % bootstrap intervals over both."
+    if "other" in analysis.roles.colours.values():
+        text += " Methods in grey have their intervals in the tables."
+    blocks: list[Block] = [Note(text, "quiet")]
+    for group in analysis.groups:
+        drawn = Charts(_retention_charts(analysis, group, sink), len(analysis.roles.colours) > FEW_METHODS)
+        blocks += _open_or_folded(analysis, group, [drawn])
+    return Section("retention", "What is gained and what is kept", blocks)
+
+
+def _open_or_folded(analysis: Analysis, group: Group, blocks: Sequence[Block]) -> list[Block]:
+    """The main groups stand open under a heading, the others are folded away."""
+    if group in analysis.main_groups:
+        return [Heading(group.title), *blocks]
+    return [Details(group.title, blocks)]
+
+
+def _retention_charts(analysis: Analysis, group: Group, sink: FigureSink) -> list[Chart]:
+    rows, region, floors = group.of(analysis.curves), analysis.region, analysis.roles.floors
+    colours = {method: analysis.roles.colours[method] for method in analysis.work.rows(group).index}
+    draw = partial(charts.retention_figure, rows, roles=colours, region=region, floors=floors)
+    domains = [domain for domain in charts.DOMAIN_TITLES if (rows["domain"] == domain).any()]
+    drawn = [
+        sink.chart(draw([domain]), f"{group.title}: Dice {region} on the {domain} over the work spent.")
+        for domain in domains
+    ]
+    sink.save(draw(domains), f"{_slug(group)}-retention", group.title)
+    if len(domains) == 2:
+        families = {method: analysis.families[method] for method in colours}
+        figure = charts.trajectory_figure(rows, colours, families, region, floors)
+        caption = (
+            f"{group.title}: the path of each method from before (star) to the end of the work; further right is "
+            "better on the target, further up is better on the source."
+        )
+        drawn.append(sink.chart(figure, caption, f"{_slug(group)}-trajectory", group.title))
+    return drawn
+
+
+def _paired_section(analysis: Analysis, sink: FigureSink) -> Section:
+    """A line per patient: the reference against each shown method, or before against after of one method."""
+    blocks: list[Block] = []
+    reference = analysis.roles.reference
+    for group in analysis.main_groups:
+        here = analysis.work.rows(group).index
+        methods = [method for method in analysis.roles.shown if method in here]
+        drawn = []
+        for domain in ("target", "source"):
+            last = {method: analysis.last_dice(group, method, domain) for method in methods}
+            if len(methods) == 1:
+                before = ("before", analysis.last_dice(group, methods[0], domain, first=True))
+                drawn += _paired_chart(analysis, group, domain, before, (methods[0], last[methods[0]]), sink)
+            elif reference in methods:
+                first = (reference, last.pop(reference))
+                for second in last.items():
+                    drawn += _paired_chart(analysis, group, domain, first, second, sink)
+        if drawn:
+            blocks += [Heading(group.title), Charts(drawn)]
+    note = (
+        "Each line is a patient, the mean over seeds, the worst on top: green where the full circle is at least as "
+        f"good. Charts hold at most {charts.MOST_PATIENTS} patients, the worst."
+    )
+    return Section("patients", "Patient by patient", [Note(note, "quiet"), *blocks] if blocks else [])
+
+
+def _paired_chart(
+    analysis: Analysis,
+    group: Group,
+    domain: str,
+    first: tuple[str, pd.DataFrame],
+    second: tuple[str, pd.DataFrame],
+    sink: FigureSink,
+) -> list[Chart]:
+    """The chart of one pair; none where they have no patient in common."""
+    both = first[1].merge(second[1], on=["seed", "patient"], suffixes=("_first", "_second")).dropna()
+    if both.empty:
+        return []
+    pairs = both.groupby("patient", as_index=False)[["dice_first", "dice_second"]].mean()
+    pairs.columns = pd.Index(["patient", "first", "second"])
+    title = f"{domain}: {second[0]}" if first[0] == "before" else f"{domain}: {first[0]} against {second[0]}"
+    figure = charts.paired_figure(pairs, first[0], second[0], analysis.region, title)
+    better = int((pairs["second"] > pairs["first"]).sum())
+    caption = f"{group.title}, {domain}: {second[0]} is above {first[0]} in {better} of {len(pairs)} patients."
+    return [sink.chart(figure, caption, f"{_slug(group)}-paired-{domain}-{file_name(second[0])}", group.title)]
+
+
+def _choices_section(choices: Sequence[Choices], sink: FigureSink) -> Section:
+    """Learned and unlearned counts over time, the order of the choices, and the first chosen slices."""
+    blocks: list[Block] = []
+    opened = next((made for made in choices if len(made.tasks)), choices[0] if choices else None)
+    for made in choices:
+        run = made.run
+        inside: list[Block] = [Note(_choice_text(made), "quiet")]
+        drawn = []
+        if len(made.tasks):
+            caption = f"{run.method}: slices of the visited case on both sides of the threshold."
+            drawn.append(sink.chart(charts.tasks_figure(made.tasks), caption))
+        if made.chosen["dice"].notna().any():
+            caption = f"{run.method}: Dice of every chosen slice when it was chosen."
+            drawn.append(sink.chart(charts.choices_figure(made.chosen), caption))
+        if drawn:
+            inside.append(Charts(drawn))
+        if made.thumbnails:
+            inside.append(Pictures("The first chosen slices, with their outlines", made.thumbnails, small=True))
+        if made.problem:
+            inside.append(Note(made.problem, "warning"))
+        title = f"{run.target}: {run.method}, {run.shots} labelled patients, seed {run.seed}"
+        blocks.append(Details(title, inside, open=made is opened))
+    return Section("choices", "Which slices were chosen, and when", blocks)
+
+
+def _choice_text(made: Choices) -> str:
+    if made.chosen.empty:
+        return "Nothing was logged."
+    counted = made.chosen["task"].value_counts(sort=False).sort_index()
+    counts = ", ".join(f"{count} {task}" for task, count in counted.items())
+    text = f"{len(made.chosen)} choices ({counts}) from {made.chosen['patient'].nunique()} patients."
+    if made.filled:
+        text += f" In {made.filled} of {len(made.tasks)} scorings one side was empty and was filled from the other."
+    return text
+
+
+def _training_section(runs: Sequence[ReportRun], sink: FigureSink) -> Section:
+    """Loss and validation Dice of pretrainings."""
+    blocks: list[Block] = []
+    for run in runs:
+        curves = read_curves(run.path)
+        drawn = []
+        for ylabel, word, title in (("loss", "loss", "Training loss"), ("Dice", "dice", "Validation Dice")):
+            chosen = {name.split("/", 1)[-1]: curve for name, curve in sorted(curves.items()) if word in name.lower()}
+            if chosen:
+                caption, name = f"{run.method}: {title.lower()}.", f"{file_name(run.method)}-{word}"
+                drawn.append(sink.chart(charts.training_figure(chosen, ylabel, title), caption, name, run.method))
+        best = RunFolder.open(run.path).state.metrics
+        facts = [(name.removeprefix("dice/val/"), number(value)) for name, value in best.items() if value is not None]
+        blocks += [Heading(run.method), Charts(drawn)] if drawn else [Note(f"{run.method} has no metrics yet.")]
+        blocks += [Facts("Mean Dice of the validation patients, best weights", facts)] if facts else []
+    return Section("training", "Pretraining", blocks)
+
+
+def _slug(group: Group) -> str:
+    """A group as part of a file's name."""
+    return f"{file_name(group.target)}-shots-{group.shots}"
+
+
+# Tables.
+
+_WITHIN = (interval,)
+_SPREAD = (interval, deviation)
+_TARGET_AFTER = Column(
+    "target_after",
+    "target after",
+    "The same at the end; below it the 95 % interval and the SD over patients.",
+    small=_SPREAD,
+    best="max",
+)
+_SOURCE_AFTER = Column("source_after", "source after", "The same at the end.", small=_SPREAD, best="max")
+_FORGOTTEN = Column(
+    "forgetting",
+    "forgotten",
+    "Source Dice before minus after; positive means lost.",
+    signed,
+    small=_WITHIN,
+    best="min",
+)
+_BALANCED = Column(
+    "balanced_mean", "balanced mean", "Mean of target and source Dice at the end.", small=_WITHIN, best="max"
+)
+_WORK = (
+    Column(
+        "target_before",
+        "target before",
+        "Mean Dice on the target's patients before tuning; below it the SD over patients.",
+        small=(deviation,),
+    ),
+    _TARGET_AFTER,
+    Column("source_before", "source before", "Mean Dice on the source's patients before tuning.", small=(deviation,)),
+    _SOURCE_AFTER,
+    _FORGOTTEN,
+    Column(
+        "backward_transfer",
+        "backward transfer",
+        "Source Dice after minus before: the negative of what was forgotten.",
+        signed,
+        best="max",
+    ),
+    Column(
+        "forward_transfer",
+        "forward transfer",
+        "Target Dice before tuning minus that of a network trained from scratch.",
+        signed,
+        small=_WITHIN,
+    ),
+    _BALANCED,
+    Column(
+        "balanced_area",
+        "area",
+        "Area under the retention curves over the work, mean of target and source.",
+        small=_WITHIN,
+        best="max",
+    ),
+    Column(
+        "steps_to_90",
+        "steps to 90 %",
+        "Work at which a run reaches 90 % of its own final target Dice; a dash where the target fell.",
+        whole,
+        best="min",
+    ),
+)
+
+
+def _difference(row: Values, name: str) -> str:
+    """The mean difference to the reference, below a p value."""
+    value = row[f"{name}_difference"]
+    return "" if pd.isna(value) else signed(value)
+
+
+_TESTS = (
+    Column(
+        "target_after_p",
+        "p target",
+        "Paired Wilcoxon over patients against the reference, target Dice, Holm-corrected.",
+        p_value,
+        small=(_difference,),
+        marked=significant,
+    ),
+    Column(
+        "forgetting_p",
+        "p forgotten",
+        "The same for what was forgotten.",
+        p_value,
+        small=(_difference,),
+        marked=significant,
+    ),
+)
+
+
+def _tables_section(analysis: Analysis, synthetic: bool) -> Section:
+    blocks: list[Block] = []
+    for group in analysis.groups:
+        tables = [_work_table(analysis, group), _both_axes_table(analysis, group), _seconds_table(analysis, group)]
+        blocks += _open_or_folded(analysis, group, [table for table in tables if table is not None])
+    if analysis.seconds_problem:
+        blocks.append(Note(analysis.seconds_problem, "warning"))
+    blocks.append(_reading_help())
+    if analysis.roles.paper:
+        blocks.append(Heading("Beside the paper"))
+        blocks += [Note(NOT_BESIDE)] if synthetic else [_paper_table(analysis), Note(_PAPER_NOTE, "quiet")]
+    return Section("metrics", "All methods" if len(analysis.roles.colours) > 1 else "Metrics", blocks)
+
+
+_PAPER_NOTE = (
+    "Han et al. 2018 pretrained a VGG-16 network on BraTS and adapted it to the metastases of their own hospital, 30 "
+    "patients in all. Data, network, patients and budget differ here: what can be compared is the order of the "
+    "methods, not the height of their metrics."
+)
+
+
+def _reading_help() -> Details:
+    text = (
+        "Means over patients and seeds; in small print the 95 % bootstrap interval over both and the sample standard "
+        "deviation over patients. The best of each column is set in bold. p values: Wilcoxon's signed-rank test over "
+        "patients, each the mean of its seeds, corrected after Holm for the comparisons with the reference; below "
+        "them the mean difference to the reference. p values below 0.05 are underlined. A dash: cannot be computed "
+        "from these runs."
+    )
+    return Details("How to read these tables", [Note(text), columns_table((*_WORK, *_TESTS))])
+
+
+def _method_column(analysis: Analysis) -> Column:
+    def family_and_seeds(row: Values, name: str) -> str:
+        seeds = int(row["n_seeds"])
+        return f"{analysis.families.get(row[name], '')}, {seeds} seed{'s' if seeds != 1 else ''}"
+
+    return text_column("method", "method", (family_and_seeds,))
+
+
+def _method_rows(analysis: Analysis, compared: Comparison, group: Group) -> pd.DataFrame:
+    """The summary of a group with the tests against the reference."""
+    rows = compared.rows(group).assign(role=analysis.roles.colours)
+    rows["steps_to_90"] = rows["steps_to_90"].where(rows["target_after"] >= rows["target_before"])
+    for metric in ("target_after", "forgetting"):
+        tests = compared.tests_of(group, metric)
+        rows[f"{metric}_p"] = tests["p_holm"].astype(float)
+        rows[f"{metric}_p_difference"] = tests["mean_difference"].astype(float)
+    return rows
+
+
+def _work_table(analysis: Analysis, group: Group) -> Table:
+    """All methods of a group at equal work, the best balanced mean first."""
+    tests = () if analysis.work.tests.empty else _TESTS
+    caption = f"{group.title}: Dice {analysis.region}"
+    if tests:
+        caption += f" at equal work, sorted by balanced mean; p against {analysis.roles.reference}"
+    return Table(caption, _method_rows(analysis, analysis.work, group), [_method_column(analysis), *_WORK, *tests])
+
+
+def _seconds_table(analysis: Analysis, group: Group) -> Table | None:
+    """All methods of a group at equal seconds; None where the seconds are not known."""
+    if analysis.seconds is None:
+        return None
+    cut = group.of(analysis.seconds_table)
+    reached = cut.groupby(["method", "seed"])["reached"].all().groupby("method")
+    counts = reached.sum().astype(int).astype(str) + " of " + reached.size().astype(str)
+    columns = [
+        _method_column(analysis),
+        Column(
+            "runs", "runs that got there", "Runs that computed as long; the others count with their last mark.", str
+        ),
+        Column("spent", "work done", "Slice gradient evaluations by then.", whole),
+        _TARGET_AFTER,
+        _SOURCE_AFTER,
+        _FORGOTTEN,
+        _BALANCED,
+        *_TESTS,
+    ]
+    seconds = cut.loc[cut["reached"].astype(bool), "seconds"].max()
+    caption = (
+        f"{group.title}: Dice {analysis.region} at equal seconds of computing ({number(seconds, 1)} s, as long as the "
+        "quickest method took for its whole budget), sorted by balanced mean"
+    )
+    return Table(caption, _method_rows(analysis, analysis.seconds, group).assign(runs=counts), columns)
+
+
+def _both_axes_table(analysis: Analysis, group: Group) -> Table | None:
+    """Who is as good as the reference on the target and forgets at most half as much; None with one method only."""
+    rows = group.of(analysis.both)
+    # A training from random weights has nothing to forget.
+    rows = rows[~rows["method"].isin(analysis.roles.floors)].sort_values(["both", "gain"], ascending=False)
+    if rows.empty:
+        return None
+    reference = analysis.roles.reference
+    rows = rows.assign(half=SHARE * rows["forgotten_by_baseline"], role=rows["method"].map(analysis.roles.colours))
+    test = partial(Column, write=p_value, marked=significant)
+    columns = [
+        text_column("method", "method"),
+        Column("gain", "target gain", f"Final target Dice minus that of {reference}.", signed, _WITHIN, "max"),
+        test("gain_p", "p", "Paired Wilcoxon over patients, not corrected."),
+        Column("forgotten", "forgotten", write=signed, best="min"),
+        Column("spared", "spared", f"What {reference} forgot minus what the method forgot.", signed, _WITHIN, "max"),
+        test("spared_p", "p"),
+        Column("half", f"half of {reference}'s"),
+        Column("excess", "excess", "Forgotten minus that half; negative keeps within it.", signed, _WITHIN, "min"),
+        test("excess_p", "p"),
+        Column(
+            "both",
+            "both",
+            "Gain of at least 0, and excess below 0 with p < 0.05.",
+            lambda both: "yes" if both else "no",
+            marked=lambda row, name: bool(row[name]),
+            number=False,
+        ),
+    ]
+    return Table(
+        f"{group.title}: target Dice as good as {reference}'s, and at most half of it forgotten", rows, columns
+    )
+
+
+def _paper_table(analysis: Analysis) -> Table:
+    """The paper's four results, and ours of the methods that have its settings."""
+    groups, roles = analysis.main_groups, analysis.roles
+    rows = []
+    for title, name, published in PAPER:
+        method = roles.paper.get(name) if name else roles.reference
+        role = roles.colours.get(method or "", "other") if name else "other"
+        cells = {"method": title, "paper": published, "role": "" if role == "other" else role}
+        for group in groups:
+            found, metric = analysis.work.rows(group), "target_after" if name else "source_before"
+            known = method in found.index
+            cells[group.title] = _mean_and_deviation(found.loc[method], metric) if known else "–"
+            cells[f"{group.title}_below"] = interval(found.loc[method], metric) if known else ""
+        rows.append(cells)
+    columns = [
+        text_column("method", "method"),
+        Column("paper", "Han et al. 2018", write=str),
+        *(Column(group.title, group.title, write=str, small=(below,)) for group in groups),
+    ]
+    caption = f"Enhancing-tumour Dice of the paper (mean ± SD over patients) beside Dice {analysis.region} here"
+    return Table(caption, pd.DataFrame(rows), columns)
+
+
+def _mean_and_deviation(row: pd.Series, metric: str) -> str:
+    value = row[f"{metric}_sd"]
+    return number(row[metric], 2) + ("" if math.isnan(value) else f" ± {number(value, 2)}")
+
+
+# Worst cases.
+
+
+def _overlays_section(overlays: Sequence[Overlays], region: str) -> Section:
+    blocks: list[Block] = []
+    spaces: list[LabelSpace] = []
+    for drawn in overlays:
+        if drawn.problem:
+            blocks.append(Note(drawn.problem, "warning"))
+        if drawn.space is None:
+            continue
+        spaces.append(drawn.space)
+        blocks.append(Heading(f"{drawn.target}: {drawn.domain} cases, seed {drawn.seed}"))
+        blocks += [Pictures(f"{case}, {where}", panels) for case, where, panels in drawn.rows]
+        blocks.append(_volumes_table(drawn, region))
+    if spaces:
+        keys = {name: "#" + bytes(colour).hex() for space in spaces for name, colour in class_colours(space)}
+        titles = {"ED": "edema (ED)", "NCR": "necrosis (NCR)", "ET": "enhancing tumour (ET)"}
+        note = (
+            "The worst cases first, by their mean Dice at the end over the methods shown; of each the slice that shows "
+            "most. Where letters stand, R is the patient's right. 'False positive' is predicted tumour of any class "
+            "outside the true tumour, in all slices of the case."
+        )
+        key = Key([(titles.get(name, name), colour) for name, colour in keys.items()])
+        blocks = [Note(note, "quiet"), key, *blocks]
+    return Section("cases", "Worst cases, and their false positives", blocks)
+
+
+def _volumes_table(drawn: Overlays, region: str) -> Table:
+    networks = list(dict.fromkeys(drawn.errors["network"]))
+    rows = []
+    for case, errors in drawn.errors.groupby("case", sort=False):
+        cells = {"case": case}
+        for error in errors.itertuples():
+            cells |= {error.network: error.false_positive, f"{error.network}_below": f"Dice {number(error.dice, 2)}"}
+        rows.append(cells)
+    columns = [text_column("case", "case"), *(Column(name, name, write=str, small=(below,)) for name in networks)]
+    caption = f"{drawn.target}, {drawn.domain} cases: false-positive volume of the case; below it its Dice {region}"
+    return Table(caption, pd.DataFrame(rows), columns)
+
+
+# Findings.
+
+
+def _findings(analysis: Analysis) -> list[str]:
+    """What the metrics say, a few sentences a target; no difference is claimed that its test does not carry."""
+    told = [_finding(analysis, group) for group in analysis.main_groups]
+    return [text for text in told if text]
+
+
+def _finding(analysis: Analysis, group: Group) -> str:
+    rows = analysis.work.rows(group)
+    best = rows.iloc[0]
+    method = str(best["method"])
+    if len(rows) == 1:
+        return _one_method(group, analysis.region, best)
+    if math.isnan(best["balanced_mean"]):
+        return f"{group.title}: no source patients were watched, so that nothing can be said of forgetting."
+    within = [str(name) for name in rows.index[1:] if rows.loc[name, "balanced_mean"] >= best["balanced_mean_low"]]
+    text = (
+        f"{group.title}: of {len(rows)} methods, {method} has the highest balanced mean of target and source "
+        f"Dice {analysis.region}, {with_interval(best, 'balanced_mean')}"
+    )
+    if within:
+        text += f"; {_listed(within)} {'lies' if len(within) == 1 else 'lie'} within that interval"
+    text += ". " + _against_reference(analysis, group, method)
+    return text + _least_forgetting(analysis, group, rows) + _how_many(best)
+
+
+def _against_reference(analysis: Analysis, group: Group, method: str) -> str:
+    reference = analysis.roles.reference
+    if method == reference:
+        return ""
+    told = [
+        _verdict(analysis.work.test(group, method, metric), more, less, what)
+        for metric, more, less, what in (
+            ("target_after", "is higher", "is lower", "its target Dice"),
+            ("forgetting", "is greater", "is smaller", "its forgetting"),
+        )
+    ]
+    return f"Against {reference}: {'; '.join(text for text in told if text)}. " if any(told) else ""
+
+
+def _verdict(test: pd.Series | None, more: str, less: str, what: str) -> str:
+    if test is None:
+        return ""
+    if math.isnan(test["p_holm"]):
+        return f"{what} was not tested (too few patients)"
+    p = p_equals(test["p_holm"])
+    if test["p_holm"] >= LEVEL:
+        return f"{what} is not shown to differ ({p}, Holm)"
+    difference = number(abs(test["mean_difference"]))
+    return f"{what} {more if test['mean_difference'] > 0 else less} by {difference} ({p}, Holm)"
+
+
+def _least_forgetting(analysis: Analysis, group: Group, rows: pd.DataFrame) -> str:
+    known = rows.dropna(subset=["forgetting"])
+    if known.empty:
+        return ""
+    least = str(known["forgetting"].idxmin())
+    text = f"Least source Dice is forgotten by {least}, {with_interval(known.loc[least], 'forgetting')}"
+    reference = analysis.roles.reference
+    if least != reference and reference in known.index:
+        text += f" ({reference}: {with_interval(known.loc[reference], 'forgetting')})"
+        if least != rows.index[0]:
+            test = analysis.work.test(group, least, "forgetting")
+            verdict = _verdict(test, "is greater", "is smaller", f"against {reference} its forgetting")
+            text += f"; {verdict}" if verdict else ""
+    return text + ". "
+
+
+def _one_method(group: Group, region: str, row: pd.Series) -> str:
+    text = (
+        f"{group.title}: target Dice {region} {number(row['target_before'])} before and "
+        f"{with_interval(row, 'target_after')} after"
+    )
+    if not math.isnan(row["forgetting"]):
+        text += (
+            f"; source Dice {number(row['source_before'])} before and {with_interval(row, 'source_after')} after, "
+            f"{with_interval(row, 'forgetting')} forgotten"
+        )
+    return text + ". " + _how_many(row)
+
+
+def _how_many(row: pd.Series) -> str:
+    seeds = int(row["n_seeds"])
+    patients = f"{int(row['n_target_patients'])} target and {int(row['n_source_patients'])} source patients"
+    if seeds == 1:
+        return f"One seed, {patients}: the intervals hold for this draw of labelled patients alone."
+    return f"{seeds} seeds, {patients}."
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) > 4:
+        return f"{len(names)} other methods"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
