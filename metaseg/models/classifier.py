@@ -1,19 +1,12 @@
-"""The blocks of a classifier's base, from the image to the head, for freezing and unfreezing.
+"""A network from slices to classes: any library's, with its input, its base's blocks and its head named.
 
-The head of a classifier: the last linear layer, or the dense head that stands in its place.
+:class:`Classifier` wraps a network of torchvision, timm or the papers. Around it: its head (linear or dense), its input
+(slices brought to the intensities that a pretrained network knows), the papers' two small networks, the blocks of the
+base for freezing and unfreezing, and Monte-Carlo dropout.
 
-Bringing slices to the intensities that a pretrained network was trained on.
-
-A network from slices to classes: any library's, with its input, its head and its base named.
-
-The two small classifiers of the papers, made to be trained from scratch.
-
-Lau: Deep learning brain tumor classifier project. 2021.
-Al-Janabi: Deep learning transfer methods for biomedical classification of images (the baseline "2D-CNN").
-
-Monte-Carlo dropout: dropping at inference, so that repeated passes show a network's uncertainty.
-
+Al-Janabi: Deep learning transfer methods for biomedical classification of images (dense head, the baseline "2D-CNN").
 Gal, Ghahramani: Dropout as a Bayesian approximation. ICML 2016.
+Lau: Deep learning brain tumor classifier project. 2021.
 """
 
 from __future__ import annotations

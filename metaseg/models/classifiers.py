@@ -1,7 +1,4 @@
-"""Where classifiers come from: torchvision, timm and our own, behind one interface, by name.
-
-Building a classifier by name, from fresh weights, ImageNet's, or a file.
-"""
+"""Classifiers by name, from torchvision, timm or the papers: with fresh weights, ImageNet's, or those of a file."""
 
 from __future__ import annotations
 
@@ -24,6 +21,8 @@ from metaseg.models.card import checkpoint_files, read_card
 from metaseg.models.classifier import Classifier, Head, InputStatistics, LauCNN, PlainCNN, put_head
 from metaseg.models.registry import count_parameters, download_failed, fetch_torchvision, seeded
 from metaseg.models.weights import WeightReport, load_weights, read_tensors
+
+logger = logging.getLogger(__name__)
 
 State = Mapping[str, torch.Tensor]
 
@@ -97,7 +96,7 @@ class Ours(Library):
     """A network of a paper, made here and never pretrained on ImageNet."""
 
     def build(self, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
-        """As in :class:`Library`."""
+        """See :class:`Library`."""
         if self.name == "lau-cnn":
             return LauCNN(in_channels, num_classes, image_size)
         return PlainCNN(in_channels, num_classes)
@@ -108,11 +107,11 @@ class Torchvision(Library):
 
     @property
     def fixed_size(self) -> bool:
-        """As in :class:`Library`."""
+        """See :class:`Library`."""
         return self.name.partition("_")[0] in FIXED_SIZE
 
     def build(self, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
-        """As in :class:`Library`."""
+        """See :class:`Library`."""
         options: dict[str, Any] = {}
         if self.name in OF_TENSORFLOW:
             options = {"aux_logits": False, "init_weights": True}
@@ -125,11 +124,11 @@ class Torchvision(Library):
         return net
 
     def fetch(self) -> State:
-        """As in :class:`Library`."""
+        """See :class:`Library`."""
         return fetch_torchvision(self.name, self._weights())
 
     def statistics(self) -> InputStatistics | None:
-        """As in :class:`Library`."""
+        """See :class:`Library`."""
         if self.name in OF_TENSORFLOW:
             return InputStatistics((0.5,) * 3, (0.5,) * 3)
         preset = self._weights().transforms()
@@ -145,18 +144,18 @@ class Timm(Library):
 
     @property
     def fixed_size(self) -> bool:
-        """As in :class:`Library`."""
+        """See :class:`Library`."""
         return bool(self._config and self._config.fixed_input_size)
 
     def build(self, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
-        """As in :class:`Library`."""
+        """See :class:`Library`."""
         import timm
 
         size: dict[str, Any] = {"img_size": image_size} if self.fixed_size else {}
         return timm.create_model(self.name, in_chans=in_channels, num_classes=num_classes, **size)
 
     def fetch(self) -> State:
-        """As in :class:`Library`."""
+        """See :class:`Library`."""
         import timm
 
         if self.statistics() is None:
@@ -170,7 +169,7 @@ class Timm(Library):
             raise download_failed(self.name, where, error) from error
 
     def statistics(self) -> InputStatistics | None:
-        """As in :class:`Library`."""
+        """See :class:`Library`."""
         config = self._config
         return InputStatistics(tuple(config.mean), tuple(config.std)) if config and config.has_weights else None
 
@@ -250,12 +249,6 @@ def find_classifier(name: str) -> Library:
         expected="one of " + ", ".join(NAMES) + ", torchvision:NAME or timm:NAME",
         remedy="see 'timm.list_models()' and 'torchvision.models.list_models()' for the names there are",
     )
-
-
-logger = logging.getLogger(__name__)
-
-IMAGENET_CLASSES = 1000
-"""A linear layer of so many outputs shows that a file without a card was pretrained on ImageNet."""
 
 
 def build_classifier(
@@ -374,6 +367,10 @@ def _load(model: Classifier, library: Library, weights: str | Path) -> WeightRep
         return report
     model.pretrained_on(statistics)
     return replace(report, notes=("inputs are brought to the intensities of the images it was pretrained on",))
+
+
+IMAGENET_CLASSES = 1000
+"""A linear layer of so many outputs shows that a file without a card was pretrained on ImageNet."""
 
 
 def _statistics_of_file(path: Path, state: Mapping[str, torch.Tensor], library: Library) -> InputStatistics | None:
