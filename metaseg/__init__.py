@@ -64,10 +64,7 @@ def pretrain(**settings: Any) -> PretrainResult:
     Raises:
         MetasegError: Settings or data cannot be used.
     """
-    from metaseg.config.segmentation import PretrainConfig
-    from metaseg.training.pretrain import run_pretrain
-
-    return run_pretrain(_settings(PretrainConfig, settings))
+    return _do("pretrain", settings)
 
 
 def tune(**settings: Any) -> AdaptationResult:
@@ -82,10 +79,7 @@ def tune(**settings: Any) -> AdaptationResult:
     Raises:
         MetasegError: Settings or data cannot be used.
     """
-    from metaseg.adapt.naivetune import run_naivetune
-    from metaseg.config.segmentation import TuneConfig
-
-    return run_naivetune(_settings(TuneConfig, settings))
+    return _do("tune", settings)
 
 
 def metatune(**settings: Any) -> AdaptationResult:
@@ -100,10 +94,7 @@ def metatune(**settings: Any) -> AdaptationResult:
     Raises:
         MetasegError: Settings or data cannot be used.
     """
-    from metaseg.adapt.metatune import run_metatune
-    from metaseg.config.segmentation import MetatuneConfig
-
-    return run_metatune(_settings(MetatuneConfig, settings))
+    return _do("metatune", settings)
 
 
 def naivetune(**settings: Any) -> AdaptationResult:
@@ -118,10 +109,7 @@ def naivetune(**settings: Any) -> AdaptationResult:
     Raises:
         MetasegError: Settings or data cannot be used.
     """
-    from metaseg.adapt.naivetune import run_naivetune
-    from metaseg.config.segmentation import NaivetuneConfig
-
-    return run_naivetune(_settings(NaivetuneConfig, settings))
+    return _do("naivetune", settings)
 
 
 def evaluate(**settings: Any) -> EvaluationResult:
@@ -136,10 +124,7 @@ def evaluate(**settings: Any) -> EvaluationResult:
     Raises:
         MetasegError: Settings or data cannot be used.
     """
-    from metaseg.config.segmentation import EvaluateConfig
-    from metaseg.inference.evaluate import run_evaluate
-
-    return run_evaluate(_settings(EvaluateConfig, settings))
+    return _do("evaluate", settings)
 
 
 def predict(**settings: Any) -> PredictionResult:
@@ -154,10 +139,7 @@ def predict(**settings: Any) -> PredictionResult:
     Raises:
         MetasegError: Settings or data cannot be used.
     """
-    from metaseg.config.segmentation import PredictConfig
-    from metaseg.inference.predict import run_predict
-
-    return run_predict(_settings(PredictConfig, settings))
+    return _do("predict", settings)
 
 
 def compare(**settings: Any) -> ComparisonResult:
@@ -174,10 +156,7 @@ def compare(**settings: Any) -> ComparisonResult:
     Raises:
         MetasegError: Settings or data cannot be used, or a cell failed.
     """
-    from metaseg.config.studies import CompareConfig
-    from metaseg.studies.compare import run_compare
-
-    return run_compare(_study_settings(CompareConfig, settings))
+    return _do("compare", settings)
 
 
 def report(**settings: Any) -> ReportResult:
@@ -192,10 +171,7 @@ def report(**settings: Any) -> ReportResult:
     Raises:
         MetasegError: There is no such run or study, or its files are damaged.
     """
-    from metaseg.config.studies import ReportConfig
-    from metaseg.reports.page import run_report
-
-    return run_report(_settings(ReportConfig, settings))
+    return _do("report", settings)
 
 
 def classify_train(**settings: Any) -> ClassifyTrainResult:
@@ -210,10 +186,7 @@ def classify_train(**settings: Any) -> ClassifyTrainResult:
     Raises:
         MetasegError: Settings or data cannot be used.
     """
-    from metaseg.classify.train import run_classify_train
-    from metaseg.config.classification import ClassifyTrainConfig
-
-    return run_classify_train(_settings(ClassifyTrainConfig, settings))
+    return _do("classify-train", settings)
 
 
 def classify_active(**settings: Any) -> ActiveResult:
@@ -228,10 +201,7 @@ def classify_active(**settings: Any) -> ActiveResult:
     Raises:
         MetasegError: Settings, data or the annotator's file cannot be used.
     """
-    from metaseg.classify.active import run_classify_active
-    from metaseg.config.classification import ClassifyActiveConfig
-
-    return run_classify_active(_settings(ClassifyActiveConfig, settings))
+    return _do("classify-active", settings)
 
 
 def classify_evaluate(**settings: Any) -> ClassifyEvaluationResult:
@@ -246,10 +216,7 @@ def classify_evaluate(**settings: Any) -> ClassifyEvaluationResult:
     Raises:
         MetasegError: Settings, run or data cannot be used.
     """
-    from metaseg.classify.evaluate import run_classify_evaluate
-    from metaseg.config.classification import ClassifyEvaluateConfig
-
-    return run_classify_evaluate(_settings(ClassifyEvaluateConfig, settings))
+    return _do("classify-evaluate", settings)
 
 
 def classify_predict(**settings: Any) -> ClassifyPredictionResult:
@@ -264,10 +231,7 @@ def classify_predict(**settings: Any) -> ClassifyPredictionResult:
     Raises:
         MetasegError: Settings, run or data cannot be used.
     """
-    from metaseg.classify.predict import run_classify_predict
-    from metaseg.config.classification import ClassifyPredictConfig
-
-    return run_classify_predict(_settings(ClassifyPredictConfig, settings))
+    return _do("classify-predict", settings)
 
 
 def classify_compare(**settings: Any) -> ClassifierComparison:
@@ -285,10 +249,7 @@ def classify_compare(**settings: Any) -> ClassifierComparison:
     Raises:
         MetasegError: Settings or data cannot be used, or a cell failed.
     """
-    from metaseg.config.studies import ClassifyCompareConfig
-    from metaseg.studies.classifiers.compare import run_classify_compare
-
-    return run_classify_compare(_study_settings(ClassifyCompareConfig, settings))
+    return _do("classify-compare", settings)
 
 
 def classify_search(**settings: Any) -> ClassifierSearch:
@@ -304,27 +265,16 @@ def classify_search(**settings: Any) -> ClassifierSearch:
     Raises:
         MetasegError: Settings or data cannot be used.
     """
-    from metaseg.config.studies import ClassifySearchConfig
-    from metaseg.studies.classifiers.search import run_classify_search
-
-    return run_classify_search(_study_settings(ClassifySearchConfig, settings))
+    return _do("classify-search", settings)
 
 
-def _settings(kind: type, settings: dict[str, Any]) -> Any:
+def _do(name: str, settings: dict[str, Any]) -> Any:
     from pathlib import Path
 
-    from metaseg.config.io import load_config
+    from metaseg.verbs import VERBS
 
+    verb = next(verb for verb in VERBS if verb.name == name)
     # A run's path comes as a Path from an earlier call, where a text is asked for.
-    given = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
     file = given.pop("config", None)
-    return load_config(kind, Path(file) if file is not None else None, given)
-
-
-def _study_settings(kind: type, settings: dict[str, Any]) -> Any:
-    from pathlib import Path
-
-    from metaseg.config.studies import named_after
-
-    file = settings.get("config")
-    return named_after(_settings(kind, settings), None if file is None else Path(file))
+    return verb.run(verb.settings(None if file is None else Path(file), given))

@@ -57,11 +57,25 @@ class ExistsError(UsageError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The name that was probably meant; None if none is like it. Capitals make no difference."""
-    import difflib
+    """The one of the known names that was probably meant; None if none is near.
 
-    by_folded = {candidate.casefold(): candidate for candidate in known}
-    near = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
+    Capitals count for nothing, and the first letters of a name's words stand for it: ``lr`` for ``learning-rate``.
+
+    Examples:
+        >>> nearest("unett", ["unet", "segresnet"])
+        'unet'
+        >>> nearest("--lr", ["--epochs", "--learning-rate"])
+        '--learning-rate'
+    """
+    import difflib
+    import re
+
+    by_folded = {other.casefold(): other for other in known}
+    by_letters = {"".join(word[0] for word in re.findall(r"[^\W_]+", folded)): folded for folded in by_folded}
+    text = name.casefold()
+    if text.lstrip("-") in by_letters:
+        return by_folded[by_letters[text.lstrip("-")]]
+    near = difflib.get_close_matches(text, by_folded, n=1, cutoff=0.5)
     return by_folded[near[0]] if near else None
 
 

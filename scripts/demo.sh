@@ -23,7 +23,7 @@ run() { # verb and name of a run, then options; a finished run is kept, an inter
   fi
 }
 
-run pretrain pretrained --data "$out/phantoms/HGG" --epochs 40 --slices-per-epoch 120 --val-share 0.25 \
+run pretrain pretrained --data "$out/phantoms/HGG" --epochs 40 --slices-per-epoch 120 --val-fraction 0.25 \
   --validate-every 20 --model-options '{"channels": [16, 32, 64, 128], "strides": [2, 2, 2]}' --learning-rate 0.002 \
   --ema 0.98
 shared=(--from "$out/runs/pretrained" --data "$out/phantoms/MET" --shots 4 --slices 12 --budget 480 --marks 2

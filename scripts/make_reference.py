@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from metaseg.cli.verbs import VERBS, Verb
 from metaseg.config.fields import FieldDescription
+from metaseg.verbs import VERBS, Verb
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 HEAD = """# Settings

@@ -99,7 +99,7 @@ def test_typo_names_the_nearest_key(tmp_path: Path) -> None:
         ("epochs: many", "'epochs' is 'many'", "a whole number of at least 1"),
         ("epochs: true", "'epochs' is True", "a whole number of at least 1"),
         ("batch_size:", "'batch_size' is empty", "a whole number of at least 1"),
-        ("val_share: 1.0", "'val_share' is 1.0", "a number of at least 0.0 and below 1.0"),
+        ("val_fraction: 1.0", "'val_fraction' is 1.0", "a number of at least 0.0 and below 1.0"),
         ("learning_rate: 0", "'learning_rate' is 0", "a number above 0"),
         ("learning_rate: .inf", "'learning_rate' is inf", "a number above 0"),
         ("optimizer: adam", "'optimizer' is 'adam'", "one of adamw, sgd"),
@@ -134,7 +134,13 @@ def test_all_that_is_wrong_is_told_in_one_message(tmp_path: Path) -> None:
     path = written(tmp_path, "epochs: 0\nfoo_bar_baz: 1\nval_share: 2\ndata: ${METASEG_TEST_NO_SUCH}\n")
     message = str(failure(PretrainConfig, path, optimizer="adam"))
     assert message.startswith("5 settings are wrong")
-    for part in ("foo_bar_baz", "'epochs' is 0", "'val_share' is 2", "METASEG_TEST_NO_SUCH", "'optimizer' is 'adam'"):
+    for part in (
+        "foo_bar_baz",
+        "'epochs' is 0",
+        "'val_fraction' is 2",
+        "METASEG_TEST_NO_SUCH",
+        "'optimizer' is 'adam'",
+    ):
         assert part in message
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-from metaseg.cli.verbs import VERBS
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.config.fields import command_words
 from metaseg.config.io import Config, load_config
@@ -16,6 +15,7 @@ from metaseg.config.segmentation import EvaluateConfig, MetatuneConfig, Naivetun
 from metaseg.config.studies import ClassifyCompareConfig, named_after
 from metaseg.sampling import ORDERS
 from metaseg.studies.classifiers.plan import make_classifier_plan
+from metaseg.verbs import VERBS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -169,15 +169,22 @@ def test_phantom_files_of_classifiers_need_no_data() -> None:
 
 def test_zhou_has_six_variants_and_two_controls() -> None:
     entries = entries_of("paper/zhou2017.yaml")
-    variants = {(one.strategy, one.patch_share) for name, one in entries.items() if name not in ("random", "scratch")}
+    variants = {
+        (one.acquisition, one.patch_fraction) for name, one in entries.items() if name not in ("random", "scratch")
+    }
     assert variants == {(name, share) for name in ("aift", "aift-entropy", "aift-diversity") for share in (0.25, 1.0)}
     for name, one in entries.items():
         assert (one.optimizer, one.momentum, one.learning_rate, one.bias_factor) == ("sgd", 0.9, 1e-4, 2.0), name
         assert (one.schedule, one.gamma, one.epochs, one.later_epochs) == ("exponential", 0.99756, 420, 315), name
         assert (one.head_factor, one.later_head_factor, one.initial) == (10.0, 1.0, 0.0), name
     random, scratch = entries["random"], entries["scratch"]
-    assert (random.strategy, random.fit, random.weights) == ("random", "continue", "imagenet")
-    assert (scratch.strategy, scratch.fit, scratch.transfer, scratch.weights) == ("random", "reset", "scratch", "none")
+    assert (random.acquisition, random.fit, random.weights) == ("random", "continue", "imagenet")
+    assert (scratch.acquisition, scratch.fit, scratch.transfer, scratch.weights) == (
+        "random",
+        "reset",
+        "scratch",
+        "none",
+    )
 
 
 @pytest.mark.parametrize("name", ["hao2021", "hao2021-balanced"])
@@ -203,6 +210,6 @@ def test_lau_and_al_janabi_compare_their_networks() -> None:
     assert {one.model for one in lau.values()} == {"lau-cnn", "resnet50", "resnet101", "efficientnet-b0", "vgg16"}
     assert {one.model for one in janabi.values()} == {"vgg16", "mobilenetv2", "xception", "resnet50", "2d-cnn"}
     assert {(one.batch_size, one.epochs, one.optimizer) for one in janabi.values()} == {(18, 148, "adam")}
-    frozen = [one for one in janabi.values() if one.strategy == "freeze"]
+    frozen = [one for one in janabi.values() if one.transfer == "freeze"]
     assert {(one.learning_rate, one.head, one.weights) for one in frozen} == {(1e-3, "dense", "imagenet")}
     assert len(frozen) == 4

@@ -18,9 +18,10 @@ from typer.main import get_command
 
 import metaseg
 from metaseg.cli.main import build_app
-from metaseg.cli.verbs import VERBS, expand_lists
+from metaseg.cli.verbs import expand_lists
 from metaseg.config.io import load_config
 from metaseg.errors import UsageError
+from metaseg.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -282,7 +283,7 @@ def test_version_is_one_and_the_same() -> None:
         "metaseg predict runs/x",
         "metaseg classify trian",
         "metaseg classify train --epochs 0",
-        "metaseg classify active --strategy entropi",
+        "metaseg classify active --acquisition entropi",
         "metaseg train",
     ],
 )

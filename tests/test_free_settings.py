@@ -11,7 +11,6 @@ import pytest
 
 from metaseg.config import classification as config_classify
 from metaseg.config import segmentation as config
-from metaseg.config import studies as config_classify_studies
 from metaseg.config import studies as config_studies
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.config.fields import FieldDescription, config_verb, describe_fields
@@ -119,9 +118,9 @@ OTHER_VALUES: dict[tuple[type, str], Any] = {
     (CompareConfig, "pretrain"): {"from": None, "pretrain": {"data": "HGG"}},
     (CompareConfig, "search_part"): {"search_part": "other"},
     (ClassifyCompareConfig, "shared"): {"shared": {"data": "pictures", "epochs": 3}},
-    (ClassifyCompareConfig, "entries"): {"entries": {"chosen": {"verb": "active", "strategy": "entropy"}}},
+    (ClassifyCompareConfig, "entries"): {"entries": {"chosen": {"verb": "active", "acquisition": "entropy"}}},
     (ClassifyCompareConfig, "baseline"): {"baseline": "chosen"},
-    (ClassifySearchConfig, "shared"): {"shared": {"data": "pictures", "strategy": "scratch"}},
+    (ClassifySearchConfig, "shared"): {"shared": {"data": "pictures", "transfer": "scratch"}},
     (ClassifySearchConfig, "space"): {"space": {"learning_rate": [1e-3, 1e-4]}},
 }
 
@@ -138,10 +137,10 @@ def studies(tmp_path) -> dict[type, dict[str, Any]]:
             "out": out,
         },
         ClassifyCompareConfig: {
-            "shared": {"data": "pictures"}, "entries": {"chosen": {"verb": "active", "strategy": "margin"}},
+            "shared": {"data": "pictures"}, "entries": {"chosen": {"verb": "active", "acquisition": "margin"}},
             "seeds": [5], "out": out,
         },
-        ClassifySearchConfig: {"shared": {"data": "pictures", "strategy": "freeze"}, "out": out},
+        ClassifySearchConfig: {"shared": {"data": "pictures", "transfer": "freeze"}, "out": out},
     }  # fmt: skip
 
 
@@ -167,7 +166,7 @@ def test_what_is_free_in_a_study_leaves_its_cells_alone(studies, cls, field):
 
 
 def test_every_verb_is_looked_at():
-    modules = (config, config_classify, config_studies, config_classify_studies)
+    modules = (config, config_classify, config_studies)
     found = {cls for module in modules for name, cls in vars(module).items() if name.endswith("Config")}
     stateless = {"EvaluateConfig", "PredictConfig", "ClassifyEvaluateConfig", "ClassifyPredictConfig", "ReportConfig"}
     assert {cls.__name__ for cls in found} == {cls.__name__ for cls in (*RUNS, *STUDIES)} | stateless
@@ -176,7 +175,7 @@ def test_every_verb_is_looked_at():
 def test_two_strategies_never_share_a_search(studies):
     digests = {
         make_search(load_config(ClassifySearchConfig, None, studies[ClassifySearchConfig] | {
-            "shared": {"data": "pictures", "strategy": strategy}
+            "shared": {"data": "pictures", "transfer": strategy}
         })).digest()
         for strategy in ("freeze", "finetune", "scratch", "gradual-unfreeze")
     }  # fmt: skip

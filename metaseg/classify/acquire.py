@@ -45,16 +45,16 @@ def check_strategy(config: ClassifyActiveConfig, model: Classifier, initial: int
     Raises:
         UsageError: It cannot.
     """
-    strategy = STRATEGIES.get(config.strategy)
+    strategy = STRATEGIES.get(config.acquisition)
     if strategy.chooses_set and (config.drop_top or config.drop_bottom or config.draw == "random"):
         raise UsageError(
-            f"--strategy {config.strategy} chooses a set, not a ranking: nothing can be dropped or drawn from it",
+            f"--acquisition {config.acquisition} chooses a set, not a ranking: nothing can be dropped or drawn from it",
             remedy="omit --drop-top, --drop-bottom and --draw",
         )
     if "committee" in strategy.needs and not initial:
         raise UsageError(
-            f"--strategy {config.strategy} trains its members on labelled slices, and there are none before the first "
-            "round",
+            f"--acquisition {config.acquisition} trains its members on labelled slices, and there are none before the "
+            "first round",
             remedy="label some by chance first, with --initial",
         )
     if strategy.check is not None:
@@ -93,9 +93,9 @@ def choose(
         "labelled_features": lambda: embeddings(model, labelled),
         "gradients": lambda: gradient_embeddings(model, candidates),
     }
-    outputs = {need: computed[need]() for need in STRATEGIES.get(config.strategy).needs}
+    outputs = {need: computed[need]() for need in STRATEGIES.get(config.acquisition).needs}
     rng = np.random.default_rng(seed)
-    ranking = rank_candidates(config.strategy, Candidates(len(candidates), outputs, count, vars(config)), rng)
+    ranking = rank_candidates(config.acquisition, Candidates(len(candidates), outputs, count, vars(config)), rng)
     rest = trim(ranking.positions, config.drop_top, config.drop_bottom)
     if config.draw == "random":
         # At the end of a pool less may be left than a round would take.

@@ -226,7 +226,7 @@ class _Active:
     def _begin(self) -> None:
         pool, sizes = self.job.pool, self.job.sizes
         print(
-            f"{self.config.model}, strategy {self.config.strategy}: {sizes.initial} labels by chance, then "
+            f"{self.config.model}, {self.config.acquisition}: {sizes.initial} labels by chance, then "
             f"{sizes.batch} a round up to {sizes.budget} of {len(pool)} slices"
         )
         print("\n".join(part_lines(self.job.parts)))
@@ -299,9 +299,9 @@ class _Active:
         ranks_all = self.config.rank == "all" and not by_chance
         candidates = np.arange(len(pool)) if ranks_all else np.flatnonzero(~known)
         count = sizes.initial if by_chance else sizes.batch
-        config = (
-            replace(self.config, strategy="random", drop_top=0, drop_bottom=0, draw="top") if by_chance else self.config
-        )
+        config = self.config
+        if by_chance:
+            config = replace(config, acquisition="random", drop_top=0, drop_bottom=0, draw="top")
         choice = choose(
             config,
             self._current(),
@@ -402,7 +402,7 @@ class _Active:
             self.run.path,
             curve_table([one for one in self.rounds if one.done], self.job.pool.classes),
             self.config.monitor,
-            f"{self.config.strategy}, {self.config.model}",
+            f"{self.config.acquisition}, {self.config.model}",
             self.job.pool.store.synthetic,
         )
 

@@ -117,7 +117,7 @@ def _prepare(config: ClassifyTrainConfig) -> _Fit:
         print("No --data given: training on SYNTHETIC phantoms of two grades, not on patients.")
     inputs = Inputs.of(config)
     slices, parts = open_parts(config, inputs)
-    strategy: str = config.strategy
+    strategy: str = config.transfer
     reason = "as asked for"
     if strategy == "auto":
         # Photographs are unlike scans; weights of an earlier run are of scans.

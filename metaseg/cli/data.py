@@ -6,14 +6,14 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from metaseg.cli.examination import print_index, print_split, print_summary
 from metaseg.cli.help import PlainCommand, PlainGroup
 from metaseg.cli.messages import messages
-from metaseg.config.options import Formats
+from metaseg.config.options import FORMATS
 from metaseg.errors import UsageError, warn_user
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ data_app = typer.Typer(
     cls=PlainGroup,
 )
 
-FORMAT_METAVAR = f"[{'|'.join(get_args(Formats))}]"
+FORMAT_METAVAR = f"[{'|'.join(FORMATS.all_names())}]"
 Root = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of cases, or a table of cases.", show_default=False)]
 Format = Annotated[str, typer.Option("--format", metavar=FORMAT_METAVAR, help="Naming convention of the files.")]
 Scheme = Annotated[

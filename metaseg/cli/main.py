@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -17,7 +17,7 @@ from metaseg.cli.data import data_app
 from metaseg.cli.help import HELP_FLAGS, PlainCommand, PlainGroup, asked_help
 from metaseg.cli.messages import Terminated, debugging, explain, say
 from metaseg.cli.runs import doctor, methods, runs
-from metaseg.cli.verbs import add_verbs, expand_lists, find_verb
+from metaseg.cli.verbs import add_verbs, find_words, spelled_out
 from metaseg.errors import nearest
 
 PREPARE, LOOK = "Prepare data", "Look around"
@@ -76,7 +76,7 @@ def _call(words: Sequence[str]) -> int:
         if text is not None:
             print(text)
             return 0
-        result = command.main(_expanded(words), prog_name="metaseg", standalone_mode=False)
+        result = command.main(spelled_out(words), prog_name="metaseg", standalone_mode=False)
     except typer.Abort:
         say("interrupted")
         return 130
@@ -94,36 +94,22 @@ def _call(words: Sequence[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _expanded(words: Sequence[str]) -> list[str]:
-    """The command line with ``--data A B`` spelled out for the verb that it names."""
-    verb, taken = find_verb(words)
-    return list(words) if verb is None else [*words[:taken], *expand_lists(words[taken:], verb.list_flags)]
-
-
 def _is_usage_error(error: BaseException) -> bool:
     # typer carries its own copy of click since 0.26: told by shape, not by class.
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
 
 
 def _say_usage(error: Any, words: Sequence[str]) -> None:
-    verb, _ = find_verb(words)
+    verb, _ = find_words(words)
     context = getattr(error, "ctx", None)
     command = (f"metaseg {verb.words}" if verb else "metaseg") if context is None else context.command_path
     text, remedy = " ".join(error.format_message().split()), f"see '{command} --help'"
     if context is not None and hasattr(error, "option_name"):
         text = f"there is no option {error.option_name}"
-        likely = likely_option(error.option_name, [flag for item in context.command.params for flag in item.opts])
+        flags = [flag for item in context.command.params for flag in item.opts if flag.startswith("--")]
+        likely = nearest(error.option_name, flags)
         remedy = f"did you mean {likely}? {remedy[0].upper()}{remedy[1:]}" if likely else remedy
     say(f"{text}\n  to do:    {remedy}")
-
-
-def likely_option(given: str, flags: Iterable[str]) -> str | None:
-    """The option that was probably meant: ``--epochs`` by ``--epoch``, ``--learning-rate`` by ``--lr``."""
-    flags = [flag for flag in flags if flag.startswith("--")]
-    for flag in flags:
-        if "".join(word[0] for word in flag[2:].split("-")) == given.lstrip("-"):
-            return flag
-    return nearest(given, flags)
 
 
 def _print_version(asked: bool) -> None:

@@ -1,4 +1,4 @@
-"""The verbs whose options are the fields of a config class.
+"""The command line's verbs, made from the table of verbs: their options are the fields of their config class.
 
 Let an option take several values in a row: ``--data A B C`` as well as ``--data A --data B --data C``.
 """
@@ -6,11 +6,9 @@ Let an option take several values in a row: ``--data A B C`` as well as ``--data
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from glob import glob
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,33 +16,26 @@ import typer
 
 from metaseg.cli.help import PlainCommand, PlainGroup
 from metaseg.cli.messages import messages
-from metaseg.config.classification import (
-    ACTIVE,
-    TRANSFER,
-    ClassifyActiveConfig,
-    ClassifyEvaluateConfig,
-    ClassifyPredictConfig,
-    ClassifyTrainConfig,
-)
-from metaseg.config.fields import Config, FieldDescription, command_words, describe_fields
+from metaseg.config.classification import ACTIVE, TRANSFER
+from metaseg.config.fields import FieldDescription
 from metaseg.config.options import ADAPT, DATA, METHOD, MODEL, OUT, RUN, TRAIN
-from metaseg.config.segmentation import (
-    EvaluateConfig,
-    MetatuneConfig,
-    NaivetuneConfig,
-    PredictConfig,
-    PretrainConfig,
-    TuneConfig,
-)
-from metaseg.config.studies import (
-    SEARCH,
-    STUDY,
-    ClassifyCompareConfig,
-    ClassifySearchConfig,
-    CompareConfig,
-    ReportConfig,
-    named_after,
-)
+from metaseg.config.studies import SEARCH, STUDY
+from metaseg.verbs import COMPARING, VERBS, Verb
+
+
+def spelled_out(words: Sequence[str]) -> list[str]:
+    """A command line with ``--data A B`` spelled out, and earlier names of options replaced, for the verb it names."""
+    verb, taken = find_words(words)
+    if verb is None:
+        return list(words)
+    return [*words[:taken], *expand_lists(present_flags(words[taken:], verb.earlier_flags), verb.list_flags)]
+
+
+def present_flags(arguments: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
+    """The command line after a verb, with options that had other names in earlier releases by their present ones."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    split = [word.partition("=") for word in arguments[:end]]
+    return [*(renamed.get(name, name) + sign + value for name, sign, value in split), *arguments[end:]]
 
 
 def expand_lists(arguments: Sequence[str], flags: Collection[str]) -> list[str]:
@@ -76,202 +67,9 @@ def expand_lists(arguments: Sequence[str], flags: Collection[str]) -> list[str]:
     return expanded
 
 
-TRAINING, USING, COMPARING = "Train and adapt", "Use and judge", "Compare and report"
 CLASSIFY = "classify"
 PANEL_ORDER = ("Options", STUDY, DATA, MODEL, ADAPT, TRANSFER, ACTIVE, METHOD, SEARCH, TRAIN, OUT, RUN)
 _METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
-
-
-@dataclass(frozen=True)
-class Verb:
-    """A verb of the command line.
-
-    Attributes:
-        name: What is typed; ``classify-train`` stands for the two words ``classify train``.
-        config: Its settings.
-        function: Where it is done, as ``module:function``; imported only when the verb runs.
-        panel: Group of verbs in ``metaseg --help``.
-        help: What it does; the first sentence stands in ``metaseg --help``.
-        examples: Command lines to learn from.
-        file_argument: Whether the settings file is a positional argument that must be there, instead of ``--config``.
-    """
-
-    name: str
-    config: type[Config]
-    function: str
-    panel: str
-    help: str
-    examples: tuple[str, ...]
-    file_argument: bool = False
-
-    @property
-    def fields(self) -> tuple[FieldDescription, ...]:
-        """Its settings."""
-        return describe_fields(self.config)
-
-    @property
-    def words(self) -> str:
-        """The verb as it is typed: ``classify train``."""
-        return command_words(self.name)
-
-    @property
-    def list_flags(self) -> frozenset[str]:
-        """Options that take several values in a row: ``--data A B C``."""
-        return frozenset(field.flag for field in self.fields if field.element is Path and not field.argument)
-
-
-VERBS: tuple[Verb, ...] = (
-    Verb(
-        "pretrain",
-        PretrainConfig,
-        "metaseg.training.pretrain:run_pretrain",
-        TRAINING,
-        "Train a network on the source disease, validated on whole patients. Without --data it trains on synthetic "
-        "phantoms.",
-        (
-            "metaseg pretrain --data data/HGG --out runs/hgg",
-            "metaseg pretrain --config configs/pretrain.yaml --epochs 50",
-            "metaseg pretrain --out runs/hgg --resume",
-        ),
-    ),
-    Verb(
-        "tune",
-        TuneConfig,
-        "metaseg.adapt.naivetune:run_naivetune",
-        TRAINING,
-        "Adapt a pretrained network to a new disease by the recommended method: the source is rehearsed while the "
-        "target is learned. Without --data it adapts to synthetic phantoms.",
-        ("metaseg tune --from runs/hgg --data data/MET --source data/HGG --shots 5",),
-    ),
-    Verb(
-        "metatune",
-        MetatuneConfig,
-        "metaseg.adapt.metatune:run_metatune",
-        TRAINING,
-        "Adapt a pretrained network to a new disease by MAML, from few patients and with little forgetting (Han et "
-        "al. 2018). Without --data it adapts to synthetic phantoms.",
-        (
-            "metaseg metatune --from runs/hgg --data data/MET --source data/HGG --shots 5",
-            "metaseg metatune --from runs/hgg --data data/MET --order passive --first-order",
-        ),
-    ),
-    Verb(
-        "naivetune",
-        NaivetuneConfig,
-        "metaseg.adapt.naivetune:run_naivetune",
-        TRAINING,
-        "Adapt by fine-tuning in the ordinary loop: plain, the baseline of metatune at the same budget, or guarded "
-        "against forgetting.",
-        (
-            "metaseg naivetune --from runs/hgg --data data/MET --source data/HGG --shots 5",
-            "metaseg naivetune --method ewc --from runs/hgg --data data/MET --source data/HGG",
-        ),
-    ),
-    Verb(
-        "evaluate",
-        EvaluateConfig,
-        "metaseg.inference.evaluate:run_evaluate",
-        USING,
-        "Compute Dice, HD95 and lesion-wise metrics of a network per patient, and what it forgot.",
-        (
-            "metaseg evaluate runs/met --data data/MET data/HGG",
-            "metaseg evaluate runs/met --data data/MET --split split.json --part test",
-        ),
-    ),
-    Verb(
-        "predict",
-        PredictConfig,
-        "metaseg.inference.predict:run_predict",
-        USING,
-        "Segment cases and write NIfTI files on the cases' own grid.",
-        ("metaseg predict runs/met data/new-case --out predictions",),
-    ),
-    Verb(
-        "compare",
-        CompareConfig,
-        "metaseg.studies.compare:run_compare",
-        COMPARING,
-        "Compare methods over orders, shots and seeds at equal budgets, from one source network to one or more "
-        "targets. The same command again runs only what is missing.",
-        (
-            "metaseg compare configs/compare/phantoms.yaml --dry-run",
-            "metaseg compare configs/compare/phantoms.yaml --jobs 2",
-        ),
-        file_argument=True,
-    ),
-    Verb(
-        "report",
-        ReportConfig,
-        "metaseg.reports.page:run_report",
-        COMPARING,
-        "Write one self-contained page on runs or a study: curves, tables, choices, pictures, provenance.",
-        ("metaseg report studies/phantoms", "metaseg report runs/met-active runs/met-naive --out report.html"),
-    ),
-    Verb(
-        "classify-train",
-        ClassifyTrainConfig,
-        "metaseg.classify.train:run_classify_train",
-        TRAINING,
-        "Fit a slice classifier by a transfer strategy, validated and tested on patients of their own. Without --data "
-        "it tells phantoms of two grades apart.",
-        (
-            "metaseg classify train --data data/cheng --model resnet50 --weights imagenet",
-            "metaseg classify train --data data/four_class --model lau-cnn --strategy scratch",
-        ),
-    ),
-    Verb(
-        "classify-active",
-        ClassifyActiveConfig,
-        "metaseg.classify.active:run_classify_active",
-        TRAINING,
-        "Choose which slices to label next, round after round, and fit a classifier on them. Labels come from the data "
-        "set, or from an annotator through a file.",
-        (
-            "metaseg classify active --data data/cheng --strategy aift --batch 20 --budget 200",
-            "metaseg classify active --data data/pool --classes HGG,LGG --ask wanted.csv --out runs/asked",
-            "metaseg classify active --out runs/asked --resume",
-        ),
-    ),
-    Verb(
-        "classify-evaluate",
-        ClassifyEvaluateConfig,
-        "metaseg.classify.evaluate:run_classify_evaluate",
-        USING,
-        "Compute accuracy, AUC, calibration and more by slice and by patient, with intervals over patients and "
-        "Grad-CAM pictures; by default on the run's own test part.",
-        (
-            "metaseg classify evaluate runs/grade",
-            "metaseg classify evaluate runs/grade --data data/other-hospital --out metrics/other",
-        ),
-    ),
-    Verb(
-        "classify-predict",
-        ClassifyPredictConfig,
-        "metaseg.classify.predict:run_classify_predict",
-        USING,
-        "Give class probabilities of slices, and a verdict on each case.",
-        ("metaseg classify predict runs/grade data/new-case --out predictions",),
-    ),
-    Verb(
-        "classify-compare",
-        ClassifyCompareConfig,
-        "metaseg.studies.classifiers.compare:run_classify_compare",
-        COMPARING,
-        "Compare classifiers, transfer strategies or strategies of active learning over seeds. The same command again "
-        "runs only what is missing.",
-        ("metaseg classify compare configs/classify/phantoms.yaml --jobs 2",),
-        file_argument=True,
-    ),
-    Verb(
-        "classify-search",
-        ClassifySearchConfig,
-        "metaseg.studies.classifiers.search:run_classify_search",
-        COMPARING,
-        "Search hyper-parameters of a classifier on the validation part, with pruning. The same command again goes on.",
-        ("metaseg classify search configs/classify/search.yaml --trials 20",),
-        file_argument=True,
-    ),
-)
 
 
 def add_verbs(app: typer.Typer) -> None:
@@ -287,7 +85,7 @@ def add_verbs(app: typer.Typer) -> None:
     app.add_typer(below, name=CLASSIFY, rich_help_panel=COMPARING)
 
 
-def find_verb(words: Sequence[str]) -> tuple[Verb | None, int]:
+def find_words(words: Sequence[str]) -> tuple[Verb | None, int]:
     """The generated verb that a command line names, and how many of its words that takes."""
     given = [word for word in words if not word.startswith("-")][:2]
     for count in range(len(given), 0, -1):
@@ -316,7 +114,6 @@ def make_command(verb: Verb) -> Callable[..., None]:
 def run_verb(verb: Verb, file: Path | None, overrides: dict[str, Any]) -> None:
     """Gather the settings and do the verb; every error becomes one message."""
     with messages(flag.flag for flag in verb.fields):
-        from metaseg.config.io import load_config
         from metaseg.errors import UsageError
 
         if file is None and overrides.get("resume") and overrides.get("out"):
@@ -329,11 +126,7 @@ def run_verb(verb: Verb, file: Path | None, overrides: dict[str, Any]) -> None:
                 expected=f"a YAML file with settings of 'metaseg {verb.words}'",
                 remedy="put it right after the verb, before the options",
             )
-        config = load_config(verb.config, file, overrides)
-        if isinstance(config, CompareConfig | ClassifyCompareConfig | ClassifySearchConfig):
-            config = named_after(config, file)
-        module, _, function = verb.function.partition(":")
-        getattr(import_module(module), function)(config)
+        verb.run(verb.settings(file, overrides))
 
 
 def _panel_rank(panel: str) -> int:

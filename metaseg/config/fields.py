@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, Union
 
 from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 
-from metaseg.config.options import Help
+from metaseg.config.options import Choice, Help
 
 
 class Config(Protocol):
@@ -26,39 +26,28 @@ class Config(Protocol):
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
-@dataclasses.dataclass(frozen=True)
-class FieldDescription:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FieldDescription(Help):
     """One setting, as the command line and the reference show it.
 
     Attributes:
         name: Name of the dataclass field.
         option: Key in YAML files and, with dashes, the option: ``"from"`` for the field ``from_run``.
-        type_text: What values are allowed, in words, such as ``"a whole number of at least 1"``.
-        default: The default value; None also where there is none.
-        help: What it does.
-        panel: Heading under which ``--help`` lists it.
-        argument: True for a positional argument.
         annotation: The bare type, without ``Annotated`` and without ``None``.
         optional: True if None is allowed.
-        free: Why another value changes no results; empty where it may.
+        bounds: Limits of its values.
+        choice: The registry whose names are its values; None for most.
+        default: The default value; None also where there is none.
         path: True if the value is a path, or a text that may be one.
-        needs: The setting without which this one is ignored; empty for most.
-        without: The setting beside which this one is ignored; empty for most.
     """
 
     name: str
     option: str
-    type_text: str
-    default: Any
-    help: str
-    panel: str
-    argument: bool
     annotation: Any
     optional: bool
-    free: str
-    path: bool
-    needs: str
-    without: str
+    bounds: tuple[Any, ...]
+    choice: Choice | None
+    default: Any
 
     @property
     def flag(self) -> str:
@@ -66,22 +55,35 @@ class FieldDescription:
         return self.option.upper() if self.argument else "--" + self.option.replace("_", "-")
 
     @property
+    def first_name(self) -> str:
+        """Its name in the earliest release that had it; what was recorded of settings goes by it."""
+        return self.earlier[0] if self.earlier else self.name
+
+    @property
     def choices(self) -> tuple[str, ...]:
-        """The allowed values of a choice, otherwise empty."""
+        """The allowed values of a choice, with those of installed plug-ins; otherwise empty."""
+        if self.choice is not None:
+            return self.choice.all_names()
         return typing.get_args(self.annotation) if typing.get_origin(self.annotation) is Literal else ()
 
     @property
     def element(self) -> Any:
         """Type of the elements of a tuple, otherwise None."""
-        if typing.get_origin(self.annotation) is not tuple:
-            return None
-        first = typing.get_args(self.annotation)[0]
-        return typing.get_args(first)[0] if typing.get_origin(first) is Annotated else first
+        is_tuple = typing.get_origin(self.annotation) is tuple
+        return _parts(typing.get_args(self.annotation)[0])[0] if is_tuple else None
 
     @property
     def is_mapping(self) -> bool:
         """True for a setting that is a mapping, given as JSON on the command line."""
         return typing.get_origin(self.annotation) in (dict, Mapping)
+
+    @property
+    def type_text(self) -> str:
+        """What values are allowed, in words, such as ``"a whole number of at least 1"``."""
+        if self.choice is not None:
+            others = f", or {self.choice.others}" if self.choice.others else ""
+            return f"one of {', '.join(self.choices)}{others}"
+        return _type_text(self.annotation, self.bounds)
 
     @property
     def default_text(self) -> str:
@@ -113,51 +115,54 @@ def describe_fields(cls: type[Config]) -> tuple[FieldDescription, ...]:
 
 
 def _describe(field: dataclasses.Field[Any], hint: Any) -> FieldDescription:
-    metadata: tuple[Any, ...] = ()
-    if typing.get_origin(hint) is Annotated:
-        hint, *rest = typing.get_args(hint)
-        metadata = tuple(rest)
-    help_ = next((item for item in metadata if isinstance(item, Help)), Help(""))
+    hint, marks = _parts(hint)
     members = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
     bare = [member for member in members if member is not type(None)]
-    annotation = bare[0] if len(bare) == 1 else hint
+    annotation, bounds = _parts(bare[0]) if len(bare) == 1 else (hint, ())
     default = field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
+    # The last wins: a field may say otherwise than the type that it uses.
+    help_ = next((mark for mark in reversed(marks) if isinstance(mark, Help)), Help())
+    known = vars(help_) | {
+        "option": (help_.option or field.name).lstrip("-").replace("-", "_"),
+        "path": help_.path or annotation is Path or Path in typing.get_args(annotation),
+    }
     return FieldDescription(
+        **known,
         name=field.name,
-        option=(help_.option or field.name).lstrip("-").replace("-", "_"),
-        type_text=_type_text(annotation, tuple(_bounds(metadata))),
-        default=None if default is dataclasses.MISSING else default,
-        help=help_.text,
-        panel=help_.panel,
-        argument=help_.argument,
         annotation=annotation,
         optional=type(None) in members,
-        free=help_.free,
-        needs=help_.needs,
-        without=help_.without,
-        path=help_.path or annotation is Path or Path in typing.get_args(annotation),
+        bounds=tuple(_bounds((*marks, *bounds))),
+        choice=next((mark for mark in marks if isinstance(mark, Choice)), None),
+        default=None if default is dataclasses.MISSING else default,
     )
 
 
-def _bounds(metadata: tuple[Any, ...]) -> Iterator[Any]:
-    for item in metadata:
-        if isinstance(item, Interval):
-            yield from item
-        elif isinstance(item, Ge | Gt | Le | Lt | MinLen):
-            yield item
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A type and what it is annotated with."""
+    if typing.get_origin(hint) is not Annotated:
+        return hint, ()
+    bare, *marks = typing.get_args(hint)
+    return bare, tuple(marks)
 
 
-def _type_text(annotation: Any, bounds: tuple[Any, ...] = ()) -> str:
-    """What values are allowed, in words."""
+def _bounds(marks: tuple[Any, ...]) -> Iterator[Any]:
+    for mark in marks:
+        if isinstance(mark, Interval):
+            yield from mark
+        elif isinstance(mark, Ge | Gt | Le | Lt | MinLen):
+            yield mark
+
+
+def _type_text(annotation: Any, bounds: tuple[Any, ...]) -> str:
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
-        return _type_text(inner[0], tuple(_bounds(inner[1:])))
     if origin is Literal:
         return "one of " + ", ".join(map(str, inner))
     if origin is tuple and inner[-1] is not Ellipsis:
-        return f"{len(inner)} values such as {','.join(['240'] * len(inner))}, each {_type_text(inner[0])}"
+        element, marks = _parts(inner[0])
+        each = _type_text(element, tuple(_bounds(marks)))
+        return f"{len(inner)} values such as {','.join(['240'] * len(inner))}, each {each}"
     if origin is tuple:
         several = {Path: "a path or several", int: "whole numbers separated by commas, or a list"}
         text = several.get(inner[0], "names separated by commas, each once, or a list")

@@ -6,7 +6,6 @@ that a wrong value gives the same message wherever it was written.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from metaseg.config.fields import Config, FieldDescription, command_words, config_verb, describe_fields
-from metaseg.errors import UsageError, warn_user
+from metaseg.errors import UsageError, nearest, warn_user
 from metaseg.files import FileKind, read_yaml, write_text
 
 __all__ = ["Config", "FieldDescription", "config_text", "config_verb", "describe_fields", "dump_config", "load_config"]
@@ -117,9 +116,12 @@ def config_text(config: Config) -> str:
 
 
 def shaping_values(config: Config) -> dict[str, Any]:
-    """The settings that shape results, by name, as plain JSON: all that are not declared free to change."""
+    """The settings that shape results, as plain JSON: all that are not declared free to change.
+
+    They go by their first names, so that digests stay what they were when a setting gets another name.
+    """
     return {
-        field.name: plain_value(getattr(config, field.name))
+        field.first_name: plain_value(getattr(config, field.name))
         for field in describe_fields(type(config))
         if not field.free
     }
@@ -166,19 +168,26 @@ def _read_yaml(file: Path, verb: str) -> dict[str, Any]:
     return content
 
 
+def present_names(cls: type[Config], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by the names that their fields have now; those of no field are left, with ``_`` for ``-``."""
+    fields = {field.name: field for field in describe_fields(cls)}
+    found = {str(key).replace("-", "_"): value for key, value in settings.items()}
+    return {field.name if (field := _find_field(fields, key)) else key: value for key, value in found.items()}
+
+
 def _find_field(fields: Mapping[str, FieldDescription], key: str) -> FieldDescription | None:
     key = key.replace("-", "_")
-    return fields.get(key) or next((field for field in fields.values() if field.option == key), None)
+    return fields.get(key) or next((field for field in fields.values() if key in (field.option, *field.earlier)), None)
 
 
 def _unknown(key: str, fields: Mapping[str, FieldDescription], where: Path | None) -> UsageError:
     known = {field.option: field for field in fields.values()}
-    near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
+    near = nearest(key.replace("-", "_"), known)
     return UsageError(
         f"unknown setting '{key}'",
         where=where,
-        expected=f"{near[0]}: {known[near[0]].type_text}" if near else "one of " + ", ".join(sorted(known)),
-        remedy=f"did you mean '{near[0]}'?" if near else None,
+        expected=f"{near}: {known[near].type_text}" if near else "one of " + ", ".join(sorted(known)),
+        remedy=f"did you mean '{near}'?" if near else None,
     )
 
 
@@ -235,6 +244,8 @@ def _prepare(field: FieldDescription, value: Any) -> Any:
         raise _wrong(field, value)
     if annotation is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
+    if field.choice is not None and isinstance(value, str) and not field.choice.holds(value):
+        raise _wrong(field, value)
     if annotation in (int, float) and isinstance(value, bool):
         raise _wrong(field, value)
     return value
@@ -321,11 +332,11 @@ def _wrong(field: FieldDescription, value: Any) -> UsageError:
     shown = (
         "empty" if value is None or value == "" else f"'{value}'" if isinstance(value, str) else f"{plain_value(value)}"
     )
-    near = difflib.get_close_matches(str(value), field.choices, n=1)
+    near = nearest(str(value), field.choices)
     return UsageError(
         f"'{field.option}' is {shown}",
         expected=field.type_text + (", or none" if field.optional else ""),
-        remedy=f"did you mean '{near[0]}'?" if near else None,
+        remedy=f"did you mean '{near}'?" if near else None,
     )
 
 

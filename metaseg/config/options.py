@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Interval, MinLen
 
 from metaseg.config.modalities import canonical_modality
 
@@ -22,9 +22,11 @@ class Help:
     """Help text of a field, shown by ``metaseg VERB --help`` and in the reference.
 
     Attributes:
-        text: One or two sentences.
-        option: The command line's option where it differs from the field's name.
+        help: One or two sentences.
         panel: Heading under which ``--help`` lists it.
+        common: True for a setting that ``--help`` shows; the others are shown by ``--help-all``.
+        option: The command line's option where it differs from the field's name.
+        earlier: Names that the field had in earlier releases; they are still read.
         argument: True for a positional argument.
         free: Why a run goes on, and a study keeps what it has done, when the value changes. Empty for a setting that
             shapes results: a resumed run refuses another value, and a study does its cells anew.
@@ -33,9 +35,11 @@ class Help:
         without: Name of the setting beside which this one is ignored.
     """
 
-    text: str
-    option: str | None = None
+    help: str = ""
     panel: str = "Options"
+    common: bool = False
+    option: str | None = None
+    earlier: tuple[str, ...] = ()
     argument: bool = False
     free: str = ""
     path: bool = False
@@ -48,6 +52,34 @@ ONLY_PLACE = "it says where files lie, not what is in them"
 ONLY_REFUSES = "it decides whether data are refused, not what is computed from them"
 ONLY_START = "it says how the work is begun, not what it is"
 TABLES_ANEW = "tables are computed anew from the cells every time"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Names out of an open registry, listed here so that ``--help`` need not import the registry.
+
+    Attributes:
+        names: Those of metaseg itself, with blanks between them.
+        group: Entry-point group to which installed plug-ins add names; empty where they cannot.
+        others: What else may be given, in words; empty if the names are all there are. ``MODULE:FACTORY`` stands for
+            texts with a colon, other words for any text.
+    """
+
+    names: str
+    group: str = ""
+    others: str = ""
+
+    def all_names(self) -> tuple[str, ...]:
+        """Those of metaseg, then those that plug-ins and the running script add."""
+        from metaseg.registry import plugin_names
+
+        own = tuple(self.names.split())
+        return own + tuple(name for name in (plugin_names(self.group) if self.group else ()) if name not in own)
+
+    def holds(self, value: str) -> bool:
+        """Whether a value may be given; of texts beside the names only the form is judged."""
+        free = ":" in value if self.others == "MODULE:FACTORY" else bool(self.others)
+        return free or value in self.all_names()
 
 
 @dataclass(frozen=True)
@@ -77,89 +109,157 @@ def _modality_names(value: Any) -> Any:
 DATA, MODEL, TRAIN, ADAPT, RUN, OUT = "Data", "Network", "Training", "Adaptation", "Run", "Output"
 METHOD = "Settings of single methods"
 
-Formats = Literal["auto", "table", "brats", "brats2023", "nnunet", "slices", "cheng-mat", "image-folder"]
-Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+Count = Annotated[int, Ge(1)]
+Whole = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Interval(ge=0.0, le=1.0)]
+BelowOne = Annotated[float, Interval(ge=0.0, lt=1.0)]
+AboveZero = Annotated[float, Interval(gt=0.0, le=1.0)]
 Paths = tuple[Path, ...]
 Names = tuple[str, ...]
+Settings = dict[str, Any]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+Augmentation = Literal["full", "light", "none"]
+
+FORMATS = Choice("auto table brats brats2023 nnunet slices cheng-mat image-folder", "metaseg.readers")
+Format = Annotated[str, FORMATS, Help("Naming convention of the files.", DATA)]
 Modalities = Annotated[
     Names,
     Read(_modality_names),
-    Help("Input modalities in order, comma-separated; by default all that every case has.", panel=DATA),
+    Help("Input modalities in order, comma-separated; by default all that every case has.", DATA),
+]
+ClipNorm = Annotated[NotNegative, Help("Largest gradient norm; 0 switches clipping off.", TRAIN)]
+CacheSize = Annotated[
+    NotNegative,
+    Help("Most memory for slices kept ready for the next draw, in GB; 0 keeps none.", RUN, free=SAME_RESULTS),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What every long verb shares."""
+class Options:
+    """What every verb's settings have in common: unknown ones are refused."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[Settings] = {"extra": "forbid"}
 
-    out: Annotated[
-        Path | None, Help("Run folder to write; a new name under runs/ if not given.", panel=RUN, free=ONLY_PLACE)
-    ] = None
-    seed: Annotated[int, Ge(0), Help("Seed of everything that is drawn.", panel=RUN)] = 0
-    device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", panel=RUN)] = "auto"
-    precision: Annotated[Precision, Help("Number format; mixed precision pays on a GPU only.", panel=RUN)] = "32-true"
-    resume: Annotated[
-        bool,
-        Help(
-            "Continue the run in --out from its last checkpoint, to the same bits on a CPU.", panel=RUN, free=ONLY_START
-        ),
-    ] = False
-    overwrite: Annotated[bool, Help("Replace an existing run in --out.", panel=RUN, free=ONLY_START)] = False
-    jobs: Annotated[
-        int, Ge(0), Help("Threads that prepare cases; 0 takes one a core.", panel=RUN, free=SAME_RESULTS)
-    ] = 0
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions(Options):
+    """Where and how exactly is computed."""
+
+    device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", RUN, common=True)] = "auto"
+    precision: Annotated[Precision, Help("Number format; mixed precision pays on a GPU only.", RUN)] = "32-true"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparationOptions(Options):
+    """How cases are prepared, and where they are kept."""
+
+    jobs: Annotated[Whole, Help("Threads that prepare cases; 0 takes one a core.", RUN, free=SAME_RESULTS)] = 0
     cache: Annotated[
         Path | None,
         Help(
-            "Folder of prepared cases and phantoms; METASEG_CACHE or the user's cache by default.",
-            panel=RUN,
-            free=ONLY_PLACE,
+            "Folder of prepared cases and phantoms; METASEG_CACHE or the user's cache by default.", RUN, free=ONLY_PLACE
         ),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class SkipOptions:
+class RunOptions(PreparationOptions, DeviceOptions):
+    """What every long verb shares."""
+
+    out: Annotated[
+        Path | None,
+        Help("Run folder to write; a new name under runs/ if not given.", RUN, common=True, free=ONLY_PLACE),
+    ] = None
+    seed: Annotated[Whole, Help("Seed of everything that is drawn.", RUN, common=True)] = 0
+    resume: Annotated[
+        bool,
+        Help(
+            "Continue the run in --out from its last checkpoint, to the same bits on a CPU.",
+            RUN,
+            common=True,
+            free=ONLY_START,
+        ),
+    ] = False
+    overwrite: Annotated[bool, Help("Replace an existing run in --out.", RUN, common=True, free=ONLY_START)] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(DeviceOptions):
+    """Which trained network is used."""
+
+    run: Annotated[str, Help("Run folder or checkpoint.", argument=True, path=True)] = ""
+    checkpoint: Annotated[Literal["best", "last"], Help("Which weights of the run.", common=True)] = "best"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(NetworkOptions, PreparationOptions):
+    """What evaluations of segmenters and of classifiers share."""
+
+    part: Annotated[str | None, Help("With --split: evaluate this part only.", DATA, common=True)] = None
+    include_training: Annotated[
+        bool, Help("Evaluate the patients the network was trained on as well; they are marked.", DATA)
+    ] = False
+    overwrite: Annotated[
+        bool, Help("Replace the metrics of another evaluation in --out.", OUT, common=True, free=ONLY_START)
+    ] = False
+    seed: Annotated[Whole, Help("Seed of the bootstrap.", RUN)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionOptions(NetworkOptions):
+    """What predictions of segmenters and of classifiers share."""
+
+    cases: Annotated[Paths, MinLen(1), Help("Case folders, folders of cases, or image files.", argument=True)] = ()
+    out: Annotated[Path, Help("Folder to write.", OUT, common=True, free=ONLY_PLACE)] = Path("predictions")
+    format: Format = "auto"
+    overwrite: Annotated[bool, Help("Replace existing files.", OUT, common=True, free=ONLY_START)] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkipOptions(Options):
     """Going on with work on single cases."""
 
     resume: Annotated[
         bool,
         Help(
             "Go on in --out: skip the cases that are done there with the same network and settings.",
-            panel=OUT,
+            OUT,
             free=ONLY_START,
         ),
     ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeamOptions:
+class TeamOptions(Options):
     """Several processes at one verb."""
 
     devices: Annotated[
-        int,
-        Ge(1),
-        Help("Processes on each machine; each takes a GPU where there are GPUs.", panel=RUN, free=SAME_RESULTS),
+        Count, Help("Processes on each machine; each takes a GPU where there are GPUs.", RUN, free=SAME_RESULTS)
     ] = 1
     nodes: Annotated[
-        int, Ge(1), Help("Machines; more than one are started by srun or torchrun.", panel=RUN, free=SAME_RESULTS)
+        Count, Help("Machines; more than one are started by srun or torchrun.", RUN, free=SAME_RESULTS)
     ] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessOptions(TeamOptions):
-    """As :class:`TeamOptions`, where no other setting is called strategy."""
+    """As :class:`TeamOptions`, with a choice of how the processes work together."""
 
-    strategy: Annotated[
+    processes: Annotated[
         Literal["auto", "ddp"],
-        Help("How several processes share the work; auto is ddp for several.", panel=RUN, free=SAME_RESULTS),
+        Help(
+            "How several processes share the work; auto is ddp for several.",
+            RUN,
+            earlier=("strategy",),
+            free=SAME_RESULTS,
+        ),
     ] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatientOptions:
+class PatientOptions(Options):
     """Whose scans the cases are."""
 
     patients: Annotated[
@@ -167,13 +267,13 @@ class PatientOptions:
         Help(
             "CSV table with columns case and patient: whose scan each case is. By default the case's name tells, "
             "without what names a session.",
-            panel=DATA,
+            DATA,
         ),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class MissingOptions:
+class MissingOptions(Options):
     """What a training does about data that are not complete."""
 
     allow_missing: Annotated[
@@ -181,7 +281,7 @@ class MissingOptions:
         Help(
             "Leave out what is missing, with a warning, instead of refusing the data: cases without a label or a "
             "modality of --modalities, modalities that some cases lack, files that are not there or of no case.",
-            panel=DATA,
+            DATA,
             free=ONLY_REFUSES,
         ),
     ] = False
@@ -195,30 +295,30 @@ class DataOptions(PatientOptions):
         Paths,
         Help(
             "Folder of cases, a table of cases, or a prepared store; several are pooled. Default: synthetic phantoms.",
-            panel=DATA,
+            DATA,
+            common=True,
         ),
     ] = ()
-    format: Annotated[Formats, Help("Naming convention of the files.", panel=DATA)] = "auto"
+    format: Format = "auto"
     label_scheme: Annotated[
         str | None,
         Help(
             "What label values mean: brats (4 is ET), brats2023 (3 is ET), brats-ped, brats-post, msd-brats, "
             "whole-lesion, any-lesion; or spelled out, such as 1=NCR,2=ED,3=ET.",
-            panel=DATA,
+            DATA,
         ),
     ] = None
     labels: Annotated[
         Literal["subregions", "whole-lesion"] | None,
-        Help("Classes to learn; by default those of the data. whole-lesion unites all tumour classes.", panel=DATA),
+        Help("Classes to learn; by default those of the data. whole-lesion unites all tumour classes.", DATA),
     ] = None
     modalities: Modalities = ()
-    classes: Annotated[Names, Help("Keep only cases of these cohorts or classes, comma-separated.", panel=DATA)] = ()
-    split: Annotated[Path | None, Help("Split file of 'metaseg data split'.", panel=DATA)] = None
+    classes: Annotated[Names, Help("Keep only cases of these cohorts or classes, comma-separated.", DATA)] = ()
+    split: Annotated[Path | None, Help("Split file of 'metaseg data split'.", DATA, common=True)] = None
     image_size: Annotated[
         int | None,
         Ge(16),
         Help(
-            "Shrink slices so that the longer side has at most this many pixels; metrics stay on the full grid.",
-            panel=DATA,
+            "Shrink slices so that the longer side has at most this many pixels; metrics stay on the full grid.", DATA
         ),
     ] = None

@@ -74,7 +74,7 @@ class ProcessSettings(Protocol):
 
 def fabric_of(config: ProcessSettings) -> Fabric:
     """:func:`make_fabric` of a verb's settings."""
-    strategy: Strategy = config.strategy if isinstance(config, ProcessOptions) else "auto"
+    strategy: Strategy = config.processes if isinstance(config, ProcessOptions) else "auto"
     return make_fabric(config.device, config.precision, config.devices, config.nodes, strategy)
 
 

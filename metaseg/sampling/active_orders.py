@@ -226,17 +226,17 @@ def _committee(candidates: Candidates, rng: np.random.Generator) -> Ranking:
 
 def _check_diversity(settings: Mapping[str, Any]) -> None:
     """Refuse patches of which one is left: it differs from nothing."""
-    patches, kept = settings["patches"], settings["patch_share"]
+    patches, kept = settings["patches"], settings["patch_fraction"]
     if settings["lambda_diversity"] and share_count(patches, kept) < 2:
         raise UsageError(
             f"of {patches} patches a share of {kept:g} leaves one, which has no diversity",
             expected="at least two patches after the majority selection",
-            remedy="raise --patches or --patch-share, or use --strategy aift-entropy",
+            remedy="raise --patches or --patch-fraction, or use --acquisition aift-entropy",
         )
 
 
 def _by_aift(candidates: Candidates, **terms: float) -> Ranking:
-    given = candidates.given("lambda_entropy", "lambda_diversity", "patch_share")
+    given = candidates.given("lambda_entropy", "lambda_diversity", "patch_fraction")
     return highest_first(aift_scores(candidates.outputs["patches"], **(given | terms)))
 
 

@@ -311,7 +311,7 @@ TIE = 1e-6
 
 
 def aift_score(
-    probabilities: np.ndarray, lambda_entropy: float = 1.0, lambda_diversity: float = 1.0, patch_share: float = 0.25
+    probabilities: np.ndarray, lambda_entropy: float = 1.0, lambda_diversity: float = 1.0, patch_fraction: float = 0.25
 ) -> float:
     """How much the label of one sample would teach, from the predictions of its augmented patches.
 
@@ -321,7 +321,7 @@ def aift_score(
         probabilities: ``(patches, classes)``.
         lambda_entropy: λ1 of Eq. 3.
         lambda_diversity: λ2 of Eq. 3.
-        patch_share: α of Sec. 3.3.
+        patch_fraction: α of Sec. 3.3.
 
     Returns:
         The sum of all entries of R; 0 where all kept patches are certain and agree.
@@ -330,11 +330,11 @@ def aift_score(
         ValueError: The array holds no probabilities that sum to 1, or the share is not in ``0 .. 1``.
     """
     values = as_distributions(probabilities, "patches", "classes")
-    return float(aift_scores(values[None], lambda_entropy, lambda_diversity, patch_share)[0])
+    return float(aift_scores(values[None], lambda_entropy, lambda_diversity, patch_fraction)[0])
 
 
 def aift_scores(
-    probabilities: np.ndarray, lambda_entropy: float = 1.0, lambda_diversity: float = 1.0, patch_share: float = 0.25
+    probabilities: np.ndarray, lambda_entropy: float = 1.0, lambda_diversity: float = 1.0, patch_fraction: float = 0.25
 ) -> FloatArray:
     """How much each sample's label would teach, from the predictions of its augmented patches (Zhou et al. 2017).
 
@@ -348,7 +348,7 @@ def aift_scores(
             second is the positive one.
         lambda_entropy: λ1; 0 leaves the entropies out.
         lambda_diversity: λ2; 0 leaves the divergences out.
-        patch_share: α, the share of its patches that :func:`majority_patches` keeps of a sample; 1 keeps all.
+        patch_fraction: α, the share of its patches that :func:`majority_patches` keeps of a sample; 1 keeps all.
 
     Returns:
         ``(samples,)``; more is more worth a label.
@@ -357,13 +357,13 @@ def aift_scores(
         ValueError: The array holds no probabilities that sum to 1, or the share is not in ``0 .. 1``.
     """
     values = as_distributions(probabilities, "samples", "patches", "classes")
-    kept = np.take_along_axis(values, majority_patches(values, patch_share)[..., None], axis=1)
+    kept = np.take_along_axis(values, majority_patches(values, patch_fraction)[..., None], axis=1)
     entropies = predictive_entropy(kept, axis=2).sum(axis=1)
     scores: FloatArray = lambda_entropy * entropies + lambda_diversity * 2 * pair_divergence(kept)
     return scores
 
 
-def majority_patches(probabilities: np.ndarray, patch_share: float = 0.25) -> np.ndarray:
+def majority_patches(probabilities: np.ndarray, patch_fraction: float = 0.25) -> np.ndarray:
     """The patches of each sample on which its score is computed: those that go with the majority (Zhou, Sec. 3.3).
 
     ``a`` is the mean over all patches of the probability of the positive class, or, with more than two classes, of the
@@ -372,7 +372,7 @@ def majority_patches(probabilities: np.ndarray, patch_share: float = 0.25) -> np
 
     Args:
         probabilities: ``(samples, patches, classes)``.
-        patch_share: α. ``α * patches`` are kept, rounded, halves up; at least 1.
+        patch_fraction: α. ``α * patches`` are kept, rounded, halves up; at least 1.
 
     Returns:
         ``(samples, kept)``, places of patches; of equal patches the first are kept.
@@ -389,7 +389,7 @@ def majority_patches(probabilities: np.ndarray, patch_share: float = 0.25) -> np
     top = means[each, majority] > 0.5 + TIE
     of_majority = probabilities[each, :, majority]
     keys = np.where(top[:, None], -of_majority, of_majority)
-    count = max(1, share_count(probabilities.shape[1], patch_share))
+    count = max(1, share_count(probabilities.shape[1], patch_fraction))
     return np.argsort(keys, axis=1, kind="stable")[:, :count]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from metaseg.adapt.methods import find_method, method_names
+from metaseg.config.io import present_names
 from metaseg.config.options import DataOptions, RunOptions
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig
 from metaseg.config.studies import CompareConfig
@@ -104,6 +105,7 @@ def read_entry(label: str, given: Any, study: CompareConfig) -> Entry:
             raise
     info = find_method(method)
     config = VERBS[info.family][1]
+    settings = present_names(config, settings)
     check_keys(settings, OF_METHODS[config], where, other=OF_METHODS[_other(config)])
     if info.family == "meta":
         shared = plain(study.shared)

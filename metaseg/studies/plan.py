@@ -16,7 +16,7 @@ from metaseg.adapt.metatune import parse_threshold
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.session import resolve_defaults
 from metaseg.adapt.setup import AdaptationResult
-from metaseg.config.io import load_config, shaping_values
+from metaseg.config.io import load_config, present_names, shaping_values
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, PretrainConfig
 from metaseg.config.studies import CompareConfig
 from metaseg.errors import RunError, UsageError
@@ -284,6 +284,7 @@ def make_plan(study: CompareConfig) -> Plan:
         UsageError: They name an unknown method, order or setting, or contradict each other.
     """
     folder = study.out or Path("studies/compare")
+    study = _by_present_names(study)
     _check_study(study)
     pretrain = None
     if study.pretrain is not None:
@@ -352,6 +353,12 @@ def _check_names(what: str, names: Iterable[str]) -> None:
         lower.add(name.lower())
     if not lower:
         raise UsageError(f"the study has no {what}", expected=f"a mapping '{what}' with one at least")
+
+
+def _by_present_names(study: CompareConfig) -> CompareConfig:
+    shared = present_names(MetatuneConfig, present_names(NaivetuneConfig, study.shared))
+    pretrain = None if study.pretrain is None else present_names(PretrainConfig, study.pretrain)
+    return replace(study, shared=shared, pretrain=pretrain)
 
 
 def _target(name: str, given: Any, study: CompareConfig, folder: Path) -> dict[str, Any]:

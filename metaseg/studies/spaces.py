@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from metaseg.config.io import Config, describe_fields
+from metaseg.config.io import Config, describe_fields, present_names
 from metaseg.errors import UsageError
 
 Value = float | int | str | bool
@@ -97,8 +97,8 @@ DEFAULT_SPACES: Mapping[str, Mapping[str, Any]] = {
     "l2-sp": {**_RATE, "l2_sp_alpha": _range(1e-4, 1.0)},
     "ewc": {**_RATE, "ewc_lambda": _range(10.0, 1e5)},
     "lwf": {**_RATE, "lwf_lambda": _range(0.1, 10.0)},
-    "replay": {**_RATE, "replay_share": {"low": 0.125, "high": 0.5}},
-    "rehearse": {**_RATE, "replay_share": {"low": 0.125, "high": 0.5}},
+    "replay": {**_RATE, "replay_fraction": {"low": 0.125, "high": 0.5}},
+    "rehearse": {**_RATE, "replay_fraction": {"low": 0.125, "high": 0.5}},
     "wise-ft": {**_RATE, "interpolation": {"low": 0.25, "high": 0.75}},
     "lora": {**_HIGH_RATE, "lora_rank": [2, 4, 8]},
 }
@@ -127,7 +127,7 @@ def parse_space(space: Any, config: type[Config], searchable: frozenset[str], wh
         raise UsageError(f"the space of {where} is '{space}'", expected="a mapping such as {lora_rank: [2, 4, 8]}")
     annotations = {field.name: field.annotation for field in describe_fields(config)}
     parsed = {}
-    for key, value in space.items():
+    for key, value in present_names(config, space).items():
         name = str(key).replace("-", "_")
         if name not in searchable:
             raise UsageError(

@@ -118,7 +118,7 @@ def _prepare(config: PretrainConfig) -> _Pretraining:
         config.window or default_window(train),
         config.batch_size,
         config.slices_per_epoch,
-        config.foreground_share,
+        config.foreground_fraction,
         Augmentation(config.augment),
         config.seed,
     )

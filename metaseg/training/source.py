@@ -54,17 +54,17 @@ def divide(store: SliceStore, config: PretrainConfig) -> tuple[SliceStore, Slice
         raise lone_fold()
     if config.split is not None:
         parts = _from_split(config.split, store, config)
-    elif config.val_share == 0 or len({case.patient for case in store}) < 2:
+    elif config.val_fraction == 0 or len({case.patient for case in store}) < 2:
         parts = (store, SliceStore(()))
     else:
         split = make_split(
             store.cases,
-            parts={"train": 1 - config.val_share, "val": config.val_share},
+            parts={"train": 1 - config.val_fraction, "val": config.val_fraction},
             seed=config.seed,
         )
         parts = (store.select(split.parts["train"]), store.select(split.parts["val"]))
     if not len(parts[0]):
-        raise UsageError("no case is left to train on", remedy="change --split, --fold or --val-share")
+        raise UsageError("no case is left to train on", remedy="change --split, --fold or --val-fraction")
     return parts
 
 

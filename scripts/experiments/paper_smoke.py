@@ -25,7 +25,7 @@ def base_of(model: str, head: str, data: str, out: Path) -> str:
     """A network that has seen a few pictures of another set."""
     run = out / f"base-{model}-{head}"
     if not (run / "result.json").exists():
-        few = {"input_size": 64, "epochs": 1, "slices_per_case": [2], "strategy": "scratch", "test": False}
+        few = {"input_size": 64, "epochs": 1, "slices_per_case": [2], "transfer": "scratch", "test": False}
         metaseg.classify_train(data=data, model=model, head=head, out=run, overwrite=run.exists(), **few)
     return str(run)
 
@@ -45,8 +45,8 @@ def small(entry: dict[str, Any], shared: dict[str, Any], base: str | None, out: 
             entry["weights"] = base_of(str(merged["model"]), str(merged.get("head", "linear")), base, out)
         else:
             entry["weights"] = "none"
-            if merged.get("strategy") in ("freeze", "gradual-unfreeze", "finetune") and merged.get("verb") != "active":
-                entry["strategy"] = "finetune"
+            if merged.get("transfer") in ("freeze", "gradual-unfreeze", "finetune") and merged.get("verb") != "active":
+                entry["transfer"] = "finetune"
     return entry
 
 

@@ -20,7 +20,7 @@ def pretrained(write_cases, tmp_path_factory):
         learning_rate=0.01,
         augment="none",
         ema=0,
-        val_share=0.4,
+        val_fraction=0.4,
         model_options={"channels": [8, 16], "strides": [2]},
         jobs=1,
     )

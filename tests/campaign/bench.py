@@ -69,7 +69,7 @@ class Assets:
             learning_rate=0.01,
             ema=0,
             augment="none",
-            val_share=0.25,
+            val_fraction=0.25,
             **NET,
         ).run
 
@@ -89,7 +89,7 @@ class Assets:
     def stopped(self) -> Path:
         """A pretraining stopped after its first saved state, on ``stopped-data``: four patients of BraTS names."""
         data = LAYOUTS["brats"](self.root / "stopped-data", 4)
-        settings = {"epochs": 4, "validate_every": 1, "slices_per_epoch": 4, "batch_size": 4, "val_share": 0.25}
+        settings = {"epochs": 4, "validate_every": 1, "slices_per_epoch": 4, "batch_size": 4, "val_fraction": 0.25}
         self._stop(metaseg.pretrain, "stopped", {"data": data, "modalities": MODALITIES, **settings, **NET})
         return self.root / "stopped"
 
@@ -169,7 +169,7 @@ class Assets:
     def asking(self) -> Path:
         """Active learning that waits for an annotator's labels."""
         settings = self._classifying("asking") | {"classes": ["glioma", "meningioma"], "batch": 2, "budget": 4}
-        metaseg.classify_active(**settings, ask=self.root / "asking.csv", strategy="margin", initial=2)
+        metaseg.classify_active(**settings, ask=self.root / "asking.csv", acquisition="margin", initial=2)
         return self.root / "asking"
 
     def _classifying(self, name: str) -> dict[str, object]:

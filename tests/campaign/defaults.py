@@ -129,7 +129,7 @@ def starts() -> Iterator[Trial]:
         ("naivetune", "method", "rehears", "rehearse"), ("pretrain", "model", "unnet", "unet"), ("pretrain", "augment", "ful", "full"),
         ("pretrain", "optimizer", "adamW2", "adamw"), ("pretrain", "precision", "16", "16-mixed"), ("pretrain", "labels", "whole", "whole-lesion"),
         ("pretrain", "format", "bratz", "brats"), ("pretrain", "weights", "imagnet", "weights"), ("classify train", "model", "resnet51", "resnet50"),
-        ("classify train", "strategy", "freze", "freeze"), ("classify train", "monitor", "aucc", "auc"), ("classify active", "strategy", "margn", "margin"),
+        ("classify train", "transfer", "freze", "freeze"), ("classify train", "monitor", "aucc", "auc"), ("classify active", "acquisition", "margn", "margin"),
         ("classify train", "label", "grad", "grade"), ("classify train", "classes", "gliom,meningioma", "glioma"),
         ("pretrain", "classes", "HGGG", "HGG"), ("pretrain", "modalities", "flair,t1gb", "t1"),
     ):  # fmt: skip
@@ -246,7 +246,7 @@ WRONG_PLANS: tuple[tuple[str, str, dict[str, str | None], str], ...] = (
     ("classify compare", "an unknown model", {"entries": "{a: {model: resnet5000}}"}, "resnet5000|model"),
     ("classify compare", "a misspelt setting", {"entries": "{a: {epoch: 2}, b: {}}"}, "epoch"),
     ("classify compare", "a wrong verb", {"entries": "{a: {verb: activ}, b: {}}"}, "verb|activ"),
-    ("classify compare", "an unknown strategy", {"entries": "{a: {verb: active, strategy: margn}, b: {}}"}, "margn|strategy"),
+    ("classify compare", "an unknown strategy", {"entries": "{a: {verb: active, acquisition: margn}, b: {}}"}, "margn|acquisition"),
     ("classify compare", "an unknown baseline", {"baseline": "c"}, "baseline"),
     ("classify compare", "data that are not there", {"shared": "{data: nowhere}"}, "nowhere"),
     ("classify compare", "an unknown class", {"shared": "{data: PICTURES, classes: [a, b]}"}, "class"),

@@ -29,13 +29,13 @@ CHANGED: dict[str, tuple[str, tuple[tuple[str, object], ...]]] = {
         ("learned-inner-rates", None), ("seed", 3),
     )),
     "classify train": ("stopped_classifier", (
-        ("strategy", "freeze"), ("strategy", "gradual-unfreeze"), ("model", "2d-cnn"), ("head", "dense"), ("optimizer", "sgd"), ("momentum", 0.5),
+        ("transfer", "freeze"), ("transfer", "gradual-unfreeze"), ("model", "2d-cnn"), ("head", "dense"), ("optimizer", "sgd"), ("momentum", 0.5),
         ("learning-rate", 0.1), ("head-factor", 2), ("bias-factor", 2), ("weight-decay", 0.5), ("schedule", "cosine"), ("gamma", 0.5),
         ("batch-size", 4), ("epochs", 5), ("balance", None), ("augment", "full"), ("monitor", "f1"), ("seed", 1), ("copies", "near"),
         ("classes", "meningioma,glioma"), ("slice-choice", "random"), ("input-size", 32), ("unfreeze-target", 0.5), ("validate-every", 2), ("patience", 1),
     )),
     "classify active": ("asking", (
-        ("strategy", "random"), ("strategy", "entropy"), ("strategy", "aift"), ("transfer", "freeze"), ("initial", 4), ("batch", 4), ("budget", 8),
+        ("acquisition", "random"), ("acquisition", "entropy"), ("acquisition", "aift"), ("transfer", "freeze"), ("initial", 4), ("batch", 4), ("budget", 8),
         ("rounds", 2), ("stop-at", 0.9), ("seed", 1), ("learning-rate", 0.1), ("epochs", 3), ("model", "2d-cnn"), ("classes", "meningioma,glioma"),
         ("monitor", "f1"), ("copies", "near"),
     )),
@@ -86,18 +86,18 @@ def best(result: Result) -> dict[str, float]:
 
 STUDY = """shared: {{data: {data}, model: lau-cnn, input_size: 16, epochs: 1, copies: identical, batch: 2, budget: 4, initial: 2}}
 entries:
-  one: {{verb: active, strategy: margin}}
-  two: {{verb: active, strategy: entropy}}
+  one: {{verb: active, acquisition: margin}}
+  two: {{verb: active, acquisition: entropy}}
 seeds: 1
 threads: 1
 resamples: 100
 """
 EDITS: dict[str, tuple[str, str]] = {
-    "the strategy": ("strategy: margin", "strategy: random"),
+    "the strategy": ("acquisition: margin", "acquisition: random"),
     "the epochs": ("epochs: 1", "epochs: 2"),
     "the budget": ("budget: 4", "budget: 6"),
-    "the transfer": ("strategy: margin", "strategy: margin, transfer: freeze"),
-    "the labels of entries": ("one: {{verb: active, strategy: margin}}\n  two: {{verb: active, strategy: entropy}}", "two: {{verb: active, strategy: margin}}\n  one: {{verb: active, strategy: entropy}}"),
+    "the transfer": ("acquisition: margin", "acquisition: margin, transfer: freeze"),
+    "the labels of entries": ("one: {{verb: active, acquisition: margin}}\n  two: {{verb: active, acquisition: entropy}}", "two: {{verb: active, acquisition: margin}}\n  one: {{verb: active, acquisition: entropy}}"),
 }  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def studies() -> Iterator[Trial]:
     def searched(bench: Bench) -> Words:
         from campaign.runner import run
 
-        text = "shared: {{data: {data}, model: lau-cnn, input_size: 16, epochs: 1, copies: identical, strategy: {strategy}}}\ntrials: 1\nthreads: 1\nspace: {{learning_rate: [0.01, 0.001]}}\n"
+        text = "shared: {{data: {data}, model: lau-cnn, input_size: 16, epochs: 1, copies: identical, transfer: {strategy}}}\ntrials: 1\nthreads: 1\nspace: {{learning_rate: [0.01, 0.001]}}\n"
         data = bench.assets.good("image-folder", 8)
         (bench.place / "search.yaml").write_text(text.format(data=data, strategy="scratch"))
         run(("classify", "search", "search.yaml", "--out", "study"), bench.assets, bench.place)
@@ -157,7 +157,7 @@ def studies() -> Iterator[Trial]:
         "classify search with another strategy",
         searched,
         "refused",
-        ("strategy|settings|study",),
+        ("transfer|settings|study",),
         may_leave=True,
         slow=True,
     )

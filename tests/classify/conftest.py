@@ -108,7 +108,7 @@ def train_config(common, tmp_path) -> Configure:
 @pytest.fixture
 def active_config(common, tmp_path) -> Configure:
     """Settings of short active learning; keywords change them."""
-    settings = common | {"out": tmp_path / "run", "batch": 4, "budget": 12, "initial": 4, "strategy": "entropy"}
+    settings = common | {"out": tmp_path / "run", "batch": 4, "budget": 12, "initial": 4, "acquisition": "entropy"}
     return lambda **changes: load_config(ClassifyActiveConfig, None, settings | changes)
 
 

@@ -44,7 +44,7 @@ def pick(slices, model):
 
 class TestScores:
     def test_entropy_is_scipys(self, pick, slices, model, active_config):
-        choice = pick(active_config(strategy="entropy"), count=20)
+        choice = pick(active_config(acquisition="entropy"), count=20)
         expected = entropy(slice_probabilities(model, slices, range(20)), axis=1)
         assert np.allclose(choice.scores, expected[choice.positions], atol=1e-12)
         assert sorted(choice.positions.tolist()) == list(range(20))
@@ -56,70 +56,72 @@ class TestScores:
             ("margin", 1 - (ordered[:, -1] - ordered[:, -2])),
             ("least-confidence", 1 - ordered[:, -1]),
         ):
-            choice = pick(active_config(strategy=strategy))
+            choice = pick(active_config(acquisition=strategy))
             assert choice.positions.tolist() == np.argsort(-score, kind="stable")[:5].tolist()
             assert np.allclose(choice.scores, score[choice.positions])
 
-    @pytest.mark.parametrize("patch_share", [0.25, 1.0])
+    @pytest.mark.parametrize("patch_fraction", [0.25, 1.0])
     @pytest.mark.parametrize(
         ("strategy", "weights"), [("aift", (2.0, 0.5)), ("aift-entropy", (2.0, 0.0)), ("aift-diversity", (0.0, 0.5))]
     )
-    def test_the_six_variants_of_aift(self, pick, slices, model, active_config, strategy, weights, patch_share):
+    def test_the_six_variants_of_aift(self, pick, slices, model, active_config, strategy, weights, patch_fraction):
         config = active_config(
-            strategy=strategy, patch_share=patch_share, patches=4, lambda_entropy=2.0, lambda_diversity=0.5
+            acquisition=strategy, patch_fraction=patch_fraction, patches=4, lambda_entropy=2.0, lambda_diversity=0.5
         )
         patches = patch_probabilities(model, slices.take(range(20)), 4, config.seed)
-        expected = aift_scores(patches, lambda_entropy=weights[0], lambda_diversity=weights[1], patch_share=patch_share)
+        expected = aift_scores(
+            patches, lambda_entropy=weights[0], lambda_diversity=weights[1], patch_fraction=patch_fraction
+        )
         choice = pick(config)
         assert choice.positions.tolist() == np.argsort(-expected, kind="stable")[:5].tolist()
         assert np.allclose(choice.scores, expected[choice.positions])
 
     def test_committee_is_that_of_the_members(self, pick, slices, active_config):
         members = [new_classifier(active_config(), slices, seed).eval() for seed in (1, 2, 3)]
-        choice = pick(active_config(strategy="committee"), members=lambda: members)
+        choice = pick(active_config(acquisition="committee"), members=lambda: members)
         votes = np.stack([slice_probabilities(member, slices, range(20)) for member in members])
         expected = committee_score(votes)
         assert choice.positions.tolist() == np.argsort(-expected, kind="stable")[:5].tolist()
 
     def test_bald_is_that_of_the_passes(self, pick, slices, model, active_config):
-        choice = pick(active_config(strategy="bald", dropout_passes=4))
+        choice = pick(active_config(acquisition="bald", dropout_passes=4))
         expected = bald_score(dropout_probabilities(model, slices.take(range(20)), 4, (0, 4, 1)))
         assert choice.positions.tolist() == np.argsort(-expected, kind="stable")[:5].tolist()
 
     def test_sets_have_no_score_of_a_slice(self, pick, active_config):
         for strategy in (*SETS, "random"):
-            assert np.isnan(pick(active_config(strategy=strategy)).scores).all()
+            assert np.isnan(pick(active_config(acquisition=strategy)).scores).all()
 
 
 class TestChoose:
     @pytest.mark.parametrize("strategy", [*RANKING, *SETS])
     def test_is_a_function_of_the_seed(self, pick, active_config, strategy):
-        config = active_config(strategy=strategy, patches=3, dropout_passes=2)
+        config = active_config(acquisition=strategy, patches=3, dropout_passes=2)
         chosen = pick(config).positions.tolist()
         assert len(set(chosen)) == 5
         torch.rand(3)
         assert pick(config).positions.tolist() == chosen
 
     def test_random_depends_on_the_round(self, pick, active_config):
-        config = active_config(strategy="random")
+        config = active_config(acquisition="random")
         assert pick(config, seed=(0, 4, 1)).positions.tolist() != pick(config, seed=(0, 4, 2)).positions.tolist()
 
     def test_ends_are_dropped(self, pick, active_config):
-        ranking = pick(active_config(strategy="entropy"), count=20).positions.tolist()
-        config = active_config(strategy="entropy", drop_top=0.1, drop_bottom=0.2)
+        ranking = pick(active_config(acquisition="entropy"), count=20).positions.tolist()
+        config = active_config(acquisition="entropy", drop_top=0.1, drop_bottom=0.2)
         assert pick(config, count=20).positions.tolist() == ranking[2:16]
         assert pick(config, count=3).positions.tolist() == ranking[2:5]
 
     def test_drawn_from_what_is_left_as_hao_does(self, pick, active_config):
-        ranking = pick(active_config(strategy="entropy"), count=20).positions.tolist()
-        config = active_config(strategy="entropy", drop_top=0.1, drop_bottom=0.2, draw="random")
+        ranking = pick(active_config(acquisition="entropy"), count=20).positions.tolist()
+        config = active_config(acquisition="entropy", drop_top=0.1, drop_bottom=0.2, draw="random")
         chosen = pick(config, count=6).positions.tolist()
         assert set(chosen) < set(ranking[2:16])
         assert chosen != ranking[2:8]
         assert len(set(chosen)) == 6
 
     def test_of_too_few_all_are_drawn(self, pick, active_config):
-        config = active_config(strategy="entropy", drop_top=0.4, drop_bottom=0.4, draw="random")
+        config = active_config(acquisition="entropy", drop_top=0.4, drop_bottom=0.4, draw="random")
         assert len(pick(config, count=6).positions) == 4
 
     def test_core_set_is_greedy_by_distance(self, pick, slices, model, active_config):
@@ -129,7 +131,7 @@ class TestChoose:
             nearest = ((features[:20, None] - covered[None]) ** 2).sum(-1).min(1)
             expected.append(int(nearest.argmax()))
             covered = np.concatenate([covered, features[expected[-1]][None]])
-        assert pick(active_config(strategy="core-set")).positions.tolist() == expected
+        assert pick(active_config(acquisition="core-set")).positions.tolist() == expected
 
 
 class TestCheckStrategy:
@@ -137,23 +139,23 @@ class TestCheckStrategy:
     @pytest.mark.parametrize("changes", [{"drop_top": 0.1}, {"drop_bottom": 0.1}, {"draw": "random"}])
     def test_sets_are_not_trimmed(self, model, active_config, strategy, changes):
         with pytest.raises(UsageError, match="chooses a set, not a ranking"):
-            check_strategy(active_config(strategy=strategy, **changes), model, 4)
+            check_strategy(active_config(acquisition=strategy, **changes), model, 4)
 
     def test_a_committee_needs_labels(self, model, active_config):
         with pytest.raises(UsageError, match="there are none before the first round"):
-            check_strategy(active_config(strategy="committee"), model, 0)
-        check_strategy(active_config(strategy="committee"), model, 1)
+            check_strategy(active_config(acquisition="committee"), model, 0)
+        check_strategy(active_config(acquisition="committee"), model, 1)
 
     def test_bald_needs_dropout(self, active_config):
         with pytest.raises(UsageError, match="has no dropout"):
-            check_strategy(active_config(strategy="bald"), torch.nn.Linear(2, 2), 4)
+            check_strategy(active_config(acquisition="bald"), torch.nn.Linear(2, 2), 4)
 
     @pytest.mark.parametrize("strategy", ["aift", "aift-diversity"])
     def test_diversity_needs_two_patches(self, model, active_config, strategy):
         with pytest.raises(UsageError, match="leaves one, which has no diversity"):
-            check_strategy(active_config(strategy=strategy, patches=5, patch_share=0.25), model, 4)
-        check_strategy(active_config(strategy=strategy, patches=6, patch_share=0.25), model, 4)
-        check_strategy(active_config(strategy="aift-entropy", patches=5, patch_share=0.25), model, 4)
+            check_strategy(active_config(acquisition=strategy, patches=5, patch_fraction=0.25), model, 4)
+        check_strategy(active_config(acquisition=strategy, patches=6, patch_fraction=0.25), model, 4)
+        check_strategy(active_config(acquisition="aift-entropy", patches=5, patch_fraction=0.25), model, 4)
 
 
 class TestPatches:

@@ -54,7 +54,7 @@ class TestBudget:
         ],
     )
     def test_labels_after_each_round(self, active_config, parts_of, sizes, labels):
-        result = run_classify_active(active_config(strategy="margin", epochs=1, **sizes))
+        result = run_classify_active(active_config(acquisition="margin", epochs=1, **sizes))
         rounds = read_rounds(result.run)
         assert [one.labelled for one in rounds] == labels
         chosen = [name for one in rounds for name in one.chosen]
@@ -78,7 +78,7 @@ class TestBudget:
         assert 6 < second.labelled < 12
 
     def test_ranking_all_keeps_to_the_budget(self, active_config):
-        result = run_classify_active(active_config(rank="all", strategy="random", epochs=1, batch=7, budget=9))
+        result = run_classify_active(active_config(rank="all", acquisition="random", epochs=1, batch=7, budget=9))
         assert result.labels == 9
         assert len({name for one in read_rounds(result.run) for name in one.chosen}) == 9
 
@@ -101,8 +101,8 @@ class TestBudget:
             ({"budget": 0.001}, "--budget 0.001 of 20 slices is none"),
             ({"initial": 0.001}, "--initial 0.001 of 20 slices is none"),
             ({"drop_top": 0.6, "drop_bottom": 0.5}, "leave nothing"),
-            ({"strategy": "committee", "initial": 0}, "there are none before the first round"),
-            ({"strategy": "badge", "drop_top": 0.1}, "chooses a set"),
+            ({"acquisition": "committee", "initial": 0}, "there are none before the first round"),
+            ({"acquisition": "badge", "drop_top": 0.1}, "chooses a set"),
             ({"transfer": "scratch", "weights": "imagenet"}, "--transfer scratch with --weights"),
             ({"ask": "labels.csv"}, "--ask without --classes"),
         ],
@@ -160,7 +160,7 @@ class TestFits:
         assert all(name.startswith("net.fc.") for name in moved)
 
     def test_a_committee_begins_alike_and_learns_at_three_rates(self, active_config, fits):
-        run_classify_active(active_config(strategy="committee", epochs=1, budget=8))
+        run_classify_active(active_config(acquisition="committee", epochs=1, budget=8))
         members = [one for one in fits if one.get("rate")]
         assert [one["rate"] for one in members] == [1e-3, 5e-4, 1e-4]
         assert all(self.same(one["begin"], fits[0]["begin"]) for one in members)
@@ -182,7 +182,7 @@ class TestFits:
         assert not torch.equal(final, kept[2])
 
 
-SETTINGS = {"strategy": "bald", "dropout_passes": 2, "epochs": 1, "batch": 4, "budget": 12}
+SETTINGS = {"acquisition": "bald", "dropout_passes": 2, "epochs": 1, "batch": 4, "budget": 12}
 INTERRUPTIONS = [
     *(("write_round", call, "after") for call in range(1, 9)),
     *((name, 2, "before") for name in ("choose", "fit_round", "save_checkpoint", "part_metrics", "write_curve")),

@@ -37,7 +37,7 @@ def answer(path, **changes):
 @pytest.fixture
 def config(active_config, tmp_path):
     """Settings of a run that asks for 4, 4 and 4 labels."""
-    settings = {"ask": tmp_path / "labels.csv", "classes": "left,right", "epochs": 1, "strategy": "margin"}
+    settings = {"ask": tmp_path / "labels.csv", "classes": "left,right", "epochs": 1, "acquisition": "margin"}
     return lambda **changes: active_config(**settings | changes)
 
 
@@ -62,7 +62,7 @@ class TestRoundTrip:
         result = run_classify_active(config(resume=True))
         assert result.waiting is None
         assert RunFolder.open(result.run).finished
-        known = run_classify_active(active_config(epochs=1, strategy="margin", out=tmp_path / "known"))
+        known = run_classify_active(active_config(epochs=1, acquisition="margin", out=tmp_path / "known"))
         for one, other in zip(read_rounds(result.run), read_rounds(known.run), strict=True):
             assert (one.chosen, one.labels, one.metrics["test"]) == (other.chosen, other.labels, other.metrics["test"])
         assert labels == [name for one in read_rounds(result.run) for name in one.chosen]

@@ -142,7 +142,7 @@ def source(common, tmp_path_factory):
 
 class TestStrategies:
     def test_freeze_keeps_the_base_of_the_run_it_begins_from(self, train_config, source, images):
-        result = run_classify_train(train_config(model="2d-cnn", weights=source, strategy="freeze"))
+        result = run_classify_train(train_config(model="2d-cnn", weights=source, transfer="freeze"))
         old, new = (load_classifier_network(run, "last").model for run in (source, result.run))
         in_head = names_of(new, new.head_modules)
         for key, value in new.state_dict().items():
@@ -185,7 +185,7 @@ class TestStrategies:
     @pytest.mark.parametrize("validate_every", [1, 2, 3])
     def test_gradual_unfreezing_lets_a_block_go_at_the_end_of_each_stage(self, train_config, source, validate_every):
         config = train_config(
-            model="2d-cnn", weights=source, strategy="gradual-unfreeze", unfreeze_epochs=2,
+            model="2d-cnn", weights=source, transfer="gradual-unfreeze", unfreeze_epochs=2,
             validate_every=validate_every, test=False,
         )  # fmt: skip
         run = run_classify_train(config).run
@@ -196,7 +196,7 @@ class TestStrategies:
 
     def test_gradual_unfreezing_stops_at_the_target(self, train_config, source):
         config = train_config(
-            model="2d-cnn", weights=source, strategy="gradual-unfreeze", unfreeze_epochs=1, unfreeze_target=0.01,
+            model="2d-cnn", weights=source, transfer="gradual-unfreeze", unfreeze_epochs=1, unfreeze_target=0.01,
             test=False,
         )  # fmt: skip
         run = run_classify_train(config).run
@@ -208,7 +208,7 @@ class TestStrategies:
         self, train_config, source, tmp_path, monkeypatch, stop_at
     ):
         settings = {
-            "model": "2d-cnn", "weights": source, "strategy": "gradual-unfreeze", "unfreeze_epochs": 1,
+            "model": "2d-cnn", "weights": source, "transfer": "gradual-unfreeze", "unfreeze_epochs": 1,
             "test": False,
         }  # fmt: skip
         whole = run_classify_train(train_config(**settings, out=tmp_path / "whole")).run
@@ -232,10 +232,10 @@ class TestStrategies:
     @pytest.mark.parametrize("strategy", ["freeze", "gradual-unfreeze"])
     def test_without_weights_there_is_nothing_to_keep(self, train_config, tmp_path, strategy):
         with pytest.raises(UsageError, match="without --weights"):
-            run_classify_train(train_config(strategy=strategy))
+            run_classify_train(train_config(transfer=strategy))
         assert not (tmp_path / "run").exists()
 
     def test_scratch_takes_no_weights(self, train_config, source, tmp_path):
         with pytest.raises(UsageError, match="--strategy scratch with --weights"):
-            run_classify_train(train_config(model="2d-cnn", weights=source, strategy="scratch"))
+            run_classify_train(train_config(model="2d-cnn", weights=source, transfer="scratch"))
         assert not (tmp_path / "run").exists()

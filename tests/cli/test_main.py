@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 
-from metaseg import __version__
-from metaseg.cli import main, verbs
+from metaseg import __version__, verbs
+from metaseg.cli import main
 from metaseg.cli.messages import explain
-from metaseg.cli.verbs import VERBS, expand_lists
+from metaseg.cli.verbs import expand_lists
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyEvaluateConfig, ClassifyTrainConfig
 from metaseg.config.io import dump_config
 from metaseg.config.segmentation import EvaluateConfig, MetatuneConfig, PredictConfig, PretrainConfig
 from metaseg.config.studies import ClassifyCompareConfig, ClassifySearchConfig, CompareConfig
 from metaseg.errors import DataError, TrainingError
 from metaseg.runs.folder import RunFolder
+from metaseg.verbs import VERBS
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -100,14 +101,14 @@ def act(monkeypatch: pytest.MonkeyPatch, action: Callable[[Any], None]) -> None:
             [
                 "classify",
                 "active",
-                "--strategy",
+                "--acquisition",
                 "committee",
                 "--initial",
                 "0.3",
                 "--committee-rates",
                 "1e-2,1e-3,1e-4",
             ],
-            ClassifyActiveConfig(strategy="committee", initial=0.3, committee_rates=(1e-2, 1e-3, 1e-4)),
+            ClassifyActiveConfig(acquisition="committee", initial=0.3, committee_rates=(1e-2, 1e-3, 1e-4)),
         ),
         (
             ["classify", "evaluate", "runs/a", "--data", "x", "y"],
@@ -118,6 +119,20 @@ def act(monkeypatch: pytest.MonkeyPatch, action: Callable[[Any], None]) -> None:
 def test_options_reach_the_verb(call: Call, done: list[Any], words: list[str], config: object) -> None:
     code, _, error = call(*words)
     assert (code, error) == (0, "")
+    assert done == [config]
+
+
+@pytest.mark.parametrize(
+    ("words", "config"),
+    [
+        (["pretrain", "--strategy", "ddp", "--val-share=0.2"], PretrainConfig(processes="ddp", val_fraction=0.2)),
+        (["metatune", "--no-learned-inner-rates"], MetatuneConfig()),
+        (["classify", "train", "--strategy", "scratch"], ClassifyTrainConfig(transfer="scratch")),
+        (["classify", "active", "--strategy", "bald"], ClassifyActiveConfig(acquisition="bald")),
+    ],
+)
+def test_options_of_earlier_releases_are_read(call: Call, done: list[Any], words: list[str], config: object) -> None:
+    assert call(*words)[::2] == (0, "")
     assert done == [config]
 
 
@@ -171,7 +186,7 @@ def test_resume_of_another_verbs_run_leaves_the_settings_alone(call: Call, done:
         (["classify", "nonsense"], 2, "No such command"),
         (["classify", "trian"], 2, "train"),
         (["classify", "train", "--epoch", "3"], 2, "metaseg classify train --help"),
-        (["classify", "train", "--strategy", "thaw"], 2, "'strategy' is 'thaw'"),
+        (["classify", "train", "--strategy", "thaw"], 2, "'transfer' is 'thaw'"),
         (["classify", "compare"], 2, "a YAML file with settings of 'metaseg classify compare'"),
         (["data", "check"], 2, "DATA"),
         (["data", "split", "missing", "--parts", "a=x"], 2, "--parts"),
@@ -369,7 +384,8 @@ def test_closed_pipe_is_no_error(tmp_path: Path) -> None:
 
 WAIT = """
 import sys, time, types
-from metaseg.cli import main, verbs
+from metaseg import verbs
+from metaseg.cli import main
 from metaseg.runs.folder import RunFolder
 def wait(config):
     with RunFolder.create(config.out, "pretrain", config):

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metaseg.cli.main import likely_option
 from metaseg.cli.output import do_and_give, json_value, loading
-from metaseg.errors import warn_user
+from metaseg.errors import nearest, warn_user
 from metaseg.terminal import progress
 
 
@@ -84,4 +83,4 @@ def test_loading_leaves_nothing_behind(capsys: pytest.CaptureFixture[str], monke
     [("--lr", "--learning-rate"), ("--epoch", "--epochs"), ("--learning_rate", "--learning-rate"), ("--xyzw", None)],
 )
 def test_likely_options(given: str, meant: str | None) -> None:
-    assert likely_option(given, ["-h", "--epochs", "--learning-rate", "--jobs"]) == meant
+    assert nearest(given, ["--epochs", "--learning-rate", "--jobs"]) == meant

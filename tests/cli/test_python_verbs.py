@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import metaseg
-from metaseg.cli.verbs import VERBS, Verb
+from metaseg.verbs import VERBS, Verb
 
 
 def function_name(verb: Verb) -> str:
-    return verb.name.replace("-", "_")
+    return verb.identifier
 
 
 def test_every_verb_is_a_function() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metaseg.cli.verbs import VERBS
+from metaseg.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 

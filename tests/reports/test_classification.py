@@ -39,9 +39,9 @@ def whole(write_cases, tmp_path_factory) -> Path:
             "initial": 6, "batch": 6, "budget": 18,
         },
         "entries": {
-            "random": {"verb": "active", "strategy": "random"},
-            "entropy": {"verb": "active", "strategy": "entropy", "title": "by entropy"},
-            "scratch": {"strategy": "scratch", "title": "<b>all & more"},
+            "random": {"verb": "active", "acquisition": "random"},
+            "entropy": {"verb": "active", "acquisition": "entropy", "title": "by entropy"},
+            "scratch": {"transfer": "scratch", "title": "<b>all & more"},
         },
         "seeds": [0, 1], "resamples": 100, "threads": 1, "device": "cpu", "paper": "hao2021",
         "cache": root / "cache", "out": root / "study",

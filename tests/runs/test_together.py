@@ -63,7 +63,7 @@ def pretraining(write_cases, common) -> dict[str, object]:
     # Batches of five: the shares of two processes differ.
     return common[1] | {
         "data": write_cases(count=5), "epochs": 3, "slices_per_epoch": 10, "batch_size": 5, "validate_every": 1,
-        "val_share": 0.4, "optimizer": "sgd", "learning_rate": 0.02,
+        "val_fraction": 0.4, "optimizer": "sgd", "learning_rate": 0.02,
         "model_options": '{"channels": [4, 8], "strides": [2]}',
     }  # fmt: skip
 

@@ -80,7 +80,7 @@ def test_equal_scores_follow_their_place():
 
 def test_settings_of_aift_reach_its_score():
     patches = np.random.default_rng(1).dirichlet([1, 1], size=(9, 6))
-    chosen = {"lambda_entropy": 2.0, "lambda_diversity": 0.5, "patch_share": 0.5, "patches": 6}
+    chosen = {"lambda_entropy": 2.0, "lambda_diversity": 0.5, "patch_fraction": 0.5, "patches": 6}
     candidates = Candidates(9, {"patches": patches}, settings=chosen)
     for name, terms in {
         "aift": (2.0, 0.5),

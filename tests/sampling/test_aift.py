@@ -104,13 +104,15 @@ def test_many_samples_are_scored_as_one_by_one_and_by_the_matrix(seed, samples, 
 @given(st.integers(0, 999), st.integers(1, 12), st.sampled_from([0.25, 1.0]))
 def test_the_score_is_not_negative_and_the_classes_are_alike(seed: int, patches: int, share: float):
     values = draw(seed, 1, patches, 2)[0]
-    assert aift_score(values, patch_share=share) >= 0
-    np.testing.assert_allclose(aift_score(values[:, ::-1], patch_share=share), aift_score(values, patch_share=share))
+    assert aift_score(values, patch_fraction=share) >= 0
+    np.testing.assert_allclose(
+        aift_score(values[:, ::-1], patch_fraction=share), aift_score(values, patch_fraction=share)
+    )
 
 
 def test_patches_that_agree_and_are_sure_score_nothing():
     np.testing.assert_allclose(aift_score(np.tile([0.0, 1.0], (8, 1))), 0, atol=1e-12)
-    np.testing.assert_allclose(aift_score(np.full((4, 2), 0.5), patch_share=1), 4 * np.log(2))
+    np.testing.assert_allclose(aift_score(np.full((4, 2), 0.5), patch_fraction=1), 4 * np.log(2))
 
 
 @pytest.mark.parametrize(
@@ -130,4 +132,4 @@ def test_what_is_no_probability_is_refused(values: list, message: str):
 
 def test_a_share_outside_0_to_1_is_refused():
     with pytest.raises(ValueError, match="share"):
-        aift_score(np.full((4, 2), 0.5), patch_share=1.2)
+        aift_score(np.full((4, 2), 0.5), patch_fraction=1.2)

@@ -177,7 +177,7 @@ WRONG = [
     ({"trials": 2, "search_seed": 0}, "search_seed"),
     ({"trials": 2, "search_part": "test"}, "search_part"),
     ({"trials": 2, "methods": {"naive": {"search": {"learning_rate": {"low": 1, "high": 1}}}}}, "low below high"),
-    ({"trials": 2, "methods": {"replay": {"search": {"replay_share": [0.5, 1.5]}}}}, "met/replay: 'replay_share'"),
+    ({"trials": 2, "methods": {"replay": {"search": {"replay_fraction": [0.5, 1.5]}}}}, "replay: 'replay_fraction'"),
     ({"methods": {"naive": {}, "maml": {"search": "naive"}}}, "of the same family"),
     ({"methods": {"naive": {"search": "else"}}}, "'search' is 'else'"),
     ({"pretrain": {"epochs": 0}, "from": None}, "epochs"),

@@ -51,7 +51,7 @@ class TestPretrain:
         weights = []
         for name, seed in (("a", 0), ("b", 0), ("c", 1)):
             run = metaseg.pretrain(
-                data=folder, cache=cache, out=tmp_path / name, epochs=2, seed=seed, val_share=0, **TINY
+                data=folder, cache=cache, out=tmp_path / name, epochs=2, seed=seed, val_fraction=0, **TINY
             )
             weights.append(
                 torch.cat([p.flatten() for p in load_checkpoint(run.run / "checkpoints" / "last")[0].parameters()])
@@ -89,7 +89,7 @@ class TestPretrain:
         first = metaseg.pretrain(data=folder, cache=cache, out=tmp_path / "a", epochs=1, **TINY)
         second = metaseg.pretrain(
             data=write_cases("MET", 2, centre=0.4), cache=cache, out=tmp_path / "b", epochs=1,
-            weights=first.run / "checkpoints" / "best", val_share=0, **TINY,
+            weights=first.run / "checkpoints" / "best", val_fraction=0, **TINY,
         )  # fmt: skip
         assert load_network(first.run).trained_patients < load_network(second.run).trained_patients
 
@@ -102,7 +102,7 @@ class TestPretrain:
 
     def test_without_validation_patients_the_last_weights_are_the_best(self, folder, cache, tmp_path):
         run = metaseg.pretrain(
-            data=folder, cache=cache, out=tmp_path / "r", epochs=2, val_share=0, validate_every=1, **TINY
+            data=folder, cache=cache, out=tmp_path / "r", epochs=2, val_fraction=0, validate_every=1, **TINY
         )
         best, last = (load_checkpoint(run.run / "checkpoints" / name)[0].state_dict() for name in ("best", "last"))
         assert all(torch.equal(best[name], last[name]) for name in best)

@@ -116,8 +116,8 @@ class Maml:
 
     * ``multi_step_loss``: the query loss after every inner step, weighed alike at first and then, linearly over the
       budget, the last alone. With one inner step it changes nothing.
-    * ``first_order_share``: derivative-order annealing, first order until that share of the budget is spent.
-    * ``learned_inner_rates``: an inner rate for every layer and inner step; see :mod:`metaseg.adapt.methods.maml`.
+    * ``first_order_fraction``: derivative-order annealing, first order until that share of the budget is spent.
+    * ``learnable_inner_rates``: an inner rate for every layer and inner step; see :mod:`metaseg.adapt.methods.maml`.
 
     ``config.engine`` computes the steps. Where several query losses or learned rates take part, or the inner loop takes
     some parameters only, ``learn2learn`` cannot, and the functional engine does instead.
@@ -152,10 +152,10 @@ class Maml:
         Raises:
             UsageError: Settings contradict the method or each other.
         """
-        if config.first_order and 0 < config.first_order_share < 1:
+        if config.first_order and 0 < config.first_order_fraction < 1:
             raise UsageError(
-                f"--first-order drops the second derivative always, --first-order-share {config.first_order_share} "
-                "for a part of the budget",
+                "--first-order drops the second derivative always, "
+                f"--first-order-fraction {config.first_order_fraction} for a part of the budget",
                 remedy="give one of the two",
             )
 
@@ -166,7 +166,7 @@ class Maml:
     def learned_rates(self, adapted: Parameters) -> LearnedRates | None:
         """Inner rates to learn; None where α stays as it is."""
         config = self.config
-        if not config.learned_inner_rates:
+        if not config.learnable_inner_rates:
             return None
         return LearnedRates(adapted, config.inner_learning_rate, config.inner_steps, "layer")
 
@@ -180,7 +180,7 @@ class Maml:
         Args:
             progress: Share of the budget that is spent, in [0, 1].
         """
-        return self.config.first_order or progress < self.config.first_order_share
+        return self.config.first_order or progress < self.config.first_order_fraction
 
     def query_weights(self, progress: float) -> tuple[float, ...]:
         """Weight of the query loss after each inner step, ``(inner_steps,)``; they sum to 1.
@@ -254,9 +254,10 @@ class FirstOrderMaml(Maml):
         Raises:
             UsageError: Settings contradict the method.
         """
-        if 0 < config.first_order_share < 1:
+        if 0 < config.first_order_fraction < 1:
             raise UsageError(
-                f"--first-order-share {config.first_order_share} with the method fomaml, which is first order always",
+                f"--first-order-fraction {config.first_order_fraction} with the method fomaml, which is first order "
+                "always",
                 remedy="use --method maml",
             )
 
@@ -319,9 +320,9 @@ class MetaSgd(Maml):
             UsageError: Settings contradict the method or each other.
         """
         super().check(config)
-        if config.learned_inner_rates:
+        if config.learnable_inner_rates:
             raise UsageError(
-                "--learned-inner-rates with the method meta-sgd, which learns a rate for every element already",
+                "--learnable-inner-rates with the method meta-sgd, which learns a rate for every element already",
                 remedy="leave the option out, or use --method maml",
             )
 

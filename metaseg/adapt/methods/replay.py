@@ -49,7 +49,7 @@ class Replay(Naive):
 
     def __init__(self, config: NaivetuneConfig, setting: Setting, fabric: Fabric) -> None:
         super().__init__(config, setting, fabric)
-        self.replayed = replayed_slices(config.batch_size, config.replay_share)
+        self.replayed = replayed_slices(config.batch_size, config.replay_fraction)
 
     def batches(self, steps: int) -> BatchSource:
         """All batches of a training of so many steps.
@@ -103,7 +103,7 @@ def replayed_slices(batch_size: int, share: float) -> int:
     if batch_size < 2:
         raise UsageError(
             "a batch of one slice has no room for a slice of the source beside one of the target",
-            expected="--batch-size of 2 or more, or --replay-share 0",
+            expected="--batch-size of 2 or more, or --replay-fraction 0",
         )
     return min(max(int(np.floor(share * batch_size + 0.5)), 1), batch_size - 1)
 
@@ -138,9 +138,9 @@ class Rehearse(Replay):
             UsageError: None of the source cases bears tumour.
         """
         config, mixed = self.config, super().batches(steps)
-        if not self.replayed or not config.transplant_share:
+        if not self.replayed or not config.transplant_fraction:
             return mixed
-        return TransplantedSlices(mixed, config.batch_size - self.replayed, config.transplant_share, config.seed)
+        return TransplantedSlices(mixed, config.batch_size - self.replayed, config.transplant_fraction, config.seed)
 
     def objective(self, model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
         """Loss of the target's slices and of the source's, weighted by their numbers and ``replay_weight``."""

@@ -55,8 +55,8 @@ class Reptile(Maml):
         """
         options = {
             "--multi-step-loss": config.multi_step_loss,
-            "--learned-inner-rates": config.learned_inner_rates,
-            "--first-order-share": config.first_order_share > 0,
+            "--learnable-inner-rates": config.learnable_inner_rates,
+            "--first-order-fraction": config.first_order_fraction > 0,
         }
         given = [option for option, used in options.items() if used]
         if given:

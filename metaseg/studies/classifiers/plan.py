@@ -13,7 +13,7 @@ from metaseg.classify.data import PHANTOM_GRADES, check_cases, divide, open_clas
 from metaseg.classify.fitting import NO_FILES, weights_file
 from metaseg.classify.train import SPLIT_NAME, check_strategy
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
-from metaseg.config.io import load_config
+from metaseg.config.io import load_config, present_names
 from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import MetasegError, UsageError, unknown_name
 from metaseg.models.card import checkpoint_files, read_card
@@ -26,6 +26,7 @@ from metaseg.studies.entries import plain
 from metaseg.studies.inputs import file_digest
 from metaseg.studies.plan import NAME
 from metaseg.studies.work import Unit, Work
+from metaseg.verbs import CLASSIFIER, verbs_of
 
 ClassifierConfig = ClassifyTrainConfig | ClassifyActiveConfig
 KINDS: Mapping[str, type[ClassifierConfig]] = {"train": ClassifyTrainConfig, "active": ClassifyActiveConfig}
@@ -127,7 +128,13 @@ def read_classifier_entry(
     verb = str(own.pop("verb", common.pop("verb", "train"))).removeprefix("classify-")
     if verb not in KINDS:
         raise UsageError(f"entry '{label}': verb {verb}", expected="train or active")
-    if strangers := [name for name in common if not any(name in names for names in NAMES.values())]:
+    if verb == "active":
+        # Shared by entries that train, what was called a strategy once is their way of transfer.
+        common.pop("strategy", None)
+    own, common = present_names(KINDS[verb], own), present_names(KINDS[verb], common)
+    fields_of_any = [field for kind in verbs_of(CLASSIFIER).values() for field in kind.fields]
+    of_any = {name for field in fields_of_any for name in (field.name, *field.earlier)}
+    if strangers := [name for name in common if name not in of_any]:
         raise UsageError(
             f"shared: no setting '{strangers[0]}'", expected="settings of 'metaseg classify train' or 'active'"
         )
@@ -136,9 +143,6 @@ def read_classifier_entry(
             f"entry '{label}' sets '{taken[0]}', which is the study's own",
             remedy="set it at the top of the file, or omit it",
         )
-    if verb == "active":
-        # Shared by entries that train, it is the strategy of transfer.
-        common.pop("strategy", None)
     merged = {name: value for name, value in common.items() if name in NAMES[verb]} | own
     try:
         return load_config(
@@ -164,7 +168,7 @@ def check_entries(entries: Mapping[str, ClassifierConfig]) -> None:
                 _check_weights(Path(weights_file(entry.weights)))
             make_fabric(entry.device, "32-true")
             if isinstance(entry, ClassifyTrainConfig):
-                check_strategy(entry.strategy, entry.weights)
+                check_strategy(entry.transfer, entry.weights)
             if reading not in seen:
                 # Phantoms are of two grades, and made when the study runs.
                 seen[reading] = (

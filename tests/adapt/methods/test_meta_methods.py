@@ -116,8 +116,11 @@ class TestMaml:
         [
             ({}, r"meta-step engine: batched \(cpu: .*\)"),
             ({"engine": "learn2learn"}, r"meta-step engine: learn2learn \(as asked for\)"),
-            ({"engine": "learn2learn", "learned_inner_rates": True}, r"meta-step engine: functional \(learn2learn has"),
-            ({"engine": "batched", "learned_inner_rates": True}, r"meta-step engine: batched \(as asked for; .*\)"),
+            (
+                {"engine": "learn2learn", "learnable_inner_rates": True},
+                r"engine: functional \(learn2learn has",
+            ),
+            ({"engine": "batched", "learnable_inner_rates": True}, r"meta-step engine: batched \(as asked for; .*\)"),
         ],
     )
     def test_the_engine_is_named(self, settings, expected):
@@ -155,7 +158,7 @@ class TestMaml:
 
     def test_the_order_of_the_derivative_rises_at_its_share(self):
         first, second = outer_gradient("fomaml"), outer_gradient("maml")
-        early, late = (outer_gradient("maml", first_order_share=0.5, progress=share) for share in (0.49, 0.5))
+        early, late = (outer_gradient("maml", first_order_fraction=0.5, progress=share) for share in (0.49, 0.5))
         assert all(torch.equal(early[name], grad) for name, grad in first.items())
         assert all(torch.equal(late[name], grad) for name, grad in second.items())
         assert relative_error(first, second) > 1e-3
@@ -165,7 +168,7 @@ class TestLearnedRates:
     @pytest.mark.parametrize("name", ["maml", "fomaml"])
     def test_layer_rates_begin_as_the_fixed_one(self, name):
         model = tiny_net()
-        method = build(name, model, learned_inner_rates=True, inner_steps=3)
+        method = build(name, model, learnable_inner_rates=True, inner_steps=3)
         method.step(model, make_tasks(), F.cross_entropy, 0.5)
         assert relative_error(gradients(model), outer_gradient(name, inner_steps=3)) <= 1e-12
         assert [value.shape for value in method.parameters()] == [(3,)] * 4
@@ -173,7 +176,7 @@ class TestLearnedRates:
 
     def test_the_gradient_of_a_layer_rate_is_its_finite_difference(self):
         model, tasks = tiny_net(), make_tasks(2, 2)
-        method = build("maml", model, learned_inner_rates=True, inner_steps=2)
+        method = build("maml", model, learnable_inner_rates=True, inner_steps=2)
         method.step(model, tasks, F.cross_entropy, 0.5)
         value, step, losses = method.learned.values["2.weight"], 1e-6, []
         gradient = value.grad[1].item()
@@ -200,7 +203,7 @@ class TestLearnedRates:
         other.load_state_dict(method.state_dict())
         assert all(torch.equal(*pair) for pair in zip(method.parameters(), other.parameters(), strict=True))
         with pytest.raises(RunError, match="inner rates do not fit"):
-            build("maml", tiny_net(), learned_inner_rates=True).load_state_dict(method.state_dict())
+            build("maml", tiny_net(), learnable_inner_rates=True).load_state_dict(method.state_dict())
         assert build("maml", tiny_net()).state_dict() == {}
 
 
@@ -342,10 +345,10 @@ class Counted:
         ("fomaml", {"inner_steps": 1}, 0.5, 2 * (2 + 3)),
         ("fomaml", {"inner_steps": 3}, 0.5, 2 * (3 * 2 + 3)),
         ("fomaml", {"inner_steps": 3, "engine": "functional"}, 0.5, 2 * (3 * 2 + 3)),
-        ("maml", {"inner_steps": 2, "first_order_share": 0.6}, 0.5, 2 * (2 * 2 + 3)),
+        ("maml", {"inner_steps": 2, "first_order_fraction": 0.6}, 0.5, 2 * (2 * 2 + 3)),
         ("fomaml", {"inner_steps": 3, "multi_step_loss": True}, 0.0, 2 * (3 * 2 + 3 * 3)),
         ("fomaml", {"inner_steps": 3, "multi_step_loss": True}, 1.0, 2 * (3 * 2 + 3)),
-        ("fomaml", {"inner_steps": 2, "learned_inner_rates": True}, 0.5, 2 * (2 * 2 + 3)),
+        ("fomaml", {"inner_steps": 2, "learnable_inner_rates": True}, 0.5, 2 * (2 * 2 + 3)),
         ("anil", {"inner_steps": 2, "first_order": True}, 0.5, 2 * (2 * 2 + 3)),
         ("meta-sgd", {"inner_steps": 2, "first_order": True}, 0.5, 2 * (2 * 2 + 3)),
         ("reptile", {"inner_steps": 1}, 0.5, 2 * (2 + 3)),
@@ -365,18 +368,21 @@ def test_the_second_derivative_costs_the_inner_steps_once_more():
     assert build("maml", tiny_net(), inner_steps=3).cost(tasks, 0.5) == 2 * (2 * 3 * 2 + 3)
     assert build("anil", tiny_unet(), inner_steps=3).cost(tasks, 0.5) == 2 * (2 * 3 * 2 + 3)
     assert build("meta-sgd", tiny_net()).cost(tasks, 0.5) == 2 * (2 * 2 + 3)
-    switched = build("maml", tiny_net(), inner_steps=2, multi_step_loss=True, first_order_share=0.5)
+    switched = build("maml", tiny_net(), inner_steps=2, multi_step_loss=True, first_order_fraction=0.5)
     assert [switched.cost(tasks, share) for share in (0.4, 0.6)] == [2 * (2 * 2 + 2 * 3), 2 * (2 * 2 * 2 + 2 * 3)]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "reptile", "learned_inner_rates": True}, "--learned-inner-rates with the method reptile"),
-        ({"method": "reptile", "multi_step_loss": True, "first_order_share": 0.1}, "loss and --first-order-share"),
-        ({"method": "meta-sgd", "learned_inner_rates": True}, "learns a rate for every element already"),
-        ({"method": "fomaml", "first_order_share": 0.5}, "first order always"),
-        ({"method": "anil", "first_order": True, "first_order_share": 0.5}, "for a part of the budget"),
+        ({"method": "reptile", "learnable_inner_rates": True}, "--learnable-inner-rates with the method reptile"),
+        (
+            {"method": "reptile", "multi_step_loss": True, "first_order_fraction": 0.1},
+            "and --first-order-fraction",
+        ),
+        ({"method": "meta-sgd", "learnable_inner_rates": True}, "learns a rate for every element already"),
+        ({"method": "fomaml", "first_order_fraction": 0.5}, "first order always"),
+        ({"method": "anil", "first_order": True, "first_order_fraction": 0.5}, "for a part of the budget"),
     ],
 )
 def test_contradictions_are_refused_before_any_data_are_read(tmp_path, settings, message):
@@ -409,8 +415,8 @@ def test_methods_run_to_their_end(pretrained, tmp_path, settings):
 MAML_PLUS_PLUS = {
     "inner_steps": 2,
     "multi_step_loss": True,
-    "first_order_share": 0.5,
-    "learned_inner_rates": True,
+    "first_order_fraction": 0.5,
+    "learnable_inner_rates": True,
     "outer_schedule": "cosine",
 }
 

@@ -118,7 +118,7 @@ def test_stopped_in_the_middle_and_resumed_it_has_the_same_bits(
         ("l2-sp", {"l2_sp_alpha": 0, "l2_sp_beta": 0}),
         ("ewc", {"ewc_lambda": 0}),
         ("lwf", {"lwf_lambda": 0}),
-        ("replay", {"replay_share": 0}),
+        ("replay", {"replay_fraction": 0}),
     ],
 )
 def test_without_its_term_it_is_naive_to_the_bit(

@@ -175,7 +175,7 @@ def test_statistics_of_batch_normalisation_stay_where_layers_are_frozen(method: 
 @pytest.fixture(scope="module")
 def parts(pretrained: dict[str, Any]) -> tuple[NaivetuneConfig, Setting]:
     given = {name: str(value) for name, value in pretrained.items()}
-    settings = {"method": "replay", "shots": 2, "slices": 6, "batch_size": 5, "replay_share": 0.4}
+    settings = {"method": "replay", "shots": 2, "slices": 6, "batch_size": 5, "replay_fraction": 0.4}
     config = load_config(NaivetuneConfig, None, given | settings)
     return config, prepare_setting(config, memory=True)
 

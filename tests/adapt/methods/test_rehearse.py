@@ -48,7 +48,7 @@ class TestRehearse:
 
     def test_share_of_nothing_is_naive_tuning_to_the_bit(self, pretrained: dict[str, Any], tmp_path: Path) -> None:
         same = {"augment": "none", "schedule": "constant", "learning_rate": 3e-4, "ema": 0, "interpolation": 1}
-        one = metaseg.naivetune(**pretrained, **SMALL, out=tmp_path / "a", method="rehearse", replay_share=0, **same)
+        one = metaseg.naivetune(**pretrained, **SMALL, out=tmp_path / "a", method="rehearse", replay_fraction=0, **same)
         other = metaseg.naivetune(**pretrained, **SMALL, out=tmp_path / "b")
         first, second = (load_network(result.run).model.state_dict() for result in (one, other))
         assert all(torch.equal(value, second[name]) for name, value in first.items())
@@ -79,7 +79,9 @@ class TestTransplantedSlices:
     def batches(self, pretrained: dict[str, Any], share: float) -> Any:
         given = {"from_run": str(pretrained["from_run"]), "method": "rehearse", "shots": 2, "augment": "none"}
         config = resolve_defaults(
-            load_config(NaivetuneConfig, None, pretrained | given | {"replay_share": 0.5, "transplant_share": share})
+            load_config(
+                NaivetuneConfig, None, pretrained | given | {"replay_fraction": 0.5, "transplant_fraction": share}
+            )
         )
         return Rehearse(config, prepare_setting(config, memory=True), make_fabric("cpu", "32-true")).batches(4)
 

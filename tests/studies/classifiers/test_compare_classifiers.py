@@ -64,8 +64,8 @@ def make_study(discs, disc_cache) -> Callable[..., ClassifyCompareConfig]:
                 "data": str(discs), "copies": "identical", "model": "lau-cnn", "input_size": 16, "batch_size": 8,
                 "learning_rate": 0.01, "epochs": 1, "augment": "none", "batch": 5, "budget": 10,
             },
-            "entries": {"full": {}, "random": {"verb": "active", "strategy": "random"},
-                        "margin": {"verb": "active", "strategy": "margin", "title": "Margin"}},
+            "entries": {"full": {}, "random": {"verb": "active", "acquisition": "random"},
+                        "margin": {"verb": "active", "acquisition": "margin", "title": "Margin"}},
             "seeds": [0, 1], "resamples": 200, "device": "cpu", "threads": 1, "cache": disc_cache,
         }  # fmt: skip
         return load_config(ClassifyCompareConfig, None, settings | changes)
@@ -119,12 +119,12 @@ class TestRun:
         pd.testing.assert_frame_equal(again.summary, finished.summary)
 
     def test_a_new_entry_and_seed_are_added(self, study, make_study, begun):
-        entries = {**make_study().entries, "entropy": {"verb": "active", "strategy": "entropy"}}
+        entries = {**make_study().entries, "entropy": {"verb": "active", "acquisition": "entropy"}}
         run_classify_compare(make_study(out=study, entries=entries))
         assert begun == [("begun", "entropy", 0), ("begun", "entropy", 1)]
 
     def test_an_entry_with_other_settings_is_done_again(self, study, make_study, begun):
-        entries = {**make_study().entries, "margin": {"verb": "active", "strategy": "margin", "epochs": 2}}
+        entries = {**make_study().entries, "margin": {"verb": "active", "acquisition": "margin", "epochs": 2}}
         run_classify_compare(make_study(out=study, entries=entries))
         assert begun == [("begun", "margin", 0), ("begun", "margin", 1)]
 
@@ -148,7 +148,7 @@ class TestRun:
         pd.testing.assert_frame_equal(again.curves, finished.curves)
 
     def test_a_cell_that_fails_leaves_the_others(self, make_study, tmp_path):
-        entries = {"full": {}, "bald": {"verb": "active", "strategy": "committee"}}
+        entries = {"full": {}, "bald": {"verb": "active", "acquisition": "committee"}}
         with pytest.raises(RunError):
             run_classify_compare(make_study(out=tmp_path / "study", entries=entries, seeds=[0]))
         assert (tmp_path / "study" / "summary.csv").exists()
@@ -182,9 +182,9 @@ class TestPlan:
     def test_shared_settings_go_to_the_verbs_that_have_them(self, make_study, tmp_path):
         shared = {**make_study().shared, "strategy": "scratch", "patience": 3}
         work = make_classifier_plan(make_study(out=tmp_path / "study", shared=shared))
-        assert work.entries["full"].strategy == "scratch"
+        assert work.entries["full"].transfer == "scratch"
         assert work.entries["full"].patience == 3
-        assert work.entries["random"].strategy == "random"
+        assert work.entries["random"].acquisition == "random"
         assert work.entries["random"].budget == 10
 
     def test_a_split_of_ones_own_is_kept(self, make_study, tmp_path, finished):
