@@ -32,7 +32,7 @@ from metaseg.classify.fitting import (
 from metaseg.classify.slices import ClassifiedSlices, SliceBatches
 from metaseg.config.classification import ClassifyActiveConfig
 from metaseg.files import FileKind, read_frame, read_json, write_json, write_text
-from metaseg.metrics.classification import area_under_budget_curve
+from metaseg.metrics.curves import area_under_budget_curve
 from metaseg.models import Classifier
 from metaseg.pictures.charts import chart_file, draw_curves, draw_fractions
 from metaseg.terminal import Progress

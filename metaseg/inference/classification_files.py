@@ -15,14 +15,12 @@ from metaseg.errors import warnings_so_far
 from metaseg.files import write_json, write_text
 from metaseg.metrics.classification import (
     bootstrap_metrics,
-    checked_classes,
-    checked_probabilities,
     classification_metrics,
     confusion_counts,
     patient_indices,
     patient_probabilities,
-    predicted_classes,
 )
+from metaseg.metrics.probabilities import checked_classes, checked_probabilities, predicted_classes
 from metaseg.pictures.charts import write_confusion_plot, write_reliability_plot, write_roc_plot
 
 PREDICTIONS, PATIENTS, METRICS, SUMMARY, PICTURES = (

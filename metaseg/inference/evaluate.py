@@ -36,7 +36,8 @@ from metaseg.inference.evaluation_files import (
 )
 from metaseg.inference.predictor import Predictor
 from metaseg.metrics.case_metrics import PRESETS, case_metrics
-from metaseg.metrics.cohort_metrics import change_metrics, domain_metrics, summarise_cohorts
+from metaseg.metrics.cohort_metrics import summarise_cohorts
+from metaseg.metrics.forgetting import change_metrics, domain_metrics
 from metaseg.metrics.metric_tables import print_changes, print_metrics
 from metaseg.models.device import fabric_of, make_fabric
 from metaseg.models.processes import first_of_machine, gather, is_first, share
@@ -61,7 +62,7 @@ class EvaluationResult:
         cohorts: One row per network, cohort and target, see
             :func:`~metaseg.metrics.cohort_metrics.summarise_cohorts`.
         changes: Dice before and after, forgetting and gain, see
-            :func:`~metaseg.metrics.cohort_metrics.change_metrics`; empty without a parent.
+            :func:`~metaseg.metrics.forgetting.change_metrics`; empty without a parent.
         pictures: Overlays, worst case first.
         synthetic: Whether the data or the network's training data are phantoms.
     """

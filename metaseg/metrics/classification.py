@@ -1,171 +1,28 @@
-"""Metrics of a classifier of slices or patients, by scikit-learn.
+"""Metrics of a classifier of slices or patients, by scikit-learn, and their intervals.
 
 A class without samples is left out of every mean over classes: it has neither a recall nor an AUC. Whatever is unknown
-is NaN, never 0 or 1.
-
-What every metric of slice classifiers asks of its input.
-
-Calibration of a classifier: how often it is right when it is so sure (Guo et al. 2017, arXiv:1706.04599).
-
-Intervals of a classifier's metrics: patients are drawn with replacement, all slices of a patient together.
-
-A resample is a weight for every slice, how often its patient was drawn; metrics of all resamples are computed at once.
-
-Metrics of learning curves: how much a metric gains from labels, and how many labels a method saves.
-
-A curve has one point a round of active learning: the labels spent so far, and a metric of which more is better.
+is NaN, never 0 or 1. For intervals, patients are drawn with replacement, all slices of a patient together: a resample
+is a weight for every slice, how often its patient was drawn, and the metrics of all resamples are computed at once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from metaseg.metrics.cohort_metrics import draw_weights, known_mean, percentile_interval
-
-SUM_TOLERANCE = 1e-3
-"""How far probabilities of a sample may sum from 1: those of a network in half precision are that far off."""
-
-
-def checked_probabilities(
-    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Make sure that predictions and labels are what they should be.
-
-    Args:
-        probabilities: ``(n, c)``.
-        labels: Class indices ``(n,)`` in ``0 .. c - 1``.
-
-    Returns:
-        Both, as ``float64`` and ``int64``.
-
-    Raises:
-        ValueError: There is no sample or only one class, shapes differ, a probability is not finite or outside [0, 1],
-            those of a sample do not sum to 1, or a label names no class.
-    """
-    chance, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    if chance.ndim != 2 or truth.shape != chance.shape[:1] or not len(chance) or chance.shape[1] < 2:
-        raise ValueError(
-            f"probabilities {chance.shape} and labels {truth.shape}: expected (n, c) and (n,), n >= 1, c >= 2"
-        )
-    if not np.isfinite(chance).all():
-        raise ValueError("probabilities that are not finite")
-    if chance.min() < 0.0 or chance.max() > 1.0 + SUM_TOLERANCE:
-        raise ValueError("probabilities outside [0, 1]")
-    if np.abs(chance.sum(axis=1) - 1.0).max() > SUM_TOLERANCE:
-        raise ValueError("probabilities of a sample that do not sum to 1")
-    return chance, checked_indices(truth, chance.shape[1])
-
-
-def checked_indices(values: Sequence[int] | np.ndarray, classes: int) -> np.ndarray:
-    """Class indices ``(n,)`` as ``int64``.
-
-    Raises:
-        ValueError: They are no whole numbers in ``0 .. classes - 1``.
-    """
-    indices = np.asarray(values)
-    if indices.size and indices.dtype.kind not in "iu":
-        raise ValueError(f"class indices of type {indices.dtype}: expected whole numbers")
-    if indices.size and (indices.min() < 0 or indices.max() >= classes):
-        raise ValueError(f"class indices outside 0 .. {classes - 1}")
-    return indices.astype(np.int64)
-
-
-def checked_classes(classes: Sequence[str], count: int) -> tuple[str, ...]:
-    """Names of ``count`` classes.
-
-    Raises:
-        ValueError: There are more or fewer, or two are the same.
-    """
-    names = tuple(classes)
-    if len(names) != count or len(set(names)) != count:
-        raise ValueError(f"class names {', '.join(names)}: expected {count} different ones")
-    return names
-
-
-BINS = 15
-"""Bins of the confidence, as in Guo et al."""
-
-
-@dataclass(frozen=True)
-class ReliabilityBins:
-    """What :func:`reliability_bins` counts; bin m holds the confidences in (edge m, edge m + 1].
-
-    Attributes:
-        edges: ``(bins + 1,)``, from 0 to 1 in equal steps.
-        confidence: Mean confidence in [0, 1] of each bin's samples, ``(bins,)``; NaN in an empty bin.
-        accuracy: Share of each bin's samples that were classified right, ``(bins,)``; NaN in an empty bin.
-        count: Samples in each bin, ``(bins,)``.
-    """
-
-    edges: np.ndarray
-    confidence: np.ndarray
-    accuracy: np.ndarray
-    count: np.ndarray
-
-
-def reliability_bins(
-    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, bins: int = BINS
-) -> ReliabilityBins:
-    """Sort samples by the probability of the class that they were given (their confidence).
-
-    Args:
-        probabilities: ``(n, c)``, rows sum to 1.
-        labels: Class indices ``(n,)``.
-        bins: Number of bins of equal width.
-
-    Raises:
-        ValueError: The input is no set of predictions, or there is no bin.
-    """
-    place, confidence, right = binned_confidence(probabilities, labels, bins)
-    count = np.bincount(place, minlength=bins)
-    known = np.where(count > 0, count, np.nan)
-    return ReliabilityBins(
-        edges=np.linspace(0.0, 1.0, bins + 1),
-        confidence=np.bincount(place, weights=confidence, minlength=bins) / known,
-        accuracy=np.bincount(place, weights=right, minlength=bins) / known,
-        count=count,
-    )
-
-
-def expected_calibration_error(
-    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, bins: int = BINS
-) -> float:
-    """Mean distance of confidence and accuracy over the bins, weighted by their samples; empty bins weigh nothing.
-
-    Args:
-        probabilities: ``(n, c)``, rows sum to 1.
-        labels: Class indices ``(n,)``.
-        bins: Number of bins of equal width.
-
-    Returns:
-        The error in [0, 1]; 0 is best.
-
-    Raises:
-        ValueError: The input is no set of predictions, or there is no bin.
-    """
-    place, confidence, right = binned_confidence(probabilities, labels, bins)
-    gaps = np.bincount(place, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(place))
-
-
-def binned_confidence(
-    probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, bins: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each sample's bin, confidence and whether it was right (1.0 or 0.0), ``(n,)`` each.
-
-    Of classes with the same highest probability the first counts as predicted.
-    """
-    if bins < 1:
-        raise ValueError(f"{bins} bins: expected at least one")
-    chance, truth = checked_probabilities(probabilities, labels)
-    confidence = chance.max(axis=1)
-    place = np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:-1], confidence, side="left")
-    return place, confidence, (chance.argmax(axis=1) == truth).astype(np.float64)
+from metaseg.metrics.probabilities import (
+    BINS,
+    binned_confidence,
+    brier_terms,
+    checked_classes,
+    checked_indices,
+    checked_probabilities,
+    expected_calibration_error,
+    predicted_classes,
+)
+from metaseg.metrics.statistics import draw_weights, known_mean, percentile_interval
 
 
 def classification_metrics(
@@ -213,11 +70,6 @@ def classification_metrics(
     for metric, values in per_class.items():
         metrics |= {f"{metric}/{name}": float(value) for name, value in zip(names, values, strict=True)}
     return metrics
-
-
-def predicted_classes(probabilities: np.ndarray) -> np.ndarray:
-    """Index of each sample's most probable class, ``(n, c)`` to ``(n,)``; the first of those that share it."""
-    return np.asarray(probabilities).argmax(axis=1)
 
 
 def confusion_counts(
@@ -289,11 +141,6 @@ def patient_indices(patients: Sequence[str] | np.ndarray, slices: int) -> tuple[
 def macro_mean(values: np.ndarray, support: np.ndarray) -> float:
     """Mean over the classes ``(c,)`` that have samples and a value; NaN if there is none."""
     return float(known_mean(np.where(support > 0, values, np.nan)))
-
-
-def brier_terms(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Squared distance of each sample's probabilities from its truth, summed over classes: ``(n,)`` in [0, 2]."""
-    return np.square(probabilities - np.eye(probabilities.shape[1])[labels]).sum(axis=1)
 
 
 def _decision_metrics(predicted: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, np.ndarray]:
@@ -397,9 +244,7 @@ def weighted_metrics(
     names = checked_classes(classes, chance.shape[1])
     counts = weighted_confusion(predicted_classes(chance), truth, weights, len(names))
     total = weights.sum(axis=1)
-    per_class = _decision_metrics_classification_bootstrap(counts) | _ranking_metrics_classification_bootstrap(
-        chance, truth, weights
-    )
+    per_class = _weighted_decisions(counts) | _weighted_rankings(chance, truth, weights)
     present = counts.sum(axis=2) > 0
     metrics = {"accuracy": np.trace(counts, axis1=1, axis2=2) / total}
     metrics["balanced_accuracy"] = known_mean(per_class["recall"])
@@ -462,7 +307,7 @@ def weighted_ranking(scores: np.ndarray, positive: np.ndarray, weights: np.ndarr
     return np.where(known, auc, np.nan), np.where(known, average, np.nan)
 
 
-def _decision_metrics_classification_bootstrap(counts: np.ndarray) -> dict[str, np.ndarray]:
+def _weighted_decisions(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Precision, recall and F1 from confusion matrices ``(r, c, c)``; ``(r, c)`` each."""
     right = np.diagonal(counts, axis1=1, axis2=2)
     truth, given = counts.sum(axis=2), counts.sum(axis=1)
@@ -474,9 +319,7 @@ def _decision_metrics_classification_bootstrap(counts: np.ndarray) -> dict[str, 
     }
 
 
-def _ranking_metrics_classification_bootstrap(
-    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray
-) -> dict[str, np.ndarray]:
+def _weighted_rankings(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """AUC and average precision of each class against all others, ``(r, c)`` each."""
     classes = probabilities.shape[1]
     both = [weighted_ranking(probabilities[:, one], labels == one, weights) for one in range(classes)]
@@ -484,97 +327,3 @@ def _ranking_metrics_classification_bootstrap(
     if classes == 2:
         auc[:, 0] = auc[:, 1]
     return {"auc": auc, "average_precision": precision}
-
-
-FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-
-
-def area_under_budget_curve(labels: ArrayLike, metrics: ArrayLike) -> float:
-    """Area under the curve, by trapezoids, with the budget rescaled to ``0 .. 1`` (AUBC, Lüth et al. 2025).
-
-    It is the mean height of the curve over the budget, so that a constant curve scores its constant. Curves are
-    comparable only where they begin and end at the same numbers of labels.
-
-    Args:
-        labels: Labels spent by the end of each round, ``(rounds,)``, rising; at least two rounds.
-        metrics: The metric after each round, ``(rounds,)``.
-
-    Returns:
-        The area, in the unit of the metric.
-
-    Raises:
-        ValueError: The labels do not rise, a value is not finite, or there are fewer than two rounds.
-    """
-    spent, height = _curve(labels, metrics)
-    if len(spent) < 2:
-        raise ValueError("an area needs two rounds")
-    # Written out: the function of NumPy is called trapz before 2.0 and trapezoid since.
-    budget = (spent - spent[0]) / (spent[-1] - spent[0])
-    return float(np.sum(np.diff(budget) * (height[:-1] + height[1:]) / 2))
-
-
-def labels_to_reach(labels: ArrayLike, metrics: ArrayLike, target: float) -> float:
-    """The first number of labels at which the curve reaches a target, on a straight line between rounds.
-
-    A curve that falls below the target again later has reached it all the same.
-
-    Args:
-        labels: Labels spent by the end of each round, ``(rounds,)``, rising.
-        metrics: The metric after each round, ``(rounds,)``.
-        target: The metric to reach.
-
-    Returns:
-        The labels, between the first and the last; the first where the curve begins at the target or above it; NaN
-        where it never gets there.
-
-    Raises:
-        ValueError: The labels do not rise, a value is not finite, or there is no round.
-    """
-    spent, height = _curve(labels, metrics)
-    if not math.isfinite(target):
-        raise ValueError(f"a target of {target}")
-    reached = np.flatnonzero(height >= target)
-    if reached.size == 0:
-        return math.nan
-    after = int(reached[0])
-    if after == 0:
-        return float(spent[0])
-    way = (target - height[after - 1]) / (height[after] - height[after - 1])
-    return float(spent[after - 1] + way * (spent[after] - spent[after - 1]))
-
-
-def labels_saved(labels_a: ArrayLike, metrics_a: ArrayLike, labels_b: ArrayLike, metrics_b: ArrayLike) -> float:
-    """The share of its labels that a method saves against a baseline, at the metric with which the baseline ends.
-
-    ``1 - a / b``, where a and b are the labels at which method and baseline *first* reach the baseline's final metric.
-    Taking b so, instead of all labels that the baseline spent, is metaseg's choice: a baseline whose curve goes up and
-    down has often been there before, and a curve should save nothing against itself.
-
-    Args:
-        labels_a: Labels of the method by the end of each round, rising.
-        metrics_a: Its metrics.
-        labels_b: Labels of the baseline, rising.
-        metrics_b: Its metrics.
-
-    Returns:
-        At most 1; 0.5 means that half of the labels do, below 0 that the method needs more than the baseline. NaN where
-        the method never gets there, or the baseline needs no label.
-
-    Raises:
-        ValueError: Labels do not rise, a value is not finite, or there is no round.
-    """
-    _, baseline = _curve(labels_b, metrics_b)
-    target = float(baseline[-1])
-    own, other = labels_to_reach(labels_a, metrics_a, target), labels_to_reach(labels_b, metrics_b, target)
-    return 1 - own / other if other > 0 else math.nan
-
-
-def _curve(labels: ArrayLike, metrics: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    spent, height = np.asarray(labels, dtype=np.float64), np.asarray(metrics, dtype=np.float64)
-    if spent.ndim != 1 or spent.shape != height.shape or spent.size == 0:
-        raise ValueError(f"need labels and metrics of the same rounds, got shapes {spent.shape} and {height.shape}")
-    if not (np.all(np.isfinite(spent)) and np.all(np.isfinite(height))):
-        raise ValueError("a number of labels or a metric is not finite")
-    if spent[0] < 0 or np.any(np.diff(spent) <= 0):
-        raise ValueError("the labels must rise from round to round, from 0 or more")
-    return spent, height

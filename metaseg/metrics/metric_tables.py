@@ -48,7 +48,7 @@ def print_changes(changes: pd.DataFrame) -> None:
     """Print Dice before and after tuning, forgetting and gain.
 
     Args:
-        changes: From :func:`metaseg.metrics.cohort_metrics.change_metrics`.
+        changes: From :func:`metaseg.metrics.forgetting.change_metrics`.
     """
     table = _Rows("Dice before and after tuning", ("cases", "before", "after", "forgetting", "gain", "95 % CI"))
     for row in changes.to_dict(orient="records"):

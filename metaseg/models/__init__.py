@@ -1,21 +1,23 @@
 """Networks that segment and that classify by name, weights that load with a report, and checkpoints."""
 
-from metaseg.models import fcn_vgg16, monai_nets  # noqa: F401  importing them registers their networks
+from metaseg.models import monai_nets, fcn_vgg16  # noqa: F401, I001  importing them registers their networks, in order
 from metaseg.models.card import ModelCard
 from metaseg.models.checkpoint import load_checkpoint, load_classifier, read_checkpoint, save_checkpoint
 from metaseg.models.classifier import Classifier, mc_dropout
 from metaseg.models.classifiers import build_classifier, classifier_names
-from metaseg.models.registry import (
+from metaseg.models.segmenters import (
+    SEGMENTERS,
     PadToStride,
     build_segmenter,
     count_parameters,
+    give_network,
     resolve_options,
-    segmenter_entry,
-    segmenter_names,
+    segmenter,
 )
 from metaseg.models.weights import WeightReport, load_weights, unique_state
 
 __all__ = [
+    "SEGMENTERS",
     "Classifier",
     "ModelCard",
     "PadToStride",
@@ -24,6 +26,7 @@ __all__ = [
     "build_segmenter",
     "classifier_names",
     "count_parameters",
+    "give_network",
     "load_checkpoint",
     "load_classifier",
     "load_weights",
@@ -31,7 +34,6 @@ __all__ = [
     "read_checkpoint",
     "resolve_options",
     "save_checkpoint",
-    "segmenter_entry",
-    "segmenter_names",
+    "segmenter",
     "unique_state",
 ]

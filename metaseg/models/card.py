@@ -39,7 +39,7 @@ class ModelCard:
         num_classes: Number of classes with the background.
         modalities: Names of the modalities in the order in which the network takes them.
         label_space: Name of the label space of its classes; ``"classes"`` where they are named in ``classes``.
-        options: The network's options; JSON values. See :func:`~metaseg.models.registry.resolve_options` for networks
+        options: The network's options; JSON values. See :func:`~metaseg.models.segmenters.resolve_options` for networks
             that segment, and :attr:`~metaseg.models.classifier.Classifier.options` for those that classify.
         normalisation: How intensities are prepared for it; JSON values.
         trained_on: Names of the cohorts, in the order in which they were learned.
@@ -49,6 +49,7 @@ class ModelCard:
         parent: The checkpoint from which the training started, if any.
         task: ``"segmentation"`` or ``"classification"``.
         classes: Names of the classes in the order of the logits, of a classifier; empty where ``label_space`` says it.
+        plugin: The package that the network is from, such as ``"my-package 1.2"``; None for metaseg's own.
         metaseg_version: The release that wrote it.
         format_version: Of this card, :data:`FORMAT_VERSION`.
     """
@@ -69,6 +70,7 @@ class ModelCard:
     parent: str | None = None
     task: Task = "segmentation"
     classes: tuple[str, ...] = ()
+    plugin: str | None = None
     metaseg_version: str = __version__
     format_version: int = FORMAT_VERSION
 

@@ -24,7 +24,7 @@ from metaseg.files import replacing, write_text
 from metaseg.models.card import ModelCard, Task, checkpoint_files, read_card, read_file
 from metaseg.models.classifier import Classifier
 from metaseg.models.classifiers import rebuild_classifier
-from metaseg.models.registry import PadToStride, build_segmenter
+from metaseg.models.segmenters import PadToStride, build_segmenter, find_segmenter, is_given
 from metaseg.models.weights import non_finite, unique_state
 
 __all__ = [
@@ -76,6 +76,8 @@ def save_checkpoint(path: str | Path, model: nn.Module, card: ModelCard) -> Path
         )
     weights = save_safetensors(tensors)
     written = {**asdict(card), "weights_blake2b": _checksum(weights)}
+    if card.plugin is None:
+        del written["plugin"]
     with replacing(weights_file) as stream:
         stream.write(weights)
     write_text(card_file, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
@@ -83,7 +85,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, card: ModelCard) -> Path
 
 
 def _require_description(model: nn.Module, card: ModelCard) -> None:
-    described = _described(card.task, card.name, card.in_channels, card.num_classes, json.dumps(card.options))
+    described = _described(card)
     differing = sorted(described.items() ^ _description(model).items())
     if differing:
         raise UsageError(
@@ -99,8 +101,14 @@ def _description(model: nn.Module) -> dict[str, str]:
     return {**described, "options": json.dumps(model.options)} if isinstance(model, Classifier) else described
 
 
+def _described(card: ModelCard) -> dict[str, str]:
+    """:func:`_description` of the network that a card describes."""
+    describe = _describe_cached.__wrapped__ if is_given(card.name) else _describe_cached
+    return describe(card.task, card.name, card.in_channels, card.num_classes, json.dumps(card.options))
+
+
 @lru_cache(maxsize=8)
-def _described(task: Task, name: str, in_channels: int, num_classes: int, options: str) -> dict[str, str]:
+def _describe_cached(task: Task, name: str, in_channels: int, num_classes: int, options: str) -> dict[str, str]:
     def build() -> nn.Module:
         if task == "segmentation":
             return build_segmenter(name, in_channels, num_classes, seed=0, **json.loads(options))
@@ -161,14 +169,18 @@ def _read_for(task: Task, path: str | Path) -> tuple[dict[str, torch.Tensor], Mo
         )
     card_file = checkpoint_files(path)[1]
     try:
-        described = _described(card.task, card.name, card.in_channels, card.num_classes, json.dumps(card.options))
+        if card.task == "segmentation":
+            find_segmenter(card.name, card.plugin)
+        described = _described(card)
     except (UsageError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         found, expected = (error.found, error.expected) if isinstance(error, UsageError) else (str(error), None)
+        foreign = card.plugin is not None or (":" in card.name and card.task == "segmentation")
+        told = error.remedy if foreign and isinstance(error, UsageError) else None
         raise RunError(
             f"the card describes a network that cannot be built: {found.splitlines()[0]}",
             where=card_file,
             expected=expected,
-            remedy="take the card that was written with the weights",
+            remedy=told or "take the card that was written with the weights",
         ) from error
     _require_same({name: one for name, one in described.items() if name != "options"}, tensors, card_file)
     return tensors, card

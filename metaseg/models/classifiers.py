@@ -19,7 +19,7 @@ from torch import nn
 from metaseg.errors import UsageError
 from metaseg.models.card import checkpoint_files, read_card
 from metaseg.models.classifier import Classifier, Head, InputStatistics, LauCNN, PlainCNN, put_head
-from metaseg.models.registry import count_parameters, download_failed, fetch_torchvision, seeded
+from metaseg.models.segmenters import count_parameters, download_failed, fetch_torchvision, seeded
 from metaseg.models.weights import WeightReport, load_weights, read_tensors
 
 logger = logging.getLogger(__name__)

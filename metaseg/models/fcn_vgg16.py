@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from metaseg.models.registry import ImageNetWeights, PadToStride, segmenter
+from metaseg.models.segmenters import ImageNetWeights, PadToStride, segmenter
 
 POOL3, POOL4, POOL5 = 16, 23, 30
 """Positions of the last three poolings in torchvision's VGG-16 features, at strides of 8, 16 and 32 pixels."""

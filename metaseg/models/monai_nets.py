@@ -21,7 +21,7 @@ from torch import nn
 from torchvision.models import ResNet50_Weights
 
 from metaseg.errors import UsageError
-from metaseg.models.registry import ImageNetWeights, PadToStride, segmenter
+from metaseg.models.segmenters import ImageNetWeights, PadToStride, segmenter
 
 Count = Annotated[int, Field(ge=1)]
 MOST_LAYERS = 64

@@ -30,7 +30,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from metaseg.errors import UsageError
 from metaseg.models.fcn_vgg16 import FCN8s
-from metaseg.models.registry import PadToStride
+from metaseg.models.segmenters import PadToStride
 
 Modules = tuple[nn.Module, ...]
 
@@ -45,7 +45,8 @@ def head_modules(model: nn.Module) -> Modules:
     * ``fcn-vgg16``: the scores of the three depths. Their enlargement is not head.
 
     Args:
-        model: A registered network, as :func:`~metaseg.models.registry.build_segmenter` gives it, or the bare one.
+        model: A registered network, as :func:`~metaseg.models.segmenters.build_segmenter` gives it, or the bare one.
+            One of another package says it by a method ``encoder_and_head``, which gives two sequences of its modules.
 
     Raises:
         UsageError: The network is of another kind.
@@ -101,10 +102,14 @@ def _parts(model: nn.Module) -> tuple[Modules, Modules]:
     for kind, parts in _KINDS.items():
         if isinstance(net, kind):
             return parts(net)
+    own: Any = getattr(net, "encoder_and_head", None)
+    if own is not None:
+        encoder, head = own()
+        return tuple(encoder), tuple(head)
     raise UsageError(
         f"it is not known which layers of the network {type(net).__name__} are its encoder and its head",
-        expected="one of " + ", ".join(kind.__name__ for kind in _KINDS),
-        remedy="choose a method that treats all layers alike, or name the network's parts in metaseg/models/parts.py",
+        expected="one of " + ", ".join(kind.__name__ for kind in _KINDS) + ", or one with a method encoder_and_head",
+        remedy="choose a method that treats all layers alike, or give the network's class that method",
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from metaseg.files import replacing
-from metaseg.metrics.classification import (
+from metaseg.metrics.probabilities import (
     BINS,
     checked_classes,
     checked_probabilities,

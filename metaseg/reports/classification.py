@@ -21,7 +21,8 @@ from metaseg.config.classification import SliceOptions
 from metaseg.errors import MetasegError
 from metaseg.files import FileKind, read_frame
 from metaseg.inference.classification_files import PREDICTIONS
-from metaseg.metrics.classification import confusion_counts, predicted_classes
+from metaseg.metrics.classification import confusion_counts
+from metaseg.metrics.probabilities import predicted_classes
 from metaseg.pictures.charts import (
     confusion_size,
     draw_bands,

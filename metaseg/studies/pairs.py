@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from metaseg.errors import DataError, UsageError
-from metaseg.metrics.cohort_metrics import hierarchical_interval, holm, known_mean, paired_wilcoxon
+from metaseg.metrics.statistics import hierarchical_interval, holm, known_mean, paired_wilcoxon
 from metaseg.studies.study_metrics import PATIENT_METRICS, RunGroup, mean_over_seeds, patient_values, runs_by_method
 from metaseg.studies.tables import TABLE_COLUMNS, TIMING_COLUMNS, check_table, count_empty_cases
 
@@ -58,8 +58,8 @@ def pairwise(
     Returns:
         One row per target, shots, metric and pair of methods (by name, ``method_a`` first): ``n`` patients with the
         metric under both; ``mean_difference``, a minus b, with ``low`` and ``high``, its 95 % interval
-        (:func:`~metaseg.metrics.cohort_metrics.hierarchical_interval`); ``p`` and ``rank_biserial`` of
-        :func:`~metaseg.metrics.cohort_metrics.paired_wilcoxon` over patients, each the mean over the seeds that both
+        (:func:`~metaseg.metrics.statistics.hierarchical_interval`); ``p`` and ``rank_biserial`` of
+        :func:`~metaseg.metrics.statistics.paired_wilcoxon` over patients, each the mean over the seeds that both
         methods have; ``p_holm``, corrected for all pairs of methods within one target, shots and metric.
 
     Raises:

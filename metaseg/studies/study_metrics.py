@@ -13,15 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from metaseg.metrics.cohort_metrics import draw_weights, known_deviation, known_mean, percentile_interval
-from metaseg.metrics.forgetting import (
-    backward_transfer,
-    balanced_mean,
-    forgetting,
-    forward_transfer,
-    retention_areas,
-    steps_to_shares,
-)
+from metaseg.metrics.curves import retention_area, steps_to_fraction
+from metaseg.metrics.forgetting import backward_transfer, balanced_mean, forgetting, forward_transfer
+from metaseg.metrics.statistics import draw_weights, known_deviation, known_mean, percentile_interval
 from metaseg.studies.tables import DOMAINS, rows_of_region
 
 _RUN = ["target", "method", "shots", "seed", "domain"]
@@ -216,7 +210,7 @@ def seed_metrics(table: pd.DataFrame, region: str, *, scratch: str = "scratch") 
 
     Returns:
         One row per target, method, shots and seed with ``METRICS``. Before and after are means over patients at the
-        run's first and last mark; areas are :func:`~metaseg.metrics.forgetting.retention_area` over steps;
+        run's first and last mark; areas are :func:`~metaseg.metrics.curves.retention_area` over steps;
         ``steps_to_90`` is counted to 90 % of that run's own final target Dice; ``spent`` is the work at the last mark.
 
     Raises:
@@ -325,7 +319,7 @@ def patient_values(group: RunGroup, metric: str) -> np.ndarray:
     if metric.endswith("_after"):
         return of_domain.last()
     if metric.endswith("_area"):
-        return retention_areas(of_domain.steps[:, np.newaxis, :], np.swapaxes(of_domain.dice, 1, 2))
+        return retention_area(of_domain.steps[:, np.newaxis, :], np.swapaxes(of_domain.dice, 1, 2))
     lost = of_domain.first() - of_domain.last()
     return lost if metric == "forgetting" else -lost
 
@@ -338,7 +332,7 @@ def _run_metrics(
     seeds = np.arange(len(group.seeds))
     before = {domain: of_domain[:, :, 0] for domain, of_domain in means.items()}
     after = {name: of_domain[:, seeds, group.domains[name].last_mark()] for name, of_domain in means.items()}
-    areas = {name: retention_areas(group.domains[name].steps, of_domain) for name, of_domain in means.items()}
+    areas = {name: retention_area(group.domains[name].steps, of_domain) for name, of_domain in means.items()}
     of_patients = np.ones((1, floor.shape[1])) if weights is None else weights["target"]
     scratch = known_mean(floor, weights=of_patients[:, np.newaxis, :])
     return {
@@ -352,7 +346,7 @@ def _run_metrics(
         "target_area": areas["target"],
         "source_area": areas["source"],
         "balanced_area": balanced_mean(areas["source"], areas["target"]),
-        "steps_to_90": steps_to_shares(group.domains["target"].steps, means["target"]),
+        "steps_to_90": steps_to_fraction(group.domains["target"].steps, means["target"]),
         "forward_transfer": forward_transfer(before["target"], scratch),
         "spent": np.broadcast_to(group.spent(), before["target"].shape),
     }

@@ -138,7 +138,7 @@ def check_table(
 def count_empty_cases(table: pd.DataFrame) -> pd.DataFrame:
     """Settle what cases count in which there was nothing to find.
 
-    As everywhere in metaseg (:func:`metaseg.metrics.cohort_metrics.paired_dice`): a case stays NaN, and out of every
+    As everywhere in metaseg (:func:`metaseg.metrics.forgetting.paired_dice`): a case stays NaN, and out of every
     mean, if no evaluation of the study found anything in it. If one did, those that found nothing were right and count
     as Dice 1 beside its 0. So all means of a region are over the same cases, and a network that begins to see tumour
     where there is none is not spared.

@@ -16,6 +16,7 @@ from metaseg.inference.predictor import Predictor, mean_dice
 from metaseg.models import ModelCard, build_segmenter, resolve_options
 from metaseg.models.device import fabric_of
 from metaseg.models.processes import shared_map
+from metaseg.models.segmenters import plugin_of
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
 from metaseg.runs.networks import Inputs
@@ -147,6 +148,7 @@ def _card(config: PretrainConfig, store: SliceStore, train: SliceStore, modaliti
         normalisation={"method": "z-score of the foreground, per volume and modality", "image_size": config.image_size},
         trained_on=tuple(sorted({case.cohort for case in train})),
         synthetic=store.synthetic,
+        plugin=plugin_of(config.model),
     )
 
 

@@ -28,7 +28,7 @@ from torch import nn
 from metaseg.adapt.engines import BatchedEngine, TaskBatch, build_engine
 from metaseg.cases.labels import SUBREGIONS
 from metaseg.models.device import make_fabric
-from metaseg.models.registry import build_segmenter
+from metaseg.models.segmenters import build_segmenter
 from metaseg.training.optimization import DiceCrossEntropy
 
 INNER_RATE = 0.01

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from metaseg.cases.labels import SUBREGIONS
 from metaseg.models import build_segmenter
-from metaseg.models.registry import GroupedInstanceNorm2d
+from metaseg.models.segmenters import GroupedInstanceNorm2d
 from metaseg.training.optimization import DiceCrossEntropy
 
 LAYERS = ((24, 88, 72), (48, 44, 36), (96, 22, 18), (192, 11, 9))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseg.inference.case_pictures import KeptPrediction
-from metaseg.metrics.cohort_metrics import change_metrics, domain_metrics, paired_dice
+from metaseg.metrics.forgetting import change_metrics, domain_metrics, paired_dice
 from metaseg.metrics.metric_tables import print_metrics
 
 

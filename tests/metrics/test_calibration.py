@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaseg.metrics.classification import expected_calibration_error, reliability_bins
+from metaseg.metrics.probabilities import expected_calibration_error, reliability_bins
 
 
 def two_classes(confidence):

@@ -6,12 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from metaseg.metrics.classification import (
-    classification_metrics,
-    confusion_counts,
-    patient_probabilities,
-    predicted_classes,
-)
+from metaseg.metrics.classification import classification_metrics, confusion_counts, patient_probabilities
+from metaseg.metrics.probabilities import predicted_classes
 
 CLASSES = ("glioma", "meningioma", "pituitary")
 

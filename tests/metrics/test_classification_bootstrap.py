@@ -13,7 +13,7 @@ from metaseg.metrics.classification import (
     weighted_metrics,
     weighted_ranking,
 )
-from metaseg.metrics.cohort_metrics import draw_weights
+from metaseg.metrics.statistics import draw_weights
 
 
 def example(classes=3, slices=40, seed=0):

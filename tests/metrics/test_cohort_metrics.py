@@ -8,7 +8,8 @@ import pytest
 from metaseg.cases.labels import WHOLE_LESION
 from metaseg.errors import DataError
 from metaseg.metrics.case_metrics import case_metrics
-from metaseg.metrics.cohort_metrics import apply_policy, bootstrap_interval, summarise_cohorts, to_records
+from metaseg.metrics.cohort_metrics import apply_policy, summarise_cohorts, to_records
+from metaseg.metrics.statistics import bootstrap_interval
 
 # Four cases: found, missed, falsely found, and without tumour anywhere.
 ROWS = [

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import trapezoid
 
-from metaseg.metrics.classification import area_under_budget_curve, labels_saved, labels_to_reach
+from metaseg.metrics.curves import area_under_budget_curve, labels_saved, labels_to_reach
 
 
 @st.composite

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from metaseg.metrics.cohort_metrics import (
+from metaseg.metrics.statistics import (
     draw_weights,
     hierarchical_interval,
     holm,

@@ -11,13 +11,13 @@ import torch
 
 from metaseg.errors import MetasegError, RunError, TrainingError, UsageError, WriteError
 from metaseg.models import (
+    SEGMENTERS,
     ModelCard,
     PadToStride,
     build_segmenter,
     load_checkpoint,
     resolve_options,
     save_checkpoint,
-    segmenter_names,
 )
 from metaseg.models.card import upgrade_card
 
@@ -48,7 +48,7 @@ def made(name: str = "unet", seed: int = 1) -> tuple[PadToStride, ModelCard]:
     return build_segmenter(name, 2, 4, seed=seed, **options), card
 
 
-@pytest.mark.parametrize("name", segmenter_names())
+@pytest.mark.parametrize("name", SEGMENTERS.names())
 def test_every_network_comes_back_bit_for_bit(tmp_path: Path, name: str) -> None:
     model, card = made(name)
     # Running statistics, where there are any, move away from their start.

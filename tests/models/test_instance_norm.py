@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from metaseg.models import build_segmenter
-from metaseg.models.registry import GroupedInstanceNorm2d, use_grouped_kernels
+from metaseg.models.segmenters import GroupedInstanceNorm2d, use_grouped_kernels
 
 
 @pytest.mark.parametrize("affine", [False, True])

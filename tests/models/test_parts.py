@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from metaseg.errors import UsageError
-from metaseg.models import build_segmenter, segmenter_names
+from metaseg.models import SEGMENTERS, build_segmenter
 from metaseg.models.parts import encoder_modules, freeze, head_modules, hold_still, modules_beside
 
 CLASSES = 5
@@ -50,7 +50,7 @@ def ids(modules: tuple[nn.Module, ...]) -> set[int]:
 
 
 def test_every_registered_network_is_tried() -> None:
-    assert {name for name, _ in CASES} == set(segmenter_names())
+    assert {name for name, _ in CASES} == set(SEGMENTERS.names())
 
 
 def test_encoder_is_all_that_the_deepest_features_are_made_of(network: tuple[str, nn.Module]) -> None:

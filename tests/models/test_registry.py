@@ -16,12 +16,11 @@ from torch import nn
 
 from metaseg.errors import DataError, MetasegError, UsageError
 from metaseg.models import (
+    SEGMENTERS,
     WeightReport,
     build_segmenter,
     count_parameters,
     resolve_options,
-    segmenter_entry,
-    segmenter_names,
 )
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -44,10 +43,10 @@ def no_download(*args: object, **kwargs: object) -> None:
 
 
 def test_the_six_networks_are_there_with_the_default_first() -> None:
-    assert segmenter_names() == ("unet", "basic-unet", "dynunet", "fcn-vgg16", "monai-fcn", "segresnet")
-    assert set(segmenter_names()) == set(SMALL)
-    for name in segmenter_names():
-        entry = segmenter_entry(name)
+    assert SEGMENTERS.names() == ("unet", "basic-unet", "dynunet", "segresnet", "monai-fcn", "fcn-vgg16")
+    assert set(SEGMENTERS.names()) == set(SMALL)
+    for name in SEGMENTERS.names():
+        entry = SEGMENTERS.get(name)
         assert entry.help
         assert re.search(r"\d{4}", entry.citation)
 
@@ -182,7 +181,7 @@ def test_nothing_is_downloaded_unless_asked_for(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_networks_without_imagenet_weights_say_which_have_them() -> None:
-    with pytest.raises(UsageError, match=r"fcn-vgg16, monai-fcn"):
+    with pytest.raises(UsageError, match=r"monai-fcn, fcn-vgg16"):
         build_segmenter("unet", 1, 2, "imagenet")
 
 
@@ -241,7 +240,7 @@ def test_parameters_are_counted_once() -> None:
     assert count_parameters(nn.BatchNorm2d(5)) == 10
 
 
-@pytest.mark.parametrize("name", segmenter_names())
+@pytest.mark.parametrize("name", SEGMENTERS.names())
 def test_the_page_on_models_gives_each_networks_size(name: str) -> None:
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
     row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))

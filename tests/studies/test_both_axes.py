@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from metaseg.errors import UsageError
-from metaseg.metrics.cohort_metrics import holm
+from metaseg.metrics.statistics import holm
 from metaseg.studies.pairs import COLUMNS, both_axes
 from metaseg.studies.tables import TABLE_COLUMNS
 

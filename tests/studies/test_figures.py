@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from metaseg.errors import DataError
-from metaseg.metrics.cohort_metrics import draw_weights
-from metaseg.metrics.forgetting import retention_area, steps_to_share
+from metaseg.metrics.curves import retention_area, steps_to_fraction
+from metaseg.metrics.statistics import draw_weights
 from metaseg.studies.study_metrics import (
     METRICS,
     PATIENT_METRICS,
@@ -105,8 +105,12 @@ def test_areas_and_steps_equal_those_of_single_curves():
         means = of_run.groupby(["domain", "step"])["dice"].mean()
         row = rows.loc[(method, seed)]
         for domain in ("target", "source"):
-            assert row[f"{domain}_area"] == pytest.approx(retention_area(means[domain].index, means[domain]))
-        assert row["steps_to_90"] == pytest.approx(steps_to_share(means["target"].index, means["target"]))
+            assert row[f"{domain}_area"] == pytest.approx(
+                retention_area(means[domain].index.to_numpy(), means[domain].to_numpy())
+            )
+        assert row["steps_to_90"] == pytest.approx(
+            steps_to_fraction(means["target"].index.to_numpy(), means["target"].to_numpy())
+        )
 
 
 def test_a_run_s_metric_is_the_mean_of_its_patients():
@@ -142,7 +146,7 @@ def test_intervals_draw_seeds_and_patients_and_compute_anew():
                 "forgetting": (s[:, 0] - s[:, -1]).mean(),
                 "balanced_mean": (t[:, -1] + s[:, -1]).mean() / 2,
                 "source_area": np.mean([retention_area(steps, curve) for curve in s]),
-                "steps_to_90": np.mean([steps_to_share(steps, curve) for curve in t]),
+                "steps_to_90": np.mean([steps_to_fraction(steps, curve) for curve in t]),
                 "forward_transfer": (t[:, 0] - floor).mean(),
             }
         )

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from metaseg.errors import DataError, UsageError
-from metaseg.metrics.cohort_metrics import holm
+from metaseg.metrics.statistics import holm
 from metaseg.studies.pairs import PAIR_COLUMNS, against, pairwise
 from metaseg.studies.study_metrics import summary
 from metaseg.studies.tables import TABLE_COLUMNS

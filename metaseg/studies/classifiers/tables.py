@@ -19,8 +19,9 @@ from metaseg.classify.fitting import METRICS
 from metaseg.classify.rounds import CURVE_NAME, read_curve
 from metaseg.files import FileKind, read_frame
 from metaseg.inference.classification_files import PREDICTIONS
-from metaseg.metrics.classification import area_under_budget_curve, labels_saved, labels_to_reach, weighted_metrics
-from metaseg.metrics.cohort_metrics import draw_weights, holm, known_deviation, paired_wilcoxon, percentile_interval
+from metaseg.metrics.classification import weighted_metrics
+from metaseg.metrics.curves import area_under_budget_curve, labels_saved, labels_to_reach
+from metaseg.metrics.statistics import draw_weights, holm, known_deviation, paired_wilcoxon, percentile_interval
 from metaseg.pictures.charts import chart_file, draw_bands, draw_intervals, series_roles
 from metaseg.studies.classifiers.plan import ClassifierWork
 from metaseg.studies.work import Unit

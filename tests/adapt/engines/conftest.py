@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metaseg.adapt.engines import BatchedEngine, MetaStepEngine, TaskBatch, build_engine
-from metaseg.models.registry import build_segmenter
+from metaseg.models.segmenters import build_segmenter
 
 CLASSES = 3
 

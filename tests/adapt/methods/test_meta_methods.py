@@ -22,7 +22,7 @@ from metaseg.adapt.methods.maml import UNIT, Maml
 from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import RunError, UsageError
 from metaseg.models.device import make_fabric
-from metaseg.models.registry import build_segmenter
+from metaseg.models.segmenters import build_segmenter
 from metaseg.runs.networks import load_network
 from metaseg.runs.state import load_training_state
 

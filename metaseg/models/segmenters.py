@@ -1,25 +1,22 @@
-"""The segmentation networks by name, built ready for any image size.
-
-Instance normalisation by the kernel of group normalisation, which takes a fraction of the time on a CPU.
-
-torch computes instance normalisation by batch normalisation of a reshaped input with repeated weights. A group for
-every channel is the same function, to rounding.
-
-Networks for images of any size: padding to what a network can divide, and cropping back.
+"""The segmentation networks by name, built ready for any image size; other people's are plug-ins.
 
 An encoder halves its input a fixed number of times, so most networks take only multiples of their stride, and instance
 or batch normalisation cannot train on a bottleneck of a single pixel. :class:`PadToStride` takes both limits away.
+
+Networks of other packages come in three ways: by an entry point of the group ``metaseg.segmenters``, by a reference
+``package.module:factory`` to what builds them, or as a module in memory, see :func:`give_network`.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Self, get_type_hints
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -27,8 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import WeightsEnum
 
-from metaseg.errors import MetasegError, UsageError, unknown_name
+from metaseg.errors import MetasegError, UsageError
 from metaseg.models.weights import WeightReport, load_weights, read_tensors
+from metaseg.registry import Registry, import_object
+
+_STRIDE = 32
+"""Pixels by which the sides of images for other packages' networks are divisible; most halve at most five times."""
 
 
 class GroupedInstanceNorm2d(nn.InstanceNorm2d):
@@ -78,7 +79,7 @@ class PadToStride(nn.Module):
         """Height or width, in pixels, that ``net`` sees for an image of height or width ``size``."""
         return max(-(-size // self.stride), self.min_cells) * self.stride
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Logits ``(batch, class, height, width)`` of images ``(batch, modality, height, width)``.
 
         Raises:
@@ -101,8 +102,10 @@ class PadToStride(nn.Module):
 
 logger = logging.getLogger(__name__)
 
+State = Mapping[str, Tensor]
 
-def fetch_torchvision(title: str, weights: WeightsEnum) -> Mapping[str, torch.Tensor]:
+
+def fetch_torchvision(title: str, weights: WeightsEnum) -> State:
     """Download torchvision's weights, or take them from torch's cache.
 
     Args:
@@ -143,36 +146,52 @@ class ImageNetWeights:
     title: str
     weights: WeightsEnum
     marker: str
-    translate: Callable[[Mapping[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]]
-
-    def fetch(self) -> Mapping[str, torch.Tensor]:
-        """Download the weights, or take them from torch's cache.
-
-        Raises:
-            MetasegError: The download failed or its checksum is wrong.
-        """
-        return fetch_torchvision(self.title, self.weights)
+    translate: Callable[[State, nn.Module], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class SegmenterEntry:
-    """One registered network.
+class Segmenter:
+    """A network that segments, by its name.
 
     Attributes:
         name: As in ``--model``.
+        build: Takes the numbers of modalities and classes and the options, gives a network from
+            ``(batch, modality, height, width)`` to logits ``(batch, class, height, width)``.
+        options: Names, types and defaults of the options.
         help: One line for the user.
         citation: The papers to cite.
-        build: Takes the numbers of modalities and classes and the options.
-        options: Names, types and defaults of the options.
         imagenet: ImageNet weights of its encoder, where there are any.
     """
 
     name: str
-    help: str
-    citation: str
-    build: Callable[..., PadToStride]
+    build: Callable[..., nn.Module]
     options: type[BaseModel]
-    imagenet: ImageNetWeights | None
+    help: str = ""
+    citation: str = ""
+    imagenet: ImageNetWeights | None = None
+
+    @classmethod
+    def of(cls, name: str, build: Callable[..., nn.Module], **described: Any) -> Self:
+        """The network that a function or class builds.
+
+        Args:
+            name: Its name.
+            build: Takes the numbers of modalities and classes, then options with a default that JSON can hold; their
+                annotations are enforced.
+            **described: What else is known of it: ``help``, ``citation``, ``imagenet``.
+        """
+        typed = build.__init__ if isinstance(build, type) else build  # type: ignore[misc]
+        hints = get_type_hints(typed, include_extras=True)
+        parameters = list(inspect.signature(build).parameters.values())[2:]
+        fields: dict[str, Any] = {
+            parameter.name: (
+                hints.get(parameter.name, Any),
+                ... if parameter.default is parameter.empty else parameter.default,
+            )
+            for parameter in parameters
+        }
+        options = create_model(f"{build.__name__}_options", __config__=ConfigDict(extra="forbid"), **fields)
+        return cls(name, build, options, **described)
 
     def validated(self, options: Mapping[str, object]) -> BaseModel:
         """All options with defaults filled in.
@@ -191,45 +210,82 @@ class SegmenterEntry:
             ) from error
 
 
-_ENTRIES: dict[str, SegmenterEntry] = {}
+SEGMENTERS: Registry[Segmenter] = Registry("network", "metaseg.segmenters", Segmenter)
+"""The networks; the default first."""
 
 
 def segmenter(
-    name: str, *, help: str, citation: str, imagenet: ImageNetWeights | None = None
-) -> Callable[[Callable[..., PadToStride]], Callable[..., PadToStride]]:
-    """Register the decorated builder as a network.
+    name: str, *, help: str, citation: str = "", imagenet: ImageNetWeights | None = None
+) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Register the decorated builder as a network, see :meth:`Segmenter.of`."""
 
-    The builder takes ``in_channels``, ``num_classes`` and options with a default that JSON can hold; their annotations
-    are enforced. It gives a :class:`PadToStride`.
-    """
-
-    def register(build: Callable[..., PadToStride]) -> Callable[..., PadToStride]:
-        hints = get_type_hints(build, include_extras=True)
-        parameters = list(inspect.signature(build).parameters.values())[2:]
-        fields: dict[str, Any] = {
-            parameter.name: (hints[parameter.name], parameter.default) for parameter in parameters
-        }
-        options = create_model(f"{build.__name__}_options", __config__=ConfigDict(extra="forbid"), **fields)
-        _ENTRIES[name] = SegmenterEntry(name, help, citation, build, options, imagenet)
+    def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        SEGMENTERS.add(name, Segmenter.of(name, build, help=help, citation=citation, imagenet=imagenet))
         return build
 
     return register
 
 
-def segmenter_names() -> tuple[str, ...]:
-    """Names of all networks, the default first."""
-    return tuple(sorted(_ENTRIES, key=lambda name: (name != "unet", name)))
+_GIVEN: dict[str, nn.Module] = {}
+"""Networks in memory by their name, see :func:`give_network`."""
 
 
-def segmenter_entry(name: str) -> SegmenterEntry:
-    """Look a network up by name.
+def give_network(model: nn.Module) -> str:
+    """A name under which this process finds a network in memory, wherever a network is named.
+
+    The weights as they stand are those that a training begins with. The name says where the class of the network is
+    (``package.module:Class``): a process to which it was not given builds it by that class.
+
+    Args:
+        model: Takes ``(batch, modality, height, width)``, gives logits ``(batch, class, height, width)``. It is copied
+            when it is used, and never changed.
+    """
+    kind = type(model)
+    name = f"{kind.__module__}:{kind.__qualname__}"
+    _GIVEN[name] = model
+    return name
+
+
+def is_given(name: str) -> bool:
+    """Whether a name is one that :func:`give_network` gave."""
+    return name in _GIVEN
+
+
+def find_segmenter(name: str, plugin: str | None = None) -> Segmenter:
+    """Look a network up.
+
+    Args:
+        name: A name of :data:`SEGMENTERS`, a reference ``package.module:factory``, or one of :func:`give_network`.
+        plugin: The plug-in that the name is known to be from, for the message.
 
     Raises:
-        UsageError: There is no such network.
+        UsageError: There is no such network; the message says what to install where that is known.
     """
-    if name not in _ENTRIES:
-        raise unknown_name("network", name, segmenter_names())
-    return _ENTRIES[name]
+    if name in _GIVEN:
+        given = _GIVEN[name]
+        return Segmenter(name, lambda in_channels, num_classes: copy.deepcopy(given), _NoOptions)
+    if ":" not in name:
+        return SEGMENTERS.get(name, plugin=plugin)
+    try:
+        return Segmenter.of(name, import_object(name, "network"))
+    except UsageError as error:
+        needed = "install its package" if plugin is None else f"install {plugin}"
+        remedy = f"{needed}, or in Python give the network itself (give_network)"
+        raise UsageError(error.found, expected=error.expected, remedy=remedy) from error
+
+
+class _NoOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+def plugin_of(name: str) -> str | None:
+    """The package that a network is from, such as ``"my-package 1.2"``; None for metaseg's own, or where unknown."""
+    if ":" not in name:
+        return SEGMENTERS.origin(name)
+    from importlib.metadata import packages_distributions, version
+
+    found = packages_distributions().get(name.partition(":")[0].partition(".")[0], [])
+    return f"{found[0]} {version(found[0])}" if found else None
 
 
 def resolve_options(name: str, options: Mapping[str, object] | None = None) -> dict[str, Any]:
@@ -238,7 +294,7 @@ def resolve_options(name: str, options: Mapping[str, object] | None = None) -> d
     Raises:
         UsageError: There is no such network, or an option is unknown or has a wrong value.
     """
-    return segmenter_entry(name).validated(options or {}).model_dump(mode="json")
+    return find_segmenter(name).validated(options or {}).model_dump(mode="json")
 
 
 @contextmanager
@@ -267,7 +323,7 @@ def build_segmenter(
     """Build a segmentation network on the CPU, in training mode.
 
     Args:
-        name: One of :func:`segmenter_names`.
+        name: See :func:`find_segmenter`.
         in_channels: Number of modalities.
         num_classes: Number of classes with the background.
         weights: ``"none"``; ``"imagenet"`` for torchvision's weights of the encoder; or a file: a metaseg checkpoint,
@@ -286,7 +342,7 @@ def build_segmenter(
         DataError: The weights cannot be read or fit less than half of the network.
         MetasegError: The download of the ImageNet weights failed.
     """
-    entry = segmenter_entry(name)
+    entry = find_segmenter(name)
     if in_channels < 1 or num_classes < 1:
         raise UsageError(
             f"a network of {in_channels} modalities and {num_classes} classes", expected="at least one of each"
@@ -294,15 +350,16 @@ def build_segmenter(
     if weights == "imagenet" and entry.imagenet is None:
         raise UsageError(
             f"there are no ImageNet weights for network '{name}'",
-            expected="one of " + ", ".join(other for other in segmenter_names() if _ENTRIES[other].imagenet),
+            expected="one of " + ", ".join(other for other, it in SEGMENTERS.entries().items() if it.imagenet),
             remedy="choose such a network, or start without (--weights none)",
         )
     chosen = entry.validated(options)
     with seeded(seed), torch.device("cpu"):
         # The fields themselves, not model_dump, which would bring nested values to plain dictionaries.
-        model = entry.build(
+        built = entry.build(
             in_channels, num_classes, **{key: getattr(chosen, key) for key in entry.options.model_fields}
         )
+    model = built if isinstance(built, PadToStride) else _padded(built, name, in_channels, num_classes)
     use_grouped_kernels(model)
     if weights != "none":
         report = _load(model, entry, weights, adapt_input)
@@ -313,11 +370,32 @@ def build_segmenter(
     return model
 
 
-def _load(model: PadToStride, entry: SegmenterEntry, weights: str | Path, adapt_input: bool) -> WeightReport:
+def _padded(net: nn.Module, name: str, in_channels: int, num_classes: int) -> PadToStride:
+    """Another package's network for images of any size.
+
+    Raises:
+        UsageError: It does not give logits of the images.
+    """
+    side, training = 2 * _STRIDE, net.training
+    try:
+        with torch.no_grad():
+            found: Any = tuple(net.eval()(torch.zeros(1, in_channels, side, side)).shape)
+    except Exception as error:
+        # Whatever another package raises.
+        found = f"{type(error).__name__}: {error}"
+    if found != (1, num_classes, side, side):
+        raise UsageError(
+            f"the network '{name}' gives {found} for an image of {in_channels} modalities and {side} x {side} pixels",
+            expected=f"logits of shape (1, {num_classes}, {side}, {side})",
+        )
+    return PadToStride(net.train(training), _STRIDE, in_channels)
+
+
+def _load(model: PadToStride, entry: Segmenter, weights: str | Path, adapt_input: bool) -> WeightReport:
     """Load ImageNet weights or a file into a fresh network."""
     imagenet = entry.imagenet
     if weights == "imagenet" and imagenet is not None:
-        state, origin = imagenet.fetch(), f"ImageNet weights of {imagenet.title}"
+        state, origin = fetch_torchvision(imagenet.title, imagenet.weights), f"ImageNet weights of {imagenet.title}"
     else:
         state, origin = read_tensors(Path(weights)), str(weights)
     if imagenet is not None and any(key.startswith(imagenet.marker) for key in state):
