@@ -15,9 +15,11 @@ must be an entry of the registry. Only the standard library is imported here.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
+from glob import escape, glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -224,10 +226,21 @@ def _cannot_import(reference: str, what: str, error: Exception) -> MetasegError:
 
 def _entry_points(group: str) -> list[EntryPoint]:
     """The group's entry points by name."""
+    if not _is_named_in(group, tuple(sys.path)):
+        return []
     # Here, since ``--help`` must answer at once.
     from importlib.metadata import entry_points
 
     return sorted(entry_points(group=group), key=lambda point: point.name)
+
+
+@lru_cache
+def _is_named_in(group: str, folders: tuple[str, ...]) -> bool:
+    """Whether a distribution in the folders may have entry points of the group, which is quick to see."""
+    files = [file for folder in folders for file in glob(f"{escape(folder) or '.'}/*-info/entry_points.txt")]
+    return any(os.path.isfile(folder) for folder in folders) or any(
+        f"[{group}]" in Path(file).read_text(encoding="utf-8", errors="replace") for file in files
+    )
 
 
 def _distribution(point: EntryPoint) -> str:

@@ -10,13 +10,14 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 HELP_FLAGS = ("-h", "--help")
+HELP_ALL = "--help-all"
 WIDEST = 110
 NAME_COLUMN = 34
 COMPLETION_VARIABLE = "_METASEG_COMPLETE"
@@ -78,6 +79,8 @@ def asked_help(command: Any, words: Sequence[str]) -> str | None:
     for word in words:
         if word in HELP_FLAGS:
             return str(command.get_help(context))
+        if word == HELP_ALL:
+            return render(command, context, rare=frozenset())
         if word == "--":
             return None
         below = command.get_command(context, word) if isinstance(command, TyperGroup) else None
@@ -88,8 +91,15 @@ def asked_help(command: Any, words: Sequence[str]) -> str | None:
     return str(command.get_help(context)) if isinstance(command, TyperGroup) else None
 
 
-def render(command: Any, context: Any) -> str:
-    """The whole help of a command or group."""
+def render(command: Any, context: Any, rare: Collection[str] | None = None) -> str:
+    """The help of a command or group.
+
+    Args:
+        command: The command.
+        context: Its context.
+        rare: Names of parameters that are left out; None for those that the command says of itself.
+    """
+    rare = getattr(command.callback, "rare", frozenset()) if rare is None else rare
     width = min(shutil.get_terminal_size().columns, WIDEST) - 1
     parts = [f"Usage: {_usage(command, context)}", _text(command.help or "", width)]
     groups: dict[str, list[tuple[str, str]]] = {}
@@ -101,10 +111,12 @@ def render(command: Any, context: Any) -> str:
         groups["Arguments"] = []
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
-        if record is not None:
+        if record is not None and parameter.name not in rare:
             default, name = ("Arguments", _argument(parameter)) if _is_argument(parameter) else ("Options", record[0])
             groups.setdefault(_panel(parameter, default), []).append((_tidy_type(name), record[1]))
     parts += [_section(title, rows, width) for title, rows in groups.items() if rows]
+    if rare:
+        parts.append(_text(f"{len(rare)} more options: {context.command_path} {HELP_ALL}", width))
     return "\n\n".join(parts) + "\n"
 
 

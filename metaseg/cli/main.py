@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from metaseg import __version__
 from metaseg.cli.data import data_app
-from metaseg.cli.help import HELP_FLAGS, PlainCommand, PlainGroup, asked_help
+from metaseg.cli.help import COMPLETION_VARIABLE, HELP_FLAGS, PlainCommand, PlainGroup, asked_help
 from metaseg.cli.messages import Terminated, debugging, explain, say
 from metaseg.cli.runs import doctor, methods, runs
 from metaseg.cli.verbs import add_verbs, find_words, spelled_out
@@ -31,8 +31,8 @@ Start here (both run on built-in synthetic phantoms):
 Research only, not for clinical use."""
 
 
-def build_app() -> typer.Typer:
-    """The command line with all verbs."""
+def build_app(words: Sequence[str] = ()) -> typer.Typer:
+    """The command line with all verbs; where words that it is to read name a verb, only that one has its options."""
     app = typer.Typer(
         help=HELP,
         cls=PlainGroup,
@@ -43,7 +43,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_options)
     app.add_typer(data_app, name="data", rich_help_panel=PREPARE)
-    add_verbs(app)
+    add_verbs(app, words)
     app.command(rich_help_panel=LOOK, cls=PlainCommand)(methods)
     app.command(rich_help_panel=LOOK, cls=PlainCommand)(runs)
     app.command(rich_help_panel=LOOK, cls=PlainCommand)(doctor)
@@ -71,7 +71,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
 def _call(words: Sequence[str]) -> int:
     """Run a command line and return the exit code."""
     try:
-        command: Any = get_command(build_app())
+        command: Any = get_command(build_app(() if COMPLETION_VARIABLE in os.environ else words))
         text = asked_help(command, words)
         if text is not None:
             print(text)

@@ -1,7 +1,4 @@
-"""The command line's verbs, made from the table of verbs: their options are the fields of their config class.
-
-Let an option take several values in a row: ``--data A B C`` as well as ``--data A --data B --data C``.
-"""
+"""The command line's verbs, made from the table of verbs: their options are the fields of their config class."""
 
 from __future__ import annotations
 
@@ -21,6 +18,74 @@ from metaseg.config.fields import FieldDescription
 from metaseg.config.options import ADAPT, DATA, METHOD, MODEL, OUT, RUN, TRAIN
 from metaseg.config.studies import SEARCH, STUDY
 from metaseg.verbs import COMPARING, VERBS, Verb
+
+CLASSIFY = "classify"
+PANEL_ORDER = ("Options", STUDY, DATA, MODEL, ADAPT, TRANSFER, ACTIVE, METHOD, SEARCH, TRAIN, OUT, RUN)
+METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
+
+
+def add_verbs(app: typer.Typer, words: Sequence[str] = ()) -> None:
+    """Enter the verbs of the table into the command line, those of classifiers below ``classify``.
+
+    Args:
+        app: The command line.
+        words: The words to be read. Where they name a verb, it alone gets its options, which takes most of the time.
+    """
+    asked, _ = find_words(words)
+    text = "Classify slices: fit, choose what to label next, evaluate, predict and compare."
+    below = typer.Typer(help=text, cls=PlainGroup, no_args_is_help=True, rich_markup_mode=None)
+    for verb in VERBS:
+        examples = "\n".join(f"  {line}" for line in verb.examples)
+        text = f"{verb.help}\n\nExamples:\n\n{examples}"
+        group, _, last = verb.words.rpartition(" ")
+        command = make_command(verb, () if asked not in (None, verb) else verb.fields)
+        (below if group else app).command(last, help=text, rich_help_panel=verb.panel, cls=PlainCommand)(command)
+    app.add_typer(below, name=CLASSIFY, rich_help_panel=COMPARING)
+
+
+def find_words(words: Sequence[str]) -> tuple[Verb | None, int]:
+    """The verb of the table that a command line names, and how many of its words that takes."""
+    given = [word for word in words if not word.startswith("-")][:2]
+    for count in range(len(given), 0, -1):
+        for verb in VERBS:
+            if verb.words == " ".join(given[:count]):
+                return verb, words.index(given[count - 1]) + 1
+    return None, 0
+
+
+def make_command(verb: Verb, fields: Sequence[FieldDescription]) -> Callable[..., None]:
+    """A function with one parameter for each of some settings of a verb, as typer wants it."""
+
+    def command(**given: Any) -> None:
+        file = given.pop("config_file")
+        run_verb(verb, file, {name: value for name, value in given.items() if value not in (None, [], ())})
+
+    ordered = sorted(fields, key=lambda field: (not field.argument, _panel_rank(field.panel)))
+    parameters = [_config_parameter(verb), *map(_parameter, ordered)]
+    # typer reads the signature for order and defaults and the annotations for types, and help.py which are rare.
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__name__ = verb.name
+    command.rare = {field.name for field in fields if not (field.common or field.argument)}  # type: ignore[attr-defined]
+    return command
+
+
+def run_verb(verb: Verb, file: Path | None, overrides: dict[str, Any]) -> None:
+    """Gather the settings and do the verb; every error becomes one message."""
+    with messages(flag.flag for flag in verb.fields):
+        from metaseg.errors import UsageError
+
+        if file is None and overrides.get("resume") and overrides.get("out"):
+            from metaseg.runs.folder import saved_settings
+
+            file = saved_settings(Path(overrides["out"]).expanduser(), verb.config)
+        if file is None and verb.file_argument:
+            raise UsageError(
+                "CONFIG is missing",
+                expected=f"a YAML file with settings of 'metaseg {verb.words}'",
+                remedy="put it right after the verb, before the options",
+            )
+        verb.run(verb.settings(file, overrides))
 
 
 def spelled_out(words: Sequence[str]) -> list[str]:
@@ -67,68 +132,6 @@ def expand_lists(arguments: Sequence[str], flags: Collection[str]) -> list[str]:
     return expanded
 
 
-CLASSIFY = "classify"
-PANEL_ORDER = ("Options", STUDY, DATA, MODEL, ADAPT, TRANSFER, ACTIVE, METHOD, SEARCH, TRAIN, OUT, RUN)
-_METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
-
-
-def add_verbs(app: typer.Typer) -> None:
-    """Enter all generated verbs into the command line, those of classifiers below ``classify``."""
-    text = "Classify slices: fit, choose what to label next, evaluate, predict and compare."
-    below = typer.Typer(help=text, cls=PlainGroup, no_args_is_help=True, rich_markup_mode=None)
-    for verb in VERBS:
-        examples = "\n".join(f"  {line}" for line in verb.examples)
-        text = f"{verb.help}\n\nExamples:\n\n{examples}"
-        group, _, last = verb.words.rpartition(" ")
-        parent = below if group else app
-        parent.command(last, help=text, rich_help_panel=verb.panel, cls=PlainCommand)(make_command(verb))
-    app.add_typer(below, name=CLASSIFY, rich_help_panel=COMPARING)
-
-
-def find_words(words: Sequence[str]) -> tuple[Verb | None, int]:
-    """The generated verb that a command line names, and how many of its words that takes."""
-    given = [word for word in words if not word.startswith("-")][:2]
-    for count in range(len(given), 0, -1):
-        for verb in VERBS:
-            if verb.words == " ".join(given[:count]):
-                return verb, words.index(given[count - 1]) + 1
-    return None, 0
-
-
-def make_command(verb: Verb) -> Callable[..., None]:
-    """A function with one parameter for each setting of a verb, as typer wants it."""
-
-    def command(**given: Any) -> None:
-        file = given.pop("config_file")
-        run_verb(verb, file, {name: value for name, value in given.items() if value not in (None, [], ())})
-
-    fields = sorted(verb.fields, key=lambda field: (not field.argument, _panel_rank(field.panel)))
-    parameters = [_config_parameter(verb), *map(_parameter, fields)]
-    # typer reads the signature for order and defaults and the annotations for types.
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    command.__name__ = verb.name
-    return command
-
-
-def run_verb(verb: Verb, file: Path | None, overrides: dict[str, Any]) -> None:
-    """Gather the settings and do the verb; every error becomes one message."""
-    with messages(flag.flag for flag in verb.fields):
-        from metaseg.errors import UsageError
-
-        if file is None and overrides.get("resume") and overrides.get("out"):
-            from metaseg.runs.folder import saved_settings
-
-            file = saved_settings(Path(overrides["out"]).expanduser(), verb.config)
-        if file is None and verb.file_argument:
-            raise UsageError(
-                "CONFIG is missing",
-                expected=f"a YAML file with settings of 'metaseg {verb.words}'",
-                remedy="put it right after the verb, before the options",
-            )
-        verb.run(verb.settings(file, overrides))
-
-
 def _panel_rank(panel: str) -> int:
     return PANEL_ORDER.index(panel) if panel in PANEL_ORDER else len(PANEL_ORDER) - 2
 
@@ -137,31 +140,37 @@ def _config_parameter(verb: Verb) -> inspect.Parameter:
     text = "YAML file of settings; options on the command line win over it."
     if verb.file_argument:
         return _keyword("config_file", Path | None, typer.Argument(metavar="CONFIG", help=text, show_default=False))
-    option = typer.Option("--config", metavar="FILE", help=text)
-    return _keyword("config_file", Path | None, option)
+    return _keyword("config_file", Path | None, typer.Option("--config", metavar="FILE", help=text))
 
 
 def _parameter(field: FieldDescription) -> inspect.Parameter:
     """The parameter of one setting. None stands for "not given", so that a config file's value holds."""
-    metavar = f"[{'|'.join(field.choices)}]" if field.choices else _METAVARS.get(field.annotation, "TEXT")
     several = field.element is Path
     # Paths are taken as texts: "" from an unset shell variable would become the working directory.
     annotation: Any = list[str] if several else bool if field.annotation is bool else str
     if field.argument:
         # Shown as needed, although a config file may hold it.
-        argument = typer.Argument(
-            metavar=field.flag + ("..." if several else ""), help=_help(field), show_default=False
+        metavar = field.flag + ("..." if several else "")
+        return _keyword(
+            field.name, annotation | None, typer.Argument(metavar=metavar, help=_help(field), show_default=False)
         )
-        return _keyword(field.name, annotation | None, argument)
     option = partial(typer.Option, help=_help(field), rich_help_panel=field.panel, show_default=False)
     if annotation is bool:
         return _keyword(field.name, bool | None, option(f"{field.flag}/--no-{field.flag[2:]}"))
-    if field.is_mapping or field.element is not None:
-        metavar = "JSON" if field.is_mapping else "PATH..." if several else "A,B"
-    completion = (
-        _choices(field.choices) if field.choices else _paths if Path in (field.annotation, field.element) else None
+    completion = _matching(field.choices) if field.choices else _paths if field.path else None
+    return _keyword(
+        field.name, annotation | None, option(field.flag, metavar=_metavar(field), autocompletion=completion)
     )
-    return _keyword(field.name, annotation | None, option(field.flag, metavar=metavar, autocompletion=completion))
+
+
+def _metavar(field: FieldDescription) -> str:
+    if field.choice is not None:
+        return "NAME"
+    if field.choices:
+        return f"[{'|'.join(field.choices)}]"
+    if field.is_mapping or field.element is not None:
+        return "JSON" if field.is_mapping else "PATH..." if field.element is Path else "A,B"
+    return METAVARS.get(field.annotation, "TEXT")
 
 
 def _keyword(name: str, annotation: Any, info: Any) -> inspect.Parameter:
@@ -169,7 +178,8 @@ def _keyword(name: str, annotation: Any, info: Any) -> inspect.Parameter:
     return inspect.Parameter(name, kind, default=None, annotation=Annotated[annotation, info])
 
 
-def _choices(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
+def _matching(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
+    # typer wants a function, nothing else that can be called.
     def matching(incomplete: str) -> list[str]:
         return [choice for choice in choices if choice.startswith(incomplete)]
 
@@ -181,5 +191,6 @@ def _paths(incomplete: str) -> list[str]:
 
 
 def _help(field: FieldDescription) -> str:
+    names = f" {field.type_text[0].upper()}{field.type_text[1:]}." if field.choice is not None else ""
     default = f" [default: {field.default_text}]" if field.default_text and not field.argument else ""
-    return field.help + default
+    return field.help + names + default

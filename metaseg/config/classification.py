@@ -167,13 +167,13 @@ class FitOptions(Options):
         Literal["constant", "cosine", "poly", "exponential"], Help("Decay of the learning rate.", TRAIN)
     ] = "constant"
     gamma: Annotated[AboveZero, Help("Factor of the exponential decay, an epoch.", TRAIN)] = 0.95
-    batch_size: Annotated[Count, Help("Slices of one step.", TRAIN, common=True)] = 16
+    batch_size: Annotated[Count, Help("Slices of one step.", TRAIN)] = 16
     epochs: Annotated[Count, Help("Passes over the training slices.", TRAIN, common=True)] = 30
     balance: Annotated[
         bool, Help("Draw all classes equally often, instead of passing over the slices as they are.", TRAIN)
     ] = False
     augment: Annotated[
-        Augmentation, Help("Strength of augmentation; it only ever touches the training part.", TRAIN, common=True)
+        Augmentation, Help("Strength of augmentation; it only ever touches the training part.", TRAIN)
     ] = "light"
     monitor: Annotated[Monitors, Help("Metric on the validation part by which the best weights are chosen.", TRAIN)] = (
         "auc"
@@ -223,9 +223,7 @@ class ClassifyActiveConfig(RunOptions, SliceOptions, PartOptions, FitOptions):
     initial: Annotated[
         NotNegative,
         Options,
-        Help(
-            "Slices labelled by chance before the first choice: a number, or a fraction below 1.", ACTIVE, common=True
-        ),
+        Help("Slices labelled by chance before the first choice: a number, or a fraction below 1.", ACTIVE),
     ] = 0.0
     batch: Annotated[
         Positive, Help("Slices labelled in each round: a number, or a fraction below 1.", ACTIVE, common=True)
@@ -233,9 +231,7 @@ class ClassifyActiveConfig(RunOptions, SliceOptions, PartOptions, FitOptions):
     budget: Annotated[
         Positive, Help("Labels in all: a number, or a fraction up to 1 of the training part.", ACTIVE, common=True)
     ] = 200.0
-    rounds: Annotated[Count | None, Help("Rounds at most, the labels by chance among them.", ACTIVE, common=True)] = (
-        None
-    )
+    rounds: Annotated[Count | None, Help("Rounds at most, the labels by chance among them.", ACTIVE)] = None
     stop_at: Annotated[
         AboveZero | None, Help("Stop as soon as --monitor on the validation part reaches this.", ACTIVE)
     ] = None

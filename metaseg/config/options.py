@@ -61,6 +61,7 @@ class Choice:
     Attributes:
         names: Those of metaseg itself, with blanks between them.
         group: Entry-point group to which installed plug-ins add names; empty where they cannot.
+        elsewhere: Names of the group that are for another setting.
         others: What else may be given, in words; empty if the names are all there are. ``MODULE:FACTORY`` stands for
             texts with a colon, other words for any text.
     """
@@ -68,13 +69,15 @@ class Choice:
     names: str
     group: str = ""
     others: str = ""
+    elsewhere: str = ""
 
     def all_names(self) -> tuple[str, ...]:
         """Those of metaseg, then those that plug-ins and the running script add."""
         from metaseg.registry import plugin_names
 
-        own = tuple(self.names.split())
-        return own + tuple(name for name in (plugin_names(self.group) if self.group else ()) if name not in own)
+        known = (*self.names.split(), *self.elsewhere.split())
+        added = plugin_names(self.group) if self.group else ()
+        return (*self.names.split(), *(name for name in added if name not in known))
 
     def holds(self, value: str) -> bool:
         """Whether a value may be given; of texts beside the names only the form is judged."""

@@ -55,10 +55,10 @@ ORDERS = Choice(
     "oracle adaptive",
     "metaseg.orders",
 )
-PLAIN_METHODS = Choice(
-    "naive head-only freeze-encoder l2-sp ewc lwf replay lora rehearse wise-ft scratch", "metaseg.methods"
-)
-META_METHODS = Choice("maml fomaml anil reptile meta-sgd", "metaseg.methods")
+_PLAIN = "naive head-only freeze-encoder l2-sp ewc lwf replay lora rehearse wise-ft scratch"
+_META = "maml fomaml anil reptile meta-sgd"
+PLAIN_METHODS = Choice(_PLAIN, "metaseg.methods", elsewhere=_META)
+META_METHODS = Choice(_META, "metaseg.methods", elsewhere=_PLAIN)
 
 
 @dataclass(frozen=True, kw_only=True)

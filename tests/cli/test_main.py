@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -138,10 +139,20 @@ def test_options_of_earlier_releases_are_read(call: Call, done: list[Any], words
 
 def test_every_field_of_every_verb_has_an_option(call: Call) -> None:
     for verb in VERBS:
-        code, text, _ = call(*verb.words.split(), "--help")
+        code, text, _ = call(*verb.words.split(), "--help-all")
         assert code == 0
         for field in verb.fields:
             assert field.flag in text, (verb.name, field.name)
+
+
+def test_help_shows_the_options_that_matter_and_where_the_others_are(call: Call) -> None:
+    for verb in VERBS:
+        text = call(*verb.words.split(), "--help")[1]
+        shown = {field.name for field in verb.fields if re.search(rf"^  {field.flag}\b", text, re.MULTILINE)}
+        assert shown == {field.name for field in verb.fields if field.common or field.argument}
+        assert 4 <= len(shown) <= 17, verb.name
+        rare = len(verb.fields) - len(shown)
+        assert (f"{rare} more options: metaseg {verb.words} --help-all" in text) == (rare > 0)
 
 
 def test_config_file_sets_and_options_win(call: Call, done: list[Any], tmp_path: Path) -> None:
