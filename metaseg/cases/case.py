@@ -73,6 +73,8 @@ class Case:
         site: Centre or scanner where the name tells it, such as ``"CBICA"``.
         synthetic: True for phantoms; everything made from them says so.
         format: Name of the reader that found it.
+        extra: What else its reader knows, such as ``session`` and ``split`` of a table.
+        doubled: Files that stand for an image, a label or a case that is there already, and are not read.
     """
 
     id: str
@@ -86,6 +88,7 @@ class Case:
     synthetic: bool = False
     format: str = ""
     extra: Mapping[str, str] = field(default_factory=dict)
+    doubled: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("id", "patient", "cohort", "grade", "site"):

@@ -9,7 +9,7 @@ cavity RC = {4} where it is outlined, or for WT alone where only the whole lesio
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,13 +216,12 @@ def label_scheme(name: str) -> LabelScheme:
 
 
 def doubts(
-    scheme: LabelScheme, labels: Sequence[Collection[int]], told: bool, unite: bool = False
+    labels: Iterable[tuple[LabelScheme, Collection[int]]], told: bool, unite: bool = False
 ) -> Iterator[tuple[str, DataError]]:
-    """What the labels of a data set, taken together, say against their convention.
+    """What all labels of one convention in a data set, taken together, say against it.
 
     Args:
-        scheme: The convention of the labels.
-        labels: Class values that each label holds.
+        labels: Convention of each label, and the class values that it holds.
         told: The user named the convention; otherwise it follows from the files' names.
         unite: Only the whole lesion is asked for.
 
@@ -230,8 +229,18 @@ def doubts(
         Kind and message: ``"label-meaning"`` where training or metrics would be wrong, ``"label-edition"`` where the
         names leave two meanings open, ``"label-region-absent"`` where no label has a region.
     """
-    if not labels:
-        return
+    held: dict[str, list[Collection[int]]] = {}
+    schemes: dict[str, LabelScheme] = {}
+    for scheme, values in labels:
+        schemes[scheme.name] = scheme
+        held.setdefault(scheme.name, []).append(values)
+    for name, scheme in schemes.items():
+        yield from _doubts_of(scheme, held[name], told, unite)
+
+
+def _doubts_of(
+    scheme: LabelScheme, labels: Sequence[Collection[int]], told: bool, unite: bool
+) -> Iterator[tuple[str, DataError]]:
     present = {value for values in labels for value in values}
     tumour = present - {0}
     if unite and tumour:

@@ -6,7 +6,6 @@ Cases are prepared in parallel; a store whose preparation was cut off is continu
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from metaseg.cases.case import MODALITIES, Case, FailedCase, one_case, raise_failed
-from metaseg.cases.labels import WHOLE_LESION, LabelScheme, doubts
+from metaseg.cases.labels import WHOLE_LESION, doubts
 from metaseg.cases.patients import doubtable, patients_of, read_patient_table, warn_of_doubtful
 from metaseg.cases.phantoms import make_phantoms
 from metaseg.cases.pictures import GroupCopies
@@ -310,17 +309,15 @@ def _check(store: SliceStore, data: Sequence[str | Path], modalities: Sequence[s
 def _weigh_labels(cases: Sequence[Case], built: SliceStore, where: Path, told: bool, labels: str | None = None) -> None:
     """Raise or warn where the labels of one data set speak against their convention."""
     prepared = {case.id: case for case in built}
-    schemes: dict[str, LabelScheme] = {}
-    held: defaultdict[str, list[list[int]]] = defaultdict(list)
-    for case in cases:
-        if case.id in prepared and prepared[case.id].info.labelled:
-            schemes[case.scheme.name] = case.scheme
-            held[case.scheme.name].append(np.flatnonzero(prepared[case.id].areas().sum(axis=0)).tolist())
-    for name, scheme in schemes.items():
-        for kind, doubt in doubts(scheme, held[name], told, unite=labels == WHOLE_LESION.name):
-            if kind == "label-meaning":
-                raise DataError(doubt.found, where=where, expected=doubt.expected, remedy=doubt.remedy)
-            warn_user(doubt.found, where=where, expected=doubt.expected, remedy=doubt.remedy)
+    held = [
+        (case.scheme, np.flatnonzero(prepared[case.id].areas().sum(axis=0)).tolist())
+        for case in cases
+        if case.id in prepared and prepared[case.id].labelled
+    ]
+    for kind, doubt in doubts(held, told, unite=labels == WHOLE_LESION.name):
+        if kind == "label-meaning":
+            raise DataError(doubt.found, where=where, expected=doubt.expected, remedy=doubt.remedy)
+        warn_user(doubt.found, where=where, expected=doubt.expected, remedy=doubt.remedy)
 
 
 def prepare_store(

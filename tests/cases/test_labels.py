@@ -122,7 +122,7 @@ def test_misspelled_schemes(name: str) -> None:
 
 
 def kinds(scheme: LabelScheme, labels: list[set[int]], **settings: bool) -> list[str]:
-    return [kind for kind, _ in doubts(scheme, labels, **({"told": False} | settings))]
+    return [kind for kind, _ in doubts([(scheme, values) for values in labels], **({"told": False} | settings))]
 
 
 def test_what_a_whole_set_says() -> None:
@@ -133,7 +133,7 @@ def test_what_a_whole_set_says() -> None:
     assert kinds(brats, [{0, 1}], unite=True) == []
     assert kinds(brats, [{0}], unite=True) == ["label-region-absent"]
     assert kinds(brats, []) == []
-    ((_, error),) = doubts(brats, [{1, 2}, {1}], told=False)
+    ((_, error),) = doubts([(brats, {1, 2}), (brats, {1})], told=False)
     assert error.found == "no label of 2 has the region ET"
 
 

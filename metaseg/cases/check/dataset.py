@@ -16,7 +16,7 @@ from metaseg.cases.check.copies import check_classes, find_copies, find_near_cop
 from metaseg.cases.check.inspect import Inspection, inspect_case, relative_name
 from metaseg.cases.check.parts import check_patients, check_sessions, check_split, parts_of_split
 from metaseg.cases.check.report import MAY_BE_MISSING, CheckReport, Finding
-from metaseg.cases.labels import LabelScheme, doubts
+from metaseg.cases.labels import doubts
 from metaseg.cases.readers import LeftOut, canonical_modality, find_cases, lacking
 from metaseg.errors import DataError
 
@@ -64,7 +64,9 @@ def check_dataset(
     inspections = list(_inspect_all(cases, root, jobs, progress))
     findings = [finding for inspection in inspections for finding in inspection.findings]
     findings += _check_completeness(cases, left_out, modalities, allow_missing, root)
-    findings += _check_meaning(cases, inspections, label_scheme is not None)
+    labels = [(case.scheme, seen.classes) for case, seen in zip(cases, inspections, strict=True) if seen.classes]
+    for kind, doubt in doubts(labels, told=label_scheme is not None):
+        findings.append(Finding.of(kind, "", f"{doubt.found} (expected: {doubt.expected})", remedy=doubt.remedy))
     findings += check_patients(cases, root) if parts is None else check_split(cases, parts, str(split))
     findings += [] if patients else check_sessions(cases)
     images = place_images(cases, inspections, parts, root)
@@ -115,40 +117,20 @@ def _check_completeness(
 ) -> Iterator[Finding]:
     """Modalities missing or doubled, labels missing, files that the reader left out."""
     expected = [canonical_modality(name) for name in modalities or ()]
-    rows = [(case.id, case.modalities, case.label is not None) for case in cases]
-    labels = any(labelled for *_, labelled in rows)
+    labels = any(case.labelled for case in cases)
+    gaps = [*left_out, *lacking([(case.id, case.modalities, case.labelled) for case in cases], expected, labels=labels)]
     # Classified pictures need no outlines.
     if not labels and not all(case.grade and case.format in ("image-folder", "slices") for case in cases):
-        left_out = (
-            *left_out,
-            LeftOut("label-missing", "cases without a label", f"none of the {len(rows)} cases has a label"),
-        )
-    for one in (*left_out, *lacking(rows, expected, labels=labels)):
-        finding = Finding.of(one.kind, one.case, one.found, file=relative_name(one.file, root) if one.file else "")
-        yield replace(finding, severity="warning") if allow_missing and one.kind in MAY_BE_MISSING else finding
+        gaps.append(LeftOut("label-missing", "cases without a label", f"none of the {len(cases)} cases has a label"))
+    for gap in gaps:
+        finding = Finding.of(gap.kind, gap.case, gap.found, file=relative_name(gap.file, root) if gap.file else "")
+        yield replace(finding, severity="warning") if allow_missing and gap.kind in MAY_BE_MISSING else finding
     for case in cases:
         folders = {file.parent for file in case.files}
-        for file in _noted(case, "doubled"):
+        for file in case.doubled:
             name = relative_name(file, root)
             if file.parent in folders:
                 found = "another file stands for the same image or label of this case"
                 yield Finding.of("modality-doubled", case.id, found, file=name)
             else:
                 yield Finding.of("id-doubled", case.id, "another case has this id; it was not checked", file=name)
-
-
-def _check_meaning(cases: Sequence[Case], inspections: Sequence[Inspection], told: bool) -> Iterator[Finding]:
-    """What all labels of one convention, taken together, say against it."""
-    schemes: dict[str, LabelScheme] = {}
-    held: dict[str, list[frozenset[int]]] = {}
-    for case, seen in zip(cases, inspections, strict=True):
-        if seen.classes is not None:
-            schemes[case.scheme.name] = case.scheme
-            held.setdefault(case.scheme.name, []).append(seen.classes)
-    for name, classes in held.items():
-        for kind, doubt in doubts(schemes[name], classes, told):
-            yield Finding.of(kind, "", f"{doubt.found} (expected: {doubt.expected})", remedy=doubt.remedy)
-
-
-def _noted(case: Case, key: str) -> list[Path]:
-    return [Path(name) for name in case.extra.get(key, "").split(", ") if name]

@@ -121,10 +121,7 @@ class VolumeChecks:
         together = 0 if self.head is None else int(np.count_nonzero(self.head))
         for name, voxels in self._inside.items():
             if 0 < voxels < LEAST_COVERAGE * together:
-                yield (
-                    name,
-                    ("coverage", f"{name} shows {voxels / together:.1%} of the head that all images show"),
-                )
+                yield name, ("coverage", f"{name} shows {voxels / together:.1%} of the head that all images show")
         copied: dict[str, list[str]] = {}
         for name, values in self._looks.items():
             first = next((other for other in copied if _alike(values, self._looks[other])), name)

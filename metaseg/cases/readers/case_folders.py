@@ -194,14 +194,9 @@ def _find_other_cases(groups: Mapping[tuple[Path, str], _Files], options: ReadOp
 def _make_case(
     case_id: str, folder: Path, files: _Files, convention: Convention, identify: _Identify, options: ReadOptions
 ) -> Case:
-    extra: dict[str, str] = {}
-    doubled = [path for paths in files.values() for path in paths[1:]]
-    if options.strict:
-        for what, paths in files.items():
-            if len(paths) > 1:
-                raise doubled_files(case_id, what, paths)
-    elif doubled:
-        extra["doubled"] = ", ".join(str(path) for path in doubled)
+    for what, paths in files.items():
+        if options.strict and len(paths) > 1:
+            raise doubled_files(case_id, what, paths)
     order = dict.fromkeys(convention.images.values())
     images = {modality: volume_from_file(files[modality][0]) for modality in order if modality in files}
     label = volume_from_file(files["label"][0]) if "label" in files else None
@@ -218,7 +213,7 @@ def _make_case(
         grade=grade_of(cohort),
         site=site,
         format=convention.name,
-        extra=extra,
+        doubled=tuple(path for paths in files.values() for path in paths[1:]),
     )
 
 

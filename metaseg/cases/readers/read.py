@@ -210,8 +210,9 @@ def read_each_case(path: str | PathLike[str], format: str = "auto") -> tuple[lis
     tell([one for one in left_out if one not in wrong], Path(path), refuse=False)
     found = {one.case: DataError(f"case {one.case}: {one.found}", where=one.file or Path(path)) for one in wrong}
     for case in cases:
-        if doubled := case.extra.get("doubled"):
-            what = f"case {case.id}: files stand for an image or label that is there already: {doubled}"
+        if case.doubled:
+            twins = ", ".join(map(str, case.doubled))
+            what = f"case {case.id}: files stand for an image or label that is there already: {twins}"
             found[case.id] = DataError(what, where=case.files[0].parent, remedy="keep one of them")
     return [case for case in cases if case.id not in found], [FailedCase(*one) for one in found.items()]
 
@@ -229,7 +230,7 @@ def find_cases(
 ) -> tuple[list[Case], list[LeftOut]]:
     """As :func:`read_cases`, and what was left out instead of a word about it.
 
-    Where not ``strict``, the first of doubled files is kept and the others noted in ``Case.extra`` under ``"doubled"``,
+    Where not ``strict``, the first of doubled files is kept and the others noted in ``Case.doubled``,
     and files of another case are noted as left out, instead of raising.
     """
     if group_copies not in get_args(GroupCopies):
@@ -263,9 +264,8 @@ def find_cases(
 
 def _files(cases: Sequence[Case], options: ReadOptions) -> set[Path]:
     """Files of the cases, and those of which something was noted."""
-    doubled = (Path(name) for case in cases for name in case.extra.get("doubled", "").split(", ") if name)
-    noted = (one.file for one in options.left_out if one.file is not None)
-    return {*(file for case in cases for file in case.files), *doubled, *noted, *options.accounted}
+    noted = (gap.file for gap in options.left_out if gap.file is not None)
+    return {*(file for case in cases for file in (*case.files, *case.doubled)), *noted, *options.accounted}
 
 
 def _scheme(scheme: str | LabelScheme | None) -> LabelScheme | None:
@@ -354,16 +354,14 @@ def _unique(cases: Sequence[Case], strict: bool) -> list[Case]:
         other = by_id.setdefault(case.id, case)
         if other is case:
             continue
-        places = [str(twin.files[0]) if twin.files else "(no file)" for twin in (other, case)]
         if strict:
             raise DataError(
                 f"two cases are named {case.id}",
-                where=" and ".join(places),
+                where=f"{other.files[0]} and {case.files[0]}",
                 expected="one case of each name in a data set",
                 remedy="rename or remove one of them",
             )
-        doubled = ", ".join(filter(None, (other.extra.get("doubled"), places[1])))
-        by_id[case.id] = replace(other, extra={**other.extra, "doubled": doubled})
+        by_id[case.id] = replace(other, doubled=(*other.doubled, case.files[0]))
     return list(by_id.values())
 
 

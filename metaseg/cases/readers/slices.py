@@ -227,7 +227,7 @@ def _make_case(case_id: str, records: Sequence[SliceRecord], table: Path, option
         scheme=scheme,
         grade=kind or None,
         format="slices",
-        extra={"doubled": ", ".join(str(record.image) for record in doubled)} if doubled else {},
+        doubled=tuple(record.image for record in doubled),
     )
 
 

@@ -100,7 +100,7 @@ def test_doubled_modality(tmp_path: Path, write_case: Callable[..., Path], write
         read_cases(tmp_path)
     (case,), _ = find_cases(tmp_path, strict=False)
     assert len(case.images) == 4
-    assert {case.images["t1ce"].files[0].name, Path(case.extra["doubled"]).name} == {twin.name, "a_t1ce.nii.gz"}
+    assert {case.images["t1ce"].files[0].name, case.doubled[0].name} == {twin.name, "a_t1ce.nii.gz"}
 
 
 def test_a_label_without_images(tmp_path: Path, write_case: Callable[..., Path]) -> None:

@@ -97,7 +97,7 @@ def test_doubled_case_ids(tmp_path: Path, write_case: Callable[..., Path]) -> No
     assert "one/a" in str(caught.value)
     assert "two/a" in str(caught.value)
     (case,), _ = find_cases(tmp_path, strict=False)
-    assert case.extra["doubled"] == str(tmp_path / "two/a/a_t1.nii.gz")
+    assert case.doubled == (tmp_path / "two/a/a_t1.nii.gz",)
 
 
 def test_classes_and_cohort(tmp_path: Path, write_case: Callable[..., Path]) -> None:

@@ -145,7 +145,7 @@ def test_doubled_slices_are_noted_when_not_strict(data: Path) -> None:
     table(data, "slice_id,patient_id,image", ["s,p,1.png", "s,p,2.png", "t,p,3.png"])
     (case,), _ = find_cases(data, strict=False)
     assert [file.name for file in case.files] == ["1.png", "3.png"]
-    assert case.extra == {"doubled": str(data / "2.png")}
+    assert case.doubled == (data / "2.png",)
 
 
 def test_files_of_one_name_in_two_folders(tmp_path: Path) -> None:
