@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
+import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from metaseg.cli.examination import print_index, print_split, print_summary
 from metaseg.cli.help import PlainCommand, PlainGroup
 from metaseg.cli.messages import messages
-from metaseg.config.options import FORMATS
-from metaseg.errors import UsageError, warn_user
+from metaseg.cli.verbs import option_for
+from metaseg.config.fields import describe_fields
+from metaseg.config.options import DataOptions, MissingOptions
+from metaseg.errors import UsageError, some, warn_user
+from metaseg.terminal import Table, print_text, progress
 
 if TYPE_CHECKING:
     from metaseg.cases.case import Case
+    from metaseg.cases.readers.index import Index
+    from metaseg.cases.splits import Split
+    from metaseg.cases.summary import Summary
 
 data_app = typer.Typer(
     help="Check, summarise, split and prepare cases; get data to begin with.",
@@ -26,44 +33,65 @@ data_app = typer.Typer(
     cls=PlainGroup,
 )
 
-FORMAT_METAVAR = f"[{'|'.join(FORMATS.all_names())}]"
+COUNTED = {
+    "cohort": "cohorts",
+    "grade": "grades",
+    "site": "sites",
+    "format": "format",
+    "label_scheme": "label scheme",
+    "shape": "slices x height x width",
+    "spacing": "spacing",
+    "orientation": "orientation",
+}
+MOST_SHOWN = 6
 Root = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of cases, or a table of cases.", show_default=False)]
-Format = Annotated[str, typer.Option("--format", metavar=FORMAT_METAVAR, help="Naming convention of the files.")]
-Scheme = Annotated[
-    str | None,
-    typer.Option(
-        help="What label values mean: brats (4 is ET), brats2023 (3 is ET), brats-ped, brats-post, msd-brats, "
-        "whole-lesion, any-lesion; or spelled out, such as 1=NCR,2=ED,3=ET."
-    ),
-]
-Classes = Annotated[
-    str | None, typer.Option(metavar="A,B", help="Keep only cases of these cohorts or classes, comma-separated.")
-]
-Modalities = Annotated[
-    str | None, typer.Option(metavar="A,B", help="Modalities that every case must have, comma-separated.")
-]
-Patients = Annotated[
-    Path | None, typer.Option(help="CSV table with columns case and patient: whose scan each case is.")
-]
-AllowMissing = Annotated[
-    bool, typer.Option("--allow-missing", help="Warn of labels, modalities and files that are missing or left out.")
-]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
-@data_app.command(cls=PlainCommand)
+@dataclass(frozen=True, kw_only=True)
+class _Reading(DataOptions, MissingOptions):
+    """Settings that say which cases are read, and how."""
+
+
+def _command(*settings: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Enter a function into ``metaseg data``; every error becomes one message.
+
+    Args:
+        settings: Settings that training verbs have too, to be options here; the function takes them by name.
+    """
+    fields = [field for field in describe_fields(_Reading) if field.name in settings]
+
+    def enter(function: Callable[..., None]) -> Callable[..., None]:
+        def command(**given: Any) -> None:
+            from metaseg.config.io import load_config
+
+            with messages(field.flag for field in fields):
+                asked = {name: given.pop(name) for name in settings}
+                config = load_config(
+                    _Reading, None, {name: asked[name] for name in settings if asked[name] is not None}
+                )
+                function(**given, **{name: getattr(config, name) for name in settings})
+
+        own = inspect.signature(function, eval_str=True).parameters.values()
+        parameters = [*(parameter for parameter in own if parameter.name != "reading"), *map(option_for, fields)]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        data_app.command(cls=PlainCommand)(command)
+        return function
+
+    return enter
+
+
+@_command("format", "label_scheme", "modalities", "classes", "patients", "allow_missing")
 def check(
     data: Root,
-    format: Format = "auto",
-    label_scheme: Scheme = None,
-    modalities: Modalities = None,
-    classes: Classes = None,
-    patients: Patients = None,
-    allow_missing: AllowMissing = False,
     split: Annotated[Path | None, typer.Option(help="Split file to check against the cases.")] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Processes that read files; 0 takes one a core.")] = 1,
     limit: Annotated[int, typer.Option(min=0, help="Findings shown of each kind; 0 shows all.")] = 10,
     as_json: AsJson = False,
+    **reading: Any,
 ) -> None:
     """Find what would stop a run or spoil its metrics, before any time is spent on training.
 
@@ -71,40 +99,23 @@ def check(
     label values, empty labels, copies of one image, and patients in two parts of a split. Ends with exit code 1 if
     there is an error; warnings leave it at 0. Of a prepared store, all files are compared with their checksums.
     """
-    with messages():
-        from metaseg.cases.check import check_dataset
-        from metaseg.store.store import check_store, is_store
+    from metaseg.cases.check import check_dataset, print_report
+    from metaseg.store.store import check_store, is_store
 
-        with _progress("checking cases") as told:
-            report = (
-                check_store(data, told)
-                if is_store(data)
-                else check_dataset(
-                    data,
-                    format=format,
-                    label_scheme=label_scheme,
-                    modalities=_names(modalities),
-                    classes=_names(classes),
-                    patients=patients,
-                    allow_missing=allow_missing,
-                    split=split,
-                    jobs=jobs,
-                    progress=told,
-                )
-            )
-        if as_json:
-            print(report.to_json(), end="")
+    with progress("checking cases", None) as bar:
+        if is_store(data):
+            report = check_store(data, bar.set)
         else:
-            from rich.console import Console
+            report = check_dataset(data, **reading, split=split, jobs=jobs, progress=bar.set)
+    if as_json:
+        print(report.to_json(), end="")
+    else:
+        print_report(report, limit=limit)
+    if not report.ok:
+        raise typer.Exit(1)
 
-            from metaseg.cases.check.report import render
 
-            Console().print(render(report, limit=limit))
-        if not report.ok:
-            raise typer.Exit(1)
-
-
-@data_app.command(cls=PlainCommand)
+@_command()
 def index(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of images.", show_default=False)],
     pattern: Annotated[
@@ -116,163 +127,125 @@ def index(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Table to write. [default: cases.csv in the folder]")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing table.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a first table of the cases in a folder that follows no naming, to be looked over.
 
     Files are told by their names alone. What is in doubt is left out and listed.
     """
-    with messages():
-        from metaseg.cases.readers.index import index_folder
-        from metaseg.files import refuse_existing, write_text
+    from metaseg.cases.readers.index import index_folder
+    from metaseg.files import refuse_existing, write_text
 
-        table = data / "cases.csv" if out is None else out
-        found = index_folder(data, pattern or ())
-        images = [file for case in found.cases for file in case.files.values()]
-        refuse_existing([table], overwrite, [*images, *found.left_out])
-        write_text(table, found.to_csv(table.parent))
-        print_index(found, table, data)
+    table = data / "cases.csv" if out is None else out
+    found = index_folder(data, pattern or ())
+    images = [file for case in found.cases for file in case.files.values()]
+    refuse_existing([table], overwrite, [*images, *found.left_out])
+    write_text(table, found.to_csv(table.parent))
+    _print_index(found, table, data)
 
 
-@data_app.command(cls=PlainCommand)
+@_command("format", "label_scheme", "classes", "patients")
 def summary(
     data: Root,
-    format: Format = "auto",
-    label_scheme: Scheme = None,
-    classes: Classes = None,
-    patients: Patients = None,
     csv: Annotated[Path | None, typer.Option(help="Write a table with one row per case to this file.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing table.")] = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
+    **reading: Any,
 ) -> None:
     """Show what a data set holds: patients, cohorts, grids, modalities, intensities and tumour volumes."""
-    with messages():
-        from metaseg.cases import read_cases, summarise
-        from metaseg.cases.case import FailedCase, raise_failed
-        from metaseg.files import refuse_existing, require_writable, write_text
+    from metaseg.cases import read_cases, summarise
+    from metaseg.cases.case import FailedCase, raise_failed
+    from metaseg.files import refuse_existing, require_writable, write_text
 
-        cases = read_cases(
-            data, format=format, label_scheme=label_scheme, classes=_names(classes), patients=patients, need_labels=True
-        )
-        if csv is not None:
-            refuse_existing([csv], overwrite, _read_files(data, cases, patients))
-            require_writable(csv.parent)
-        failed: list[FailedCase] = []
-        with _progress("reading cases") as told:
-            found = summarise(cases, progress=told, failed=failed)
-        if csv is not None:
-            write_text(csv, found.table().to_csv(index=False))
-        if as_json:
-            print(json.dumps(found.to_dict() | {"failed": [one.to_json() for one in failed]}, indent=2))
-        else:
-            print_summary(found)
-        raise_failed(failed, len(cases), "read")
+    cases = read_cases(data, **reading, need_labels=True)
+    if csv is not None:
+        refuse_existing([csv], overwrite, _read_files(data, cases, reading["patients"]))
+        require_writable(csv.parent)
+    failed: list[FailedCase] = []
+    with progress("reading cases", None) as bar:
+        found = summarise(cases, progress=bar.set, failed=failed)
+    if csv is not None:
+        write_text(csv, found.table().to_csv(index=False))
+    if as_json:
+        print(json.dumps(found.to_dict() | {"failed": [case.to_json() for case in failed]}, indent=2))
+    else:
+        _print_summary(found)
+    raise_failed(failed, len(cases), "read")
 
 
-@data_app.command(cls=PlainCommand)
+@_command("format", "classes", "patients")
 def split(
     data: Root,
     out: Annotated[Path, typer.Option(help="Split file to write.")] = Path("split.json"),
     parts: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME=SHARE,...",
-            help="Parts with shares that sum to 1, or numbers of patients. [default: train=0.7,val=0.15,test=0.15]",
+            metavar="NAME=FRACTION,...",
+            help="Parts with fractions that sum to 1, or numbers of patients. [default: train=0.7,val=0.15,test=0.15]",
         ),
     ] = None,
     folds: Annotated[
         int | None, typer.Option(max=10_000, help="Number of folds of a cross-validation, instead of parts.")
     ] = None,
     stratify: Annotated[
-        str, typer.Option(metavar="[cohort|grade|site|none]", help="Property whose shares all parts keep alike.")
+        str, typer.Option(metavar="[cohort|grade|site|none]", help="Property that all parts hold in like fractions.")
     ] = "cohort",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
-    format: Format = "auto",
-    classes: Classes = None,
-    patients: Patients = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing split file.")] = False,
+    overwrite: Overwrite = False,
+    **reading: Any,
 ) -> None:
     """Draw train, validation and test patients; all cases of a patient stay together.
 
     The same cases and seed give the same split. Give the file to other verbs with --split. Of image folders, which tell
     no patients, copies and near-copies of a picture stay together.
     """
-    with messages():
-        from metaseg.cases import make_split, missing_strata, read_cases
-        from metaseg.files import refuse_existing
+    from metaseg.cases import make_split, missing_strata, read_cases
+    from metaseg.files import refuse_existing
 
-        choices: dict[str, Literal["cohort", "grade", "site"] | None] = {
-            "cohort": "cohort",
-            "grade": "grade",
-            "site": "site",
-            "none": None,
-        }
-        if stratify not in choices:
-            raise UsageError(f"'stratify' is '{stratify}'", where="--stratify", expected="one of " + ", ".join(choices))
-        shares = _shares(parts)
-        cases = read_cases(data, format=format, classes=_names(classes), patients=patients, need_labels=True)
-        refuse_existing([out], overwrite, _read_files(data, cases, patients))
-        if any("split" in case.extra for case in cases):
-            warn_user(
-                "the table has a column 'split'; another split is drawn here",
-                where=data,
-                remedy="to use the column as it is, give the table itself to other verbs with --split",
-            )
-        drawn = make_split(cases, parts=shares, folds=folds, seed=seed, stratify=choices[stratify])
-        drawn.save(out)
-        print_split(drawn, out)
-        pictures = [case for case in cases if case.format == "image-folder"]
-        if joined := len(pictures) - len({case.patient for case in pictures}):
-            print(f"{joined} of {len(pictures)} pictures are copies or near-copies of others, and stay with them")
-        for missing in missing_strata(cases, drawn):
-            print(f"warning: {missing}; use fewer parts, add cases, or leave it out with --classes")
+    choices: Mapping[str, Any] = {"cohort": "cohort", "grade": "grade", "site": "site", "none": None}
+    _require("stratify", stratify, choices)
+    fractions = _fractions(parts)
+    cases = read_cases(data, **reading, need_labels=True)
+    refuse_existing([out], overwrite, _read_files(data, cases, reading["patients"]))
+    if any("split" in case.extra for case in cases):
+        warn_user(
+            "the table has a column 'split'; another split is drawn here",
+            where=data,
+            remedy="to use the column as it is, give the table itself to other verbs with --split",
+        )
+    drawn = make_split(cases, parts=fractions, folds=folds, seed=seed, stratify=choices[stratify])
+    drawn.save(out)
+    _print_split(drawn, out)
+    pictures = [case for case in cases if case.format == "image-folder"]
+    if joined := len(pictures) - len({case.patient for case in pictures}):
+        print(f"{joined} of {len(pictures)} pictures are copies or near-copies of others, and stay with them")
+    for missing in missing_strata(cases, drawn):
+        print(f"warning: {missing}; use fewer parts, add cases, or leave it out with --classes")
 
 
-@data_app.command(cls=PlainCommand)
+@_command("format", "label_scheme", "modalities", "classes", "patients", "allow_missing", "image_size")
 def prepare(
     data: Root,
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder to write.", show_default=False)],
-    format: Format = "auto",
-    label_scheme: Scheme = None,
-    modalities: Modalities = None,
-    classes: Classes = None,
-    patients: Patients = None,
-    allow_missing: AllowMissing = False,
-    image_size: Annotated[
-        int | None, typer.Option(min=16, help="Shrink slices so that the longer side has at most this many pixels.")
-    ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Threads; 0 takes one a core.")] = 0,
+    **reading: Any,
 ) -> None:
     """Prepare cases once into a folder of their own, for use as --data.
 
     Training verbs prepare raw cases by themselves and keep them in a cache; a folder of its own pays where the cache
     cannot be used, such as for a cluster.
     """
-    with messages():
-        from metaseg.cases.case import FailedCase, raise_failed
-        from metaseg.store.prepare import prepare_store
+    from metaseg.cases.case import FailedCase, raise_failed
+    from metaseg.store.prepare import prepare_store
 
-        failed: list[FailedCase] = []
-        with _progress("preparing cases") as told:
-            prepared = prepare_store(
-                data,
-                store,
-                format=format,
-                label_scheme=label_scheme,
-                modalities=_names(modalities) or (),
-                classes=_names(classes) or (),
-                patients=patients,
-                allow_missing=allow_missing,
-                image_size=image_size,
-                jobs=jobs,
-                progress=told,
-                failed=failed,
-            )
-        print(f"{len(prepared)} cases prepared in {store}")
-        raise_failed(failed, len(prepared) + len(failed), "prepared")
+    failed: list[FailedCase] = []
+    with progress("preparing cases", None) as bar:
+        prepared = prepare_store(data, store, **reading, jobs=jobs, progress=bar.set, failed=failed)
+    print(f"{len(prepared)} cases prepared in {store}")
+    raise_failed(failed, len(prepared) + len(failed), "prepared")
 
 
-@data_app.command(cls=PlainCommand)
+@_command()
 def phantoms(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
     cohort: Annotated[str, typer.Option(metavar="[hgg|lgg|met]", help="Disease that the phantoms look like.")] = "hgg",
@@ -284,18 +257,16 @@ def phantoms(
 
     They are named and laid out as BraTS is. Metrics on phantoms say that the program works, nothing about patients.
     """
-    with messages():
-        from metaseg.cases.phantoms import make_phantoms
+    from metaseg.cases.phantoms import make_phantoms
 
-        sizes: dict[str, Literal["small", "full"]] = {"small": "small", "full": "full"}
-        if size not in sizes:
-            raise UsageError(f"'size' is '{size}'", where="--size", expected="one of " + ", ".join(sizes))
-        with _progress("making phantoms") as told:
-            made = make_phantoms(out, cohort=cohort, cases=cases, seed=seed, size=sizes[size], progress=told)
-        print(f"{len(made)} synthetic cases in {out}")
+    sizes: Mapping[str, Literal["small", "full"]] = {"small": "small", "full": "full"}
+    _require("size", size, sizes)
+    with progress("making phantoms", None) as bar:
+        made = make_phantoms(out, cohort=cohort, cases=cases, seed=seed, size=sizes[size], progress=bar.set)
+    print(f"{len(made)} synthetic cases in {out}")
 
 
-@data_app.command(cls=PlainCommand)
+@_command()
 def fetch(
     name: Annotated[str, typer.Argument(help="Data set to fetch.")] = "msd-task01-brats",
     out: Annotated[Path, typer.Option(help="Folder in which the data set's own folder is made.")] = Path("data"),
@@ -304,12 +275,16 @@ def fetch(
 
     An interrupted download is continued. Data sets that need a registration are described in data_cards/.
     """
-    with messages():
-        from metaseg.cases.fetch import DOWNLOADS, fetch_dataset
+    from metaseg.cases.fetch import DOWNLOADS, fetch_dataset
 
-        folder = fetch_dataset(name, out)
-        download = DOWNLOADS[name]
-        print(f"{folder}\nlicence: {download.licence}\ncite:    {download.citation}")
+    folder = fetch_dataset(name, out)
+    download = DOWNLOADS[name]
+    print(f"{folder}\nlicence: {download.licence}\ncite:    {download.citation}")
+
+
+def _require(option: str, value: str, choices: Mapping[str, Any]) -> None:
+    if value not in choices:
+        raise UsageError(f"'{option}' is '{value}'", where=f"--{option}", expected="one of " + ", ".join(choices))
 
 
 def _read_files(data: Path, cases: Sequence[Case], patients: Path | None) -> list[Path]:
@@ -318,42 +293,71 @@ def _read_files(data: Path, cases: Sequence[Case], patients: Path | None) -> lis
     return [data, *described, *([patients] if patients else []), *(file for case in cases for file in case.files)]
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
-    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
-    return names or None
-
-
-def _shares(text: str | None) -> dict[str, float] | None:
+def _fractions(text: str | None) -> dict[str, float] | None:
     """``"train=0.8,test=0.2"`` as a mapping; whole numbers stay whole, since they count patients."""
-    if text is None:
-        return None
-    shares: dict[str, float] = {}
-    for item in text.split(","):
+    fractions: dict[str, float] = {}
+    for item in text.split(",") if text is not None else ():
         name, equals, number = (part.strip() for part in item.partition("="))
         try:
-            share = int(number) if number.isdigit() else float(number)
+            fraction = int(number) if number.isdigit() else float(number)
         except ValueError:
-            share = float("nan")
-        if not name or not equals or share != share or name in shares:
+            fraction = float("nan")
+        if not name or not equals or fraction != fraction or name in fractions:
             raise UsageError(f"'parts' is '{text}'", where="--parts", expected="such as train=0.7,val=0.15,test=0.15")
-        shares[name] = share
-    return shares
+        fractions[name] = fraction
+    return fractions or None
 
 
-@contextlib.contextmanager
-def _progress(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for functions that tell how many cases are done, and of how many."""
-    from metaseg.terminal import progress
+def _print_summary(summary: Summary) -> None:
+    """Print what a data set holds."""
+    patients = len({case.patient for case in summary.cases})
+    synthetic = ", SYNTHETIC phantoms" if summary.synthetic else ""
+    facts = Table(("Property", "Found"), title=f"{len(summary.cases)} cases of {patients} patients{synthetic}")
+    for attribute, title in COUNTED.items():
+        facts.add(title, _counts(summary.counts(attribute)))
+    facts.add("modalities", _counts(summary.modalities()))
+    slices = summary.tumour_slices()
+    facts.add("labelled cases", str(slices["labelled_cases"]))
+    facts.add("slices with tumour", f"{slices['tumour']} of {slices['all']}")
+    facts.print()
+    sizes = ("Lowest", "Median", "Highest")
+    volumes = Table(("Region", "Unit", "Present in", *sizes), numbers=("Present in", *sizes))
+    for unit, regions in summary.volumes().items():
+        for region, found in regions.items():
+            cells = (f"{found[key]:.2f}" if found["present"] else "-" for key in ("min", "median", "max"))
+            volumes.add(region, unit, f"{found['present']:g} of {found['labelled']:g}", *cells)
+    if volumes.rows:
+        volumes.print()
+    intensities = Table(("Modality", "1st percentile", "Median", "99th percentile", "Highest value"))
+    for name, ranges in summary.intensities().items():
+        keys = ("p1", "p50", "p99", "max")
+        intensities.add(name, *(f"{ranges[f'{key}_min']:.4g} to {ranges[f'{key}_max']:.4g}" for key in keys))
+    intensities.print()
 
-    with contextlib.ExitStack() as stack:
-        bar: Any = None
-        shown = 0
 
-        def told(done: int, total: int) -> None:
-            nonlocal bar, shown
-            if bar is None:
-                bar = stack.enter_context(progress(description, total))
-            bar.advance(done - shown)
-            shown = done
+def _counts(counts: dict[str, int]) -> str:
+    shown = [f"{name} ({count})" for name, count in list(counts.items())[:MOST_SHOWN]]
+    rest = len(counts) - len(shown)
+    return ", ".join(shown) + (f", {rest} more" if rest else "")
 
-        yield told
+
+def _print_index(index: Index, table: Path, data: Path) -> None:
+    """Print what was found in a folder, which files have no place in the table, and what to do with it."""
+    patients = len({case.told["patient"] for case in index.cases})
+    kinds = Counter(name for case in index.cases for name in case.files)
+    print(f"{len(index.cases)} cases of {patients} patients: " + ", ".join(f"{name} {kinds[name]}" for name in kinds))
+    reasons: dict[str, list[str]] = {}
+    for file, reason in index.left_out.items():
+        reasons.setdefault(reason, []).append(str(file.relative_to(data)))
+    for reason, files in reasons.items():
+        print(f"left out: {reason}: {some(files, MOST_SHOWN)}")
+    print(f"written to {table}; look it over, then run: metaseg data check {table}")
+
+
+def _print_split(split: Split, file: Path) -> None:
+    """Print how many patients and cases each part has."""
+    table = Table(("Part", "Patients", "Cases"), numbers=("Patients", "Cases"))
+    for part, cases in split.parts.items():
+        table.add(part, str(len({split.patients[case] for case in cases})), str(len(cases)))
+    table.print()
+    print_text(f"written to {file}; use it with --split {file}")

@@ -61,7 +61,7 @@ def make_command(verb: Verb, fields: Sequence[FieldDescription]) -> Callable[...
         run_verb(verb, file, {name: value for name, value in given.items() if value not in (None, [], ())})
 
     ordered = sorted(fields, key=lambda field: (not field.argument, _panel_rank(field.panel)))
-    parameters = [_config_parameter(verb), *map(_parameter, ordered)]
+    parameters = [_config_parameter(verb), *map(option_for, ordered)]
     # typer reads the signature for order and defaults and the annotations for types, and help.py which are rare.
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -143,7 +143,7 @@ def _config_parameter(verb: Verb) -> inspect.Parameter:
     return _keyword("config_file", Path | None, typer.Option("--config", metavar="FILE", help=text))
 
 
-def _parameter(field: FieldDescription) -> inspect.Parameter:
+def option_for(field: FieldDescription) -> inspect.Parameter:
     """The parameter of one setting. None stands for "not given", so that a config file's value holds."""
     several = field.element is Path
     # Paths are taken as texts: "" from an unset shell variable would become the working directory.

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
 
-from rich.console import Console
+import pytest
 
-from metaseg.cases.check import KINDS, CheckReport, Finding
-from metaseg.cases.check.report import render, summary
+from metaseg.cases.check import KINDS, CheckReport, Finding, print_report
+from metaseg.cases.check.report import summary
 
 
-def shown(report: CheckReport, limit: int = 10) -> str:
-    console = Console(file=io.StringIO(), width=160)
-    console.print(render(report, limit=limit))
-    return console.file.getvalue()
+@pytest.fixture
+def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def shown(report: CheckReport, limit: int = 10) -> str:
+        print_report(report, limit=limit)
+        return capsys.readouterr().out
+
+    return shown
 
 
 def report(*findings: Finding) -> CheckReport:
     return CheckReport("data/x", "brats", 3, findings)
 
 
-def test_nothing_found_is_one_line():
+def test_nothing_found_is_one_line(shown):
     assert shown(report()) == "3 cases (brats) in data/x: nothing found\n"
 
 
-def test_findings_are_counted_and_shown():
+def test_findings_are_counted_and_shown(shown):
     text = shown(
         report(Finding.of("shape", "a", "t2 [bold]small", file="a_t2.nii.gz"), Finding.of("label-empty", "b", "none"))
     )
@@ -36,7 +40,7 @@ def test_findings_are_counted_and_shown():
     assert KINDS["shape"].remedy.split()[0] in text
 
 
-def test_long_lists_are_cut_and_counted():
+def test_long_lists_are_cut_and_counted(shown):
     findings = [Finding.of("label-empty", f"case-{number:02}", "none") for number in range(13)]
     assert "11 more of label-empty" in shown(report(*findings), limit=2)
     assert shown(report(*findings), limit=0).count("case-") == 13

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from metaseg.terminal import Table, print_text
 
 Severity = Literal["error", "warning"]
 
@@ -35,7 +34,7 @@ _ERRORS = {
     "same-case": "remove one of the cases",
     "same-class": "find out which class is right and remove the other copy",
     "leak": "remove it from the training part: metrics on its copy mean nothing",
-    "near-leak": "remove it from the training part, or split anew with 'metaseg data split': it keeps near-copies together",
+    "near-leak": "remove it from the training part, or split anew with 'metaseg data split': it keeps copies together",
     "patient-split": "split by patient with 'metaseg data split'",
     "split-invalid": "make a new split",
     "split-patients": "make a new split, or give the --patients that it was made with",
@@ -170,36 +169,27 @@ class CheckReport:
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def render(report: CheckReport, *, limit: int = 10) -> RenderableType:
-    """The summary, and below it a table of findings, errors first.
+def print_report(report: CheckReport, *, limit: int = 10) -> None:
+    """Print the summary, and below it a table of findings, errors first.
 
     Args:
         report: The report.
         limit: Rows shown of each kind of finding (0: all); the rest is counted.
     """
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    if not report.findings:
-        return Text(summary(report))
-    table = Table(show_lines=True)
-    for column in ("Finding", "Where", "Found", "To do"):
-        table.add_column(column, overflow="fold", ratio=None if column == "Finding" else 1)
-    counts = Counter(finding.kind for finding in report.findings)
-    shown: Counter[str] = Counter()
+    print_text(summary(report))
+    table = Table(("Finding", "Where", "Found", "To do"), spaced=True)
+    by_kind: defaultdict[str, list[Finding]] = defaultdict(list)
     for finding in report.findings:
-        shown[finding.kind] += 1
-        if limit and shown[finding.kind] > limit:
-            continue
-        style = "bold red" if finding.severity == "error" else "yellow"
-        hidden = counts[finding.kind] - limit if limit and shown[finding.kind] == limit else 0
-        # Text, not markup: brackets in file names are no styles.
-        cells = (f"{finding.severity}\n{finding.kind}", _place(finding), finding.found, finding.remedy)
-        table.add_row(Text(cells[0], style), *map(Text, cells[1:]))
-        if hidden:
-            table.add_row(Text("..."), Text(""), Text(f"{hidden} more of {finding.kind}"), Text(""))
-    return Group(Text(summary(report)), table)
+        by_kind[finding.kind].append(finding)
+        if not limit or len(by_kind[finding.kind]) <= limit:
+            style = "bold red" if finding.severity == "error" else "yellow"
+            place = "\n".join(dict.fromkeys(name for name in (finding.case, finding.file) if name))
+            table.add(f"{finding.severity}\n{finding.kind}", place, finding.found, finding.remedy, style=style)
+    for kind, findings in by_kind.items():
+        if limit and len(findings) > limit:
+            table.add("...", "", f"{len(findings) - limit} more of {kind}", "")
+    if table.rows:
+        table.print()
 
 
 def summary(report: CheckReport) -> str:
@@ -209,7 +199,3 @@ def summary(report: CheckReport) -> str:
         return f"{cases}: nothing found"
     counted = ((len(report.errors), "error"), (len(report.warnings), "warning"))
     return f"{cases}: " + ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counted)
-
-
-def _place(finding: Finding) -> str:
-    return "\n".join(dict.fromkeys(name for name in (finding.case, finding.file) if name))

@@ -259,7 +259,7 @@ def find_cases(
     told = read_patient_table(patients) if patients is not None else None
     owners = patients_of({case.id: case.patient for case in cases}, told, patients)
     cases = [replace(case, patient=owners[case.id]) for case in cases]
-    return cases if classes is None else _only_classes(cases, classes, root), left_out
+    return _only_classes(cases, classes, root) if classes else cases, left_out
 
 
 def _files(cases: Sequence[Case], options: ReadOptions) -> set[Path]:
