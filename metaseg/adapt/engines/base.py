@@ -1,21 +1,14 @@
-"""The meta-step engine: one inner/outer update of MAML behind one small interface (Finn et al. 2017).
+"""The meta-step engine: one inner and outer update of MAML behind one small interface (Finn et al. 2017).
 
 Engines differ in how they differentiate, never in what: for the same model, tasks and loss all give the same outer
 gradient. Order, pairing, optimiser and schedule are not theirs.
-
-Normalisation statistics during adaptation: which are used, and that no task leaks into another through them.
-
-A batch normalisation in train mode moves its running mean and variance at every forward. In meta-tuning this would
-carry one task's intensities into the next and into the pretrained network, although no parameter was updated.
-
-What torch keeps for each thread by itself, and a worker thread has to be given: autocast and intra-op threads.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -24,64 +17,6 @@ from torch import Tensor, nn
 
 from metaseg.errors import UsageError
 from metaseg.registry import Registry
-
-NormStatistics = Literal["running", "batch"]
-"""``running``: layers that keep running statistics normalise by them, frozen, as in evaluation. ``batch``: they
-normalise by the slices at hand, as in training; the statistics that they would keep are thrown away."""
-
-
-def check_norm_statistics(choice: str) -> None:
-    """Check a choice of statistics.
-
-    Raises:
-        UsageError: It is not one of :data:`NormStatistics`.
-    """
-    if choice not in get_args(NormStatistics):
-        raise UsageError(
-            f"unknown normalisation statistics '{choice}'", expected="one of " + ", ".join(get_args(NormStatistics))
-        )
-
-
-def isolate_buffers(clone: nn.Module, statistics: NormStatistics) -> None:
-    """Give a clone, whose modules are its own but whose buffers are still the model's, buffers of its own.
-
-    Then set its normalisation layers with running statistics as ``statistics`` says. Layers without them (instance
-    and group normalisation as a rule) know one way only and are left alone.
-
-    Args:
-        clone: A module whose submodules and ``_buffers`` tables are not shared with the model it was made from.
-        statistics: Which statistics the layers use.
-    """
-    copies: dict[int, Tensor] = {}
-    for module in clone.modules():
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                # A buffer that two modules share stays shared.
-                module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
-        if getattr(module, "running_mean", None) is not None:
-            module.train(statistics == "batch")
-
-
-@contextmanager
-def isolated_buffers(model: nn.Module, statistics: NormStatistics) -> Iterator[None]:
-    """:func:`isolate_buffers` on the model itself, for as long as the context lasts.
-
-    Then it has its own buffers again, and its modules the mode in which they came.
-
-    Args:
-        model: The network.
-        statistics: Which statistics the layers use meanwhile.
-    """
-    before = [(module, dict(module._buffers), module.training) for module in model.modules()]
-    try:
-        isolate_buffers(model, statistics)
-        yield
-    finally:
-        for module, buffers, training in before:
-            module._buffers.clear()
-            module._buffers.update(buffers)
-            module.training = training
-
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Takes logits ``(batch, class, height, width)`` and labels ``(batch, height, width)``, gives a scalar."""
@@ -259,9 +194,71 @@ def checked_scalar(value: Tensor) -> Tensor:
     return value
 
 
+# Normalisation: a batch normalisation in train mode moves its running mean and variance at every forward. In
+# meta-tuning this would carry one task's intensities into the next and into the pretrained network, although no
+# parameter was updated.
+
+NormStatistics = Literal["running", "batch"]
+"""``running``: layers that keep running statistics normalise by them, frozen, as in evaluation. ``batch``: they
+normalise by the slices at hand, as in training; the statistics that they would keep are thrown away."""
+
+
+def check_norm_statistics(choice: str) -> None:
+    """Check a choice of statistics.
+
+    Raises:
+        UsageError: It is not one of :data:`NormStatistics`.
+    """
+    if choice not in get_args(NormStatistics):
+        raise UsageError(
+            f"unknown normalisation statistics '{choice}'", expected="one of " + ", ".join(get_args(NormStatistics))
+        )
+
+
+def isolate_buffers(clone: nn.Module, statistics: NormStatistics) -> None:
+    """Give a clone, whose modules are its own but whose buffers are still the model's, buffers of its own.
+
+    Then set its normalisation layers with running statistics as ``statistics`` says. Layers without them (instance
+    and group normalisation as a rule) know one way only and are left alone.
+
+    Args:
+        clone: A module whose submodules and ``_buffers`` tables are not shared with the model it was made from.
+        statistics: Which statistics the layers use.
+    """
+    copies: dict[int, Tensor] = {}
+    for module in clone.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                # A buffer that two modules share stays shared.
+                module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
+        if getattr(module, "running_mean", None) is not None:
+            module.train(statistics == "batch")
+
+
+@contextmanager
+def isolated_buffers(model: nn.Module, statistics: NormStatistics) -> Iterator[None]:
+    """:func:`isolate_buffers` on the model itself, for as long as the context lasts.
+
+    Then it has its own buffers again, and its modules the mode in which they came.
+
+    Args:
+        model: The network.
+        statistics: Which statistics the layers use meanwhile.
+    """
+    before = [(module, dict(module._buffers), module.training) for module in model.modules()]
+    try:
+        isolate_buffers(model, statistics)
+        yield
+    finally:
+        for module, buffers, training in before:
+            module._buffers.clear()
+            module._buffers.update(buffers)
+            module.training = training
+
+
 @dataclass(frozen=True)
 class Autocast:
-    """The autocast that is in force.
+    """The autocast that is in force: torch keeps it for each thread by itself, and a worker has to be given it.
 
     Attributes:
         device: The device type.
@@ -282,30 +279,4 @@ class Autocast:
 
     def uncached(self) -> AbstractContextManager[object]:
         """Enter it here. Casts are made anew each time, since the table of those kept is one for all threads."""
-        if not self.enabled:
-            return contextmanager(_nothing)()
-        return torch.autocast(self.device, dtype=self.dtype, cache_enabled=False)
-
-
-def _nothing() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def intra_op_threads(count: int) -> Iterator[None]:
-    """So many intra-op threads in this thread, and in those that begin meanwhile; then as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def settle_threads() -> None:
-    """Set the number of intra-op threads to what it is.
-
-    Setting it takes MKL's freedom to use fewer. Done before the first metric is computed, so that metrics do not depend
-    on whether a step, which sets the number and sets it back, came before them.
-    """
-    torch.set_num_threads(torch.get_num_threads())
+        return torch.autocast(self.device, dtype=self.dtype, cache_enabled=False) if self.enabled else nullcontext()

@@ -3,34 +3,23 @@
 A pass of one slice leaves a machine idle: a GPU waits for launches, and the cores of a CPU for each other at the end of
 every operation. Tasks do not depend on each other, so that they can share the machine instead:
 
-* On a GPU, tasks of equal shapes are recorded once and replayed side by side (:mod:`.recorded_tasks`). What cannot be
-  recorded is computed by one pass over stacked parameters (:mod:`.stacked_weights`).
+* On a GPU, tasks of equal shapes are recorded once and replayed side by side (:mod:`.recorded`). What cannot be
+  recorded is computed by one pass over stacked parameters (:class:`StackedWeights`).
 * On a CPU, each task is computed by a thread of its own, on a replica of the network that shares the tensors
-  (:mod:`.replicas`). The intra-op threads are divided among the tasks.
+  (:func:`replicate`). The intra-op threads are divided among the tasks.
 
 Gradients are added up in the order of the tasks. On a CPU they have the same bits as those of the functional engine
 with as many intra-op threads as a task has here: with as many tasks as threads, or more, that is one, whatever the
 number of threads.
-
-How many tasks fit into memory at once.
-
-Networks that share their tensors and nothing else, so that threads can put values into each by itself.
-
-Parameter values of several tasks at once, one beside the other: a GPU then works on all tasks in one launch.
-
-The forward pass is mapped over the tasks (:func:`torch.func.vmap`), the backward pass is autograd's own through what
-came out of it. Since the loss of a task depends on its own values alone, the gradient of the summed losses holds that
-of every task.
 """
 
 from __future__ import annotations
 
 import copy
 import queue
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,8 +33,6 @@ from metaseg.adapt.engines.base import (
     NormStatistics,
     TaskBatch,
     checked_scalar,
-    intra_op_threads,
-    settle_threads,
 )
 from metaseg.adapt.engines.functional import (
     FastWeights,
@@ -56,158 +43,8 @@ from metaseg.adapt.engines.functional import (
     task_gradient,
 )
 from metaseg.adapt.engines.recorded import Recordings
-from metaseg.cases import file_checks as limits
-
-FIRST_ORDER, SECOND_ORDER = 2.0, 4.0
-"""Memory of a task, in that which a forward pass keeps for its backward pass: in second order the support pass with its
-gradient stays while the query slices are passed. Rounded up from peaks of U-Nets."""
-
-SHARE = 0.8
-"""Of the free memory."""
-
-
-def tasks_that_fit(free: int | None, kept: int, first_order: bool) -> int | None:
-    """Number of tasks, 1 at least; None if the free memory is not known.
-
-    Args:
-        free: Free memory, in bytes.
-        kept: What a forward pass of one task keeps, in bytes.
-        first_order: Whether the second derivative is left out.
-    """
-    if free is None:
-        return None
-    return max(1, int(SHARE * free / max(1.0, kept * (FIRST_ORDER if first_order else SECOND_ORDER))))
-
-
-def kept_bytes(weights: FastWeights, task: TaskBatch, loss: Loss, statistics: NormStatistics) -> int:
-    """What the larger of a task's two forward passes keeps for its backward pass, without the parameters, in bytes.
-
-    It is measured by such a pass.
-    """
-    batches = [(task.support_images, task.support_labels), (task.query_images, task.query_labels)]
-    images, labels = max(batches, key=lambda batch: batch[0].numel())
-    own = {one.untyped_storage().data_ptr() for one in weights.model.parameters()}
-    found: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    values = {name: one.requires_grad_() for name, one in weights.values().items()}
-    with (
-        weights.task(statistics),
-        torch.enable_grad(),
-        weights.placed(values),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-    ):
-        loss(weights.model(images), labels)
-    return sum(found.values())
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Memory of a device that is free to take, in bytes; None where the system does not tell."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        # What torch holds and does not use can be taken as well.
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return limits.free_memory() if device.type == "cpu" else None
-
-
-_TABLES = ("_parameters", "_buffers", "_modules")
-_CONSTANTS = (bool, int, float, str, type(None), Tensor)
-
-
-def replicate(model: nn.Module) -> nn.Module:
-    """A network of new modules with the same parameters and buffers.
-
-    Modules that are held twice, in attributes or lists too, are one module in the replica as well. Hooks that are
-    methods of a module become methods of its replica.
-
-    Args:
-        model: The network.
-
-    Raises:
-        Exception: Whatever :func:`copy.deepcopy` raises of an attribute that cannot be copied.
-    """
-    memo: dict[int, Any] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
-        memo[id(tensor)] = tensor
-    modules = list(model.modules())
-    for module in modules:
-        memo[id(module)] = module.__new__(type(module))
-    for module in modules:
-        memo[id(module)].__dict__.update({name: _copied(name, value, memo) for name, value in module.__dict__.items()})
-    replica: nn.Module = memo[id(model)]
-    return replica
-
-
-def _copied(name: str, value: Any, memo: dict[int, Any]) -> Any:
-    if name in _TABLES:
-        # Direct: deepcopy takes ten times as long, and this is done once a step and thread.
-        return type(value)((key, one if isinstance(one, Tensor) else memo.get(id(one))) for key, one in value.items())
-    if isinstance(value, _CONSTANTS):
-        return value
-    if isinstance(value, dict) and not value:
-        return copy.copy(value)
-    return copy.deepcopy(value, memo)
-
-
-class StackedWeights(FastWeights):
-    """As :class:`FastWeights`, with a leading axis for the tasks in every value, batch and loss.
-
-    Args:
-        model: The network.
-        tasks: Their number.
-    """
-
-    def __init__(self, model: nn.Module, tasks: int) -> None:
-        super().__init__(model)
-        self.tasks = tasks
-
-    @contextmanager
-    def task(self, statistics: NormStatistics) -> Iterator[None]:
-        """Buffers of their own, shared by the tasks: a network that writes to them is refused by torch."""
-        with super().task(statistics):
-            if statistics == "batch":
-                forget_running_statistics(self.model)
-            yield
-
-    def values(self) -> Values:
-        """θ for every task; no memory is taken."""
-        return {name: one.detach().expand(self.tasks, *one.shape) for name, one in self.parameters.items()}
-
-    def over_tasks(self, values: Values) -> Values:
-        """Their sum over the tasks."""
-        return {name: value.sum(dim=0) for name, value in values.items()}
-
-    def loss_at(self, values: Values, loss: Loss, images: Tensor, labels: Tensor) -> Tensor:
-        """Losses ``(tasks,)`` of images ``(tasks, batch, modality, height, width)``."""
-        # A cast that is kept would outlive the mapped tensor that it was made from.
-        autocast = Autocast.current(images.device.type)
-
-        def one(values: Values, images: Tensor, labels: Tensor) -> Tensor:
-            with self.placed(values), autocast.uncached():
-                return checked_scalar(loss(self.model(images), labels))
-
-        losses: Tensor = vmap(one, randomness="error")(values, images, labels)
-        return losses
-
-
-def stack_tasks(tasks: list[TaskBatch]) -> TaskBatch:
-    """Data of tasks of equal shapes with a leading axis for the task."""
-    return TaskBatch(*(torch.stack(values) for values in zip(*(task.tensors for task in tasks), strict=True)))
-
-
-def forget_running_statistics(model: nn.Module) -> None:
-    """Take running statistics out of the normalisation layers: in train mode they then have nothing to write to."""
-    for module in model.modules():
-        if getattr(module, "running_mean", None) is not None:
-            for name in ("running_mean", "running_var", "num_batches_tracked"):
-                if name in module._buffers:
-                    module._buffers[name] = None
-
+from metaseg.cases import file_checks
+from metaseg.threads import ordered_map
 
 Shapes = tuple[torch.Size, ...]
 
@@ -215,7 +52,7 @@ Shapes = tuple[torch.Size, ...]
 @ENGINES.register("auto")
 @ENGINES.register("batched")
 class BatchedEngine(FunctionalEngine):
-    """Meta-steps of several tasks at a time; gradients equal those of the other engines.
+    """The default: meta-steps of several tasks at a time; gradients equal those of the other engines.
 
     What cannot share the machine is computed task by task: a network with dropout in train mode (whose masks would come
     in any order), one whose modules cannot be copied, and, where a GPU cannot record, tasks of other shapes than their
@@ -247,7 +84,9 @@ class BatchedEngine(FunctionalEngine):
         self.said = ""
         self._limit, self._hindrance = 1, ""
         self._kept: dict[tuple[Shapes, bool], int] = {}
-        settle_threads()
+        # Setting the number of threads takes MKL's freedom to use fewer. Done before anything is computed, so that no
+        # value depends on whether a step, which sets the number and sets it back, came before it.
+        torch.set_num_threads(torch.get_num_threads())
 
     def task_gradients(
         self, weights: FastWeights, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop
@@ -292,9 +131,23 @@ class BatchedEngine(FunctionalEngine):
                 elif count == 1:
                     self.said = "task by task: memory is short"
                 yield from super().task_gradients(weights, tasks, loss, inner)
-            else:
-                self.said = f"{count} tasks at a time, {intra_op} threads each"
-                yield from self._from_threads(replicas, tasks, loss, inner, intra_op)
+                return
+            self.said = f"{count} tasks at a time, {intra_op} threads each"
+            autocast = Autocast.current("cpu")
+            idle: queue.SimpleQueue[FastWeights] = queue.SimpleQueue()
+            for replica in replicas:
+                idle.put(replica)
+
+            def compute(position: int) -> TaskGradient:
+                own = idle.get()
+                try:
+                    with autocast.uncached():
+                        return task_gradient(own, tasks[position], loss, inner, self.norm_statistics, (position,))
+                finally:
+                    idle.put(own)
+
+            own_threads = partial(torch.set_num_threads, intra_op)
+            yield from ordered_map(compute, range(len(tasks)), count, initializer=own_threads)
 
     def _replicas(self, weights: FastWeights, count: int) -> list[FastWeights]:
         """The network and replicas of it."""
@@ -304,35 +157,6 @@ class BatchedEngine(FunctionalEngine):
             # Anything may be among the attributes of a network.
             self.said = f"task by task: the network cannot be copied, {error}"
             return [weights]
-
-    def _from_threads(
-        self, replicas: list[FastWeights], tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop, intra_op: int
-    ) -> Iterator[TaskGradient]:
-        autocast = Autocast.current("cpu")
-        idle: queue.SimpleQueue[FastWeights] = queue.SimpleQueue()
-        for replica in replicas:
-            idle.put(replica)
-
-        def compute(position: int) -> TaskGradient:
-            weights = idle.get()
-            try:
-                with autocast.uncached():
-                    return task_gradient(weights, tasks[position], loss, inner, self.norm_statistics, (position,))
-            finally:
-                idle.put(weights)
-
-        waiting: deque[Future[TaskGradient]] = deque()
-        pool = ThreadPoolExecutor(len(replicas), "metaseg-task", torch.set_num_threads, (intra_op,))
-        try:
-            for position in range(len(tasks)):
-                waiting.append(pool.submit(compute, position))
-                # So many gradients wait at most for the one before them: each is as large as the network.
-                if len(waiting) == 2 * len(replicas):
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def _on_gpu(
         self, weights: FastWeights, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop
@@ -419,3 +243,166 @@ def has_random_layers(model: nn.Module) -> bool:
         for module in model.modules()
         if isinstance(module, nn.modules.dropout._DropoutNd)
     )
+
+
+@contextmanager
+def intra_op_threads(count: int) -> Iterator[None]:
+    """So many intra-op threads in this thread, and in those that begin meanwhile; then as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+FIRST_ORDER, SECOND_ORDER = 2.0, 4.0
+"""Memory of a task, in that which a forward pass keeps for its backward pass: in second order the support pass with its
+gradient stays while the query slices are passed. Rounded up from peaks of U-Nets."""
+
+SHARE = 0.8
+"""Of the free memory."""
+
+
+def tasks_that_fit(free: int | None, kept: int, first_order: bool) -> int | None:
+    """Number of tasks, 1 at least; None if the free memory is not known.
+
+    Args:
+        free: Free memory, in bytes.
+        kept: What a forward pass of one task keeps, in bytes.
+        first_order: Whether the second derivative is left out.
+    """
+    if free is None:
+        return None
+    return max(1, int(SHARE * free / max(1.0, kept * (FIRST_ORDER if first_order else SECOND_ORDER))))
+
+
+def kept_bytes(weights: FastWeights, task: TaskBatch, loss: Loss, statistics: NormStatistics) -> int:
+    """What the larger of a task's two forward passes keeps for its backward pass, without the parameters, in bytes.
+
+    It is measured by such a pass.
+    """
+    batches = [(task.support_images, task.support_labels), (task.query_images, task.query_labels)]
+    images, labels = max(batches, key=lambda batch: batch[0].numel())
+    own = {parameter.untyped_storage().data_ptr() for parameter in weights.model.parameters()}
+    found: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    values = {name: value.requires_grad_() for name, value in weights.values().items()}
+    with (
+        weights.task(statistics),
+        torch.enable_grad(),
+        weights.placed(values),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        loss(weights.model(images), labels)
+    return sum(found.values())
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Memory of a device that is free to take, in bytes; None where the system does not tell."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # What torch holds and does not use can be taken as well.
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return file_checks.free_memory() if device.type == "cpu" else None
+
+
+_TABLES = ("_parameters", "_buffers", "_modules")
+_CONSTANTS = (bool, int, float, str, type(None), Tensor)
+
+
+def replicate(model: nn.Module) -> nn.Module:
+    """A network of new modules with the same parameters and buffers.
+
+    Modules that are held twice, in attributes or lists too, are one module in the replica as well. Hooks that are
+    methods of a module become methods of its replica.
+
+    Args:
+        model: The network.
+
+    Raises:
+        Exception: Whatever :func:`copy.deepcopy` raises of an attribute that cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        memo[id(tensor)] = tensor
+    modules = list(model.modules())
+    for module in modules:
+        memo[id(module)] = module.__new__(type(module))
+    for module in modules:
+        memo[id(module)].__dict__.update({name: _copied(name, value, memo) for name, value in module.__dict__.items()})
+    replica: nn.Module = memo[id(model)]
+    return replica
+
+
+def _copied(name: str, value: Any, memo: dict[int, Any]) -> Any:
+    if name in _TABLES:
+        # Direct: deepcopy takes ten times as long, and this is done once a step and thread.
+        return type(value)(
+            (key, held if isinstance(held, Tensor) else memo.get(id(held))) for key, held in value.items()
+        )
+    if isinstance(value, _CONSTANTS):
+        return value
+    if isinstance(value, dict) and not value:
+        return copy.copy(value)
+    return copy.deepcopy(value, memo)
+
+
+class StackedWeights(FastWeights):
+    """As :class:`FastWeights`, with a leading axis for the tasks in every value, batch and loss.
+
+    Args:
+        model: The network.
+        tasks: Their number.
+    """
+
+    def __init__(self, model: nn.Module, tasks: int) -> None:
+        super().__init__(model)
+        self.tasks = tasks
+
+    @contextmanager
+    def task(self, statistics: NormStatistics) -> Iterator[None]:
+        """Buffers of their own, shared by the tasks: a network that writes to them is refused by torch."""
+        with super().task(statistics):
+            if statistics == "batch":
+                forget_running_statistics(self.model)
+            yield
+
+    def values(self) -> Values:
+        """θ for every task; no memory is taken."""
+        return {name: value.expand(self.tasks, *value.shape) for name, value in super().values().items()}
+
+    def over_tasks(self, values: Values) -> Values:
+        """Their sum over the tasks."""
+        return {name: value.sum(dim=0) for name, value in values.items()}
+
+    def loss_at(self, values: Values, loss: Loss, images: Tensor, labels: Tensor) -> Tensor:
+        """Losses ``(tasks,)`` of images ``(tasks, batch, modality, height, width)``."""
+        # A cast that is kept would outlive the mapped tensor that it was made from.
+        autocast = Autocast.current(images.device.type)
+
+        def loss_of_task(values: Values, images: Tensor, labels: Tensor) -> Tensor:
+            with self.placed(values), autocast.uncached():
+                return checked_scalar(loss(self.model(images), labels))
+
+        losses: Tensor = vmap(loss_of_task, randomness="error")(values, images, labels)
+        return losses
+
+
+def stack_tasks(tasks: list[TaskBatch]) -> TaskBatch:
+    """Data of tasks of equal shapes with a leading axis for the task."""
+    return TaskBatch(*(torch.stack(values) for values in zip(*(task.tensors for task in tasks), strict=True)))
+
+
+def forget_running_statistics(model: nn.Module) -> None:
+    """Take running statistics out of the normalisation layers: in train mode they then have nothing to write to."""
+    for module in model.modules():
+        if getattr(module, "running_mean", None) is not None:
+            for name in module._buffers.keys() & {"running_mean", "running_var", "num_batches_tracked"}:
+                module._buffers[name] = None

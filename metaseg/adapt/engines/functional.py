@@ -8,19 +8,12 @@ gradient needs no graph of the updates. Beginning with v = w_K ∇L(θ_K; query)
   first order leaves this product out (Finn et al. 2017, section 5.2).
 
 v at θ_0 is the outer gradient. Query graphs are let go at once, the support graphs of one task live until the sweep.
-
-A network with other parameter values for the time of one forward: the ground of the functional engine and Reptile.
-
-An inner loop needs the network at θ, at θ' and so on, without losing θ. Here the values are put into the network
-itself, into every place that holds the parameter, and taken out again after the pass. No module is copied, so that
-modules that are held twice, or also as plain attributes, are seen at their new values everywhere. The values stay for
-the backward pass, so that a network that computes activations anew there (checkpointing) finds them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -42,6 +35,11 @@ Values = dict[str, Tensor]
 """Tensors by the name of a trainable parameter."""
 
 
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are not frozen, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 @dataclass(frozen=True, eq=False)
 class Pass:
     """A forward and backward pass.
@@ -60,27 +58,30 @@ class Pass:
 class FastWeights:
     """A network's trainable parameters as values beside it.
 
+    An inner loop needs the network at θ, at θ' and so on, without losing θ. The values are put into the network itself,
+    into every place that holds the parameter, and taken out again after the pass. No module is copied, so that modules
+    that are held twice, or also as plain attributes, are seen at their new values everywhere. The values stay for the
+    backward pass, so that a network that computes activations anew there (checkpointing) finds them.
+
     Args:
         model: The network. It is left as it was to the bit after every call.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
-        names = {id(one): name for name, one in self.parameters.items()}
+        self.parameters = trainable_parameters(model)
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
         # Every place of every parameter: a shared one has several.
         self._places = [
-            (module._parameters, key, names[id(one)])
+            (module._parameters, key, names[id(parameter)])
             for module in model.modules()
-            for key, one in module._parameters.items()
-            if one is not None and id(one) in names
+            for key, parameter in module._parameters.items()
+            if parameter is not None and id(parameter) in names
         ]
 
-    @contextmanager
-    def task(self, statistics: NormStatistics) -> Iterator[None]:
+    def task(self, statistics: NormStatistics) -> AbstractContextManager[None]:
         """For the time of one task: buffers of its own, and normalisation statistics as chosen."""
-        with isolated_buffers(self.model, statistics):
-            yield
+        return isolated_buffers(self.model, statistics)
 
     def values(self) -> Values:
         """θ, detached; it shares the parameters' memory."""
@@ -144,8 +145,8 @@ class FastWeights:
                 table[key] = values[name]  # type: ignore[assignment]
             yield
         finally:
-            for (table, key, _), one in zip(self._places, before, strict=True):
-                table[key] = one
+            for (table, key, _), parameter in zip(self._places, before, strict=True):
+                table[key] = parameter
 
 
 def vector_product(
@@ -181,7 +182,7 @@ def add_to(total: Values, more: Mapping[str, Tensor]) -> None:
 Rates = Mapping[str, Tensor | float]
 """Inner rates by the name of the parameter: a number, or a tensor that broadcasts to the parameter's shape."""
 
-RateShares = dict[int, tuple[Tensor, Tensor]]
+RateGradients = dict[int, tuple[Tensor, Tensor]]
 """Inner rates with their gradients, by the identity of the rate."""
 
 
@@ -239,12 +240,12 @@ class TaskGradient:
     support_losses: Tensor
     query_losses: Tensor
     gradient: Values
-    rates: RateShares
+    rates: RateGradients
 
 
 @ENGINES.register("functional")
 class FunctionalEngine:
-    """Meta-steps by parameter values put into the network and taken out again; see :mod:`.fast_weights`.
+    """Meta-steps by parameter values put into the network and taken out again; see :class:`FastWeights`.
 
     Its gradients equal those of the ``learn2learn`` engine. Only :meth:`meta_gradient` can adapt a part of the
     parameters, learn inner rates and weigh several query losses.
@@ -270,7 +271,7 @@ class FunctionalEngine:
         first_order: bool = False,
     ) -> StepResult:
         """Add the outer gradient to the model's; see :meth:`metaseg.adapt.engines.base.MetaStepEngine.step`."""
-        rates = {name: inner_lr for name, one in model.named_parameters() if one.requires_grad}
+        rates = dict.fromkeys(trainable_parameters(model), inner_lr)
         return self.meta_gradient(model, tasks, loss, InnerLoop(rates, inner_steps, first_order))
 
     def meta_gradient(self, model: nn.Module, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop) -> StepResult:
@@ -294,20 +295,18 @@ class FunctionalEngine:
         """
         weights = FastWeights(model)
         _check(weights, tasks, inner)
-        rates = RateGradients()
-        support_losses: dict[int, Tensor] = {}
-        query_losses: dict[int, Tensor] = {}
+        rates: RateGradients = {}
+        losses: dict[int, tuple[Tensor, Tensor]] = {}
         for found in self.task_gradients(weights, tasks, loss, inner):
             weights.add_gradient(found.gradient)
-            rates.add(found.rates)
-            for row, position in enumerate(found.positions):
-                support_losses[position], query_losses[position] = found.support_losses[row], found.query_losses[row]
-        rates.backward()
-        order = range(len(tasks))
-        return StepResult(
-            torch.stack([support_losses[position] for position in order]),
-            torch.stack([query_losses[position] for position in order]),
-        )
+            for rate, gradient in found.rates.values():
+                _add_rate(rates, rate, gradient)
+            losses |= zip(found.positions, zip(found.support_losses, found.query_losses, strict=True), strict=True)
+        if rates:
+            # Once for all tasks: what the rates are computed from is gone through a single time.
+            torch.autograd.backward([rate for rate, _ in rates.values()], [gradient for _, gradient in rates.values()])
+        support, query = zip(*(losses[position] for position in range(len(tasks))), strict=True)
+        return StepResult(torch.stack(support), torch.stack(query))
 
     def task_gradients(
         self, weights: FastWeights, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop
@@ -315,25 +314,6 @@ class FunctionalEngine:
         """Gradients of all tasks, always in the same order: what is added up in it has the same bits in every run."""
         for position, task in enumerate(tasks):
             yield task_gradient(weights, task, loss, inner, self.norm_statistics, (position,))
-
-
-class RateGradients:
-    """Gradients of those inner rates that require one, added up over tasks."""
-
-    def __init__(self) -> None:
-        self._found: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def add(self, shares: RateShares) -> None:
-        """Add to those that are there."""
-        for key, (rate, share) in shares.items():
-            self._found[key] = (rate, self._found[key][1] + share if key in self._found else share)
-
-    def backward(self) -> None:
-        """Hand them on. Once for all tasks: what the rates are computed from is gone through a single time."""
-        if self._found:
-            torch.autograd.backward(
-                [rate for rate, _ in self._found.values()], [one for _, one in self._found.values()]
-            )
 
 
 def task_gradient(
@@ -392,10 +372,10 @@ def _needed_on_the_way_back(rates: Rates, first_order: bool) -> bool:
     return not first_order or any(isinstance(rate, Tensor) and rate.requires_grad for rate in rates.values())
 
 
-def _sweep_back(weights: FastWeights, trail: list[_InnerStep], first_order: bool) -> tuple[Values, RateShares]:
+def _sweep_back(weights: FastWeights, trail: list[_InnerStep], first_order: bool) -> tuple[Values, RateGradients]:
     """The outer gradient of a task, and that of its inner rates. The trail is used up."""
     sweep: Values = {}
-    found: RateShares = {}
+    found: RateGradients = {}
     while trail:
         step = trail.pop()
         add_to(sweep, step.query)
@@ -403,13 +383,17 @@ def _sweep_back(weights: FastWeights, trail: list[_InnerStep], first_order: bool
         for name, gradient in reached.items():
             rate = step.rates[name]
             if isinstance(rate, Tensor) and rate.requires_grad:
-                share = -(gradient.detach() * sweep[name]).sum_to_size(rate.shape)
-                found[id(rate)] = (rate, found[id(rate)][1] + share if id(rate) in found else share)
+                _add_rate(found, rate, -(gradient.detach() * sweep[name]).sum_to_size(rate.shape))
         if not first_order:
             vector = {name: -_constant(step.rates[name]) * sweep[name] for name in reached}
             with weights.placed(step.support.leaves):
                 add_to(sweep, vector_product(reached, vector, step.support.leaves))
     return weights.over_tasks(sweep), found
+
+
+def _add_rate(total: RateGradients, rate: Tensor, gradient: Tensor) -> None:
+    """Add to the gradient of a rate."""
+    total[id(rate)] = (rate, total[id(rate)][1] + gradient if id(rate) in total else gradient)
 
 
 def _constant(rate: Tensor | float) -> Tensor | float:

@@ -98,7 +98,8 @@ class Recordings:
     ) -> TaskGradient | None:
         self._know(model)
         autocast = Autocast.current("cuda")
-        key = (how, autocast, id(loss), tuple(tuple((one.shape, one.dtype) for one in task.tensors) for task in tasks))
+        shapes = tuple((tensor.shape, tensor.dtype) for task in tasks for tensor in task.tensors)
+        key = (how, autocast, id(loss), shapes)
         if key not in self._recordings:
             if len(self._recordings) >= self.most:
                 return None
@@ -121,7 +122,7 @@ class Recordings:
     def _record(
         self, model: nn.Module, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop, autocast: Autocast
     ) -> _Recording | None:
-        data = [TaskBatch(*(one.clone() for one in task.tensors)) for task in tasks]
+        data = [TaskBatch(*(tensor.clone() for tensor in task.tensors)) for task in tasks]
         graph = torch.cuda.CUDAGraph()
         positions = tuple(range(len(tasks)))
         try:
@@ -169,9 +170,9 @@ def gradient_of(
         here.wait_stream(lane)
     return TaskGradient(
         positions,
-        torch.cat([one.support_losses for one in found]),
-        torch.cat([one.query_losses for one in found]),
-        {name: torch.stack([one.gradient[name] for one in found]).sum(dim=0) for name in found[0].gradient},
+        torch.cat([each.support_losses for each in found]),
+        torch.cat([each.query_losses for each in found]),
+        {name: torch.stack([each.gradient[name] for each in found]).sum(dim=0) for name in found[0].gradient},
         {},
     )
 
@@ -188,5 +189,5 @@ def constant_part(inner: InnerLoop) -> Hashable | None:
 
 def layout_of(model: nn.Module) -> Hashable:
     """Where a network's tensors lie, which are trained, and the mode of its modules."""
-    tensors = [(one.data_ptr(), one.requires_grad) for one in (*model.parameters(), *model.buffers())]
+    tensors = [(tensor.data_ptr(), tensor.requires_grad) for tensor in (*model.parameters(), *model.buffers())]
     return tuple(tensors), tuple(module.training for module in model.modules())
