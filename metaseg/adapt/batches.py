@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaseg.adapt.setup import Setting, Shot
+from metaseg.adapt.setup import AdaptationSetup, Shot
 from metaseg.cases.labels import LabelSpace
 from metaseg.errors import UsageError
 from metaseg.runs.logs import Selection
@@ -44,14 +44,14 @@ class BalancedSlices:
     """Class-balanced batches out of the shots' slices.
 
     Attributes:
-        setting: The shots.
+        setup: The shots.
         batch_size: Slices of a batch.
         drawn: For every draw of the whole training: number of the shot and stored slice, ``(draws, 2)``.
         augmentation: What happens to each slice.
         seed: Seed of the augmentation.
     """
 
-    setting: Setting
+    setup: AdaptationSetup
     batch_size: int
     drawn: np.ndarray
     augmentation: Augmentation
@@ -59,13 +59,13 @@ class BalancedSlices:
 
     @classmethod
     def plan(
-        cls, setting: Setting, batch_size: int, steps: int, seed: int, augment: str | None = None
+        cls, setup: AdaptationSetup, batch_size: int, steps: int, seed: int, augment: str | None = None
     ) -> BalancedSlices:
         """Draw all batches of a training at once."""
-        areas = np.concatenate([shot.case.areas(setting.space)[shot.slices, 1:] for shot in setting.shots])
-        rows = np.array([(number, index) for number, shot in enumerate(setting.shots) for index in shot.slices])
+        areas = np.concatenate([shot.case.areas(setup.space)[shot.slices, 1:] for shot in setup.shots])
+        rows = np.array([(number, index) for number, shot in enumerate(setup.shots) for index in shot.slices])
         drawn = class_balanced_draw(areas, steps * batch_size, np.random.default_rng([seed, 21]))
-        return cls(setting, batch_size, rows[drawn], Augmentation(augment or "none"), seed)
+        return cls(setup, batch_size, rows[drawn], Augmentation(augment or "none"), seed)
 
     def rows(self, step: int) -> np.ndarray:
         """Shot and slice of each member of a batch, ``(batch, 2)``."""
@@ -75,9 +75,9 @@ class BalancedSlices:
         """Images ``(modality, height, width)`` and classes ``(height, width)`` of a batch, of whatever sizes."""
         images, labels = [], []
         for number, index in self.rows(step):
-            case = self.setting.shots[number].case
-            images.append(case.images([index], self.setting.modalities)[0])
-            labels.append(case.labels([index], self.setting.space)[0])
+            case = self.setup.shots[number].case
+            images.append(case.images([index], self.setup.modalities)[0])
+            labels.append(case.labels([index], self.setup.space)[0])
         return images, labels
 
     def draw(self, step: int) -> Batch:
@@ -87,7 +87,7 @@ class BalancedSlices:
 
     def selections(self, step: int, spent: int) -> list[Selection]:
         """The shots' slices in the batch of a step."""
-        cases = [(self.setting.shots[number].case, int(index)) for number, index in self.rows(step)]
+        cases = [(self.setup.shots[number].case, int(index)) for number, index in self.rows(step)]
         return [
             Selection(spent, case.id, case.patient, case.native_slice(index), "plain", "batch", position)
             for position, (case, index) in enumerate(cases)
@@ -116,14 +116,14 @@ def augmented(images: Tensor, labels: Tensor, augmentation: Augmentation, seed: 
     return torch.stack([image for image, _ in changed]), torch.stack([label for _, label in changed])
 
 
-def source_shots(setting: Setting) -> tuple[Shot, ...]:
+def source_shots(setup: AdaptationSetup) -> tuple[Shot, ...]:
     """The source's training cases with all of their tumour-bearing slices, by case id.
 
     Raises:
         UsageError: None of them bears tumour.
     """
-    cases = sorted(setting.memory, key=lambda case: case.id)
-    shots = [Shot(case, tumour_slices(case.areas(setting.space)[:, 1:], case.num_slices)) for case in cases]
+    cases = sorted(setup.source_cases, key=lambda case: case.id)
+    shots = [Shot(case, tumour_slices(case.areas(setup.space)[:, 1:], case.num_slices)) for case in cases]
     bearing = tuple(shot for shot in shots if len(shot.slices))
     if not bearing:
         raise UsageError(

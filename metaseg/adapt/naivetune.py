@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from lightning_fabric import Fabric
 from safetensors.torch import save as save_safetensors
@@ -12,8 +12,8 @@ from torch import nn
 from metaseg.adapt.batches import BatchSource
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.naive import Interpolation, Naive
-from metaseg.adapt.session import resolve_defaults, run_adaptation
-from metaseg.adapt.setup import AdaptationResult, Setting
+from metaseg.adapt.methods.registry import resolve_defaults
+from metaseg.adapt.setup import AdaptationResult, AdaptationSetup, run_adaptation
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config.segmentation import NaivetuneConfig
 from metaseg.errors import UsageError, recorded_warnings
@@ -21,7 +21,7 @@ from metaseg.files import replacing
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.state import can_go_on, load_training_state
 from metaseg.training.fitted_run import STATE_FILE
-from metaseg.training.loop import LoopPlan, LoopState, fit
+from metaseg.training.loop import LoopPlan, LoopState, Loss, fit
 from metaseg.training.optimization import build_optimizer, learning_rate
 
 
@@ -58,11 +58,15 @@ class _Listener:
 
 
 @recorded_warnings()
-def run_naivetune(config: NaivetuneConfig) -> AdaptationResult:
+def run_naivetune(
+    config: NaivetuneConfig, *, network: nn.Module | None = None, loss: Loss | None = None
+) -> AdaptationResult:
     """Fine-tune a pretrained network on few target patients.
 
     Args:
         config: All settings; see :class:`~metaseg.config.segmentation.NaivetuneConfig`.
+        network: As of :func:`~metaseg.adapt.metatune.run_metatune`.
+        loss: As of :func:`~metaseg.adapt.metatune.run_metatune`.
 
     Raises:
         DataError: The data cannot be used.
@@ -71,22 +75,22 @@ def run_naivetune(config: NaivetuneConfig) -> AdaptationResult:
         TrainingError: The loss became non-finite.
     """
     config, info = resolve_defaults(config), find_method(config.method, "plain")
-    return run_adaptation(config, _tune, info.needs_source == "always")
+    return run_adaptation(config, _tune, info.needs_source == "always", network, loss)
 
 
-def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric, setting: Setting) -> None:
-    method: Naive = find_method(config.method, "plain").build(config, setting, fabric)
+def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric, setup: AdaptationSetup) -> None:
+    method: Naive = find_method(config.method, "plain").build(config, setup, fabric)
     state, state_file = LoopState(), run.checkpoints / STATE_FILE
     resume = can_go_on(state_file, config.resume)
-    before = fabric.to_device(setting.network.model)
+    before = fabric.to_device(setup.network.model)
     saved = load_training_state(state_file) if resume else None
-    spent = None if saved is None else _spent_before(config, saved)
-    rows = None if saved is None else saved["extra"].get("rows")
-    with Watch(run, config, setting, fabric, spent, rows, inherits=method.inherits) as watch:
+    extra = {} if saved is None else saved["extra"]
+    spent = None if saved is None else int(extra["prepared"]) + int(saved["step"]) * config.batch_size
+    with Watch(run, config, setup, fabric, spent, extra.get("rows"), inherits=method.inherits) as watch:
         if not resume:
             state.extra["before"] = watch.mark(before, 0)
         interpolation = Interpolation(before, config.interpolation or 1.0)
-        model = fabric.to_device(method.network(setting.network.model))
+        model = fabric.to_device(method.network(setup.network.model))
         prepared = method.prepare(model)
         plan = _plan(config, prepared)
         if not resume:
@@ -98,10 +102,6 @@ def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric, setting: Sett
         final = fit(model, optimizer, fabric, plan, slices.draw, method.objective, listener, state, state_file, resume)
         spent = listener.spent(plan.total_steps)
         watch.finish(interpolation(method.export(final)), spent, state.extra["before"], state.extra["after"])
-
-
-def _spent_before(config: NaivetuneConfig, saved: dict[str, Any]) -> int:
-    return int(saved["extra"]["prepared"]) + int(saved["step"]) * config.batch_size
 
 
 def _plan(config: NaivetuneConfig, prepared: int) -> LoopPlan:

@@ -1,21 +1,9 @@
-"""What some orders know beyond a case's own scores: an oracle's Dice, or a bandit's preferences.
+"""Scores of slices under the current network, and what some orders know beyond them.
 
 ``oracle`` is a curriculum by true difficulty: the slices that a network which knows the target segments well come first
 (transfer scoring of Weinshall et al. 2018 and Hacohen and Weinshall 2019). It bounds what any order by difficulty can
-give, and is no method: its network has seen labels that the tuning has not.
-
-``adaptive`` learns while tuning which difficulty pays (:mod:`metaseg.sampling.scheduler`).
-
-Scores and tasks of meta-tuning shared out among processes; with one process everything is done by it.
-
-Score a case's slices under the current network, for the sampler core.
-
-Scores of cases remembered between visits, until the network has moved too far for them.
-
-How far is measured along the path: the relative change of the parameters, added up over the meta-steps since a case was
-scored. By the triangle inequality this is no less than the change between then and now, up to the slow growth of the
-weights' norm, so that a case is rather scored too often than too rarely; and it needs one number for all cases, where
-the change itself would need a copy of the weights for each.
+give, and is no method: its network has seen labels that the tuning has not. ``adaptive`` learns while tuning which
+difficulty pays (:mod:`metaseg.sampling.scheduler`).
 """
 
 from __future__ import annotations
@@ -23,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,21 +19,62 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from metaseg.adapt.engines import Loss, StepResult, TaskBatch
-from metaseg.adapt.setup import Setting, Shot
-from metaseg.cases.labels import LabelSpace
+from metaseg.adapt.engines import StepResult, TaskBatch
+from metaseg.adapt.setup import AdaptationSetup, Shot
 from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import UsageError
-from metaseg.inference.logits import Autocast, batch_class_counts, largest_class, predict_logits
+from metaseg.inference.logits import batch_class_counts, largest_class, predict_logits
+from metaseg.inference.predictor import Predictor
 from metaseg.models.checkpoint import ModelCard
-from metaseg.models.processes import combine_gradients, gather, row_bounds, several, share
+from metaseg.models.processes import combine_gradients, gather, row_bounds, several
 from metaseg.runs.networks import load_network
 from metaseg.sampling import ORDERS, Exp3S, Pool, band_chances, difficulty_bands, slice_dice, slice_preferences
 from metaseg.sampling.tasks import CasePlan
 from metaseg.store.stored_case import StoredCase
+from metaseg.training.loop import Loss
+
+T = TypeVar("T")
 
 SCORES = ("dice", "entropy", "foreground")
-"""What :func:`metaseg.adapt.scoring.score_slices` gives; other scores are added to a pool afterwards."""
+"""What :func:`score_slices` gives; other scores are added to a pool afterwards."""
+
+
+def score_slices(predictor: Predictor, case: StoredCase, slices: np.ndarray) -> Pool:
+    """Forward slices once without gradient.
+
+    Args:
+        predictor: The network; put in evaluation mode for the call.
+        case: A labelled case.
+        slices: Stored slices to score.
+
+    Returns:
+        Dice (foreground mean over the classes in label or prediction, 1 where both are empty), mean predictive
+        entropy in nats, and tumour area of every slice, by its stored index.
+    """
+    model, space = predictor.network, predictor.space
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    dice, entropy = [], []
+    try:
+        for start in range(0, len(slices), predictor.batch_size):
+            chosen = slices[start : start + predictor.batch_size]
+            images = torch.from_numpy(case.images(chosen, predictor.modalities)).to(device)
+            labels = torch.from_numpy(case.labels(chosen, space)).to(device)
+            with predictor.autocast():
+                logits = predict_logits(model, images, of=f"case {case.id}")
+            log_probabilities = torch.log_softmax(logits, dim=1)
+            entropy.append(-(log_probabilities.exp() * log_probabilities).sum(dim=1).mean(dim=(1, 2)).cpu().numpy())
+            counts = batch_class_counts(labels, largest_class(logits), space.num_classes)
+            intersection, label_area, predicted_area = (part[:, 1:].cpu().numpy() for part in counts)
+            dice.append(slice_dice(intersection, label_area, predicted_area))
+    finally:
+        model.train(training)
+    return Pool(
+        index=np.asarray(slices),
+        dice=np.concatenate(dice),
+        entropy=np.concatenate(entropy).astype(np.float64),
+        foreground=case.areas(space)[slices, 1:].sum(axis=1),
+    )
 
 
 @dataclass(frozen=True)
@@ -56,8 +85,13 @@ class _Scored:
     pool: Pool
 
 
-class ScoreMemory:
-    """Decides whether a case is scored anew.
+class ScoreCache:
+    """Keeps scores of cases between visits, until the network has moved too far for them.
+
+    How far is measured along the path: the relative change of the parameters, added up over the meta-steps since a case
+    was scored. By the triangle inequality this is no less than the change between then and now, up to the slow growth
+    of the weights' norm, so that a case is rather scored too often than too rarely; and it needs one number for all
+    cases, where the change itself would need a copy of the weights for each.
 
     Args:
         tolerance: Relative change of the parameters up to which the scores of a case are used again; 0 scores always.
@@ -70,7 +104,7 @@ class ScoreMemory:
         self._scored: dict[str, _Scored] = {}
 
     def pool(self, case: str, slices: np.ndarray, score: Callable[[], Pool]) -> Pool:
-        """The scores of a case's slices: remembered ones where they are near enough, else new ones.
+        """The scores of a case's slices: kept ones where they are near enough, else new ones.
 
         Args:
             case: The case's id.
@@ -116,7 +150,7 @@ class ScoreMemory:
         }
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`; of a run that remembered nothing, nothing."""
+        """The inverse of :meth:`state_dict`; of a run that kept nothing, nothing."""
         self.travelled, self.reused = values.get("travelled", 0.0), values.get("reused", 0)
         self._scored = {
             case: _Scored(
@@ -134,15 +168,15 @@ def relative_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
     return (moved / size) ** 0.5 if size else float("inf")
 
 
-T = TypeVar("T")
+# Scores and tasks distributed over processes; with one process everything is done by it.
 
 
-def score_shared(fabric: Fabric, score: Callable[[np.ndarray], Pool], slices: np.ndarray) -> Pool:
+def score_distributed(fabric: Fabric, score: Callable[[np.ndarray], Pool], slices: np.ndarray) -> Pool:
     """Score slices, each process a run of them.
 
     Args:
         fabric: Of this process.
-        score: Scores stored slices; see :func:`~metaseg.adapt.scoring.score_slices`.
+        score: Scores stored slices; see :func:`score_slices`.
         slices: The slices of all.
     """
     if not several(fabric):
@@ -161,83 +195,23 @@ def of_first(fabric: Fabric, value: T) -> T:
     return fabric.broadcast(value) if several(fabric) else value
 
 
-def shared_step(
-    fabric: Fabric,
-    step: Callable[[Sequence[TaskBatch]], StepResult],
-    tasks: Sequence[TaskBatch],
-    learned: Sequence[Tensor],
-) -> StepResult:
-    """A meta-step whose tasks are shared out; outer gradients are summed, as over the tasks of one process.
+def gather_step(fabric: Fabric, own: StepResult | None, trained: Sequence[Tensor]) -> StepResult:
+    """Sum the outer gradients of a meta-step over processes, as over the tasks of one process.
 
     Args:
         fabric: Of this process.
-        step: Adds the outer gradient of some tasks to ``p.grad``.
-        tasks: All tasks of the meta-step.
-        learned: What the outer optimiser learns.
+        own: Losses of the tasks of this process; None if it has none.
+        trained: What the outer optimiser trains.
 
     Returns:
         The losses of all tasks, in their order.
     """
-    if not several(fabric):
-        return step(tasks)
-    own = share(fabric, tasks)
-    result = step(own) if own else None
-    combine_gradients(fabric, learned, mean=False)
-    rows = [] if result is None else list(zip(result.support_losses.cpu(), result.query_losses.cpu(), strict=True))
-    everyones = gather(fabric, rows)
-    return StepResult(
-        torch.stack([support for support, _ in everyones]), torch.stack([query for _, query in everyones])
-    )
-
-
-def score_slices(
-    model: nn.Module,
-    case: StoredCase,
-    slices: np.ndarray,
-    modalities: Sequence[str],
-    space: LabelSpace,
-    autocast: Autocast,
-    batch_size: int = 8,
-) -> Pool:
-    """Forward slices once without gradient.
-
-    Args:
-        model: The network; put in evaluation mode for the call.
-        case: A labelled case.
-        slices: Stored slices to score.
-        modalities: The network's input modalities.
-        space: The network's label space.
-        autocast: Makes the context of mixed precision.
-        batch_size: Slices of one forward pass.
-
-    Returns:
-        Dice (foreground mean over the classes in label or prediction, 1 where both are empty), mean predictive
-        entropy in nats, and tumour area of every slice, by its stored index.
-    """
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    dice, entropy = [], []
-    try:
-        for start in range(0, len(slices), batch_size):
-            chosen = slices[start : start + batch_size]
-            images = torch.from_numpy(case.images(chosen, modalities)).to(device)
-            labels = torch.from_numpy(case.labels(chosen, space)).to(device)
-            with autocast():
-                logits = predict_logits(model, images, of=f"case {case.id}")
-            log_probabilities = torch.log_softmax(logits, dim=1)
-            entropy.append(-(log_probabilities.exp() * log_probabilities).sum(dim=1).mean(dim=(1, 2)).cpu().numpy())
-            counts = batch_class_counts(labels, largest_class(logits), space.num_classes)
-            intersection, label_area, predicted_area = (part[:, 1:].cpu().numpy() for part in counts)
-            dice.append(slice_dice(intersection, label_area, predicted_area))
-    finally:
-        model.train(training)
-    return Pool(
-        index=np.asarray(slices),
-        dice=np.concatenate(dice),
-        entropy=np.concatenate(entropy).astype(np.float64),
-        foreground=case.areas(space)[slices, 1:].sum(axis=1),
-    )
+    if own is not None and not several(fabric):
+        return own
+    combine_gradients(fabric, trained, mean=False)
+    rows = [] if own is None else list(zip(own.support_losses.cpu(), own.query_losses.cpu(), strict=True))
+    support, query = zip(*gather(fabric, rows), strict=True)
+    return StepResult(torch.stack(support), torch.stack(query))
 
 
 BANDS = 4
@@ -289,22 +263,17 @@ class OracleScores(OrderScores):
     A case is scored once, since the oracle does not change.
 
     Args:
-        model: The oracle, on the device.
-        modalities: Its input modalities.
-        setting: What is adapted.
-        fabric: Device and precision.
+        oracle: The network that knows the target, on the device.
     """
 
-    def __init__(self, model: nn.Module, modalities: Sequence[str], setting: Setting, fabric: Fabric) -> None:
-        self.model, self.modalities, self.setting, self.fabric = model, modalities, setting, fabric
+    def __init__(self, oracle: Predictor) -> None:
+        self.oracle = oracle
         self._dice: dict[str, dict[int, float]] = {}
 
     def complete(self, shot: Shot, pool: Pool) -> Pool:
         """Add score ``oracle``."""
         if shot.case.id not in self._dice:
-            scored = score_slices(
-                self.model, shot.case, shot.slices, self.modalities, self.setting.space, self.fabric.autocast
-            )
+            scored = score_slices(self.oracle, shot.case, shot.slices)
             self._dice[shot.case.id] = dict(zip(scored.index.tolist(), scored.score("dice").tolist(), strict=True))
         dice = self._dice[shot.case.id]
         return pool.with_score("oracle", np.array([dice[index] for index in pool.index.tolist()]))
@@ -383,12 +352,12 @@ class AdaptiveScores(OrderScores):
         return torch.stack(losses).cpu() if losses else torch.empty(0, dtype=torch.float64)
 
 
-def build_order_scores(config: MetatuneConfig, setting: Setting, fabric: Fabric, loss: Loss) -> OrderScores:
+def build_order_scores(config: MetatuneConfig, setup: AdaptationSetup, fabric: Fabric, loss: Loss) -> OrderScores:
     """Make what the order of the settings needs.
 
     Args:
         config: The verb's settings, checked by :func:`check_order`.
-        setting: What is adapted.
+        setup: What is adapted.
         fabric: Device and precision.
         loss: The loss of the tuning.
 
@@ -402,8 +371,8 @@ def build_order_scores(config: MetatuneConfig, setting: Setting, fabric: Fabric,
     if "oracle" not in needs or config.oracle is None:
         return OrderScores()
     oracle = load_network(config.oracle)
-    require_same_task(oracle.card, setting.network.card, config.oracle)
-    return OracleScores(fabric.to_device(oracle.model), oracle.card.modalities, setting, fabric)
+    require_same_task(oracle.card, setup.network.card, config.oracle)
+    return OracleScores(replace(Predictor.from_network(oracle, fabric), space=setup.space))
 
 
 def check_order(config: MetatuneConfig) -> None:
@@ -412,7 +381,7 @@ def check_order(config: MetatuneConfig) -> None:
     Raises:
         UsageError: There is no such order; an oracle is missing or not asked for, or
             knows other images or classes than the network that ``--from`` names; or an order of one side meets a
-            setting that undoes it.
+            option that undoes it.
         RunError: There is no such oracle.
     """
     order = ORDERS.get(config.order)

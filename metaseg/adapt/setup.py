@@ -1,27 +1,39 @@
-"""What every adaptation method starts from: a pretrained network, the target's shots, and what is watched.
+"""What every adaptation method starts from: a network, the target's shots, and the cases watched or drawn from.
 
-What an adaptation leaves, for Python callers and for the command line's last lines.
+Here is also the frame of the adaptation verbs: prepare, work in the run folder, give the result.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
 
-from metaseg.adapt.domains import open_domain, open_source, source_memory, source_to_watch
 from metaseg.cases.labels import LABEL_SPACES, WHOLE_LESION, LabelSpace
+from metaseg.cases.splits import Split
 from metaseg.config.segmentation import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, UsageError
+from metaseg.models.card import ModelCard
+from metaseg.models.device import fabric_of
 from metaseg.runs.folder import RUNS, RunFolder
 from metaseg.runs.networks import Inputs, LoadedNetwork, load_network, newest_run
+from metaseg.runs.session import in_run_folder
 from metaseg.sampling import tumour_slices
-from metaseg.store.prepare import phantom_folder
+from metaseg.store.prepare import open_cases, phantom_folder
 from metaseg.store.store import SliceStore
-from metaseg.store.stored_case import StoredCase
-from metaseg.training.pretrain import run_pretrain
+from metaseg.store.stored_case import StoredCase, share_cache
+from metaseg.training.loop import Loss
+from metaseg.training.optimization import DiceCrossEntropy
+from metaseg.training.pretrain import open_pretraining_data, run_pretrain
 from metaseg.training.source import absent_cases
+
+C = TypeVar("C", bound=AdaptOptions)
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Setting:
+class AdaptationSetup:
     """One adaptation, the same for every method with the same seed.
 
     Attributes:
@@ -47,8 +59,9 @@ class Setting:
         shots: The labelled target cases.
         target: Target cases that are watched; none of a shot's patient.
         source: Source cases that are watched; none that the network was trained on.
-        memory: Source cases that a method may draw from, empty where it asked for none; no watched patient's.
+        source_cases: Source cases that a method may draw from, empty where it asked for none; no watched patient's.
         inputs: All that was read to make it.
+        loss: What is minimised in place of cross-entropy and soft Dice; None for these.
     """
 
     network: LoadedNetwork
@@ -56,8 +69,9 @@ class Setting:
     shots: tuple[Shot, ...]
     target: SliceStore
     source: SliceStore
-    memory: SliceStore = field(default_factory=lambda: SliceStore(()))
+    source_cases: SliceStore = field(default_factory=lambda: SliceStore(()))
     inputs: Inputs = field(default_factory=Inputs)
+    loss: Loss | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -74,22 +88,30 @@ class Setting:
     @property
     def cases(self) -> SliceStore:
         """All cases that are read, those of several parts several times."""
-        return SliceStore(
-            (*(shot.case for shot in self.shots), *self.target.cases, *self.source.cases, *self.memory.cases)
-        )
+        shots = (shot.case for shot in self.shots)
+        return SliceStore((*shots, *self.target.cases, *self.source.cases, *self.source_cases.cases))
 
     @property
     def fingerprint(self) -> str:
         """Digest of all data that is read."""
         return self.cases.fingerprint
 
+    def loss_on(self, fabric: Fabric, config: AdaptOptions) -> Loss:
+        """The loss, on the device."""
+        loss = self.loss or DiceCrossEntropy(self.space, config.recall_weight)
+        return fabric.to_device(loss) if isinstance(loss, nn.Module) else loss
 
-def prepare_setting(config: AdaptOptions, memory: bool = False) -> Setting:
+
+def prepare_setup(
+    config: AdaptOptions, draws_from_source: bool = False, network: nn.Module | None = None
+) -> AdaptationSetup:
     """Load the network, draw the shots and choose what is watched; a run that goes on keeps those that it recorded.
 
     Args:
         config: The verb's settings.
-        memory: The method draws from the source's training cases.
+        draws_from_source: The method draws from the source's training cases.
+        network: A network to adapt in place of the one that the settings name. It takes ``config.modalities`` and gives
+            logits of the classes of a label space.
 
     Raises:
         DataError: The data cannot be used, or have other labels or modalities than the network.
@@ -97,19 +119,52 @@ def prepare_setting(config: AdaptOptions, memory: bool = False) -> Setting:
         RunError: There is no such run, or the run to resume began with other data or another network.
     """
     inputs = Inputs.of(config)
-    config = replace(config, from_run=config.from_run or inputs.parent or find_parent(config))
+    if network is None:
+        config = replace(config, from_run=config.from_run or inputs.parent or run_to_tune(config))
     inputs.take_files(config)
-    network = load_network(str(config.from_run))
-    network.warn_if_patients_unknown()
-    space = LABEL_SPACES[network.card.label_space]
-    store = inputs.take("data", _open_target(config, network)).labelled()
+    loaded = load_network(str(config.from_run)) if network is None else _given_network(config, network)
+    loaded.warn_if_patients_unknown()
+    space = LABEL_SPACES[loaded.card.label_space]
+    store = inputs.take("data", _open_target(config, loaded)).labelled()
     _check_labels(store, space)
-    everything = inputs.take("source", open_source(config, network))
-    parts = _recorded_parts(config, inputs, store, everything) or _drawn_parts(config, network, store, everything)
-    kept = source_memory(config, network, everything) if memory else SliceStore(())
-    setting = Setting(network, space, *parts, memory=kept, inputs=inputs)
-    inputs.check_fingerprint(setting.fingerprint)
-    return setting
+    everything = inputs.take("source", open_source(config, loaded))
+    parts = _recorded_parts(config, inputs, store, everything) or _drawn_parts(config, loaded, store, everything)
+    kept = cases_to_draw_from(config, loaded, everything) if draws_from_source else SliceStore(())
+    setup = AdaptationSetup(loaded, space, *parts, source_cases=kept, inputs=inputs)
+    inputs.check_fingerprint(setup.fingerprint)
+    return setup
+
+
+def _given_network(config: AdaptOptions, network: nn.Module) -> LoadedNetwork:
+    """A network in memory with its card.
+
+    Raises:
+        UsageError: Another network is named, its modalities are not, or its classes are those of no label space.
+    """
+    if config.from_run is not None or not config.modalities:
+        wrong = "and another one by from_run" if config.from_run else "without its modalities"
+        raise UsageError(
+            f"a network is given in Python {wrong}",
+            expected="network with modalities, in the order in which it takes them, and no from_run",
+        )
+    with torch.no_grad():
+        logits = network.eval()(torch.zeros(1, len(config.modalities), 64, 64))
+    spaces = [space for space in LABEL_SPACES.values() if space.num_classes == logits.shape[1]]
+    if not spaces:
+        raise UsageError(
+            f"the network tells {logits.shape[1]} classes apart",
+            expected=" or ".join(f"{space.num_classes} ({space.name})" for space in LABEL_SPACES.values()),
+        )
+    kind = type(network)
+    card = ModelCard(
+        name=f"{kind.__module__}:{kind.__qualname__}",
+        in_channels=len(config.modalities),
+        num_classes=logits.shape[1],
+        modalities=config.modalities,
+        label_space=spaces[0].name,
+        normalisation={"image_size": config.image_size},
+    )
+    return LoadedNetwork(network, card, Path(card.name), None)
 
 
 _WatchedParts = tuple[tuple[Shot, ...], SliceStore, SliceStore]
@@ -152,7 +207,7 @@ def _drawn_parts(
     return shots, _watched(target, count, seed), _watched(source, count, seed)
 
 
-def find_parent(config: AdaptOptions) -> str:
+def run_to_tune(config: AdaptOptions) -> str:
     """The run to tune: the one named, the newest finished pretraining under runs/, or one made on phantoms now."""
     if config.from_run is not None:
         return config.from_run
@@ -235,6 +290,98 @@ def _watched(store: SliceStore, count: int, seed: int) -> SliceStore:
     return SliceStore(tuple(cases))
 
 
+def open_domain(
+    config: AdaptOptions, network: LoadedNetwork, folders: tuple[Path, ...], classes: tuple[str, ...]
+) -> SliceStore:
+    """Open folders as the network needs them.
+
+    Raises:
+        UsageError: Other modalities are asked for than the network takes.
+        DataError: The cases cannot be used.
+    """
+    check_modalities(config, network)
+    return open_cases(
+        config,
+        folders,
+        labels=network.card.label_space,
+        modalities=network.card.modalities,
+        classes=classes,
+        need_labels=True,
+        image_size=config.image_size or network.card.normalisation.get("image_size"),
+    )
+
+
+def check_modalities(config: AdaptOptions, network: LoadedNetwork) -> None:
+    """Raise where other modalities are asked for than the network takes.
+
+    Raises:
+        UsageError: They are.
+    """
+    if config.modalities and config.modalities != network.card.modalities:
+        raise UsageError(
+            f"--modalities {','.join(config.modalities)} differ from the network's",
+            expected=",".join(network.card.modalities),
+            remedy="omit --modalities",
+        )
+
+
+def open_source(config: AdaptOptions, network: LoadedNetwork) -> SliceStore:
+    """All labelled source cases: those of ``--source``, or else those that the network was pretrained with."""
+    if config.source:
+        return open_domain(config, network, config.source, config.source_classes).labelled()
+    if network.run is None or RunFolder.open(network.run).verb != "pretrain":
+        return SliceStore(())
+    return open_pretraining_data(RunFolder.open(network.run).config(PretrainConfig)).labelled()
+
+
+def source_to_watch(config: AdaptOptions, network: LoadedNetwork, source: SliceStore) -> SliceStore:
+    """The source cases whose forgetting is watched: none that the network was trained on; may be empty."""
+    if not config.source:
+        if not len(source) or not network.validation_cases:
+            print("No --source given and the network has no validation patients: the source domain is not watched.")
+            return SliceStore(())
+        return source.select(network.validation_cases)
+    trained = network.trained_patients
+    kept = SliceStore(tuple(case for case in _part(config, source, config.test_part) if case.patient not in trained))
+    if not len(kept):
+        print("All --source patients were trained on: the source domain is not watched.")
+    return kept
+
+
+def cases_to_draw_from(config: AdaptOptions, network: LoadedNetwork, source: SliceStore) -> SliceStore:
+    """The source cases that a method may draw from: those the network was trained on, else the split's.
+
+    Raises:
+        UsageError: There are none.
+    """
+    trained = network.trained_patients
+    cases = tuple(case for case in source if case.patient in trained)
+    if not cases and config.source and config.split is not None:
+        cases = _part(config, source, config.train_part).cases
+    if not cases:
+        raise no_source_to_draw_from()
+    return SliceStore(cases)
+
+
+def no_source_to_draw_from() -> UsageError:
+    """The error of a method that rehearses, where there is nothing to rehearse."""
+    return UsageError(
+        "the method draws from the source's training cases, and there are none",
+        expected="--source with patients that the network was trained on, or a --split that names some",
+        remedy="give the source's folder with --source, or choose a method that needs no source data",
+    )
+
+
+def _part(config: AdaptOptions, source: SliceStore, part: str) -> SliceStore:
+    """The source's cases of a part of the split; all where the split is the target's alone."""
+    if config.split is None:
+        return source
+    split = Split.load(config.split)
+    if not any(case.id in split.patients for case in source):
+        return source
+    return source.part(split, part, absent="ignore")
+
+
 @dataclass(frozen=True)
 class AdaptationResult:
     """Metrics of an adaptation on the watched cases; None where nothing could be measured.
@@ -269,3 +416,37 @@ def adaptation_result(run: RunFolder) -> AdaptationResult:
 
 def _shown(value: float | None) -> str:
     return "   - " if value is None else f"{value:5.3f}"
+
+
+def run_adaptation(
+    config: C,
+    tune: Callable[[C, RunFolder, Fabric, AdaptationSetup], None],
+    draws_from_source: bool,
+    network: nn.Module | None = None,
+    loss: Loss | None = None,
+) -> AdaptationResult:
+    """Run one adaptation, or say that it is finished.
+
+    Args:
+        config: The verb's settings.
+        tune: Does the work inside the run folder.
+        draws_from_source: The method draws from the source's training cases.
+        network: As of :func:`prepare_setup`.
+        loss: What is minimised in place of cross-entropy and soft Dice.
+
+    Raises:
+        DataError: The data cannot be used.
+        UsageError: Settings contradict each other or the data.
+        RunError: There is no such pretrained run, or the run folder cannot be written or resumed.
+        TrainingError: A loss or gradient became non-finite.
+    """
+    fabric = fabric_of(config)
+
+    def prepare() -> AdaptationSetup:
+        setup = replace(prepare_setup(config, draws_from_source, network), loss=loss)
+        share_cache(setup.cases, config.cache_gb)
+        return setup
+
+    return in_run_folder(
+        config, fabric, prepare, lambda run, setup: tune(config, run, fabric, setup), adaptation_result
+    )

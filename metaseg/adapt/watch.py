@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from metaseg.adapt.setup import Setting
+from metaseg.adapt.setup import AdaptationSetup
 from metaseg.config.segmentation import AdaptOptions
 from metaseg.files import finite_metrics
 from metaseg.inference.predictor import Predictor, mean_dice
@@ -54,7 +54,7 @@ class Watch:
     Args:
         run: The run folder.
         config: The verb's settings.
-        setting: What is adapted.
+        setup: What is adapted.
         fabric: Device and precision.
         spent: Work done by the training state that the run continues from; None for a run that begins.
         rows: Rows that the tables had then, as :meth:`sync` gave them.
@@ -65,14 +65,14 @@ class Watch:
         self,
         run: RunFolder,
         config: AdaptOptions,
-        setting: Setting,
+        setup: AdaptationSetup,
         fabric: Fabric,
         spent: int | None = None,
         rows: Mapping[str, int] | None = None,
         *,
         inherits: bool = True,
     ) -> None:
-        self.run, self.config, self.setting, self.fabric, self.inherits = run, config, setting, fabric, inherits
+        self.run, self.config, self.setup, self.fabric, self.inherits = run, config, setup, fabric, inherits
         rows = rows or {}
         self.log = EventLog(run, spent, rows.get("metrics"))
         self.selection = SelectionLog(run, spent, rows.get("selection"))
@@ -87,20 +87,20 @@ class Watch:
             verb=run.verb,
             seed=config.seed,
             device=str(fabric.device),
-            data_fingerprint=setting.fingerprint,
-            synthetic=setting.synthetic,
-            parent=str(setting.network.run or setting.network.checkpoint),
+            data_fingerprint=setup.fingerprint,
+            synthetic=setup.synthetic,
+            parent=str(setup.network.run or setup.network.checkpoint),
         )
 
     def __enter__(self) -> Watch:
         self._manifest.save(self.run.path)
-        self.setting.inputs.save(self.run.path)
+        self.setup.inputs.save(self.run.path)
         self.run.write_json(
             "patients.json",
             {
-                "train": patient_rows(shot.case for shot in self.setting.shots),
-                "target": patient_rows(self.setting.target),
-                "source": patient_rows(self.setting.source),
+                "train": patient_rows(shot.case for shot in self.setup.shots),
+                "target": patient_rows(self.setup.target),
+                "source": patient_rows(self.setup.source),
                 "inherited": self._inherited(),
             },
         )
@@ -115,7 +115,7 @@ class Watch:
             log.close()
 
     def _inherited(self) -> list[dict[str, str]]:
-        network = self.setting.network
+        network = self.setup.network
         return inherited_rows(network.trained_patients, known=network.patients_known) if self.inherits else []
 
     def advance(self, cost: int, **values: float) -> None:
@@ -150,9 +150,9 @@ class Watch:
         self.seconds += self._clock() - self._started
         self.timing.append([{"step": spent, "seconds": self.seconds}])
         metrics: dict[str, float] = {}
-        setting = self.setting
-        predictor = Predictor(model, setting.modalities, setting.space, autocast=self.fabric.autocast)
-        for domain, store in (("target", self.setting.target), ("source", self.setting.source)):
+        setup = self.setup
+        predictor = Predictor(model, setup.modalities, setup.space, autocast=self.fabric.autocast)
+        for domain, store in (("target", self.setup.target), ("source", self.setup.source)):
             rows = shared_map(self.fabric, predictor.dice, store.cases)
             metrics |= {f"dice/{domain}/{region}": value for region, value in mean_dice(rows).items()}
             self.marks.append(
@@ -164,11 +164,11 @@ class Watch:
                 ]
             )
             if rows and self.config.pictures:
-                log_overlay(self.log, domain, model, store.cases[0], self.setting.modalities, self.setting.space, spent)
+                log_overlay(self.log, domain, model, store.cases[0], self.setup.modalities, self.setup.space, spent)
         self.log.scalars(metrics, step=spent)
         self.shown = {name.replace("dice/", "").replace("/", " "): value for name, value in metrics.items()}
         if self.config.pictures:
-            write_progress_plot(self.run.path, synthetic=self.setting.synthetic)
+            write_progress_plot(self.run.path, synthetic=self.setup.synthetic)
         self._started = self._clock()
         return metrics
 
@@ -191,16 +191,16 @@ class Watch:
 
     def save(self, model: nn.Module, spent: int) -> None:
         """Write the network as the run's last checkpoint."""
-        card = self.setting.network.card
+        card = self.setup.network.card
         past = card.trained_on if self.inherits else ()
-        cohorts = sorted({shot.case.cohort for shot in self.setting.shots} - set(past))
+        cohorts = sorted({shot.case.cohort for shot in self.setup.shots} - set(past))
         card = replace(
             card,
             trained_on=(*past, *cohorts),
-            synthetic=self.setting.synthetic,
+            synthetic=self.setup.synthetic,
             step=spent,
             metrics={},
-            parent=str(self.setting.network.run or self.setting.network.checkpoint),
+            parent=str(self.setup.network.run or self.setup.network.checkpoint),
         )
         save_checkpoint(self.run.checkpoints / "last", model, card)
 
@@ -217,7 +217,7 @@ class Watch:
             "before": finite_metrics(before),
             "after": finite_metrics(after),
             "forgetting": finite_metrics(forgotten),
-            "synthetic": self.setting.synthetic,
+            "synthetic": self.setup.synthetic,
         }
         self.run.write_json("result.json", result)
         self.run.state.set_metrics(after | forgotten)

@@ -52,7 +52,7 @@ def methods(
     with messages():
         from metaseg.adapt.methods import METHODS
 
-        entries = sorted(METHODS.values(), key=_plain_first)
+        entries = sorted(METHODS.entries().values(), key=_plain_first)
         if as_json:
             print(json.dumps([_values(entry) for entry in entries], indent=2))
         else:

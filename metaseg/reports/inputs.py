@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from metaseg import files
-from metaseg.adapt.setup import Setting, prepare_setting
+from metaseg.adapt.setup import AdaptationSetup, prepare_setup
 from metaseg.config.segmentation import AdaptOptions, MetatuneConfig, NaivetuneConfig, TuneConfig
 from metaseg.errors import MetasegError, RunError, UsageError
 from metaseg.files import FileKind, check_shape
@@ -265,7 +265,7 @@ class Reopener:
             raise found
         return found
 
-    def setting(self, run: ReportRun) -> Setting:
+    def setup(self, run: ReportRun) -> AdaptationSetup:
         """The setup of an adaptation, as it was when the run began.
 
         Raises:
@@ -274,15 +274,15 @@ class Reopener:
         config = _config(run)
         rehearsed = any(row["task"] == "source" for row in read_selection(run.path))
         key = repr((rehearsed, [asdict(config)[name] for name in DECIDING]))
-        setting = self.once(key, partial(prepare_setting, config, rehearsed))
-        for domain, store in (("target", setting.target), ("source", setting.source)):
+        setup = self.once(key, partial(prepare_setup, config, rehearsed))
+        for domain, store in (("target", setup.target), ("source", setup.source)):
             if sorted(row.case for row in run.patients.get(domain, ())) != sorted(case.id for case in store):
                 raise RunError(
                     f"the {domain} cases are no longer those of the run",
                     where=run.path,
                     remedy="report it where its data and its pretraining lie unchanged",
                 )
-        return setting
+        return setup
 
 
 def _config(run: ReportRun) -> AdaptOptions:

@@ -131,11 +131,11 @@ def make_overlays(
 def _draw(
     runs: Sequence[ReportRun], table: pd.DataFrame, region: str, worst: int, reopener: Reopener
 ) -> list[Overlays]:
-    setting = reopener.setting(runs[0])
+    setup = reopener.setup(runs[0])
     fabric = make_fabric("auto", "32-true")
-    networks = {BEFORE: setting.network} | {run.method: load_network(run.path, "last") for run in runs}
+    networks = {BEFORE: setup.network} | {run.method: load_network(run.path, "last") for run in runs}
     predictors = {name: Predictor.from_network(network, fabric) for name, network in networks.items()}
-    stores = {"target": setting.target, "source": setting.source}
+    stores = {"target": setup.target, "source": setup.source}
     recorded = {domain: _last_dice(runs, table, domain) for domain in stores}
     chosen = {domain: _worst_cases(recorded[domain], stores[domain], worst) for domain in stores}
     made = []
@@ -143,9 +143,9 @@ def _draw(
         for domain, cases in chosen.items():
             drawings = []
             for case in cases:
-                drawing = CaseDrawing(case, setting.space, setting.modalities, region)
+                drawing = CaseDrawing(case, setup.space, setup.modalities, region)
                 for name, predictor in predictors.items():
-                    drawing.add(name, to_space(predictor.classes(case), setting.space, drawing.space, case.id))
+                    drawing.add(name, to_space(predictor.classes(case), setup.space, drawing.space, case.id))
                 drawings.append(drawing)
                 bar.advance(1)
             if drawings:
@@ -298,20 +298,20 @@ def _read_tasks(run: ReportRun) -> tuple[pd.DataFrame, int]:
 
 
 def _thumbnails(chosen: pd.DataFrame, run: ReportRun, reopener: Reopener) -> tuple[Panel, ...]:
-    setting = reopener.setting(run)
-    cases: dict[str, StoredCase] = {case.id: case for case in setting.memory}
-    cases |= {shot.case.id: shot.case for shot in setting.shots}
+    setup = reopener.setup(run)
+    cases: dict[str, StoredCase] = {case.id: case for case in setup.source_cases}
+    cases |= {shot.case.id: shot.case for shot in setup.shots}
     panels = []
     for number, row in enumerate(chosen.itertuples(index=False), start=1):
         case = cases.get(str(row.case))
         stored = -1 if case is None else int(row.slice) - case.native_slice(0)
         if case is None or not 0 <= stored < case.num_slices:
             continue
-        space = case.space if case.space.num_classes <= setting.space.num_classes else setting.space
+        space = case.space if case.space.num_classes <= setup.space.num_classes else setup.space
         label = to_space(case.labels([stored]), case.space, space, case.id)[0]
         dice_text = "" if pd.isna(row.dice) else f"Dice {row.dice:.2f}"
         caption = (f"{number}. {row.task}", f"{row.role}, step {row.step}", dice_text)
         alt = f"Choice {number}: {case.id}, slice {int(row.slice) + 1}, {row.task}, {row.role} {dice_text}"
-        painter = SlicePainter(case, stored, setting.modalities, THUMBNAIL)
+        painter = SlicePainter(case, stored, setup.modalities, THUMBNAIL)
         panels.append(painter.panel(label, space, alt.strip(), caption, kind=str(row.task)))
     return tuple(panels)

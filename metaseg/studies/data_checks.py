@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from metaseg.adapt.domains import check_modalities, no_source_to_draw_from
+from metaseg.adapt.setup import check_modalities, no_source_to_draw_from
 from metaseg.cases.case import Case
 from metaseg.cases.splits import Absent, Split
 from metaseg.config.segmentation import AdaptOptions, PretrainConfig

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from metaseg.adapt.methods import find_method, method_names
+from metaseg.adapt.methods import METHODS, find_method
 from metaseg.config.io import present_names
 from metaseg.config.options import DataOptions, RunOptions
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig
@@ -96,7 +96,7 @@ def read_entry(label: str, given: Any, study: CompareConfig) -> Entry:
     settings = plain(given)
     space, title = settings.pop("search", None), settings.pop("title", None)
     method = settings.pop("method", label)
-    if method not in method_names():
+    if method not in METHODS:
         try:
             find_method(str(method))
         except UsageError as error:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from metaseg.adapt.metatune import parse_threshold
 from metaseg.adapt.methods import find_method
-from metaseg.adapt.session import resolve_defaults
+from metaseg.adapt.methods.registry import resolve_defaults
 from metaseg.adapt.setup import AdaptationResult
 from metaseg.config.io import load_config, present_names, shaping_values
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, PretrainConfig

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from metaseg.adapt.domains import open_domain, open_source
-from metaseg.adapt.setup import prepare_setting
+from metaseg.adapt.setup import open_domain, open_source, prepare_setup
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.config.io import dump_config
 from metaseg.config.segmentation import AdaptOptions
@@ -121,8 +120,8 @@ def _prepare_target(plan: Plan, target: str, network: LoadedNetwork) -> tuple[in
     configs += [plan.config(unit) for unit in units if unit.kind == "search"][:1]
     for config in configs:
         with contextlib.redirect_stdout(io.StringIO()):
-            setting = prepare_setting(replace(config, jobs=0), memory)
-        if not len(setting.source) and plan.study.objective == "balanced" and plan.study.trials:
+            setup = prepare_setup(replace(config, jobs=0), memory)
+        if not len(setup.source) and plan.study.objective == "balanced" and plan.study.trials:
             raise UsageError(
                 f"no source patient of target {target} is left to watch: the network was trained on all of them",
                 remedy="name others with 'source', or judge trials by 'objective: target'",

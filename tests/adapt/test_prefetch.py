@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from metaseg.adapt.metatune import Prefetch
+from metaseg.adapt.metatune import read_into_cache
 from metaseg.adapt.setup import Shot
 from metaseg.store.prepare import open_data
 from metaseg.store.stored_case import share_cache
@@ -19,7 +19,7 @@ def test_slices_wait_in_the_cache(shot):
     names = ("t1", "t2")
     expected = shot.case.images(shot.slices, names)
     cache = share_cache([shot.case], 1.0)
-    Prefetch(names).start(shot).result()
+    read_into_cache(shot, names)
     assert len(cache) == 3
     assert cache.held == expected.nbytes
     shot.case._plain_images = None  # a read past the cache would fail
@@ -27,10 +27,5 @@ def test_slices_wait_in_the_cache(shot):
 
 
 def test_nothing_is_read_without_a_cache(shot):
-    assert Prefetch(("t1",)).start(shot) is None
-
-
-def test_errors_wait_for_the_reading_that_follows(shot):
-    share_cache([shot.case], 1.0)
-    future = Prefetch(("t9",)).start(shot)
-    assert "lacks modality t9" in str(future.exception())
+    shot.case._plain_images = None  # a read would fail
+    read_into_cache(shot, ("t1",))

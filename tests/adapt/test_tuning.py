@@ -11,7 +11,9 @@ import metaseg
 from metaseg.adapt.metatune import case_of_visit, parse_threshold
 from metaseg.adapt.scoring import score_slices
 from metaseg.adapt.watch import Watch, due_marks
+from metaseg.cases.labels import SUBREGIONS
 from metaseg.errors import DataError, TrainingError, UsageError
+from metaseg.inference.predictor import Predictor
 from metaseg.metrics.overlap import class_counts
 from metaseg.runs.networks import load_network
 from metaseg.sampling import slice_dice
@@ -144,13 +146,8 @@ class TestScoring:
     def test_scores_equal_those_of_the_metrics(self, pretrained):
         network = load_network(pretrained["from_run"])
         case = open_data([pretrained["data"]], cache=pretrained["cache"]).cases[0]
-        from contextlib import nullcontext
-
-        from metaseg.cases.labels import SUBREGIONS
-        from metaseg.inference.predictor import Predictor
-
-        slices = np.arange(case.num_slices)
-        pool = score_slices(network.model, case, slices, network.card.modalities, SUBREGIONS, nullcontext, batch_size=3)
+        predictor = Predictor(network.model, network.card.modalities, SUBREGIONS, batch_size=3)
+        pool = score_slices(predictor, case, np.arange(case.num_slices))
         predicted = Predictor(network.model, network.card.modalities, SUBREGIONS).classes(case)
         counts = class_counts(case.labels(slice(None)), predicted, 4, per_slice=True)
         expected = slice_dice(counts.intersection[:, 1:], counts.label[:, 1:], counts.predicted[:, 1:])

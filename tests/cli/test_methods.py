@@ -37,6 +37,6 @@ def test_table_names_all_and_their_papers_on_any_terminal(
     text = call(capsys, "methods")
     lines = text.splitlines()
     assert max(map(len, lines)) <= int(columns)
-    for name, info in METHODS.items():
+    for name, info in METHODS.entries().items():
         assert any(name in line for line in lines)
         assert info.paper.split()[0] in text

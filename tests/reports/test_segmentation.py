@@ -286,7 +286,7 @@ def test_page_is_never_half_written(whole, tmp_path, monkeypatch):
 
 def test_false_positives_are_the_painted_voxels_outside_the_tumour(whole):
     run = read_segmentation([cell(whole, "naive")]).runs[0]
-    setting = Reopener().setting(run)
+    setting = Reopener().setup(run)
     case = setting.target.cases[0]
     drawing = CaseDrawing(case, setting.space, setting.modalities, "ET")
     painted = drawing.label.copy()
@@ -302,7 +302,7 @@ def test_false_positives_are_the_painted_voxels_outside_the_tumour(whole):
 
 
 def test_volume_of_images_without_thickness_is_an_area(whole):
-    case = Reopener().setting(read_segmentation([cell(whole, "naive")]).runs[0]).target.cases[0]
+    case = Reopener().setup(read_segmentation([cell(whole, "naive")]).runs[0]).target.cases[0]
 
     def text_of(**changes: object) -> str:
         info = replace(case.info, geometry=replace(case.info.geometry, **changes))
@@ -321,6 +321,6 @@ def test_moved_study_finds_its_network(whole, domains, tmp_path):
     changed = yaml.safe_load(settings.read_text()) | {"from": "studies/old-name/pretrain"}
     settings.write_text(yaml.safe_dump(changed, sort_keys=False))
     run = read_segmentation([study / "cells" / "run"]).runs[0]
-    network = Reopener().setting(run).network
+    network = Reopener().setup(run).network
     assert network.run is not None
     assert network.run.resolve() == (study / "pretrain").resolve()

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from metaseg.adapt.methods import METHODS
-from metaseg.adapt.session import resolve_defaults
+from metaseg.adapt.methods.registry import resolve_defaults
 from metaseg.config.io import load_config
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig
 from metaseg.errors import UsageError
@@ -20,7 +20,7 @@ def parse(space):
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_default_spaces_hold_the_defaults_and_allowed_values_only(method):
-    family = METHODS[method].family
+    family = METHODS.get(method).family
     config = NaivetuneConfig if family == "plain" else MetatuneConfig
     space = parse_space(default_space(method, family), config, frozenset(config.__dataclass_fields__), method)
     assert space

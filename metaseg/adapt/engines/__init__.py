@@ -4,7 +4,6 @@ from metaseg.adapt.engines import learn2learn as learn2learn  # enters its engin
 from metaseg.adapt.engines.base import (
     ENGINES,
     EngineChoice,
-    Loss,
     MetaStepEngine,
     NormStatistics,
     StepResult,
@@ -22,7 +21,6 @@ __all__ = [
     "FastWeights",
     "FunctionalEngine",
     "InnerLoop",
-    "Loss",
     "MetaStepEngine",
     "NormStatistics",
     "StepResult",

@@ -17,9 +17,7 @@ from torch import Tensor, nn
 
 from metaseg.errors import UsageError
 from metaseg.registry import Registry
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Takes logits ``(batch, class, height, width)`` and labels ``(batch, height, width)``, gives a scalar."""
+from metaseg.training.loop import Loss
 
 
 @dataclass(frozen=True, eq=False)

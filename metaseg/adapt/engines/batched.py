@@ -29,7 +29,6 @@ from torch.func import vmap
 from metaseg.adapt.engines.base import (
     ENGINES,
     Autocast,
-    Loss,
     NormStatistics,
     TaskBatch,
     checked_scalar,
@@ -45,6 +44,7 @@ from metaseg.adapt.engines.functional import (
 from metaseg.adapt.engines.recorded import Recordings
 from metaseg.cases import file_checks
 from metaseg.threads import ordered_map
+from metaseg.training.loop import Loss
 
 Shapes = tuple[torch.Size, ...]
 
@@ -84,7 +84,7 @@ class BatchedEngine(FunctionalEngine):
         self.said = ""
         self._limit, self._hindrance = 1, ""
         self._kept: dict[tuple[Shapes, bool], int] = {}
-        # Setting the number of threads takes MKL's freedom to use fewer. Done before anything is computed, so that no
+        # To set the number of threads takes MKL's freedom to use fewer. Done before anything is computed, so that no
         # value depends on whether a step, which sets the number and sets it back, came before it.
         torch.set_num_threads(torch.get_num_threads())
 

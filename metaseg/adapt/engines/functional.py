@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from metaseg.adapt.engines.base import (
     ENGINES,
-    Loss,
     NormStatistics,
     StepResult,
     TaskBatch,
@@ -30,6 +29,7 @@ from metaseg.adapt.engines.base import (
     checked_scalar,
     isolated_buffers,
 )
+from metaseg.training.loop import Loss
 
 Values = dict[str, Tensor]
 """Tensors by the name of a trainable parameter."""

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from metaseg.adapt.engines.base import (
     ENGINES,
-    Loss,
     NormStatistics,
     StepResult,
     TaskBatch,
@@ -23,6 +22,7 @@ from metaseg.adapt.engines.base import (
     isolate_buffers,
 )
 from metaseg.errors import UsageError
+from metaseg.training.loop import Loss
 
 
 @ENGINES.register("learn2learn")

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metaseg.adapt.engines.base import Autocast, Loss, NormStatistics, TaskBatch
+from metaseg.adapt.engines.base import Autocast, NormStatistics, TaskBatch
 from metaseg.adapt.engines.functional import FastWeights, InnerLoop, TaskGradient, task_gradient
+from metaseg.training.loop import Loss
 
 STREAMS = 8
 """How many tasks run side by side at most; more of them find no idle part of a GPU."""

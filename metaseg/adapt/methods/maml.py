@@ -1,13 +1,4 @@
-"""MAML (Finn et al. 2017) with the parts of MAML++, and the frame in which the other meta-learning methods differ.
-
-Inner learning rates that are learned with the network: one for each element, or for each layer and inner step.
-
-First-order MAML: the outer gradient without the second derivative (Finn et al. 2017, section 5.2).
-
-ANIL: almost no inner loop (Raghu et al. 2020, Rapid Learning or Feature Reuse?).
-
-Meta-SGD: MAML that learns the direction and size of its inner step (Li et al. 2017).
-"""
+"""MAML (Finn et al. 2017) with the parts of MAML++, and the meta-learning methods that differ from it in a part."""
 
 from __future__ import annotations
 
@@ -24,16 +15,17 @@ from metaseg.adapt.engines import (
     EngineChoice,
     FunctionalEngine,
     InnerLoop,
-    Loss,
     StepResult,
     TaskBatch,
     build_engine,
     slice_gradient_evaluations,
 )
+from metaseg.adapt.engines.functional import trainable_parameters
 from metaseg.adapt.methods.registry import register_method
 from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import RunError, UsageError
 from metaseg.models.parts import head_modules
+from metaseg.training.loop import Loss
 
 UNIT = 32.0
 """Learned values are in units of so many α: an Adam step at outer rate β moves a rate by about 32 β α, one hundredth of
@@ -41,7 +33,7 @@ UNIT = 32.0
 would double within 33 steps. A power of two, so that rates start at α to the bit."""
 
 
-class LearnedRates:
+class LearnableRates:
     """Inner rates, plain values as in the papers: they may pass zero and become negative.
 
     Args:
@@ -58,9 +50,9 @@ class LearnedRates:
         self.scale, self.steps, self.each = UNIT * rate, steps, each
         self.values = {
             name: nn.Parameter(
-                one.new_full(one.shape if each == "element" else (steps,), 1 / UNIT, requires_grad=False)
+                parameter.new_full(parameter.shape if each == "element" else (steps,), 1 / UNIT, requires_grad=False)
             )
-            for name, one in adapted.items()
+            for name, parameter in adapted.items()
         }
 
     def parameters(self) -> list[nn.Parameter]:
@@ -117,10 +109,10 @@ class Maml:
     * ``multi_step_loss``: the query loss after every inner step, weighed alike at first and then, linearly over the
       budget, the last alone. With one inner step it changes nothing.
     * ``first_order_fraction``: derivative-order annealing, first order until that share of the budget is spent.
-    * ``learnable_inner_rates``: an inner rate for every layer and inner step; see :mod:`metaseg.adapt.methods.maml`.
+    * ``learnable_inner_rates``: an inner rate for every layer and inner step; see :class:`LearnableRates`.
 
-    ``config.engine`` computes the steps. Where several query losses or learned rates take part, or the inner loop takes
-    some parameters only, ``learn2learn`` cannot, and the functional engine does instead.
+    ``config.engine`` computes the steps. Where several query losses or learnable rates take part, or the inner loop
+    takes some parameters only, ``learn2learn`` cannot, and the functional engine does instead.
 
     Args:
         config: The verb's settings.
@@ -136,11 +128,11 @@ class Maml:
     def __init__(self, config: MetatuneConfig, model: nn.Module, fabric: Fabric) -> None:
         self.check(config)
         self.config, self.fabric = config, fabric
-        trainable = {name: one for name, one in model.named_parameters() if one.requires_grad}
+        trainable = trainable_parameters(model)
         self.adapted = self.inner_parameters(model, trainable)
-        self.learned = self.learned_rates(self.adapted)
+        self.rates = self.learnable_rates(self.adapted)
         self.multi_step = config.multi_step_loss and config.inner_steps > 1
-        plain = self.learned is None and not self.multi_step and self.adapted.keys() == trainable.keys()
+        plain = self.rates is None and not self.multi_step and self.adapted.keys() == trainable.keys()
         # The reference is imported only where it has something to do.
         self.engine_name = "functional" if config.engine == "learn2learn" and not plain else config.engine
         self.engine = build_engine(self.engine_name)
@@ -163,16 +155,16 @@ class Maml:
         """Those of the trainable parameters that the inner loop adapts: all."""
         return trainable
 
-    def learned_rates(self, adapted: Parameters) -> LearnedRates | None:
+    def learnable_rates(self, adapted: Parameters) -> LearnableRates | None:
         """Inner rates to learn; None where α stays as it is."""
         config = self.config
         if not config.learnable_inner_rates:
             return None
-        return LearnedRates(adapted, config.inner_learning_rate, config.inner_steps, "layer")
+        return LearnableRates(adapted, config.inner_learning_rate, config.inner_steps, "layer")
 
     def parameters(self) -> list[nn.Parameter]:
-        """What is learned beside the network's own parameters, such as inner learning rates."""
-        return self.learned.parameters() if self.learned else []
+        """What is trained beside the network's own parameters, such as inner learning rates."""
+        return self.rates.parameters() if self.rates else []
 
     def first_order(self, progress: float) -> bool:
         """Whether a step drops the second derivative.
@@ -212,7 +204,7 @@ class Maml:
         first_order = self.first_order(progress)
         if not isinstance(self.engine, FunctionalEngine):
             return self.engine.step(model, tasks, loss, rate, steps, first_order)
-        rates = self.learned.tables() if self.learned else dict.fromkeys(self.adapted, rate)
+        rates = self.rates.tables() if self.rates else dict.fromkeys(self.adapted, rate)
         inner = InnerLoop(rates, steps, first_order, self.query_weights(progress))
         return self.engine.meta_gradient(model, tasks, loss, inner)
 
@@ -228,12 +220,12 @@ class Maml:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the network, its optimiser and the counters."""
-        return {"inner_rates": self.learned.state_dict()} if self.learned else {}
+        return {"inner_rates": self.rates.state_dict()} if self.rates else {}
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
-        if self.learned:
-            self.learned.load_state_dict(values.get("inner_rates", {}))
+        if self.rates:
+            self.rates.load_state_dict(values.get("inner_rates", {}))
 
 
 @register_method(
@@ -287,8 +279,8 @@ class Anil(Maml):
         Raises:
             UsageError: It is not known which layers are the head, or all of them are frozen.
         """
-        head = {id(one) for module in head_modules(model) for one in module.parameters()}
-        adapted = {name: one for name, one in trainable.items() if id(one) in head}
+        head = {id(parameter) for module in head_modules(model) for parameter in module.parameters()}
+        adapted = {name: parameter for name, parameter in trainable.items() if id(parameter) in head}
         if not adapted:
             raise UsageError(
                 "the network's head is frozen, and the method anil adapts nothing else",
@@ -314,7 +306,7 @@ class MetaSgd(Maml):
 
     @classmethod
     def check(cls, config: MetatuneConfig) -> None:
-        """Refuse a second set of learned rates.
+        """Refuse a second set of learnable rates.
 
         Raises:
             UsageError: Settings contradict the method or each other.
@@ -326,6 +318,6 @@ class MetaSgd(Maml):
                 remedy="leave the option out, or use --method maml",
             )
 
-    def learned_rates(self, adapted: Parameters) -> LearnedRates:
+    def learnable_rates(self, adapted: Parameters) -> LearnableRates:
         """A rate for every element."""
-        return LearnedRates(adapted, self.config.inner_learning_rate, self.config.inner_steps, "element")
+        return LearnableRates(adapted, self.config.inner_learning_rate, self.config.inner_steps, "element")

@@ -1,25 +1,9 @@
-"""Naive fine-tuning (Han et al. 2018), and the frame in which the forgetting-aware methods differ from it.
-
-Interpolation between the pretrained and the tuned weights (WiSE-FT, Wortsman et al. 2022).
-
-Of two networks of which one was tuned from the other, a network on the straight line between their weights often does
-nearly as well as the tuned one on the target, and nearly as well as the pretrained one on the source. It costs no step
-and needs no source data.
-
-From scratch: the target is learned without any pretraining, as the floor that forward transfer is measured from.
-
-Fine-tuning of the head alone (linear probing; Kumar et al. 2022).
-
-Fine-tuning behind a frozen encoder (Yosinski et al. 2014).
-
-WiSE-FT: fine-tune, then go back part of the way to the pretrained weights (Wortsman et al. 2022).
-
-LoRA: low-rank adapters learn, the network itself stays (Hu et al. 2022).
-"""
+"""Naive fine-tuning (Han et al. 2018), the frame of all plain methods, and those that keep some of the weights."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -29,7 +13,7 @@ from torch import Tensor, nn
 
 from metaseg.adapt.batches import BalancedSlices, BatchSource
 from metaseg.adapt.methods.registry import register_method
-from metaseg.adapt.setup import Setting
+from metaseg.adapt.setup import AdaptationSetup
 from metaseg.config.segmentation import NaivetuneConfig
 from metaseg.errors import UsageError
 from metaseg.models import build_segmenter
@@ -43,30 +27,33 @@ from metaseg.models.parts import (
     merge_adapters,
     modules_beside,
 )
-from metaseg.training.optimization import DiceCrossEntropy
 
 
 class Interpolation:
-    """Gives the network that is kept, from the one that is tuned.
+    """Gives the network that is kept, from the one that is tuned (WiSE-FT, Wortsman et al. 2022).
+
+    Of two networks of which one was tuned from the other, a network on the straight line between their weights often
+    does nearly as well as the tuned one on the target, and nearly as well as the pretrained one on the source. It costs
+    no step and needs no source data.
 
     Args:
         pretrained: The network before tuning; its weights are copied.
-        share: How far to go from the pretrained (0) to the tuned weights (1), in (0, 1].
+        fraction: How far to go from the pretrained (0) to the tuned weights (1), in (0, 1].
     """
 
-    def __init__(self, pretrained: nn.Module, share: float) -> None:
-        self.share = share
+    def __init__(self, pretrained: nn.Module, fraction: float) -> None:
+        self.fraction = fraction
         self.source = {name: value.detach().clone() for name, value in pretrained.state_dict().items()}
 
     def __call__(self, tuned: nn.Module) -> nn.Module:
-        """The network to keep: ``tuned`` itself for a share of 1, otherwise a copy with the weights between.
+        """The network to keep: ``tuned`` itself for a fraction of 1, otherwise a copy with the weights between.
 
         Parameters and running statistics are interpolated; counters are the tuned network's.
 
         Raises:
             UsageError: The tuned network is no longer of the pretrained one's architecture.
         """
-        if self.share == 1:
+        if self.fraction == 1:
             return tuned
         state = tuned.state_dict()
         if {name: value.shape for name, value in state.items()} != {n: v.shape for n, v in self.source.items()}:
@@ -76,7 +63,9 @@ class Interpolation:
         kept = copy.deepcopy(tuned)
         kept.load_state_dict(
             {
-                name: torch.lerp(self.source[name].to(value), value, self.share) if value.is_floating_point() else value
+                name: torch.lerp(self.source[name].to(value), value, self.fraction)
+                if value.is_floating_point()
+                else value
                 for name, value in state.items()
             }
         )
@@ -102,21 +91,23 @@ class Naive:
     calls the first three again before it loads its weights, so they must be functions of the settings alone.
 
     Attributes:
-        defaults: Settings where none are given; see :func:`metaseg.adapt.session.resolve_defaults`.
+        defaults: Settings where none are given; see :func:`metaseg.adapt.methods.registry.resolve_defaults`.
         inherits: Whether the tuned weights descend from the pretrained ones, and so know the source's patients.
+        still: Modules that are held in evaluation mode at every step; none unless :meth:`network` says so.
 
     Args:
         config: The verb's settings.
-        setting: Network, shots and, where the method draws from it, source memory.
+        setup: Network, shots and, where the method draws from it, source cases.
         fabric: Device and precision.
     """
 
     defaults: MappingProxyType[str, Any] = PLAIN_DEFAULTS
     inherits: bool = True
+    still: Sequence[nn.Module] = ()
 
-    def __init__(self, config: NaivetuneConfig, setting: Setting, fabric: Fabric) -> None:
-        self.config, self.setting, self.fabric = config, setting, fabric
-        self.loss = DiceCrossEntropy(setting.space, config.recall_weight).to(fabric.device)
+    def __init__(self, config: NaivetuneConfig, setup: AdaptationSetup, fabric: Fabric) -> None:
+        self.config, self.setup, self.fabric = config, setup, fabric
+        self.loss = setup.loss_on(fabric, config)
 
     def network(self, model: nn.Module) -> nn.Module:
         """The network to train, from the pretrained one: layers frozen, wrapped or drawn anew, in place or not."""
@@ -133,13 +124,15 @@ class Naive:
     def batches(self, steps: int) -> BatchSource:
         """All batches of a training of so many steps."""
         config = self.config
-        return BalancedSlices.plan(self.setting, config.batch_size, steps, config.seed, config.augment)
+        return BalancedSlices.plan(self.setup, config.batch_size, steps, config.seed, config.augment)
 
     def objective(self, model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
         """What a step minimises, from images ``(batch, modality, height, width)`` and classes; a scalar.
 
         ``model`` may be wrapped for device and precision; take parameters from what :meth:`prepare` was given.
         """
+        # At every step: the loop has put the whole network in training mode.
+        hold_still(self.still)
         return self.loss(model(images), classes)
 
     def export(self, model: nn.Module) -> nn.Module:
@@ -165,17 +158,17 @@ class Scratch(Naive):
 
     inherits = False
 
-    def __init__(self, config: NaivetuneConfig, setting: Setting, fabric: Fabric) -> None:
+    def __init__(self, config: NaivetuneConfig, setup: AdaptationSetup, fabric: Fabric) -> None:
         if config.interpolation not in (None, 1.0):
             raise UsageError(
                 "weights drawn anew cannot be interpolated with the pretrained ones",
                 remedy="omit --interpolation",
             )
-        super().__init__(config, setting, fabric)
+        super().__init__(config, setup, fabric)
 
     def network(self, model: nn.Module) -> nn.Module:
         """Another network of the same architecture; ``model`` stays as it is."""
-        card = self.setting.network.card
+        card = self.setup.network.card
         return build_segmenter(card.name, card.in_channels, card.num_classes, seed=self.config.seed, **card.options)
 
 
@@ -206,12 +199,6 @@ class FreezeEncoder(Naive):
         self.still = self.frozen(model)
         freeze(self.still)
         return model
-
-    def objective(self, model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-        """As in naive fine-tuning."""
-        # At every step: the loop has put the whole network in training mode.
-        hold_still(self.still)
-        return super().objective(model, images, classes)
 
 
 @register_method(
@@ -268,14 +255,9 @@ class Lora(Naive):
     def network(self, model: nn.Module) -> nn.Module:
         """The network with adapters, all else frozen; in place."""
         add_adapters(model, self.config.lora_rank, self.config.seed)
+        # Statistics of batch normalisation are no parameters, and would move in training mode.
         self.still = [module for module in model.modules() if any(True for _ in module.buffers(recurse=False))]
         return model
-
-    def objective(self, model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-        """As in naive fine-tuning."""
-        # Statistics of batch normalisation are no parameters, and would move in training mode.
-        hold_still(self.still)
-        return super().objective(model, images, classes)
 
     def export(self, model: nn.Module) -> nn.Module:
         """A copy with the adapters merged in."""

@@ -1,9 +1,4 @@
-"""EWC: elastic weight consolidation (Kirkpatrick et al. 2017).
-
-L2-SP: weight decay toward the pretrained weights (Li, Grandvalet and Davoine 2018, arXiv 1802.01483).
-
-LwF: learning without forgetting (Li and Hoiem 2016).
-"""
+"""Methods that fine-tune with a penalty for leaving the pretrained network: L2-SP, EWC and LwF."""
 
 from __future__ import annotations
 
@@ -96,10 +91,10 @@ class Ewc(Naive):
 
     def slices(self) -> list[Tensor]:
         """The source slices, each ``(modality, height, width)`` of its own size."""
-        rows = [(shot.case, int(index)) for shot in source_shots(self.setting) for index in shot.slices]
+        rows = [(shot.case, int(index)) for shot in source_shots(self.setup) for index in shot.slices]
         order = np.random.default_rng([self.config.seed, 24]).permutation(len(rows))[: self.config.fisher_slices]
         chosen = [rows[number] for number in order]
-        return [torch.from_numpy(case.images([index], self.setting.modalities)[0]) for case, index in chosen]
+        return [torch.from_numpy(case.images([index], self.setup.modalities)[0]) for case, index in chosen]
 
     def objective(self, model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
         """The loss and the penalty."""

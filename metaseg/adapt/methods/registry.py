@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
+from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig
 from metaseg.errors import unknown_name
+from metaseg.registry import Registry
 
 Family = Literal["plain", "meta"]
 """``plain`` methods run in the ordinary loop (``metaseg naivetune``), ``meta`` methods in meta-steps (``metatune``)."""
 
 T = TypeVar("T", bound=type)
+C = TypeVar("C", NaivetuneConfig, MetatuneConfig)
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class MethodInfo:
     Attributes:
         name: As in ``--method``.
         family: Which verb runs it.
-        title: A few words for tables and metrics.
+        title: A few words for tables and figures.
         paper: What to cite.
         needs_source: Whether it draws from the source's training cases; ``"never"``, ``"always"`` or ``"optional"``.
         cost: What a step costs in slice gradient evaluations, in words.
@@ -37,7 +40,7 @@ class MethodInfo:
     build: type[Any]
 
 
-METHODS: dict[str, MethodInfo] = {}
+METHODS: Registry[MethodInfo] = Registry("method", "metaseg.methods", MethodInfo)
 """Methods by name."""
 
 
@@ -50,33 +53,41 @@ def register_method(
     needs_source: Literal["never", "always", "optional"] = "never",
     cost: str = "b for a batch of b slices",
 ) -> Callable[[T], T]:
-    """Enter a class into :data:`METHODS`; see :class:`MethodInfo`.
+    """Enter the decorated class into :data:`METHODS`; see :class:`MethodInfo`.
 
     Raises:
         ValueError: The name is taken.
     """
 
     def enter(build: T) -> T:
-        if name in METHODS:
-            raise ValueError(f"there is a method '{name}' already")
-        METHODS[name] = MethodInfo(name, family, title, paper, needs_source, cost, build)
+        METHODS.add(name, MethodInfo(name, family, title, paper, needs_source, cost, build))
         return build
 
     return enter
 
 
-def method_names(family: Family | None = None) -> tuple[str, ...]:
-    """Names of the methods, of one family or of all."""
-    return tuple(name for name, info in METHODS.items() if family in (None, info.family))
+def method_names(family: Family) -> tuple[str, ...]:
+    """Names of the methods of a family."""
+    return tuple(name for name, info in METHODS.entries().items() if info.family == family)
 
 
 def find_method(name: str, family: Family | None = None) -> MethodInfo:
     """Look a method up.
 
     Raises:
-        UsageError: There is none of that name in the family.
+        UsageError: There is none of that name, or none in the family.
     """
-    names = method_names(family)
-    if name in names:
-        return METHODS[name]
-    raise unknown_name("method", name, names)
+    if family is None or (name in METHODS and METHODS.get(name).family == family):
+        return METHODS.get(name)
+    raise unknown_name("method", name, method_names(family))
+
+
+def resolve_defaults(config: C) -> C:
+    """The settings with the method's defaults where nothing was given; those that are given stand.
+
+    Raises:
+        UsageError: There is no such method in the verb's family.
+    """
+    family: Family = "plain" if isinstance(config, NaivetuneConfig) else "meta"
+    defaults = find_method(config.method, family).build.defaults
+    return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})

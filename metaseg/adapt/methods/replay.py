@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from metaseg.adapt.batches import BalancedSlices, BatchSource, augmented, source_shots, stack
 from metaseg.adapt.methods.naive import Naive
 from metaseg.adapt.methods.registry import register_method
-from metaseg.adapt.setup import Setting
+from metaseg.adapt.setup import AdaptationSetup
 from metaseg.config.segmentation import NaivetuneConfig
 from metaseg.errors import UsageError
 from metaseg.runs.logs import Selection
@@ -40,15 +40,15 @@ class Replay(Naive):
 
     Args:
         config: The verb's settings.
-        setting: Network, shots and source memory.
+        setup: Network, shots and source memory.
         fabric: Device and precision.
 
     Raises:
         UsageError: A batch has no room for slices of both.
     """
 
-    def __init__(self, config: NaivetuneConfig, setting: Setting, fabric: Fabric) -> None:
-        super().__init__(config, setting, fabric)
+    def __init__(self, config: NaivetuneConfig, setup: AdaptationSetup, fabric: Fabric) -> None:
+        super().__init__(config, setup, fabric)
         self.replayed = replayed_slices(config.batch_size, config.replay_fraction)
 
     def batches(self, steps: int) -> BatchSource:
@@ -59,9 +59,9 @@ class Replay(Naive):
         """
         if not self.replayed:
             return super().batches(steps)
-        config, setting = self.config, self.setting
-        target = BalancedSlices.plan(setting, config.batch_size - self.replayed, steps, config.seed, config.augment)
-        source = replace(setting, shots=source_shots(setting))
+        config, setup = self.config, self.setup
+        target = BalancedSlices.plan(setup, config.batch_size - self.replayed, steps, config.seed, config.augment)
+        source = replace(setup, shots=source_shots(setup))
         # A stream of its own, lest source and target are drawn in step.
         other = int(np.random.default_rng([config.seed, 23]).integers(2**31))
         return MixedSlices(target, BalancedSlices.plan(source, self.replayed, steps, other, config.augment))

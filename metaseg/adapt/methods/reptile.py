@@ -9,13 +9,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from metaseg.adapt.engines import EngineChoice, FastWeights, Loss, StepResult, TaskBatch
+from metaseg.adapt.engines import EngineChoice, FastWeights, StepResult, TaskBatch
 from metaseg.adapt.engines.base import check_step
 from metaseg.adapt.engines.functional import Values, add_to
 from metaseg.adapt.methods.maml import Maml
 from metaseg.adapt.methods.registry import register_method
 from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import UsageError
+from metaseg.training.loop import Loss
 
 Batches = tuple[tuple[Tensor, Tensor], ...]
 """Images and labels of an inner step, as one batch or, where sizes differ, as several."""

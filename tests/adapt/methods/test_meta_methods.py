@@ -164,7 +164,7 @@ class TestMaml:
         assert relative_error(first, second) > 1e-3
 
 
-class TestLearnedRates:
+class TestLearnableRates:
     @pytest.mark.parametrize("name", ["maml", "fomaml"])
     def test_layer_rates_begin_as_the_fixed_one(self, name):
         model = tiny_net()
@@ -178,7 +178,7 @@ class TestLearnedRates:
         model, tasks = tiny_net(), make_tasks(2, 2)
         method = build("maml", model, learnable_inner_rates=True, inner_steps=2)
         method.step(model, tasks, F.cross_entropy, 0.5)
-        value, step, losses = method.learned.values["2.weight"], 1e-6, []
+        value, step, losses = method.rates.values["2.weight"], 1e-6, []
         gradient = value.grad[1].item()
         for moved in (1 / UNIT + step, 1 / UNIT - step):
             with torch.no_grad():
@@ -191,7 +191,7 @@ class TestLearnedRates:
         method = build("meta-sgd", model)
         method.step(model, make_tasks(), F.cross_entropy, 0.0)
         torch.optim.Adam(method.parameters(), lr=MetatuneConfig().outer_learning_rate).step()
-        moved = torch.cat([(rate / RATE - 1).abs().flatten() for rate in method.learned.tables()[0].values()])
+        moved = torch.cat([(rate / RATE - 1).abs().flatten() for rate in method.rates.tables()[0].values()])
         assert moved.max() < 0.01
         assert moved.median() > 0.009
 
@@ -226,7 +226,7 @@ class TestMetaSgd:
         theirs = tiny_net()
         meta = MetaSGD(theirs, first_order=first_order)
         with torch.no_grad():
-            for rate, own in zip(meta.lrs, method.learned.tables()[0].values(), strict=True):
+            for rate, own in zip(meta.lrs, method.rates.tables()[0].values(), strict=True):
                 rate.copy_(own)
         result = method.step(model, tasks, F.cross_entropy, 0.5)
         for task, loss in zip(tasks, result.query_losses, strict=True):

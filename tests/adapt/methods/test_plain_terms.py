@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.penalties import Ewc, diagonal_fisher, distillation, draw_classes
 from metaseg.adapt.methods.replay import Replay, replayed_slices
-from metaseg.adapt.setup import Setting, prepare_setting
+from metaseg.adapt.setup import AdaptationSetup, prepare_setup
 from metaseg.cases.labels import SUBREGIONS
 from metaseg.config.io import load_config
 from metaseg.config.segmentation import NaivetuneConfig
@@ -24,6 +24,7 @@ from metaseg.errors import UsageError
 from metaseg.models import build_segmenter
 from metaseg.models.device import make_fabric
 from metaseg.models.parts import head_modules
+from metaseg.training.optimization import DiceCrossEntropy
 
 CLASSES = SUBREGIONS.num_classes
 UNET: dict[str, Any] = {"channels": (4, 8), "strides": (2,)}
@@ -41,7 +42,8 @@ def batch(size: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
 
 def build(method: str, **settings: Any) -> Any:
     config = NaivetuneConfig(method=method, **settings)
-    return find_method(method).build(config, SimpleNamespace(space=SUBREGIONS), make_fabric("cpu", "32-true"))
+    setup = SimpleNamespace(loss_on=lambda fabric, config: DiceCrossEntropy(SUBREGIONS, config.recall_weight))
+    return find_method(method).build(config, setup, make_fabric("cpu", "32-true"))
 
 
 def move(model: nn.Module, by: float) -> None:
@@ -173,11 +175,11 @@ def test_statistics_of_batch_normalisation_stay_where_layers_are_frozen(method: 
 
 
 @pytest.fixture(scope="module")
-def parts(pretrained: dict[str, Any]) -> tuple[NaivetuneConfig, Setting]:
+def parts(pretrained: dict[str, Any]) -> tuple[NaivetuneConfig, AdaptationSetup]:
     given = {name: str(value) for name, value in pretrained.items()}
     settings = {"method": "replay", "shots": 2, "slices": 6, "batch_size": 5, "replay_fraction": 0.4}
     config = load_config(NaivetuneConfig, None, given | settings)
-    return config, prepare_setting(config, memory=True)
+    return config, prepare_setup(config, draws_from_source=True)
 
 
 class TestReplay:
@@ -192,11 +194,11 @@ class TestReplay:
         with pytest.raises(UsageError, match="no room"):
             replayed_slices(1, 0.5)
 
-    def test_batches_hold_the_slices_that_are_logged(self, parts: tuple[NaivetuneConfig, Setting]) -> None:
-        config, setting = parts
-        slices = Replay(config, setting, make_fabric("cpu", "32-true")).batches(12)
-        known = {case.id: case for case in [*setting.memory, *(shot.case for shot in setting.shots)]}
-        memory, drawn = {case.id for case in setting.memory}, []
+    def test_batches_hold_the_slices_that_are_logged(self, parts: tuple[NaivetuneConfig, AdaptationSetup]) -> None:
+        config, setup = parts
+        slices = Replay(config, setup, make_fabric("cpu", "32-true")).batches(12)
+        known = {case.id: case for case in [*setup.source_cases, *(shot.case for shot in setup.shots)]}
+        memory, drawn = {case.id for case in setup.source_cases}, []
         for step in range(12):
             images, labels = slices.draw(step)
             chosen = slices.selections(step, 5 * (step + 1))
@@ -211,15 +213,17 @@ class TestReplay:
                 drawn += [(row.case, row.slice)] if row.task == "source" else []
         # As for the target, no slice comes twice before all have come once.
         assert len(set(drawn)) == min(
-            len(drawn), sum((case.areas()[:, 1:].sum(1) > 0).sum() for case in setting.memory)
+            len(drawn), sum((case.areas()[:, 1:].sum(1) > 0).sum() for case in setup.source_cases)
         )
 
-    def test_augmentation_changes_both_parts_alike_every_time(self, parts: tuple[NaivetuneConfig, Setting]) -> None:
-        config, setting = parts
+    def test_augmentation_changes_both_parts_alike_every_time(
+        self, parts: tuple[NaivetuneConfig, AdaptationSetup]
+    ) -> None:
+        config, setup = parts
         fabric = make_fabric("cpu", "32-true")
-        plain = Replay(config, setting, fabric).batches(4)
+        plain = Replay(config, setup, fabric).batches(4)
         values = {**vars(config), "augment": "full"}
-        one, other = (Replay(NaivetuneConfig(**values), setting, fabric).batches(4) for _ in range(2))
+        one, other = (Replay(NaivetuneConfig(**values), setup, fabric).batches(4) for _ in range(2))
         for step in range(4):
             assert torch.equal(one.draw(step)[0], other.draw(step)[0])
             # NaN is in every row, so that rows are compared by what names the slice.
@@ -229,13 +233,13 @@ class TestReplay:
             changed = (one.draw(step)[0] != plain.draw(step)[0]).flatten(1).any(1)
             assert changed.all()
 
-    def test_fisher_slices_are_distinct_and_bear_tumour(self, parts: tuple[NaivetuneConfig, Setting]) -> None:
-        config, setting = parts
-        few = Ewc(NaivetuneConfig(**{**vars(config), "fisher_slices": 5}), setting, make_fabric("cpu", "32-true"))
-        many = Ewc(NaivetuneConfig(**{**vars(config), "fisher_slices": 500}), setting, make_fabric("cpu", "32-true"))
+    def test_fisher_slices_are_distinct_and_bear_tumour(self, parts: tuple[NaivetuneConfig, AdaptationSetup]) -> None:
+        config, setup = parts
+        few = Ewc(NaivetuneConfig(**{**vars(config), "fisher_slices": 5}), setup, make_fabric("cpu", "32-true"))
+        many = Ewc(NaivetuneConfig(**{**vars(config), "fisher_slices": 500}), setup, make_fabric("cpu", "32-true"))
         bearing = [
             torch.from_numpy(case.images([index])[0])
-            for case in setting.memory
+            for case in setup.source_cases
             for index in np.flatnonzero(case.areas()[:, 1:].sum(1))
         ]
         assert len(many.slices()) == len(bearing)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import metaseg
+from metaseg.adapt.methods.registry import resolve_defaults
 from metaseg.adapt.methods.replay import Rehearse
-from metaseg.adapt.session import resolve_defaults
-from metaseg.adapt.setup import prepare_setting
+from metaseg.adapt.setup import prepare_setup
 from metaseg.config.io import load_config
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, TuneConfig
 from metaseg.errors import UsageError
@@ -61,7 +61,7 @@ class TestRehearse:
                 pretrained | {"from_run": str(pretrained["from_run"]), "method": "rehearse", "shots": 2},
             )
         )
-        method = Rehearse(config, prepare_setting(config, memory=True), make_fabric("cpu", "32-true"))
+        method = Rehearse(config, prepare_setup(config, draws_from_source=True), make_fabric("cpu", "32-true"))
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(4, 4, 16, 16, generator=generator)
         classes = torch.randint(4, (4, 16, 16), generator=generator)
@@ -83,7 +83,7 @@ class TestTransplantedSlices:
                 NaivetuneConfig, None, pretrained | given | {"replay_fraction": 0.5, "transplant_fraction": share}
             )
         )
-        return Rehearse(config, prepare_setting(config, memory=True), make_fabric("cpu", "32-true")).batches(4)
+        return Rehearse(config, prepare_setup(config, draws_from_source=True), make_fabric("cpu", "32-true")).batches(4)
 
     def test_target_slices_stay_and_source_slices_gain_lesion(self, pretrained: dict[str, Any]) -> None:
         plain, pasted = self.batches(pretrained, 0), self.batches(pretrained, 1)

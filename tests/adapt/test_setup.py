@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from metaseg.adapt.setup import draw_shots, prepare_setting
+from metaseg.adapt.setup import draw_shots, prepare_setup
 from metaseg.cases.splits import make_split
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig
 from metaseg.errors import DataError, RunError, UsageError
@@ -22,43 +22,43 @@ def config(pretrained, kind=MetatuneConfig, **changes):
     return kind(**(settings | changes))
 
 
-class TestSetting:
+class TestSetup:
     def test_all_methods_see_the_same_patients_and_slices(self, pretrained):
-        one = prepare_setting(config(pretrained, seed=4))
-        other = prepare_setting(config(pretrained, NaivetuneConfig, seed=4))
+        one = prepare_setup(config(pretrained, seed=4))
+        other = prepare_setup(config(pretrained, NaivetuneConfig, seed=4))
         for a, b in zip(one.shots, other.shots, strict=True):
             assert a.case.id == b.case.id
             assert a.slices.tolist() == b.slices.tolist()
         assert [case.id for case in one.target] == [case.id for case in other.target]
 
     def test_no_shot_is_watched_and_no_trained_patient_is_source(self, pretrained):
-        setting = prepare_setting(config(pretrained))
-        shots = {shot.case.patient for shot in setting.shots}
-        assert shots.isdisjoint(case.patient for case in setting.target)
-        assert len(setting.target) == 3
+        setup = prepare_setup(config(pretrained))
+        shots = {shot.case.patient for shot in setup.shots}
+        assert shots.isdisjoint(case.patient for case in setup.target)
+        assert len(setup.target) == 3
         patients = json.loads((pretrained["from_run"] / "patients.json").read_text())
-        assert {case.id for case in setting.source} == {row["case"] for row in patients["val"]}
-        assert setting.network.trained_patients.isdisjoint(case.patient for case in setting.source)
+        assert {case.id for case in setup.source} == {row["case"] for row in patients["val"]}
+        assert setup.network.trained_patients.isdisjoint(case.patient for case in setup.source)
 
     def test_named_source_leaves_out_what_was_trained_on(self, pretrained, write_cases):
-        setting = prepare_setting(config(pretrained, source=(write_cases("HGG", 5),)))
-        assert setting.network.trained_patients.isdisjoint(case.patient for case in setting.source)
-        assert len(setting.source) == 2
+        setup = prepare_setup(config(pretrained, source=(write_cases("HGG", 5),)))
+        assert setup.network.trained_patients.isdisjoint(case.patient for case in setup.source)
+        assert len(setup.source) == 2
 
     def test_split_gives_shots_and_watched_cases(self, pretrained, tmp_path):
         store = open_data([pretrained["data"]], cache=pretrained["cache"])
         split = make_split(store.cases, parts={"train": 2, "test": 3}, stratify=None)
         split.save(tmp_path / "s.json")
-        setting = prepare_setting(config(pretrained, split=tmp_path / "s.json"))
-        assert {shot.case.id for shot in setting.shots} == set(split.parts["train"])
-        assert {case.id for case in setting.target} == set(split.parts["test"])
+        setup = prepare_setup(config(pretrained, split=tmp_path / "s.json"))
+        assert {shot.case.id for shot in setup.shots} == set(split.parts["train"])
+        assert {case.id for case in setup.target} == set(split.parts["test"])
 
     def test_split_of_the_target_alone_leaves_the_source_whole(self, pretrained, write_cases, tmp_path):
         store = open_data([pretrained["data"]], cache=pretrained["cache"])
         make_split(store.cases, parts={"train": 2, "test": 3}, stratify=None).save(tmp_path / "s.json")
         source = {"source": (write_cases("HGG", 5),), "split": tmp_path / "s.json"}
         for classes in ((), ("HGG",)):
-            assert len(prepare_setting(config(pretrained, **source, source_classes=classes)).source) == 2
+            assert len(prepare_setup(config(pretrained, **source, source_classes=classes)).source) == 2
 
     def test_shots_differ_with_the_seed_and_bear_tumour(self, pretrained):
         store = open_data([pretrained["data"]], cache=pretrained["cache"])
@@ -69,23 +69,23 @@ class TestSetting:
             assert (shot.case.areas()[shot.slices, 1:].sum(axis=1) > 0).all()
 
     def test_watch_cases_limits_what_is_evaluated(self, pretrained):
-        assert len(prepare_setting(config(pretrained, watch_cases=1)).target) == 1
-        assert len(prepare_setting(config(pretrained, watch_cases=0)).target) == 3
+        assert len(prepare_setup(config(pretrained, watch_cases=1)).target) == 1
+        assert len(prepare_setup(config(pretrained, watch_cases=0)).target) == 3
 
 
 class TestBadInput:
     def test_more_shots_than_patients(self, pretrained):
         with pytest.raises(UsageError, match="--shots is 9, but the target has only 5 patients"):
-            prepare_setting(config(pretrained, shots=9))
+            prepare_setup(config(pretrained, shots=9))
 
     def test_no_such_run(self, pretrained, tmp_path):
         with pytest.raises(RunError, match="no such run"):
-            prepare_setting(config(pretrained, from_run=str(tmp_path / "none")))
+            prepare_setup(config(pretrained, from_run=str(tmp_path / "none")))
 
     def test_other_modalities_than_the_network(self, pretrained):
         with pytest.raises(UsageError, match="differ from the network"):
-            prepare_setting(config(pretrained, modalities=("t1",)))
+            prepare_setup(config(pretrained, modalities=("t1",)))
 
     def test_whole_lesion_labels_for_a_subregion_network(self, pretrained):
         with pytest.raises(DataError, match="unexpected label values"):
-            prepare_setting(config(pretrained, label_scheme="whole-lesion", cache=None))
+            prepare_setup(config(pretrained, label_scheme="whole-lesion", cache=None))

@@ -7,7 +7,7 @@ from torch import nn
 
 import metaseg
 from metaseg.adapt.metatune import MetaTuning
-from metaseg.adapt.scoring import ScoreMemory, relative_change
+from metaseg.adapt.scoring import ScoreCache, relative_change
 from metaseg.runs.networks import load_network
 from metaseg.runs.state import load_training_state, save_training_state
 from metaseg.sampling import Pool
@@ -24,59 +24,59 @@ def never():
     raise AssertionError("scored although the scores are near enough")
 
 
-class TestScoreMemory:
+class TestScoreCache:
     def test_zero_scores_always(self):
-        memory, calls = ScoreMemory(0.0), []
+        cache, calls = ScoreCache(0.0), []
         for _ in range(3):
-            memory.pool("a", np.array([1, 2]), lambda: calls.append(1) or pool_of(1, 2))
+            cache.pool("a", np.array([1, 2]), lambda: calls.append(1) or pool_of(1, 2))
         assert len(calls) == 3
-        assert memory.state_dict()["scored"] == {}
+        assert cache.state_dict()["scored"] == {}
 
     def test_scores_are_used_until_the_network_has_moved_too_far(self):
-        memory, model = ScoreMemory(0.1), nn.Linear(3, 1, bias=False)
+        cache, model = ScoreCache(0.1), nn.Linear(3, 1, bias=False)
         nn.init.constant_(model.weight, 2.0)
-        first = memory.pool("a", np.array([1, 2, 5]), lambda: pool_of(1, 2, 5))
-        assert memory.pool("a", np.array([1, 2, 5]), never).score("dice").tolist() == first.score("dice").tolist()
-        with memory.moving(model), torch.no_grad():
+        first = cache.pool("a", np.array([1, 2, 5]), lambda: pool_of(1, 2, 5))
+        assert cache.pool("a", np.array([1, 2, 5]), never).score("dice").tolist() == first.score("dice").tolist()
+        with cache.moving(model), torch.no_grad():
             model.weight *= 1.06
-        assert memory.travelled == pytest.approx(0.06, rel=1e-5)
-        memory.pool("a", np.array([1, 2, 5]), never)
-        with memory.moving(model), torch.no_grad():
+        assert cache.travelled == pytest.approx(0.06, rel=1e-5)
+        cache.pool("a", np.array([1, 2, 5]), never)
+        with cache.moving(model), torch.no_grad():
             model.weight /= 1.06
         # Back where it was: the path counts, so that the scores are made anew rather than kept.
-        assert memory.travelled == pytest.approx(0.06 + 0.06 / 1.06, rel=1e-5)
-        anew = memory.pool("a", np.array([1, 2, 5]), lambda: pool_of(1, 2, 5).take(np.array([2, 0, 1])))
+        assert cache.travelled == pytest.approx(0.06 + 0.06 / 1.06, rel=1e-5)
+        anew = cache.pool("a", np.array([1, 2, 5]), lambda: pool_of(1, 2, 5).take(np.array([2, 0, 1])))
         assert anew.index.tolist() == [5, 1, 2]
-        assert memory.reused == 2
+        assert cache.reused == 2
 
     def test_each_case_has_its_own_distance(self):
-        memory = ScoreMemory(0.1)
-        memory.pool("a", np.array([1]), lambda: pool_of(1))
-        memory.travelled += 0.08
-        memory.pool("b", np.array([1]), lambda: pool_of(1))
-        memory.travelled += 0.08
-        memory.pool("b", np.array([1]), never)
+        cache = ScoreCache(0.1)
+        cache.pool("a", np.array([1]), lambda: pool_of(1))
+        cache.travelled += 0.08
+        cache.pool("b", np.array([1]), lambda: pool_of(1))
+        cache.travelled += 0.08
+        cache.pool("b", np.array([1]), never)
         with pytest.raises(AssertionError):
-            memory.pool("a", np.array([1]), never)
+            cache.pool("a", np.array([1]), never)
 
     def test_slices_that_are_left_are_taken_from_a_larger_pool_but_not_the_other_way(self):
-        memory = ScoreMemory(0.1)
-        memory.pool("a", np.array([1, 2, 5]), lambda: pool_of(1, 2, 5))
-        left = memory.pool("a", np.array([5, 1]), never)
+        cache = ScoreCache(0.1)
+        cache.pool("a", np.array([1, 2, 5]), lambda: pool_of(1, 2, 5))
+        left = cache.pool("a", np.array([5, 1]), never)
         assert left.index.tolist() == [5, 1]
         assert left.score("dice").tolist() == [0.5, 0.1]
         assert left.score("foreground").tolist() == [15, 3]
         with pytest.raises(AssertionError):
-            memory.pool("a", np.array([1, 4]), never)
+            cache.pool("a", np.array([1, 4]), never)
 
     def test_state_survives_a_file(self, tmp_path):
-        memory = ScoreMemory(0.1)
-        memory.travelled = 1 / 3
-        memory.pool("a", np.array([1, 2, 5]), lambda: pool_of(1, 2, 5))
-        save_training_state(tmp_path / "state", memory.state_dict())
-        other = ScoreMemory(0.1)
+        cache = ScoreCache(0.1)
+        cache.travelled = 1 / 3
+        cache.pool("a", np.array([1, 2, 5]), lambda: pool_of(1, 2, 5))
+        save_training_state(tmp_path / "state", cache.state_dict())
+        other = ScoreCache(0.1)
         other.load_state_dict(load_training_state(tmp_path / "state"))
-        assert other.travelled == memory.travelled
+        assert other.travelled == cache.travelled
         pool = other.pool("a", np.array([1, 2, 5]), never)
         for name in ("dice", "entropy", "foreground"):
             np.testing.assert_array_equal(pool.score(name), pool_of(1, 2, 5).score(name))
