@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
-WIDTH_ELSEWHERE = 120
-"""Columns where the output is no terminal, such as a log file."""
+from metaseg.terminal import Table
+
+_LESIONS = {"Dice": "lesionwise_dice", "HD95": "lesionwise_hd95", "F1": "lesionwise_f1", "MIST F1": "mist_f1"}
+_COUNTS = {"valid": "n_valid", "missed": "n_missed", "false": "n_false", "empty": "n_empty_both"}
 
 
 def print_metrics(summary: pd.DataFrame, title: str) -> None:
@@ -24,24 +22,23 @@ def print_metrics(summary: pd.DataFrame, title: str) -> None:
         title: Heading.
     """
     surface = "hd95_mean" in summary and summary["hd95_mean"].notna().any()
-    lesions = "lesionwise_dice_mean" in summary
-    volumes = _Rows(title, ("cases", "Dice", "95 % CI", *(("HD95",) if surface else ())))
-    heading = "Lesion-wise (BraTS-METS 2023; MIST), and how many targets were" if lesions else "How many targets were"
-    named = ("Dice", "HD95", "F1", "MIST F1") if lesions else ()
-    counted = _Rows(heading, (*named, "valid", "missed", "false", "empty"))
+    lesions = _LESIONS if "lesionwise_dice_mean" in summary else {}
+    volumes, counted = [], []
     for row in summary.to_dict(orient="records"):
-        several = row["n_cases"] > 1
-        interval = _interval(row.get("dice_low"), row.get("dice_high")) if several else "-"
         distance = _spread(row, "hd95", 1, {"pixel": "px"}.get(row["unit"], row["unit"]))
-        volumes.add(row, str(row["n_cases"]), _spread(row, "dice", 3), interval, *((distance,) if surface else ()))
-        metrics = [("lesionwise_dice", 3), ("lesionwise_hd95", 1), ("lesionwise_f1", 3), ("mist_f1", 3)]
-        counted.add(
-            row,
-            *(_number(row.get(f"{name}_mean"), digits) for name, digits in (metrics if lesions else ())),
-            *(str(row[f"n_{name}"]) for name in ("valid", "missed", "false", "empty_both")),
+        volumes.append(
+            _head(row)
+            | {"Dice": _spread(row, "dice", 3), "95 % CI": _interval(row, "dice")}
+            | ({"HD95": distance} if surface else {})
         )
-    volumes.print()
-    counted.print()
+        counted.append(
+            {name: text for name, text in _head(row).items() if name != "cases"}
+            | {name: _number(row.get(f"{metric}_mean"), 1 if name == "HD95" else 3) for name, metric in lesions.items()}
+            | {name: str(row[column]) for name, column in _COUNTS.items()}
+        )
+    _print(title, volumes)
+    heading = "Lesion-wise (BraTS-METS 2023; MIST), and how many targets were" if lesions else "How many targets were"
+    _print(heading, counted)
 
 
 def print_changes(changes: pd.DataFrame) -> None:
@@ -50,63 +47,50 @@ def print_changes(changes: pd.DataFrame) -> None:
     Args:
         changes: From :func:`metaseg.metrics.forgetting.change_metrics`.
     """
-    table = _Rows("Dice before and after tuning", ("cases", "before", "after", "forgetting", "gain", "95 % CI"))
+    rows = []
     for row in changes.to_dict(orient="records"):
         metric = "forgetting" if row["domain"] == "source" else "gain"
-        table.add(
-            row,
-            str(row["n_cases"]),
-            _number(row["before"], 3),
-            _number(row["after"], 3),
-            *(_number(row[name], 3, sign=True) if name == metric else "" for name in ("forgetting", "gain")),
-            _interval(row[f"{metric}_low"], row[f"{metric}_high"], sign=True) if row["n_cases"] > 1 else "-",
+        rows.append(
+            _head(row)
+            | {name: _number(row[name], 3) for name in ("before", "after")}
+            | {name: _number(row[name], 3, "+") if name == metric else "" for name in ("forgetting", "gain")}
+            | {"95 % CI": _interval(row, metric, "+")}
         )
+    _print("Dice before and after tuning", rows)
+
+
+def _head(row: Mapping[str, Any]) -> dict[str, str]:
+    """Cohort, target and number of cases; patients that the network was trained on are a group of their own."""
+    cohort = f"{row['cohort']} (trained on)" if row.get("trained_on") else str(row["cohort"])
+    return {"cohort": cohort, "target": str(row["target"]), "cases": str(row["n_cases"])}
+
+
+def _print(title: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """Print rows whose first column is the cohort, which is named in its first row only."""
+    names = list(rows[0])
+    table = Table(names, title=title, numbers=names[2:])
+    for before, row in zip(({}, *rows), rows, strict=False):
+        new = row["cohort"] != before.get("cohort")
+        if before and new:
+            table.begin_section()
+        table.add(row["cohort"] if new else "", *list(row.values())[1:])
     table.print()
 
 
-def cohort_name(row: dict[str, Any]) -> str:
-    """A cohort's name; patients that the network was trained on are a group of their own and marked."""
-    return f"{row['cohort']} (trained on)" if row.get("trained_on") else str(row["cohort"])
+def _number(value: float | None, digits: int, sign: str = "") -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
 
 
-class _Rows:
-    """A table whose rows are cohorts and targets; a cohort is named in its first row only."""
-
-    def __init__(self, title: str, metrics: Sequence[str]) -> None:
-        self.table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-        for name in ("cohort", "target"):
-            self.table.add_column(name)
-        for name in metrics:
-            self.table.add_column(name, justify="right", no_wrap=True)
-        self.last: str | None = None
-
-    def add(self, row: dict[str, Any], *cells: str) -> None:
-        """Add a row; a new cohort begins after a gap."""
-        cohort = cohort_name(row)
-        if self.last not in (None, cohort):
-            self.table.add_section()
-        self.table.add_row(cohort if cohort != self.last else "", str(row["target"]), *cells)
-        self.last = cohort
-
-    def print(self) -> None:
-        """Print it on standard output, as it is now: it may have been redirected since the start."""
-        Console(width=None if sys.stdout.isatty() else WIDTH_ELSEWHERE).print(self.table)
-
-
-def _number(value: float | None, digits: int, sign: bool = False) -> str:
-    if value is None or math.isnan(value):
-        return "-"
-    return f"{value:{'+' if sign else ''}.{digits}f}"
-
-
-def _spread(row: dict[str, Any], metric: str, digits: int, unit: str = "") -> str:
+def _spread(row: Mapping[str, Any], metric: str, digits: int, unit: str = "") -> str:
     mean, spread = (row.get(f"{metric}_{name}", math.nan) for name in ("mean", "sd"))
     if math.isnan(mean):
         return "-"
     return f"{mean:.{digits}f}{'' if math.isnan(spread) else f' ± {spread:.{digits}f}'} {unit}".rstrip()
 
 
-def _interval(low: float | None, high: float | None, sign: bool = False) -> str:
-    if low is None or high is None or math.isnan(low):
+def _interval(row: Mapping[str, Any], metric: str, sign: str = "") -> str:
+    """The 95 % interval of several cases."""
+    low, high = row.get(f"{metric}_low", math.nan), row.get(f"{metric}_high", math.nan)
+    if row["n_cases"] <= 1 or math.isnan(low):
         return "-"
     return f"{_number(low, 3, sign)} .. {_number(high, 3, sign)}"
