@@ -18,16 +18,10 @@ from metaseg.cases.labels import LABEL_SPACES, LabelSpace
 from metaseg.config.segmentation import EvaluateConfig
 from metaseg.errors import RunError, UsageError, recorded_warnings
 from metaseg.inference.case_pictures import KeptPrediction
-from metaseg.inference.evaluation_cases import (
-    NOTICE,
-    SYNTHETIC,
-    EvaluationCases,
-    FinishedCases,
-    choose_cases,
-    compared_space,
-)
+from metaseg.inference.evaluation_cases import EvaluationCases, choose_cases, compared_space
 from metaseg.inference.evaluation_files import (
     SAME_QUESTION,
+    FinishedCases,
     complete_evaluation,
     evaluation_folder,
     evaluation_record,
@@ -41,6 +35,7 @@ from metaseg.metrics.forgetting import change_metrics, domain_metrics
 from metaseg.metrics.metric_tables import print_changes, print_metrics
 from metaseg.models.device import fabric_of, make_fabric
 from metaseg.models.processes import first_of_machine, gather, is_first, share
+from metaseg.runs.manifest import NOTICE, SYNTHETIC
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.together import together
 from metaseg.store.store import SliceStore

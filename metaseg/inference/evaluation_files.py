@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from lightning_fabric import Fabric
 
 from metaseg.cases.labels import LABEL_SPACES
+from metaseg.config.io import asked_for
 from metaseg.config.segmentation import EvaluateConfig
 from metaseg.errors import RunError, UsageError, warnings_so_far
-from metaseg.files import FileKind, finite_metrics, read_json, refuse_existing, require_writable, write_json, write_text
+from metaseg.files import (
+    FileKind,
+    finite_metrics,
+    read_json,
+    refuse_existing,
+    require_writable,
+    write_json,
+    write_text,
+    writing,
+)
 from metaseg.inference.case_pictures import KeptPrediction, case_overlay
-from metaseg.inference.evaluation_cases import NOTICE, EvaluationCases, compared_space, network_record
+from metaseg.inference.evaluation_cases import EvaluationCases, compared_space
 from metaseg.metrics.case_metrics import PRESETS
 from metaseg.metrics.cohort_metrics import to_records
+from metaseg.models.processes import is_first, several
 from metaseg.pictures.overlay import write_picture
 from metaseg.runs.folder import is_run
-from metaseg.runs.manifest import git_commit, portable, versions
+from metaseg.runs.manifest import NOTICE, git_commit, portable, versions
 from metaseg.runs.networks import LoadedNetwork
 from metaseg.store.store import SliceStore
 
@@ -54,7 +68,7 @@ def evaluation_record(
     return {
         "synthetic": synthetic,
         "notice": NOTICE,
-        "networks": {role: network_record(network) for role, network in networks.items()},
+        "networks": {role: network.record() for role, network in networks.items()},
         "data": [portable(folder) for folder in cases.data],
         "data_found": cases.found_by,
         "data_fingerprint": cases.store.fingerprint,
@@ -258,3 +272,97 @@ def _earlier_pictures(folder: Path) -> set[Path]:
         earlier = None
     named = (Path(name) for name in (earlier.pictures if earlier else ()))
     return {folder / name for name in named if name.parent == Path(PICTURES)}
+
+
+PATTERN = "unfinished.*.jsonl"
+_NEEDED = {"network", "case", "target", "dice"}
+
+
+@dataclass(frozen=True)
+class FinishedCases:
+    """The rows of finished cases, in one file for each process until the metrics are written.
+
+    Attributes:
+        folder: The evaluation's.
+        question: Digest of networks, data and settings.
+        rank: Of this process.
+        rows: Rows of the cases that were finished before, by case.
+    """
+
+    folder: Path
+    question: str
+    rank: int
+    rows: dict[str, list[dict[str, Any]]]
+
+    @classmethod
+    def begin(cls, folder: Path, question: Mapping[str, Any], config: EvaluateConfig, fabric: Fabric) -> FinishedCases:
+        """Read what is there, or begin.
+
+        Args:
+            folder: The evaluation's.
+            question: What decides the metrics besides settings: networks, data, options.
+            config: The settings.
+            fabric: Of this process.
+
+        Raises:
+            UsageError: An evaluation was cut off there, and neither ``resume`` nor ``overwrite`` is given; or it is
+                another one and ``overwrite`` is not given.
+        """
+        content = json.dumps([dict(question), asked_for(config)], sort_keys=True)
+        digest = blake2b(content.encode(), digest_size=16).hexdigest()
+        found = [] if config.overwrite else list(_lines(folder))
+        if several(fabric):
+            # Nobody writes before all have read.
+            fabric.barrier()
+        if found and not config.resume:
+            raise UsageError(
+                f"an evaluation was cut off here, with {len(found)} cases done",
+                where=folder,
+                remedy="go on with --resume, or begin anew with --overwrite",
+            )
+        if any(line["question"] != digest for line in found):
+            raise UsageError(
+                "the evaluation that was cut off here is another one (other networks, data or settings)",
+                where=folder,
+                expected="the same networks, data and settings",
+                remedy="name another folder with --out, or begin anew with --overwrite",
+            )
+        finished = cls(folder, digest, fabric.global_rank, {line["case"]: line["rows"] for line in found})
+        if config.overwrite and is_first(fabric):
+            finished.remove()
+        if several(fabric):
+            fabric.barrier()
+        return finished
+
+    def add(self, case: str, rows: list[dict[str, Any]]) -> None:
+        """Keep the rows of a case; they are on the disk when the call returns."""
+        line = json.dumps({"question": self.question, "case": case, "rows": rows}, default=lambda value: value.item())
+        path = self.folder / PATTERN.replace("*", str(self.rank))
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as stream:
+                # What a kill has left of an earlier line ends here.
+                stream.write(f"\n{line}\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+
+    def remove(self) -> None:
+        """Delete all files: the metrics are written, or begun anew."""
+        for path in self.folder.glob(PATTERN):
+            with writing(path):
+                path.unlink(missing_ok=True)
+
+
+def _lines(folder: Path) -> Iterator[dict[str, Any]]:
+    """Whole lines; one that a kill or a power cut has damaged is left out, so that its case is evaluated again."""
+    for path in sorted(folder.glob(PATTERN)):
+        for text in path.read_bytes().split(b"\n"):
+            try:
+                line = json.loads(text)
+                rows = line["rows"]
+                whole = isinstance(line["question"], str) and isinstance(line["case"], str) and rows
+                whole = whole and all(row.keys() >= _NEEDED and row["case"] == line["case"] for row in rows)
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                continue
+            if whole:
+                yield line

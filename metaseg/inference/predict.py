@@ -18,7 +18,6 @@ from metaseg.config.segmentation import PredictConfig
 from metaseg.errors import recorded_warnings, warnings_so_far
 from metaseg.files import replacing, write_json
 from metaseg.inference.case_pictures import case_heatmap, case_overlay, heat_class
-from metaseg.inference.evaluation_cases import NOTICE, SYNTHETIC, network_name, network_record
 from metaseg.inference.outputs import (
     description,
     mask_values,
@@ -40,6 +39,7 @@ from metaseg.inference.predictor import CaseSegmentation, Predictor, full_probab
 from metaseg.models.device import fabric_of, make_fabric
 from metaseg.models.processes import gather, is_first, several, share
 from metaseg.pictures.overlay import write_picture
+from metaseg.runs.manifest import NOTICE, SYNTHETIC
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.together import together
 from metaseg.store.prepare_case import UnstoredCase
@@ -152,7 +152,7 @@ def _earlier(
     jobs: list[PredictionJob], config: PredictConfig, network: LoadedNetwork, settings: dict[str, Any]
 ) -> list[CasePrediction]:
     """The predictions that are there already."""
-    record, earlier = network_record(network), []
+    record, earlier = network.record(), []
     for job in jobs:
         found = earlier_prediction(job, config.out, record, settings)
         if found is not None:
@@ -205,7 +205,7 @@ class _PredictionWriter:
             masks = [file for kind, file in files.items() if kind.startswith("masks/")]
             write_masks(masks, segmented.classes, geometry, job.scheme)
         else:
-            header, text = read_header(job.volume), description(network_name(self.network), synthetic)
+            header, text = read_header(job.volume), description(self.network.name, synthetic)
             values = job.scheme.encode(segmented.classes)
             write_label(files["label"], values, geometry, header, text, largest=max(job.scheme.values))
         if "probabilities" in files:
@@ -249,7 +249,7 @@ class _PredictionWriter:
             "shape": list(geometry.shape),
             "unit": geometry.unit,
             "tta": self.config.tta,
-            "network": network_record(self.network),
+            "network": self.network.record(),
             "made_from": asdict(MadeFrom(self.settings, input_digest(job.case), digests)),
             "files": [self._relative(file) for file in job.files.values()],
             "inputs": {name: volume.files[0].name for name, volume in job.case.images.items()},

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metaseg.files import replacing
-from metaseg.inference.evaluation_cases import SYNTHETIC
 from metaseg.pictures.charts import COLOURS, LIGHT
 from metaseg.reports.blocks import Chart
+from metaseg.runs.manifest import SYNTHETIC
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

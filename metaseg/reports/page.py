@@ -15,7 +15,6 @@ from jinja2 import Environment, StrictUndefined
 from metaseg.config.studies import ReportConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.files import refuse_existing, require_writable, write_text
-from metaseg.inference.evaluation_cases import NOTICE, SYNTHETIC
 from metaseg.pictures.charts import chart_settings
 from metaseg.reports import provenance
 from metaseg.reports.analysis import read_segmentation
@@ -25,6 +24,7 @@ from metaseg.reports.classification_inputs import is_classification, read_classi
 from metaseg.reports.figures import FigureSink, css_variables
 from metaseg.reports.inputs import ReportInputs
 from metaseg.reports.segmentation import segmentation_content
+from metaseg.runs.manifest import NOTICE, SYNTHETIC
 
 PAGE_NAME, FIGURES_NAME = "report.html", "figures"
 

@@ -25,6 +25,10 @@ MANIFEST_NAME = "manifest.json"
 MANIFEST_KIND = FileKind("the manifest of a metaseg run", "start the run again with --overwrite")
 PACKAGES = ("metaseg", "torch", "monai", "learn2learn", "numpy", "nibabel")
 
+NOTICE = "Research only, not for clinical use."
+SYNTHETIC = "SYNTHETIC phantoms, not patients"
+"""What stands beside everything that is made from phantoms."""
+
 
 @dataclass(frozen=True)
 class ManifestContent:

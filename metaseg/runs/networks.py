@@ -20,10 +20,11 @@ from metaseg.cases.patients import patient_of
 from metaseg.config.fields import Config, describe_fields
 from metaseg.errors import MetasegError, RunError, some, warn_user
 from metaseg.files import FileKind, read_json, write_json
+from metaseg.models.card import read_card
 from metaseg.models.checkpoint import ModelCard, checkpoint_files, load_checkpoint, load_classifier
 from metaseg.models.classifier import Classifier
 from metaseg.runs.folder import RunFolder, config_paths, is_run, like_named
-from metaseg.runs.manifest import MANIFEST_NAME, read_manifest
+from metaseg.runs.manifest import MANIFEST_NAME, portable, read_manifest
 from metaseg.runs.state import STATE_NAME, RunState
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import FORMAT_VERSION
@@ -55,6 +56,26 @@ class LoadedNetwork:
     card: ModelCard
     checkpoint: Path
     run: Path | None
+
+    @property
+    def name(self) -> str:
+        """Short name: that of its run, or of its file."""
+        return self.run.resolve().name if self.run is not None else self.checkpoint.stem
+
+    def record(self) -> dict[str, Any]:
+        """Name, files, digest (blake2b of the weights) and history as JSON values, without this machine's folders."""
+        return {
+            "name": self.name,
+            "run": None if self.run is None else portable(str(self.run)),
+            "checkpoint": portable(str(self.checkpoint)),
+            "checkpoint_digest": read_card(checkpoint_files(self.checkpoint)[1])[1],
+            "architecture": self.card.name,
+            "modalities": list(self.card.modalities),
+            "label_space": self.card.label_space,
+            "trained_on": list(self.card.trained_on),
+            "parent": None if self.card.parent is None else portable(self.card.parent),
+            "synthetic": self.card.synthetic,
+        }
 
     @property
     def trained_patients(self) -> frozenset[str]:

@@ -15,7 +15,7 @@ from inference.conftest import Blind
 from metaseg.config.segmentation import EvaluateConfig, PredictConfig
 from metaseg.errors import DataWarning, UsageError
 from metaseg.inference.evaluate import evaluate_network
-from metaseg.inference.evaluation_cases import FinishedCases
+from metaseg.inference.evaluation_files import FinishedCases
 from metaseg.inference.predict import predict_cases
 
 
