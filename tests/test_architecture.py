@@ -24,11 +24,11 @@ ORDER = (
     "config",
     "verbs",
     "cases",
+    "metrics",
     "store",
     "sampling",
     "models",
     "runs",
-    "metrics",
     "pictures",
     "inference",
     "training",
@@ -40,7 +40,7 @@ ORDER = (
 )
 """A room may import itself and the rooms before it."""
 
-WITHOUT_TORCH = ("cases", "store", "sampling")
+WITHOUT_TORCH = ("cases", "metrics", "store", "sampling")
 TORCH_FAMILY = {"torch", "torchvision", "monai", "lightning_fabric", "lightning", "learn2learn", "safetensors"}
 """torch, and what imports it."""
 
@@ -157,11 +157,11 @@ def test_lower_rooms_load_without_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_sampling_knows_no_room_but_errors_and_registry() -> None:
+def test_sampling_knows_neither_data_nor_networks() -> None:
     rooms = {
         room_of_import(one.name) for path in MODULES if room(path) == "sampling" for one in found_imports(path)
     } - {None}
-    assert rooms <= {"sampling", "errors", "registry"}
+    assert rooms <= {"sampling", "errors", "registry", "metrics"}
 
 
 def test_settings_need_the_standard_library_alone() -> None:

@@ -14,6 +14,24 @@ SUM_TOLERANCE = 1e-3
 """How far probabilities of a sample may sum from 1: those of a network in half precision are that far off."""
 
 
+def require_probabilities(values: np.ndarray, axis: int = -1) -> None:
+    """Make sure that values are class probabilities.
+
+    Args:
+        values: Of any shape.
+        axis: The class axis.
+
+    Raises:
+        ValueError: A value is not finite or outside [0, 1], or the classes do not sum to 1.
+    """
+    if not np.isfinite(values).all():
+        raise ValueError("probabilities that are not finite; was a softmax left out?")
+    if values.size and (values.min() < 0.0 or values.max() > 1.0 + SUM_TOLERANCE):
+        raise ValueError("probabilities outside [0, 1]; was a softmax left out?")
+    if (np.abs(values.sum(axis=axis) - 1.0) > SUM_TOLERANCE).any():
+        raise ValueError("probabilities that do not sum to 1 over the classes; was a softmax left out?")
+
+
 def checked_probabilities(
     probabilities: np.ndarray, labels: Sequence[int] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -35,12 +53,7 @@ def checked_probabilities(
         raise ValueError(
             f"probabilities {chance.shape} and labels {truth.shape}: expected (n, c) and (n,), n >= 1, c >= 2"
         )
-    if not np.isfinite(chance).all():
-        raise ValueError("probabilities that are not finite")
-    if chance.min() < 0.0 or chance.max() > 1.0 + SUM_TOLERANCE:
-        raise ValueError("probabilities outside [0, 1]")
-    if np.abs(chance.sum(axis=1) - 1.0).max() > SUM_TOLERANCE:
-        raise ValueError("probabilities of a sample that do not sum to 1")
+    require_probabilities(chance)
     return chance, checked_indices(truth, chance.shape[1])
 
 

@@ -18,6 +18,8 @@ import math
 import numpy as np
 
 from metaseg.errors import UsageError
+from metaseg.metrics.overlap import dice_from_counts
+from metaseg.metrics.probabilities import require_probabilities
 
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 IntArray = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -47,11 +49,9 @@ def slice_dice(intersection: np.ndarray, label_area: np.ndarray, predicted_area:
         raise ValueError(f"need three (slices, classes) arrays, got {overlap.shape}, {label.shape}, {predicted.shape}")
     if np.any(overlap < 0) or np.any(overlap > np.minimum(label, predicted)):
         raise ValueError("an intersection lies outside 0 .. min(label area, predicted area)")
-    total = label + predicted
-    present = total > 0
-    per_class = np.divide(2.0 * overlap, total, out=np.zeros_like(total), where=present)
-    classes = present.sum(axis=1)
-    mean: FloatArray = per_class.sum(axis=1) / np.maximum(classes, 1)
+    per_class = dice_from_counts(overlap, label, predicted)
+    classes = (~np.isnan(per_class)).sum(axis=1)
+    mean: FloatArray = np.nan_to_num(per_class).sum(axis=1) / np.maximum(classes, 1)
     return np.where(classes > 0, mean, 1.0)
 
 
@@ -66,11 +66,10 @@ def predictive_entropy(probabilities: np.ndarray, axis: int = 1) -> FloatArray:
         The entropies, with ``axis`` removed, in ``0 .. ln(classes)``.
 
     Raises:
-        ValueError: A value is not finite or lies outside ``0 .. 1`` by more than rounding.
+        ValueError: The array holds no probabilities that sum to 1.
     """
     values = np.asarray(probabilities, dtype=np.float64)
-    if not np.all((values >= -1e-6) & (values <= 1 + 1e-6)):
-        raise ValueError("probabilities must be finite and within 0 .. 1; was a softmax left out?")
+    require_probabilities(values, axis)
     clipped = np.clip(values, np.finfo(np.float64).eps, 1.0)
     entropy: FloatArray = -np.sum(clipped * np.log(clipped), axis=axis)
     return np.maximum(entropy, 0.0)
@@ -198,10 +197,6 @@ def draw_from_band(
     return rng.permutation(rest)[:count]
 
 
-SUM_TOLERANCE = 1e-4
-"""How far a sum of probabilities may lie from 1: enough for a softmax in single precision."""
-
-
 def as_distributions(probabilities: np.ndarray, *axes: str) -> FloatArray:
     """Check class probabilities and bring them to float64.
 
@@ -213,18 +208,15 @@ def as_distributions(probabilities: np.ndarray, *axes: str) -> FloatArray:
         The same values, clipped to ``0 .. 1``.
 
     Raises:
-        ValueError: The shape is another, an axis other than that of the samples is empty, a value is not finite or
-            lies outside ``0 .. 1`` by more than rounding, or the classes do not sum to 1.
+        ValueError: The shape is another, an axis other than that of the samples is empty, or these are no
+            probabilities.
     """
     values = np.asarray(probabilities, dtype=np.float64)
     if values.ndim != len(axes) or any(
         size == 0 and axis != "samples" for axis, size in zip(axes, values.shape, strict=True)
     ):
         raise ValueError(f"need ({', '.join(axes)}) probabilities, got shape {values.shape}")
-    if not np.all((values >= -1e-6) & (values <= 1 + 1e-6)):
-        raise ValueError("probabilities must be finite and within 0 .. 1; was a softmax left out?")
-    if not np.all(np.abs(values.sum(axis=-1) - 1) <= SUM_TOLERANCE):
-        raise ValueError("the probabilities of the classes must sum to 1; was a softmax left out?")
+    require_probabilities(values)
     return np.clip(values, 0.0, 1.0)
 
 
