@@ -18,6 +18,7 @@ PACKAGE = Path(metaseg.__file__).resolve().parent
 ORDER = (
     "errors",
     "registry",
+    "results",
     "terminal",
     "threads",
     "files",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from torch import nn
@@ -21,6 +22,7 @@ from metaseg.config.segmentation import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, UsageError
 from metaseg.models.card import ModelCard
 from metaseg.models.device import fabric_of
+from metaseg.results import Tabled, metrics_table
 from metaseg.runs.folder import RUNS, RunFolder
 from metaseg.runs.networks import Inputs, LoadedNetwork, load_network, newest_run
 from metaseg.runs.session import in_run_folder
@@ -383,7 +385,7 @@ def _part(config: AdaptOptions, source: SliceStore, part: str) -> SliceStore:
 
 
 @dataclass(frozen=True)
-class AdaptationResult:
+class AdaptationResult(Tabled):
     """Metrics of an adaptation on the watched cases; None where nothing could be measured.
 
     Attributes:
@@ -401,6 +403,10 @@ class AdaptationResult:
     forgetting: dict[str, float | None]
     synthetic: bool
     run: Path = Path()
+
+    def table(self) -> pd.DataFrame:
+        """Metrics before and after."""
+        return metrics_table(before=self.before, after=self.after)
 
 
 def adaptation_result(run: RunFolder) -> AdaptationResult:

@@ -39,6 +39,7 @@ from metaseg.inference.classification_files import write_classification_metrics
 from metaseg.models import Classifier, load_classifier, save_checkpoint
 from metaseg.models.checkpoint import checkpoint_files
 from metaseg.models.device import make_fabric
+from metaseg.results import Tabled
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
 from metaseg.runs.manifest import make_manifest
@@ -107,7 +108,7 @@ VERB = "classify-active"
 
 
 @dataclass(frozen=True)
-class ActiveResult:
+class ActiveResult(Tabled):
     """What active learning leaves.
 
     Attributes:
@@ -123,6 +124,10 @@ class ActiveResult:
     area: dict[str, float]
     labels: int
     waiting: Path | None = None
+
+    def table(self) -> pd.DataFrame:
+        """Metrics after each round, by part."""
+        return self.curve
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from metaseg.cases.case import FailedCase, raise_failed
@@ -35,6 +36,7 @@ from metaseg.models import Classifier
 from metaseg.models.device import make_fabric
 from metaseg.pictures.grad_cam import grad_cam, grad_cam_picture
 from metaseg.pictures.overlay import write_picture
+from metaseg.results import Tabled, metrics_table
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import LoadedClassifier, load_classifier_network
 
@@ -91,7 +93,7 @@ OUTPUTS = (PREDICTIONS, PATIENTS, METRICS, SUMMARY, PICTURES, GRAD_CAMS)
 
 
 @dataclass(frozen=True)
-class ClassifyEvaluationResult:
+class ClassifyEvaluationResult(Tabled):
     """What an evaluation found.
 
     Attributes:
@@ -105,6 +107,10 @@ class ClassifyEvaluationResult:
     metrics: dict[str, dict[str, float]]
     slices: int
     patients: int
+
+    def table(self) -> pd.DataFrame:
+        """Metrics of patients, then of slices."""
+        return metrics_table(**{level: self.metrics[level] for level in ("patient", "slice") if level in self.metrics})
 
 
 @recorded_warnings()

@@ -24,6 +24,7 @@ from metaseg.errors import DataError, recorded_warnings
 from metaseg.files import refuse_existing, require_writable, write_text
 from metaseg.models import ModelCard
 from metaseg.models.device import make_fabric
+from metaseg.results import Tabled
 from metaseg.runs.networks import load_classifier_network
 from metaseg.store.prepare import build_store, cache_root
 from metaseg.store.prepare_case import PrepareOptions
@@ -34,7 +35,7 @@ SLICES_NAME, CASES_NAME, GRAD_CAMS = "slices.csv", "cases.csv", "grad_cam"
 
 
 @dataclass(frozen=True)
-class ClassifyPredictionResult:
+class ClassifyPredictionResult(Tabled):
     """What was predicted.
 
     Attributes:
@@ -46,6 +47,10 @@ class ClassifyPredictionResult:
     folder: Path
     slices: pd.DataFrame
     cases: pd.DataFrame
+
+    def table(self) -> pd.DataFrame:
+        """The verdict on every case."""
+        return self.cases
 
 
 @recorded_warnings()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from lightning_fabric import Fabric
 from torch import nn
 
@@ -30,6 +31,7 @@ from metaseg.errors import UsageError, recorded_warnings, warn_user
 from metaseg.files import finite_metrics
 from metaseg.inference.classification_files import write_classification_metrics
 from metaseg.models.device import fabric_of
+from metaseg.results import Tabled, metrics_table
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
 from metaseg.runs.manifest import read_manifest
@@ -44,7 +46,7 @@ SPLIT_NAME = "split.json"
 
 
 @dataclass(frozen=True)
-class ClassifyTrainResult:
+class ClassifyTrainResult(Tabled):
     """What a fit leaves.
 
     Attributes:
@@ -58,6 +60,10 @@ class ClassifyTrainResult:
     metrics: dict[str, float | None]
     strategy: str
     steps: int
+
+    def table(self) -> pd.DataFrame:
+        """Metrics by name."""
+        return metrics_table(value=self.metrics)
 
 
 @dataclass(frozen=True)

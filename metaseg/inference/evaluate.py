@@ -35,6 +35,7 @@ from metaseg.metrics.forgetting import change_metrics, domain_metrics
 from metaseg.metrics.metric_tables import print_changes, print_metrics
 from metaseg.models.device import fabric_of, make_fabric
 from metaseg.models.processes import first_of_machine, gather, is_first, share
+from metaseg.results import Tabled
 from metaseg.runs.manifest import NOTICE, SYNTHETIC
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.together import together
@@ -44,11 +45,12 @@ from metaseg.terminal import progress
 
 BOOTSTRAP = 1000
 """Resamples of patients for every interval."""
+_SHOWN = ("dice_mean", "dice_sd", "dice_low", "dice_high", "hd95_mean")
 GROUPS = ("network", "cohort", "trained_on", "target")
 
 
 @dataclass(frozen=True)
-class EvaluationResult:
+class EvaluationResult(Tabled):
     """Metrics of an evaluation.
 
     Attributes:
@@ -68,6 +70,11 @@ class EvaluationResult:
     changes: pd.DataFrame
     pictures: tuple[Path, ...]
     synthetic: bool
+
+    def table(self) -> pd.DataFrame:
+        """Dice of every cohort and target, and HD95 where it was computed."""
+        shown = [name for name in ("network", "cohort", "target", "n_cases", *_SHOWN) if name in self.cohorts]
+        return self.cohorts[shown]
 
 
 @recorded_warnings()

@@ -159,8 +159,8 @@ def _sources(config: EvaluateConfig, network: LoadedNetwork) -> tuple[list[Evalu
         return recorded, "as recorded by the run"
     if network.card.synthetic:
         print(f"No --data given: evaluating on {SYNTHETIC} (gliomas and metastases).")
-        plain = {"format": "auto", "label_scheme": None, "classes": ()}
-        return [replace(config, data=_phantoms(config, network), **plain)], "phantoms"
+        phantoms = _phantoms(config, network)
+        return [replace(config, data=phantoms, format="auto", label_scheme=None, classes=())], "phantoms"
     raise UsageError(
         "no data to evaluate on: none was named, and the checkpoint does not tell what it was trained on",
         where=network.checkpoint,

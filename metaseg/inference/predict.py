@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from lightning_fabric import Fabric
 
 from metaseg import __version__
@@ -39,6 +40,7 @@ from metaseg.inference.predictor import CaseSegmentation, Predictor, full_probab
 from metaseg.models.device import fabric_of, make_fabric
 from metaseg.models.processes import gather, is_first, several, share
 from metaseg.pictures.overlay import write_picture
+from metaseg.results import Tabled
 from metaseg.runs.manifest import NOTICE, SYNTHETIC
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.together import together
@@ -68,7 +70,7 @@ class CasePrediction:
 
 
 @dataclass(frozen=True)
-class PredictionResult:
+class PredictionResult(Tabled):
     """What ``metaseg predict`` leaves.
 
     Attributes:
@@ -80,6 +82,14 @@ class PredictionResult:
     out: Path
     cases: tuple[CasePrediction, ...]
     synthetic: bool
+
+    def table(self) -> pd.DataFrame:
+        """Millilitres of every region of every case; pixels where no volume is known."""
+        sizes = [
+            {name: size["voxels"] if size["ml"] is None else size["ml"] for name, size in case.volumes.items()}
+            for case in self.cases
+        ]
+        return pd.DataFrame([{"case": case.case} | size for case, size in zip(self.cases, sizes, strict=True)])
 
 
 @recorded_warnings()

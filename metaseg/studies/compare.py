@@ -15,6 +15,7 @@ from metaseg.config.io import plain_value
 from metaseg.config.studies import CompareConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.models.device import make_fabric
+from metaseg.results import Tabled
 from metaseg.studies.cells import state_of
 from metaseg.studies.data_checks import check_data
 from metaseg.studies.display import Pace, duration
@@ -52,7 +53,7 @@ STATES = {
 
 
 @dataclass(frozen=True)
-class ComparisonResult:
+class ComparisonResult(Tabled):
     """What a comparison leaves.
 
     Attributes:
@@ -64,6 +65,10 @@ class ComparisonResult:
     study: Path
     results: pd.DataFrame
     summary: pd.DataFrame
+
+    def table(self) -> pd.DataFrame:
+        """The summary."""
+        return self.summary
 
 
 @recorded_warnings()

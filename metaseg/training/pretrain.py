@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 from lightning_fabric import Fabric
 from torch import nn
 
@@ -17,6 +18,7 @@ from metaseg.models import ModelCard, build_segmenter, resolve_options
 from metaseg.models.device import fabric_of
 from metaseg.models.processes import shared_map
 from metaseg.models.segmenters import plugin_of
+from metaseg.results import Tabled, metrics_table
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
 from metaseg.runs.networks import Inputs
@@ -37,7 +39,7 @@ EPOCHS, PHANTOM_EPOCHS = 200, 30
 
 
 @dataclass(frozen=True)
-class PretrainResult:
+class PretrainResult(Tabled):
     """What a pretraining leaves.
 
     Attributes:
@@ -49,6 +51,10 @@ class PretrainResult:
     run: Path
     metrics: dict[str, float | None]
     steps: int
+
+    def table(self) -> pd.DataFrame:
+        """Metrics by name."""
+        return metrics_table(value=self.metrics)
 
 
 @dataclass(frozen=True)

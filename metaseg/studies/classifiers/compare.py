@@ -13,6 +13,7 @@ import pandas as pd
 from metaseg.config.io import dump_config
 from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import recorded_warnings
+from metaseg.results import Tabled
 from metaseg.runs.state import STATE_NAME
 from metaseg.studies.classifiers.plan import (
     ClassifierWork,
@@ -46,7 +47,7 @@ ACTIVE = {"labels": "labels", "area": "area", "labels_needed": "needed", "labels
 
 
 @dataclass(frozen=True)
-class ClassifierComparison:
+class ClassifierComparison(Tabled):
     """What a comparison of classifiers leaves.
 
     Attributes:
@@ -58,6 +59,10 @@ class ClassifierComparison:
     study: Path
     summary: pd.DataFrame
     curves: pd.DataFrame
+
+    def table(self) -> pd.DataFrame:
+        """The summary."""
+        return self.summary
 
 
 @recorded_warnings()

@@ -18,6 +18,7 @@ from metaseg.config.options import MODEL, TRAIN
 from metaseg.config.studies import ClassifySearchConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.files import FileKind, read_json, read_rows
+from metaseg.results import Tabled
 from metaseg.runs.state import STATE_NAME
 from metaseg.studies.classifiers.plan import check_entries, input_digests, read_classifier_entry
 from metaseg.studies.compare import short
@@ -41,7 +42,7 @@ JUDGING = ("monitor", "validate_every", "patience")
 
 
 @dataclass(frozen=True)
-class ClassifierSearch:
+class ClassifierSearch(Tabled):
     """What a search leaves.
 
     Attributes:
@@ -56,6 +57,10 @@ class ClassifierSearch:
     trials: pd.DataFrame
     best: Mapping[str, Any]
     value: float
+
+    def table(self) -> pd.DataFrame:
+        """The trials."""
+        return self.trials
 
 
 @dataclass(frozen=True)
