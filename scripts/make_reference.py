@@ -1,31 +1,38 @@
-"""Write docs/reference.md: every setting of every verb, from the config classes themselves.
+"""Write the generated pages: docs/reference.md, every setting of every verb, and docs/modules.md, every module.
 
-``--check`` writes nothing and ends with exit code 1 if the file is not up to date.
+``--check`` writes nothing and ends with exit code 1 if a page is not up to date.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import re
 import sys
 from pathlib import Path
 
 from metaseg.config.fields import FieldDescription
 from metaseg.verbs import VERBS, Verb
 
-FILE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
-HEAD = """# Settings
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = """# Settings
 
 Every setting of every verb. Each can be an option (`--inner-steps 3`), a line of a YAML file given with `--config`
-(`inner_steps: 3`) or an argument of the config class in Python (`MetatuneConfig(inner_steps=3)`). Options win over the
-file. In files, `~` and `${NAME}` or `${NAME:-default}` are replaced; `metaseg VERB --help` shows the same texts.
+(`inner_steps: 3`) or an argument in Python (`metaseg.metatune(inner_steps=3)`). Options win over the
+file. In files, `~` and `${NAME}` or `${NAME:-default}` are replaced; `metaseg VERB --help-all` shows the same texts.
 
 This page is made by `python scripts/make_reference.py`.
+"""
+MODULES = """# Modules
+
+Every module of metaseg with the first sentence of its documentation, room by room in the
+[order of imports](architecture.md#import-order). This page is made by `python scripts/make_reference.py`.
 """
 
 
 def reference() -> str:
-    """The whole page."""
-    return "\n".join([HEAD, *map(_verb, VERBS)])
+    """The page of settings."""
+    return "\n".join([REFERENCE, *map(_verb, VERBS)])
 
 
 def _verb(verb: Verb) -> str:
@@ -49,19 +56,40 @@ def _row(field: FieldDescription) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def modules() -> str:
+    """The page of modules."""
+    architecture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    order = re.split(r"\s*<\s*", architecture.split("## Import order")[1].split("```text\n")[1].split("```")[0].strip())
+    package = ROOT / "metaseg"
+    lines = [MODULES]
+    for room in order:
+        files = (
+            [package / f"{room}.py"] if (package / f"{room}.py").is_file() else sorted((package / room).rglob("*.py"))
+        )
+        said = [(file, ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))) for file in files]
+        lines += [f"## {room}", "", "| module | what it does |", "|---|---|"]
+        lines += [f"| `{file.relative_to(package)}` | {_first_paragraph(text)} |" for file, text in said if text]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _first_paragraph(text: str) -> str:
+    plain = " ".join(text.split("\n\n")[0].split()).replace("``", "`").replace("|", "\\|")
+    return re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", plain)
+
+
 def main() -> None:
-    """Write or check the page."""
+    """Write or check the pages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    text = reference()
-    if parser.parse_args().check:
-        current = FILE.read_text(encoding="utf-8") if FILE.exists() else ""
-        if current != text:
-            print(f"{FILE} is not up to date: run 'python scripts/make_reference.py'", file=sys.stderr)
+    check = parser.parse_args().check
+    for name, text in (("reference.md", reference()), ("modules.md", modules())):
+        file = ROOT / "docs" / name
+        if not check:
+            file.write_text(text, encoding="utf-8")
+        elif not file.exists() or file.read_text(encoding="utf-8") != text:
+            print(f"docs/{name} is not up to date: run 'python scripts/make_reference.py'", file=sys.stderr)
             sys.exit(1)
-        return
-    FILE.write_text(text, encoding="utf-8")
-    print(FILE)
 
 
 if __name__ == "__main__":
