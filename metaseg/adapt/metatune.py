@@ -375,7 +375,7 @@ class MetaTuning:
         """The inverse of :meth:`saved`."""
         self.model.load_state_dict(values["model"])
         self.optimizer.load_state_dict(values["optimizer"])
-        self.method.load_state_dict(values["method"])
+        self.method.load_state_dict(values.get("method", {}))
         self.order_scores.load_state_dict(values.get("order", {}))
         self.score_cache.load_state_dict(values.get("scores", {}))
         if self.averaged:

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import IO, Any, TypeVar
 
 from metaseg.config.fields import command_words, config_verb
-from metaseg.config.io import Config, describe_fields, dump_config, load_config, plain_value
+from metaseg.config.io import Config, describe_fields, dump_config, load_config, plain_value, present_names
 from metaseg.errors import ExistsError, MetasegError, RunError, UsageError, WriteError, nearest
 from metaseg.files import (
     FileKind,
@@ -431,7 +431,7 @@ def _check_resumable(path: Path, verb: str, config: Config) -> None:
             where=path,
             expected=f"one of '{command_words(verb)}'",
         )
-    changed = config_changes(load_config(type(config), settings_file(path, type(config))), config)
+    changed = config_changes(_recorded_settings(path, config), config)
     if changed:
         raise UsageError(
             "settings differ from those of the run to resume: " + "; ".join(changed),
@@ -440,6 +440,17 @@ def _check_resumable(path: Path, verb: str, config: Config) -> None:
             + ", ".join(sorted(field.flag for field in describe_fields(type(config)) if field.free)),
             remedy="omit the changed settings, or start another run with another --out",
         )
+
+
+def _recorded_settings(path: Path, config: C) -> C:
+    """The settings that the run in ``path`` wrote, with those of ``config`` for what its release left to a default.
+
+    A setting that came later and is None by default has been resolved in ``config``, to what earlier releases did.
+    """
+    file = settings_file(path, type(config))
+    recorded = present_names(type(config), read_yaml(file, SETTINGS_KIND))
+    later = (field for field in describe_fields(type(config)) if field.default is None and field.name not in recorded)
+    return replace(load_config(type(config), file), **{field.name: getattr(config, field.name) for field in later})
 
 
 def _digest(values: dict[str, Any], cls: type[Config]) -> str:
