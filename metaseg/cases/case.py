@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from metaseg.cases.intensities import intensity_problem, spoiled_file
 from metaseg.cases.labels import LabelScheme
 from metaseg.errors import DataError, MetasegError, is_out_of_memory
 from metaseg.files import write_json
+from metaseg.threads import ordered_map
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 """The four sequences of BraTS, in the order in which networks take them (Han et al. 2018)."""
@@ -145,26 +145,14 @@ class Case:
         shape = (len(modalities), *self.geometry.canonical_shape)
         require_memory(math.prod(shape) * (2 if whole else 4), f"case {self.id}", self.files[0])
         images = np.empty(shape, dtype=np.int16 if whole else np.float32)
-        for position, array in enumerate(self._arrays(modalities, threads)):
+        # The volumes of a 4-D file come out of one decompression, which threads would each do anew.
+        shared = len({self.images[name].files for name in modalities}) < len(modalities)
+        read = partial(self._read_image, reference=self.geometry)
+        for position, array in enumerate(ordered_map(read, modalities, 1 if shared else threads)):
             if images.dtype == np.int16 and not np.can_cast(array.dtype, np.int16):
                 images = images.astype(np.float32)
             images[position] = array
         return images
-
-    def _arrays(self, modalities: Sequence[str], threads: int) -> Iterator[np.ndarray]:
-        """The modalities one after the other, in their files' number type."""
-        read = partial(self._read_image, reference=self.geometry)
-        # The volumes of a 4-D file come out of one decompression, which threads would each do anew.
-        shared = len({self.images[name].files for name in modalities}) < len(modalities)
-        if threads == 1 or shared or len(modalities) == 1:
-            yield from map(read, modalities)
-            return
-        with ThreadPoolExecutor(min(threads, len(modalities))) as pool:
-            try:
-                yield from pool.map(read, modalities)
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
 
     def _read_image(self, name: str, reference: Geometry) -> np.ndarray:
         """Read one modality ``(slices, height, width)``, or raise as :meth:`read_images` does."""

@@ -21,7 +21,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +29,7 @@ from PIL import Image, ImageOps
 
 from metaseg.cases.file_checks import reading
 from metaseg.errors import DataError, warn_user
+from metaseg.threads import ordered_map
 
 # Pictures of twice this warning's size are refused all the same.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -119,8 +119,7 @@ def near_copy_groups(files: Sequence[Path], threads: int | None = None) -> dict[
         return {}
     import imagehash  # noqa: F401  (before the threads, which would all import it)
 
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        hashes = list(pool.map(perceptual_hash, files))
+    hashes = list(ordered_map(perceptual_hash, files, threads or os.cpu_count() or 1))
     known = [(position, bits) for position, bits in enumerate(hashes) if bits is not None]
     if not known:
         return {file: file for file in files}

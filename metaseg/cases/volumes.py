@@ -9,7 +9,6 @@ from __future__ import annotations
 import bz2
 import math
 import re
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -196,7 +195,8 @@ class NiftiVolume:
         with reading(self.path, "NIfTI file"):
             with open_plain(self.path) as stream:
                 start, may_hold_any = stream.read(_HEADER_BYTES_volumes), isinstance(stream, bz2.BZ2File)
-            header = _nifti_class(start).header_class(start[: _header_size(start)])
+            kind = _nifti_class(start).header_class
+            header = kind(start[: kind.sizeof_hdr])
             self._check_dimensions(header.get_data_shape())
             if not may_hold_any:
                 require_possible(_needed_bytes(header), self.path.stat().st_size, self.path)
@@ -427,23 +427,18 @@ def _as_mask(array: np.ndarray, path: Path, lossy: bool) -> np.ndarray:
 
 def _nifti_class(start: bytes) -> type[nib.Nifti1Image]:
     """NIfTI-1 or NIfTI-2 by the header's own size field, in either byte order."""
-    return nib.Nifti2Image if _header_size(start) == 540 else nib.Nifti1Image
+    if len(start) < 352:
+        raise EOFError(f"it holds only {len(start)} bytes")
+    for kind in (nib.Nifti1Image, nib.Nifti2Image):
+        if kind.header_class.may_contain_header(start):
+            return kind
+    raise ValueError("it does not begin with a NIfTI header")
 
 
 def _needed_bytes(header: nib.Nifti1Header) -> int:
     """Size of a plain file with this header."""
     sizes = (int(side) for side in header.get_data_shape())
     return int(header.get_data_offset()) + math.prod(sizes) * int(header.get_data_dtype().itemsize)
-
-
-def _header_size(start: bytes) -> int:
-    if len(start) < 352:
-        raise EOFError(f"it holds only {len(start)} bytes")
-    for order in "<>":
-        (size,) = struct.unpack(order + "i", start[:4])
-        if size in (348, 540):
-            return int(size)
-    raise ValueError("it does not begin with a NIfTI header")
 
 
 @lru_cache(maxsize=1)

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,11 @@ def normalise_slice(raw: np.ndarray, mean: np.ndarray, sd: np.ndarray, backgroun
     np.multiply(bits, inside, out=bits)
 
 
+def _told(name: str) -> Any:
+    """A property that :class:`StoredCaseInfo` has."""
+    return property(attrgetter(f"info.{name}"))
+
+
 class StoredCase:
     """A case of a slice store, read slice by slice through a memory map.
 
@@ -329,40 +335,13 @@ class StoredCase:
     def __repr__(self) -> str:
         return f"StoredCase({self.info.id!r}, shape={self.info.shape})"
 
-    @property
-    def id(self) -> str:
-        """The case's id."""
-        return self.info.id
-
-    @property
-    def patient(self) -> str:
-        """The case's patient."""
-        return self.info.patient
-
-    @property
-    def cohort(self) -> str:
-        """The case's cohort."""
-        return self.info.cohort
-
-    @property
-    def grade(self) -> str | None:
-        """Its grade or class where known."""
-        return self.info.grade
-
-    @property
-    def site(self) -> str | None:
-        """Its centre where known."""
-        return self.info.site
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """Its modalities, in stored order."""
-        return self.info.modalities
-
-    @property
-    def labelled(self) -> bool:
-        """Whether there is a label."""
-        return self.info.labelled
+    id: str = _told("id")
+    patient: str = _told("patient")
+    cohort: str = _told("cohort")
+    grade: str | None = _told("grade")
+    site: str | None = _told("site")
+    modalities: tuple[str, ...] = _told("modalities")
+    labelled: bool = _told("labelled")
 
     @property
     def space(self) -> LabelSpace:
@@ -479,17 +458,12 @@ class StoredCase:
     def areas(self, space: LabelSpace | None = None) -> np.ndarray:
         """Pixels of each class per stored slice, ``(slices, classes)`` with the background first."""
         areas = np.asarray(self.info.areas, dtype=np.int64)
-        if space is not None and space != self.space:
-            # What the space does not know counts as background.
-            known = (
-                self.space.regions["WT"] if space == WHOLE_LESION else range(1, min(space.num_classes, len(areas.T)))
-            )
-            tumour = areas[:, list(known)]
-            columns = tumour.sum(axis=1, keepdims=True) if space == WHOLE_LESION else tumour
-            rest = areas.sum(axis=1) - tumour.sum(axis=1)
-            areas = np.zeros((len(areas), space.num_classes), np.int64)
-            areas[:, 0], areas[:, 1 : 1 + columns.shape[1]] = rest, columns
-        return areas
+        if space is None or space == self.space:
+            return areas
+        united = np.zeros((len(areas), space.num_classes), np.int64)
+        for value, column in enumerate(_classes_in(self.space, space)):
+            united[:, column] += areas[:, value]
+        return united
 
     def native_label(self) -> np.ndarray:
         """The label on the full canonical grid ``(slices, height, width)``, never resized."""
@@ -529,16 +503,19 @@ def to_space(classes: np.ndarray, known: LabelSpace, wanted: LabelSpace, where: 
     """
     if known == wanted:
         return classes
+    if known == WHOLE_LESION:
+        raise DataError(
+            f"case {where} has labels of the {known.name} only",
+            expected=f"{wanted.name}: {', '.join(wanted.classes)}",
+            remedy="use --labels whole-lesion",
+        )
+    return _classes_in(known, wanted)[classes]
+
+
+def _classes_in(known: LabelSpace, wanted: LabelSpace) -> np.ndarray:
+    """The class of ``wanted`` for each class of ``known``, ``uint8``; what it does not know counts as background."""
+    classes = np.arange(known.num_classes, dtype=np.uint8)
     if wanted == WHOLE_LESION:
-        tumour: np.ndarray = classes > 0
-        for value in range(max(known.regions["WT"]) + 1, known.num_classes):
-            tumour &= classes != value
-        return tumour.astype(np.uint8)
-    if known != WHOLE_LESION:
-        # The spaces of subregions differ in the cavity alone, their last class.
-        return np.where(classes < wanted.num_classes, classes, np.uint8(0))
-    raise DataError(
-        f"case {where} has labels of the {known.name} only",
-        expected=f"{wanted.name}: {', '.join(wanted.classes)}",
-        remedy="use --labels whole-lesion",
-    )
+        return np.isin(classes, known.regions["WT"]).astype(np.uint8)
+    # The spaces of subregions differ in the cavity alone, their last class.
+    return np.where(classes < wanted.num_classes, classes, np.uint8(0))
