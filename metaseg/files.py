@@ -48,9 +48,9 @@ class FileKind:
     remedy: str | None = None
     error: type[MetasegError] = RunError
 
-    def refuse(self, found: str, path: Path) -> MetasegError:
-        """The error about a file."""
-        return self.error(found, where=path, expected=self.expected, remedy=self.remedy)
+    def refuse(self, found: str, path: Path, remedy: str | None = None) -> MetasegError:
+        """The error about a file, with a remedy of its own or the usual one."""
+        return self.error(found, where=path, expected=self.expected, remedy=remedy or self.remedy)
 
 
 def read_text(path: Path, kind: FileKind, *, nulls: bool = False) -> str:

@@ -144,7 +144,9 @@ def _restarting(names: list[str]) -> set[tuple[str, ...]]:
     return {tuple(group.values()) for group in by_stem.values() if len(group) > 1} if counted else set()
 
 
-_KIND = FileKind("a CSV file in UTF-8 with the columns case and patient", "correct the table", DataError)
+_KIND = FileKind(
+    "a CSV file in UTF-8 with the columns case and patient, one patient for each case", "correct it", DataError
+)
 REMEDY = "say whose scans they are with --patients TABLE, a CSV file with the columns case and patient"
 
 
@@ -165,14 +167,9 @@ def read_patient_table(path: str | PathLike[str]) -> dict[str, str]:
             found = f"row {number} says case '{case or ''}', patient '{patient or ''}'"
             if case and patient:
                 found = f"case {case} is of two patients, {patients[case]} and {patient}"
-            raise DataError(
-                found,
-                where=table,
-                expected="the columns case and patient, and one patient for each case",
-                remedy="correct the table",
-            )
+            raise _KIND.refuse(found, table)
     if not patients:
-        raise DataError("the table of patients has no rows", where=table, expected="one row for each case")
+        raise _KIND.refuse("the table of patients has no rows", table)
     return patients
 
 

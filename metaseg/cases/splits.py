@@ -368,17 +368,13 @@ def _shares(parts: Mapping[str, float] | None, folds: int | None) -> Mapping[str
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     if not path.exists():
-        raise DataError("the split file does not exist", where=path, remedy="make one with 'metaseg data split'")
+        raise SPLIT_KIND.refuse("the split file does not exist", path, "make one with 'metaseg data split'")
     content: dict[str, Any] = read_json(path, SPLIT_KIND)
     if content.get("format") != _FORMAT:
         raise SPLIT_KIND.refuse("this is no split file", path)
     if content.get("version") != _VERSION:
-        raise DataError(
-            f"the split file is of version {content.get('version')}",
-            where=path,
-            expected=f"version {_VERSION}",
-            remedy="make it again with this version of metaseg",
-        )
+        found = f"the split file is of version {content.get('version')}, not {_VERSION}"
+        raise SPLIT_KIND.refuse(found, path, "make it again with this version of metaseg")
     return content
 
 

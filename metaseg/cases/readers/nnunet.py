@@ -27,11 +27,15 @@ from metaseg.cases.readers.common import (
 )
 from metaseg.cases.volumes import split_name, volume_from_file
 from metaseg.config.modalities import canonical_modality
-from metaseg.errors import DataError
+from metaseg.errors import DataError, MetasegError
 from metaseg.files import FileKind, read_json
 
 DESCRIPTION = "dataset.json"
 _PARTS = ("imagesTr", "imagesTs")
+_KIND = FileKind(
+    "a dataset.json with 'modality' or 'channel_names', and 'labels', as nnU-Net and the Decathlon write them",
+    error=DataError,
+)
 _CHANNEL = re.compile(r"(?P<case>.+)_\d{4}")
 
 
@@ -99,20 +103,11 @@ class _Description:
 
     @classmethod
     def load(cls, file: Path) -> _Description:
-        kind = FileKind("a dataset.json as nnU-Net and the Decathlon write them", error=DataError)
-        description = cls(file, read_json(file, kind))
+        description = cls(file, read_json(file, _KIND))
         if not description.channels or not isinstance(description.content.get("labels"), dict):
-            raise DataError(
-                "the description lacks its modalities or labels",
-                where=file,
-                expected="'modality' or 'channel_names', and 'labels', as nnU-Net and the Decathlon write them",
-                remedy="add the entries",
-            )
-        doubled = find_doubled(description.channels)
-        if doubled:
-            raise DataError(
-                f"two channels are {doubled}", where=file, expected="one channel per modality", remedy="rename one"
-            )
+            raise _KIND.refuse("the description lacks its modalities or labels", file, "add the entries")
+        if doubled := find_doubled(description.channels):
+            raise _KIND.refuse(f"two channels are {doubled}", file, "rename one")
         return description
 
     @property
@@ -185,10 +180,9 @@ class _Description:
             for case_id in dict.fromkeys(match["case"] for match in matched if match)
         ]
 
-    def _malformed(self, entry: object) -> DataError:
-        return DataError(
-            f"the description lists a case as {entry!r}", where=self.file, expected='{"image": ..., "label": ...}'
-        )
+    def _malformed(self, entry: object) -> MetasegError:
+        found = f"the description lists a case as {entry!r}"
+        return _KIND.refuse(found, self.file, 'list it as {"image": ..., "label": ...}')
 
 
 def _make_case(entry: _Entry, description: _Description, scheme: LabelScheme, options: ReadOptions) -> Case:

@@ -1,19 +1,19 @@
-"""2-D slices listed in an ``index.csv``.
+"""2-D slices listed in an ``index.csv``; one case per patient and image shape.
 
 Columns: ``patient_id`` (or ``patient``), ``image``, ``mask``, ``class``; optional ``slice_id`` (or ``slice``),
 ``modality``, ``pixel_mm``. Paths are relative to the table. Without an ``image`` column, the files are
 ``images/<slice_id>.*`` and ``masks/<slice_id>.*``. A slice in several modalities is one row for each, with one
 ``slice_id``.
-
-From single 2-D slices to cases: one case per patient and image shape.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from metaseg.cases.case import Case, Volume
 from metaseg.cases.labels import WHOLE_LESION, LabelScheme, label_scheme
@@ -29,7 +29,20 @@ from metaseg.cases.readers.common import (
 from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack, image_size
 from metaseg.config.modalities import canonical_modality
 from metaseg.errors import DataError
-from metaseg.files import TABLE, read_rows
+from metaseg.files import FileKind, read_rows
+
+INDEX = "index.csv"
+DEFAULT_MODALITY = "t1ce"
+_MASK_WORD = re.compile(
+    r"[-_ ]?(mask|seg|segmentation|label|gt|roi)s?$|^(mask|seg|segmentation|label|gt|roi)s?[-_ ]", re.IGNORECASE
+)
+_KIND = FileKind(
+    f"a table {INDEX} in UTF-8, a row for each slice and modality: patient_id, image, mask, class (optional: slice_id, "
+    "modality, pixel_mm)",
+    "correct the table",
+    DataError,
+)
+_ALIASES = {"patient": "patient_id", "slice": "slice_id"}
 
 
 @dataclass(frozen=True)
@@ -64,32 +77,21 @@ def group_slices(records: Sequence[SliceRecord]) -> dict[str, list[SliceRecord]]
         Case id to slices, both in order of first appearance. The id is the patient, with ``-<class>``,
         ``-<height>x<width>`` or ``-<size>mm`` behind it where the patient has several.
     """
-    variants: dict[str, tuple[set[str], set[tuple[int, int]], set[float | None]]] = {}
+    variants: defaultdict[str, set[tuple[str, Any]]] = defaultdict(set)
     for record in records:
-        kinds, shapes, sizes = variants.setdefault(record.patient, (set(), set(), set()))
-        kinds.add(record.kind)
-        shapes.add(record.shape)
-        sizes.add(record.pixel_mm)
+        variants[record.patient] |= {("kind", record.kind), ("shape", record.shape), ("size", record.pixel_mm)}
     groups: dict[str, list[SliceRecord]] = {}
     for record in records:
-        kinds, shapes, sizes = variants[record.patient]
+        several = Counter(what for what, _ in variants[record.patient])
         case_id = record.patient
-        if len(kinds) > 1:
+        if several["kind"] > 1:
             case_id += f"-{record.kind or 'none'}"
-        if len(shapes) > 1:
+        if several["shape"] > 1:
             case_id += f"-{record.shape[0]}x{record.shape[1]}"
-        if len(sizes) > 1:
+        if several["size"] > 1:
             case_id += f"-{record.pixel_mm:g}mm" if record.pixel_mm else "-pixels"
         groups.setdefault(case_id, []).append(record)
     return groups
-
-
-INDEX = "index.csv"
-DEFAULT_MODALITY = "t1ce"
-_MASK_WORD = re.compile(
-    r"[-_ ]?(mask|seg|segmentation|label|gt|roi)s?$|^(mask|seg|segmentation|label|gt|roi)s?[-_ ]", re.IGNORECASE
-)
-_ALIASES = {"patient": "patient_id", "slice": "slice_id"}
 
 
 def matches(path: Path) -> bool:
@@ -128,31 +130,28 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
 
 def _read_rows(table: Path) -> list[dict[str, str]]:
     """Rows of the table with canonical column names and no spaces around values."""
-    rows = [_tidy(row) for row in read_rows(table, TABLE)]
+    rows = [
+        {_ALIASES.get(name.lower(), name.lower()): value.strip() for name, value in row.items()}
+        for row in read_rows(table, _KIND)
+    ]
     if not rows:
-        raise DataError("the table has no rows", where=table, expected="one row per slice")
+        raise _KIND.refuse("the table has no rows", table)
     columns = set(rows[0])
     if "patient_id" not in columns or not columns & {"image", "slice_id"}:
-        raise DataError(
-            f"the table has the columns {', '.join(sorted(columns)) or '(none)'}",
-            where=table,
-            expected="patient_id, image, mask, class (optional: slice_id, modality, pixel_mm)",
-            remedy="name the patient of every slice: splits must keep a patient's slices together",
+        found = f"the table has the columns {', '.join(sorted(columns)) or '(none)'}"
+        raise _KIND.refuse(
+            found, table, "name the patient of every slice: splits must keep a patient's slices together"
         )
     return rows
 
 
-def _tidy(row: Mapping[str, str]) -> dict[str, str]:
-    return {_ALIASES.get(name.lower(), name.lower()): value.strip() for name, value in row.items()}
-
-
 def _record(row: Mapping[str, str], number: int, table: Path, options: ReadOptions) -> SliceRecord:
     if not row["patient_id"]:
-        raise DataError(f"row {number} names no patient", where=table, remedy="fill in patient_id")
+        raise _KIND.refuse(f"row {number} names no patient", table, "fill in patient_id")
     image = _listed_file(row, "image", "images", table.parent)
     if image is None:
         where = table if "image" in row else table.parent / "images" / row.get("slice_id", "")
-        raise DataError(f"row {number} names no image that is there", where=where, remedy="fill in the column image")
+        raise _KIND.refuse(f"row {number} names no image that is there", where, "fill in the column image")
     width, height = image_size(image)
     return SliceRecord(
         patient=row["patient_id"],
@@ -182,7 +181,7 @@ def _pixel_size(text: str, number: int, table: Path) -> float | None:
     except ValueError:
         size = 0.0
     if not 0 < size < 100:
-        raise DataError(f"row {number}: pixel_mm is '{text}'", where=table, expected="the edge of a pixel in mm")
+        raise _KIND.refuse(f"row {number}: pixel_mm is '{text}'", table, "write the edge of a pixel in mm")
     return size
 
 
@@ -247,11 +246,9 @@ def _by_modality(
     for modality, slices in by_modality.items():
         lacking = first.keys() ^ slices.keys()
         if lacking:
-            raise DataError(
-                f"case {case_id}: slice {min(lacking)} is not there in every modality ({', '.join(by_modality)})",
-                where=table,
-                expected="a row for each slice and modality, with the same slice_id in all modalities",
-                remedy="add the rows, or leave the slice out",
+            found = f"case {case_id}: slice {min(lacking)} is not there in every modality ({', '.join(by_modality)})"
+            raise _KIND.refuse(
+                found, table, "add the rows, with the same slice_id in all modalities, or omit the slice"
             )
         by_modality[modality] = {name: slices[name] for name in first}
     return by_modality, doubled
@@ -270,11 +267,9 @@ def _label(
         else:
             masks.append(mask)
     if masks and without:
-        raise DataError(
-            f"case {case_id}: slice {without[0]} has no mask, though others of the patient have one",
-            where=table,
-            expected="a mask for all slices of a patient, or for none",
-            remedy="give slices without tumour an empty mask, and leave out slices that nobody outlined",
+        found = f"case {case_id}: slice {without[0]} has no mask, though others of the patient have one"
+        raise _KIND.refuse(
+            found, table, "give slices without tumour an empty mask, and omit those that nobody outlined"
         )
     pixel_mm = next(iter(by_modality[0].values())).pixel_mm
     return ImageStack(tuple(masks), pixel_mm, binary=scheme.space is WHOLE_LESION) if masks else None

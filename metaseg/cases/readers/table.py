@@ -52,7 +52,12 @@ _PARTS = {"training": "train", "validation": "val", "valid": "val", "dev": "val"
 # What no file name may hold on some system.
 _NO_NAME = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]')
 _LONGEST_NAME = 120
-_EXPECTED = "case, patient, session, cohort, site, split, label (patient or case is needed), and a column per modality"
+_KIND = FileKind(
+    f"a table such as {TABLE}: text in UTF-8 with the columns case, patient, session, cohort, site, split, label (case or "
+    "patient is needed) and one per modality, commas, semicolons or tabs between them",
+    "correct the table",
+    DataError,
+)
 
 
 @dataclass(frozen=True)
@@ -119,23 +124,15 @@ def read_table(table: Path) -> list[TableRow]:
     doubled = find_doubled(name for name in columns if name)
     if doubled:
         both = ", ".join(name for name, column in zip(header, columns, strict=True) if column == doubled)
-        raise DataError(
-            f"the table has two columns for {doubled}: {both}",
-            where=table,
-            expected="one column each",
-            remedy="rename one, or begin its name with # to pass it over",
-        )
+        found = f"the table has two columns for {doubled}: {both}"
+        raise _KIND.refuse(found, table, "rename one, or begin its name with # to pass it over")
     images = [name for name in columns if name and name not in COLUMNS]
     if not {"case", "patient"} & set(columns) or not images:
-        raise DataError(
-            f"the table has the columns {', '.join(filter(None, columns)) or '(none)'}",
-            where=table,
-            expected=_EXPECTED,
-            remedy="add them, or let 'metaseg data index FOLDER' write a first table",
-        )
+        found = f"the table has the columns {', '.join(filter(None, columns)) or '(none)'}"
+        raise _KIND.refuse(found, table, "add them, or let 'metaseg data index FOLDER' write a first table")
     rows = [_row(number, cells, columns, table) for number, cells in lines]
     if not rows:
-        raise DataError("the table has no rows", where=table, expected="one row per case", remedy="add the cases")
+        raise _KIND.refuse("the table has no rows", table, "add a row for each case")
     return rows
 
 
@@ -150,20 +147,11 @@ def parts_of_table(table: Path) -> dict[str, list[TableRow]]:
         if part := row.told.get("split", ""):
             parts.setdefault(_PARTS.get(part.lower(), part), []).append(row)
     if not parts:
-        raise DataError(
-            "the table tells no split",
-            where=table,
-            expected="a column 'split' with a part for each case, such as train, val, test",
-            remedy="fill it in, or draw a split with 'metaseg data split'",
+        remedy = (
+            "fill in a column 'split' with a part for each case (train, val, test), or draw one: 'metaseg data split'"
         )
+        raise _KIND.refuse("the table tells no split", table, remedy)
     return parts
-
-
-_KIND = FileKind(
-    f"a table {TABLE}: text in UTF-8 with commas, semicolons or tabs between the columns",
-    "save it again as 'CSV UTF-8'",
-    DataError,
-)
 
 
 def _lines(table: Path) -> list[tuple[int, list[str]]]:
@@ -175,7 +163,7 @@ def _lines(table: Path) -> list[tuple[int, list[str]]]:
     except csv.Error as error:
         raise _KIND.refuse(f"the table cannot be read: {error}", table) from error
     if not lines:
-        raise DataError("the table is empty", where=table, expected=_EXPECTED, remedy="add the cases")
+        raise _KIND.refuse("the table is empty", table, "add the cases")
     return lines
 
 
@@ -189,17 +177,13 @@ def column_of(name: str) -> str:
 
 def _row(number: int, cells: list[str], columns: list[str], table: Path) -> TableRow:
     if len(cells) > len(columns) and any(cells[len(columns) :]):
-        raise DataError(
-            f"row {number} has {len(cells)} cells for {len(columns)} columns",
-            where=table,
-            expected="a cell for each column",
-            remedy="put cells that hold the separator in quotes",
-        )
+        found = f"row {number} has {len(cells)} cells for {len(columns)} columns"
+        raise _KIND.refuse(found, table, "put cells that hold the separator in quotes")
     told = {column: cell for column, cell in zip(columns, cells, strict=False) if column and cell}
     session = told.get("session", "")
     case = told.get("case") or "_".join(filter(None, (told.get("patient"), session)))
     if not case or case == session:
-        raise DataError(f"row {number} names neither case nor patient", where=table, remedy="fill in one of them")
+        raise _KIND.refuse(f"row {number} names neither case nor patient", table, "fill in one of them")
     for column, name in (("case", case), ("patient", told.get("patient", case))):
         if _NO_NAME.search(name) or name.startswith(".") or len(name) > _LONGEST_NAME:
             raise DataError(
@@ -277,7 +261,7 @@ def _doubt(found: str, note: LeftOut, remedy: str, options: ReadOptions) -> None
 
 def _make_case(row: TableRow, table: Path, options: ReadOptions) -> Case:
     if not row.images:
-        raise DataError(f"row {row.number} names no image", where=table, remedy="fill in a modality, or remove the row")
+        raise _KIND.refuse(f"row {row.number} names no image", table, "fill in a modality, or remove the row")
     scheme = options.scheme or _scheme(row, table)
     volumes = {name: _volume(name, text, row, table, options) for name, text in row.images.items()}
     label = _volume("label", row.told["label"], row, table, options) if "label" in row.told else None
