@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 
@@ -17,8 +18,7 @@ from metaseg.cases.case import MODALITIES, Case, FailedCase, one_case, raise_fai
 from metaseg.cases.labels import WHOLE_LESION, doubts
 from metaseg.cases.patients import doubtable, patients_of, read_patient_table, warn_of_doubtful
 from metaseg.cases.phantoms import make_phantoms
-from metaseg.cases.pictures import GroupCopies
-from metaseg.cases.readers import find_cases, find_doubled, lacking, read_cases, tell
+from metaseg.cases.readers import Reading, find_cases, find_doubled, lacking, read_cases, tell
 from metaseg.errors import DataError, UsageError, warn_user
 from metaseg.files import require_writable, writing
 from metaseg.store.prepare_case import PrepareOptions, case_key, is_prepared, prepare_case
@@ -111,18 +111,7 @@ def build_store(
     return store
 
 
-_SETTINGS = (
-    "format",
-    "label_scheme",
-    "labels",
-    "modalities",
-    "classes",
-    "patients",
-    "allow_missing",
-    "image_size",
-    "cache",
-    "jobs",
-)
+_SETTINGS = (*Reading.__annotations__, "labels", "modalities", "allow_missing", "image_size", "cache", "jobs")
 
 
 def open_cases(config: Any, data: Sequence[str | Path], **others: Any) -> SliceStore:
@@ -142,15 +131,7 @@ def open_cases(config: Any, data: Sequence[str | Path], **others: Any) -> SliceS
 
 
 def list_cases(
-    data: Sequence[str | Path],
-    *,
-    format: str = "auto",
-    label_scheme: str | None = None,
-    classes: Sequence[str] = (),
-    patients: Path | None = None,
-    need_labels: bool = False,
-    allow_missing: bool = True,
-    group_copies: GroupCopies = "near",
+    data: Sequence[str | Path], *, need_labels: bool = False, allow_missing: bool = True, **reading: Unpack[Reading]
 ) -> list[Case | StoredCase]:
     """The cases of folders and stores from names alone, without preparing any; see :func:`open_data`.
 
@@ -160,48 +141,31 @@ def list_cases(
     listed: list[Case | StoredCase] = []
     for path in map(Path, data):
         if is_store(path):
-            listed += _of_classes(open_store(path), classes)
+            listed += _of_classes(open_store(path), reading.get("classes", ()))
         else:
-            listed += read_cases(
-                path,
-                format=format,
-                label_scheme=label_scheme,
-                classes=classes,
-                patients=patients,
-                need_labels=need_labels,
-                allow_missing=allow_missing,
-                group_copies=group_copies,
-            )
+            listed += read_cases(path, need_labels=need_labels, allow_missing=allow_missing, **reading)
     return listed
 
 
 def open_data(
     data: Sequence[str | Path],
     *,
-    format: str = "auto",
-    label_scheme: str | None = None,
     modalities: Sequence[str] = (),
-    classes: Sequence[str] = (),
-    patients: Path | None = None,
     need_labels: bool = False,
     allow_missing: bool = True,
     image_size: int | None = None,
     cache: str | Path | None = None,
     jobs: int = 0,
     progress: Progress | None = None,
-    group_copies: GroupCopies = "near",
     labels: str | None = None,
     failed: list[FailedCase] | None = None,
+    **reading: Unpack[Reading],
 ) -> SliceStore:
     """Open data for use: prepared stores as they are, raw folders prepared into the cache first.
 
     Args:
         data: Raw folders and stores; their cases are pooled.
-        format: Naming convention of raw files.
-        label_scheme: Label convention of raw files; by default the format's.
         modalities: Modalities needed, in order; by default all that every case has.
-        classes: Keep only cases of these cohorts or grades.
-        patients: Table of whose scan each case is; see :mod:`metaseg.cases.patients`. Without it, names tell.
         need_labels: Cases without a label are left out by whoever asks, so that they are named.
         allow_missing: Warn of what is left out (files of no case, cases without a label that is needed, modalities that
             some cases lack, or cases without those asked for), instead of refusing the data.
@@ -209,10 +173,9 @@ def open_data(
         cache: Cache folder; see :func:`~metaseg.store.prepare.cache_root`.
         jobs: Worker threads.
         progress: Called after each prepared case.
-        group_copies: Which pictures of raw image folders count as one patient; see
-            :func:`~metaseg.cases.readers.read_cases`.
         labels: Name of the label space that is asked for, or None for the data's own.
         failed: As :func:`~metaseg.store.prepare.build_store` takes it.
+        reading: As :func:`~metaseg.cases.readers.read_cases` takes them.
 
     Raises:
         DataError: Nothing was found, ids stand twice, something is left out without ``allow_missing``, or the labels
@@ -220,30 +183,24 @@ def open_data(
     """
     found: list[tuple[Path, list[Case]]] = []
     stored: list[StoredCase] = []
+    classes = reading.get("classes", ())
     for path in map(Path, data):
         if is_store(path):
-            stored += _of_patients(_of_classes(open_store(path), classes), patients)
+            stored += _of_patients(_of_classes(open_store(path), classes), reading.get("patients"))
         else:
-            cases, left_out = find_cases(
-                path,
-                format=format,
-                label_scheme=label_scheme,
-                classes=classes,
-                patients=patients,
-                group_copies=group_copies,
-            )
+            cases, left_out = find_cases(path, **reading)
             tell(left_out, path, refuse=not allow_missing)
             found.append((path, cases))
     raw = [case for _, cases in found for case in cases]
     _refuse_doubled([(case.id, case.files[0]) for case in raw] + [(case.id, case.folder) for case in stored])
-    if patients is None:
+    if reading.get("patients") is None:
         warn_of_doubtful(doubtable(raw) | doubtable(stored))
     raw, stored = _complete(raw, stored, modalities, need_labels, Path(*data[:1]), refuse=not allow_missing)
     if raw:
         options = PrepareOptions(tuple(modalities) or common_modalities(raw), image_size)
         built = build_store(raw, cache_root(cache) / "cases", options, jobs, progress, publish=False, failed=failed)
         for path, cases in found:
-            _weigh_labels(cases, built, path, label_scheme is not None, labels)
+            _weigh_labels(cases, built, path, reading.get("label_scheme") is not None, labels)
         stored += built.cases
     store = SliceStore(tuple(stored))
     _check(store, data, modalities, classes)
@@ -263,7 +220,7 @@ def _refuse_doubled(cases: Sequence[tuple[str, Path]]) -> None:
             )
 
 
-def _of_patients(cases: list[StoredCase], patients: Path | None) -> list[StoredCase]:
+def _of_patients(cases: list[StoredCase], patients: str | PathLike[str] | None) -> list[StoredCase]:
     """Stored cases with the patients that the table tells, or their names: older stores do not know sessions."""
     table = None if patients is None else read_patient_table(patients)
     owners = patients_of({case.id: case.patient for case in cases}, table, patients)
@@ -324,16 +281,13 @@ def prepare_store(
     data: Path,
     store: Path,
     *,
-    format: str = "auto",
-    label_scheme: str | None = None,
     modalities: Sequence[str] = (),
-    classes: Sequence[str] = (),
-    patients: Path | None = None,
     allow_missing: bool = True,
     image_size: int | None = None,
     jobs: int = 0,
     progress: Progress | None = None,
     failed: list[FailedCase] | None = None,
+    **reading: Unpack[Reading],
 ) -> SliceStore:
     """Prepare a raw folder into a store folder of its own; see :func:`open_data` for the arguments.
 
@@ -343,19 +297,11 @@ def prepare_store(
     """
     if store.exists() and not is_store(store) and any(entry.name != "cases" for entry in store.iterdir()):
         raise UsageError("the folder for the store holds other files", where=store, remedy="name a new or empty folder")
-    cases = read_cases(
-        data,
-        format=format,
-        label_scheme=label_scheme,
-        classes=classes,
-        patients=patients,
-        need_labels=True,
-        allow_missing=allow_missing,
-    )
+    cases = read_cases(data, need_labels=True, allow_missing=allow_missing, **reading)
     cases, _ = _complete(cases, [], modalities, False, data, refuse=not allow_missing)
     options = PrepareOptions(tuple(modalities) or common_modalities(cases), image_size)
     built = build_store(cases, store, options, jobs, progress, failed=failed)
-    _weigh_labels(cases, built, data, label_scheme is not None)
+    _weigh_labels(cases, built, data, reading.get("label_scheme") is not None)
     return built
 
 

@@ -131,8 +131,8 @@ def _read_marker(out: Path, size: str) -> dict[str, Any]:
     marker: dict[str, Any] = read_json(out / MARKER, table)
     check_shape(marker, _Marker, partial(table.refuse, path=out / MARKER))
     if (marker["version"], marker["size"]) != (VERSION, size):
-        found = f"the folder holds phantoms of size '{marker['size']}', version {marker['version']}"
-        raise DataError(found, where=out, expected=f"size '{size}', version {VERSION}", remedy="name another folder")
+        made = f"the folder holds phantoms of size '{marker['size']}', version {marker['version']}"
+        raise DataError(made, where=out, expected=f"size '{size}', version {VERSION}", remedy="name another folder")
     return marker
 
 

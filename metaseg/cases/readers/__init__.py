@@ -11,7 +11,7 @@ from metaseg.cases.readers.common import (
     register_reader,
     tell,
 )
-from metaseg.cases.readers.read import find_cases, give_cases, read_cases, read_each_case
+from metaseg.cases.readers.read import Reading, find_cases, give_cases, read_cases, read_each_case
 from metaseg.config.modalities import canonical_modality
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "LeftOut",
     "ReadOptions",
     "Reader",
+    "Reading",
     "canonical_modality",
     "find_cases",
     "find_doubled",

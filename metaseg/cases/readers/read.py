@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import get_args
+from typing import TypedDict, get_args
 
 from metaseg.cases.case import Case, FailedCase
 from metaseg.cases.labels import LabelScheme
@@ -107,6 +107,16 @@ def _read_marker(path: Path) -> Mapping[str, _Entry] | None:
 
 _BIDS = re.compile(r"sub-[A-Za-z0-9]+(_.+)?_(T1w|T2w|FLAIR)\.nii(\.gz)?")
 _DESCRIBING_FILES = (nnunet.DESCRIPTION, slices.INDEX)
+
+
+class Reading(TypedDict, total=False):
+    """How the cases of a folder are read; :func:`read_cases` explains each."""
+
+    format: str
+    label_scheme: str | LabelScheme | None
+    classes: Sequence[str]
+    patients: str | PathLike[str] | None
+    group_copies: GroupCopies
 
 
 _GIVEN_NAME = "cases-given-in-python-"

@@ -53,8 +53,8 @@ _PARTS = {"training": "train", "validation": "val", "valid": "val", "dev": "val"
 _NO_NAME = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]')
 _LONGEST_NAME = 120
 _KIND = FileKind(
-    f"a table such as {TABLE}: text in UTF-8 with the columns case, patient, session, cohort, site, split, label (case or "
-    "patient is needed) and one per modality, commas, semicolons or tabs between them",
+    f"a table such as {TABLE}: text in UTF-8 with the columns case, patient, session, cohort, site, split, label (case "
+    "or patient is needed) and one per modality; commas, semicolons or tabs between them",
     "correct the table",
     DataError,
 )
