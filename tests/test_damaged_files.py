@@ -100,7 +100,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """All files of ours as their writers write them."""
     folder = tmp_path_factory.mktemp("whole")
-    with RunFolder.create(folder / "run", "pretrain", PretrainConfig()) as run:
+    with RunFolder.create(PretrainConfig(out=folder / "run")) as run:
         run.state.set_metrics({"val/dice/ET": 0.5})
         run.state.mark("stage", 1)
         make_manifest(verb="pretrain", seed=0, device="cpu").save(run.path)

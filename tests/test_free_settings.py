@@ -76,21 +76,22 @@ def begun(tmp_path_factory) -> dict[type, Any]:
     for cls in RUNS:
         out = tmp_path_factory.mktemp("runs") / "run"
         found[cls] = load_config(cls, None, {"out": out})
-        with RunFolder.create(out, config_verb(cls), found[cls]) as run:
+        with RunFolder.create(found[cls]) as run:
             run.state.set_status("stopped")
     return found
 
 
 @pytest.mark.parametrize(("cls", "field"), RUN_FIELDS, ids=name_of)
 def test_a_run_goes_on_with_another_value_only_where_that_is_declared_free(begun, cls, field):
-    changed = dataclasses.replace(another(cls, field, begun[cls]), resume=True, overwrite=False)
-    folder, verb = begun[cls].out, config_verb(cls)
+    folder = begun[cls].out
+    out = folder / ".." / folder.name if field.name == "out" else folder
+    changed = dataclasses.replace(another(cls, field, begun[cls]), out=out, resume=True, overwrite=False)
     if field.free:
         assert len(field.free.split()) > 3, "a reason is a sentence"
-        RunFolder.check(folder, verb, changed, resume=True)
+        RunFolder.check(changed)
     else:
         with pytest.raises(UsageError, match=rf"settings differ.*{field.option}: "):
-            RunFolder.check(folder, verb, changed, resume=True)
+            RunFolder.check(changed)
 
 
 def compared(study: CompareConfig) -> Any:

@@ -162,7 +162,7 @@ def run_classify_active(config: ClassifyActiveConfig) -> ActiveResult:
     if finished is not None:
         return _result(finished.path, config)
     job = _prepare(config)
-    with RunFolder.create(config.out, VERB, config, overwrite=config.overwrite, resume=config.resume) as run:
+    with RunFolder.create(config) as run:
         waiting = _Active(config, run, fabric, job).go()
         if waiting is not None:
             run.state.set_status("stopped", f"waits for labels in {waiting}")

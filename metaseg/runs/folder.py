@@ -1,20 +1,19 @@
 """The run folder: everything that one run of a verb writes (``docs/run-folder.md`` describes the files).
 
-A lock that keeps two processes from writing one run; the system drops it when its holder ends or is killed.
-
-The runs under a folder, for ``metaseg runs``.
+A lock keeps two processes from writing one run. :func:`list_runs` finds the runs under a folder.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import shutil
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import IO, Any, TypeVar
 
 from metaseg.config.fields import command_words, config_verb
 from metaseg.config.io import Config, describe_fields, dump_config, load_config, plain_value, present_names
+from metaseg.config.options import RunOptions
 from metaseg.errors import ExistsError, MetasegError, RunError, UsageError, WriteError, nearest
 from metaseg.files import (
     FileKind,
@@ -37,90 +37,7 @@ from metaseg.files import (
 from metaseg.runs.manifest import read_manifest
 from metaseg.runs.state import STATE_NAME, RunState
 
-LOCK_NAME = ".lock"
-
-
-class RunLock:
-    """An exclusive lock on a run folder, held from construction to :meth:`release`.
-
-    The lock is the operating system's, on a file that stays in the folder: a lock *file* by itself would outlive
-    ``kill -9`` and block the next run.
-
-    Args:
-        folder: The run folder; it must exist.
-
-    Raises:
-        RunError: Another process, or another object of this one, holds it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._stream: IO[str] | None = None
-        stream = (folder / LOCK_NAME).open("a+", encoding="utf-8")
-        if not _lock(stream):
-            stream.seek(0)
-            holder = stream.read().strip()
-            stream.close()
-            raise RunError(
-                "the run is being written" + (f" by process {holder}" if holder.isdigit() else ""),
-                where=folder,
-                remedy="wait until it has ended, or write to another folder with --out",
-            )
-        stream.truncate(0)
-        stream.write(f"{os.getpid()}\n")
-        stream.flush()
-        self._stream = stream
-        _HELD.add(self)
-
-    def release(self) -> None:
-        """Give the lock back; more than once does no harm."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether some process is writing the run in ``folder``."""
-    try:
-        with (folder / LOCK_NAME).open("r+", encoding="utf-8") as stream:
-            return not _lock(stream)
-    except OSError:
-        return False
-
-
-def _lock(stream: IO[str]) -> bool:
-    """Try to lock an open file; False if someone else has. Closing the file unlocks it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        try:
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        # Some network file systems know no locks; a run there must be possible all the same.
-        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
-    return True
-
-
-_HELD: weakref.WeakSet[RunLock] = weakref.WeakSet()
-
-
-def _release_in_child() -> None:
-    # A forked worker shares its parent's lock; if it outlived a killed parent, the run would stay locked.
-    for lock in list(_HELD):
-        lock.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_release_in_child)
-
-
-CONFIG_NAME = "config.yaml"
+CONFIG_NAME, LOCK_NAME = "config.yaml", ".lock"
 SETTINGS_KIND = FileKind(
     "the settings of a metaseg run, as it wrote them",
     "copy the file again, or start the run again with --overwrite and its options",
@@ -148,48 +65,34 @@ class RunFolder:
         self._lock = lock
 
     @classmethod
-    def create(
-        cls,
-        path: Path | None,
-        verb: str,
-        config: Config,
-        *,
-        runs_root: Path = RUNS,
-        overwrite: bool = False,
-        resume: bool = False,
-    ) -> RunFolder:
+    def create(cls, config: RunOptions) -> RunFolder:
         """Make a run folder and lock it, or take one up again.
 
         Args:
-            path: The folder; None for a new ``runs_root/VERB-YYYYmmdd-HHMMSS``.
-            verb: What makes the run.
-            config: Its settings, written as ``config.yaml``.
-            runs_root: Where runs without a name go.
-            overwrite: Delete the run that ``path`` holds.
-            resume: Continue the run that ``path`` holds. A finished run is taken as well; see :attr:`finished`.
+            config: The verb's settings, written as ``config.yaml``. ``out`` is the folder, None for a new
+                ``runs/VERB-YYYYmmdd-HHMMSS``; with ``overwrite`` the run that it holds is deleted, with ``resume``
+                it is continued. A finished run is taken as well; see :attr:`finished`.
 
         Returns:
             The folder, locked until :meth:`close`.
 
         Raises:
-            ExistsError: ``path`` holds a run and neither flag is given, or holds something else.
+            ExistsError: The folder holds a run and neither flag is given, or holds something else.
             RunError: There is nothing to resume, or another process writes the run.
             UsageError: The flags contradict each other, or the settings differ from those of the run to resume.
         """
-        cls.check(path, verb, config, overwrite=overwrite, resume=resume)
-        if path is None:
-            return cls._start(_new_folder(runs_root, verb), verb, config)
-        if resume:
-            return cls._continue(path, verb, config)
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-        return cls._start(path, verb, config)
+        cls.check(config)
+        if config.out is None:
+            return cls._start(_new_folder(config_verb(type(config))), config)
+        if config.resume:
+            return cls._continue(config.out)
+        with writing(config.out):
+            config.out.mkdir(parents=True, exist_ok=True)
+        return cls._start(config.out, config)
 
     @classmethod
-    def check(
-        cls, path: Path | None, verb: str, config: Config, *, overwrite: bool = False, resume: bool = False
-    ) -> RunFolder | None:
-        """Find out whether :meth:`create` would take these arguments, without writing anything.
+    def check(cls, config: RunOptions) -> RunFolder | None:
+        """Find out whether :meth:`create` would take these settings, without writing anything.
 
         A verb asks before it prepares its data, and creates the folder after: data that cannot be used then leave no
         folder behind, and ``--overwrite`` deletes nothing for their sake.
@@ -200,21 +103,18 @@ class RunFolder:
         Raises:
             RunError: As for :meth:`create`, also the others.
         """
-        if overwrite and resume:
+        if config.overwrite and config.resume:
             raise UsageError("--overwrite and --resume contradict each other", remedy="give one of the two")
-        if path is None:
-            if resume:
+        if config.resume:
+            if config.out is None:
                 raise UsageError("--resume needs the run to continue", remedy="name its folder with --out")
-            require_writable(RUNS)
-        elif resume:
-            _check_resumable(path, verb, config)
-            run = cls.open(path)
+            _check_resumable(config.out, config)
+            run = cls.open(config.out)
             if run.finished:
                 return run
-            require_writable(path)
-        else:
-            _check_fresh(path, config, overwrite)
-            require_writable(path)
+        elif config.out is not None:
+            _check_fresh(config.out, config)
+        require_writable(config.out or RUNS)
         return None
 
     @classmethod
@@ -234,11 +134,10 @@ class RunFolder:
         return cls(path, RunState.open(path / STATE_NAME), lock=None)
 
     @classmethod
-    def _start(cls, path: Path, verb: str, config: Config) -> RunFolder:
-        lock = RunLock(path)
+    def _start(cls, path: Path, config: RunOptions) -> RunFolder:
+        lock, verb = RunLock(path), config_verb(type(config))
         # How a run was begun is not what it is: --resume reads this file.
-        begun = {field.name: False for field in fields(config) if field.name in ("overwrite", "resume")}
-        settings = replace(config, **begun)
+        settings = replace(config, overwrite=False, resume=False)
         # A state that no settings belong to comes first: wherever a deletion is cut off, there is a run that can be
         # replaced, that does not pass for finished, and that cannot be gone on with.
         RunState.create(path / STATE_NAME, verb, "none yet")
@@ -246,13 +145,12 @@ class RunFolder:
             if entry.name not in (LOCK_NAME, STATE_NAME):
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         values = {field.option: plain_value(getattr(settings, field.name)) for field in describe_fields(type(config))}
-        state = RunState.create(path / STATE_NAME, verb, _digest(values, type(config)))
+        state = RunState.create(path / STATE_NAME, verb, _settings_digest(values, type(config)))
         dump_config(settings, path / CONFIG_NAME)
         return cls(path, state, lock)
 
     @classmethod
-    def _continue(cls, path: Path, verb: str, config: Config) -> RunFolder:
-        _check_resumable(path, verb, config)
+    def _continue(cls, path: Path) -> RunFolder:
         lock = RunLock(path)
         try:
             state = RunState.open(path / STATE_NAME)
@@ -372,7 +270,7 @@ def settings_file(path: Path, as_written: type[Config] | None = None) -> Path:
         raise SETTINGS_KIND.refuse("the settings of the run are damaged: they are empty or cut off", file)
     if as_written is not None and state.settings is not None:
         values = read_yaml(file, SETTINGS_KIND)
-        if not isinstance(values, dict) or state.settings != _digest(values, as_written):
+        if not isinstance(values, dict) or state.settings != _settings_digest(values, as_written):
             raise SETTINGS_KIND.refuse(
                 "the settings of the run are not as it wrote them: cut off, damaged or edited", file
             )
@@ -394,12 +292,12 @@ def config_changes(before: Config, after: Config) -> list[str]:
     return changes
 
 
-def _check_fresh(path: Path, config: Config, overwrite: bool) -> None:
+def _check_fresh(path: Path, config: RunOptions) -> None:
     """Raise unless a new run may be written to ``path``."""
     if path.exists() and not path.is_dir():
         raise ExistsError("the run folder's name belongs to a file", where=path, remedy="choose another --out")
     if is_run(path):
-        if not overwrite and not _came_to_nothing(path):
+        if not config.overwrite and not _came_to_nothing(path):
             raise ExistsError(
                 "the folder holds a run already",
                 where=path,
@@ -415,8 +313,9 @@ def _check_fresh(path: Path, config: Config, overwrite: bool) -> None:
         )
 
 
-def _check_resumable(path: Path, verb: str, config: Config) -> None:
-    """Raise unless ``path`` holds a run of ``verb`` with these settings."""
+def _check_resumable(path: Path, config: RunOptions) -> None:
+    """Raise unless ``path`` holds a run of the same verb with these settings."""
+    verb = config_verb(type(config))
     if not is_run(path):
         raise RunError(
             "there is no run to resume",
@@ -453,7 +352,7 @@ def _recorded_settings(path: Path, config: C) -> C:
     return replace(load_config(type(config), file), **{field.name: getattr(config, field.name) for field in later})
 
 
-def _digest(values: dict[str, Any], cls: type[Config]) -> str:
+def _settings_digest(values: dict[str, Any], cls: type[Config]) -> str:
     """Digest of settings as a settings file has them; of paths only how many there are counts."""
     paths = {field.option for field in describe_fields(cls) if field.path}
     counted = {"verb": config_verb(cls)} | {
@@ -468,15 +367,14 @@ def _shown(value: Any) -> str:
     return "none" if value is None else ",".join(map(str, value)) or "empty" if isinstance(value, list) else str(value)
 
 
-def _new_folder(root: Path, verb: str) -> Path:
+def _new_folder(verb: str) -> Path:
     name = f"{verb}-{datetime.now():%Y%m%d-%H%M%S}"
-    number = 1
-    while True:
-        path = root / (name if number == 1 else f"{name}-{number}")
+    for number in itertools.count(1):
+        path = RUNS / (name if number == 1 else f"{name}-{number}")
         with writing(path), contextlib.suppress(FileExistsError):
             path.mkdir(parents=True)
-            return path
-        number += 1
+            break
+    return path
 
 
 def _is_vacant(path: Path) -> bool:
@@ -512,6 +410,86 @@ def config_paths(config: Config) -> Iterator[tuple[str, str]]:
         for item in value if isinstance(value, tuple) else (value,):
             if field.path and item:
                 yield field.name, str(item)
+
+
+class RunLock:
+    """An exclusive lock on a run folder, held from construction to :meth:`release`.
+
+    The lock is the operating system's, on a file that stays in the folder: a lock *file* by itself would outlive
+    ``kill -9`` and block the next run.
+
+    Args:
+        folder: The run folder; it must exist.
+
+    Raises:
+        RunError: Another process, or another object of this one, holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._stream: IO[str] | None = None
+        stream = (folder / LOCK_NAME).open("a+", encoding="utf-8")
+        if not _lock(stream):
+            stream.seek(0)
+            holder = stream.read().strip()
+            stream.close()
+            raise RunError(
+                "the run is being written" + (f" by process {holder}" if holder.isdigit() else ""),
+                where=folder,
+                remedy="wait until it has ended, or write to another folder with --out",
+            )
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        self._stream = stream
+        _HELD.add(self)
+
+    def release(self) -> None:
+        """Give the lock back; more than once does no harm."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether some process is writing the run in ``folder``."""
+    try:
+        with (folder / LOCK_NAME).open("r+", encoding="utf-8") as stream:
+            return not _lock(stream)
+    except OSError:
+        return False
+
+
+def _lock(stream: IO[str]) -> bool:
+    """Try to lock an open file; False if someone else has. Closing the file unlocks it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+        except OSError:
+            return False
+        return True
+    try:
+        fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Some network file systems know no locks; a run there must be possible all the same.
+        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+    return True
+
+
+_HELD: weakref.WeakSet[RunLock] = weakref.WeakSet()
+
+
+def _release_in_child() -> None:
+    # A forked worker shares its parent's lock; if it outlived a killed parent, the run would stay locked.
+    for lock in list(_HELD):
+        lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_in_child)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from lightning_fabric import Fabric
 
-from metaseg.config.fields import config_verb
 from metaseg.errors import RunError
 from metaseg.models.processes import first_of_machine
 from metaseg.runs.folder import RunFolder
@@ -104,8 +103,7 @@ def finished_run(config: Any) -> RunFolder | None:
     Raises:
         RunError: The run folder cannot be written or resumed.
     """
-    verb = config_verb(type(config))
-    finished = RunFolder.check(config.out, verb, config, overwrite=config.overwrite, resume=config.resume)
+    finished = RunFolder.check(config)
     if finished is not None:
         if not any((finished.path / "checkpoints").glob("*.safetensors")):
             raise RunError(

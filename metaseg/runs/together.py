@@ -323,24 +323,22 @@ def open_run(fabric: Fabric, config: Any) -> Iterator[RunFolder]:
         RunError: As :meth:`~metaseg.runs.folder.RunFolder.create`.
         ProcessLostError: Another process died.
     """
-    verb, resume = config_verb(type(config)), config.resume
     if not several(fabric) or _current is None:
-        with RunFolder.create(config.out, verb, config, overwrite=config.overwrite, resume=resume) as run:
+        with RunFolder.create(config) as run:
             yield run
         return
     if is_first(fabric):
-        run = RunFolder.create(config.out, verb, config, overwrite=config.overwrite, resume=resume)
-        fabric.broadcast(_kept_files(run.path) if resume else {})
+        run = RunFolder.create(config)
+        fabric.broadcast(_kept_files(run.path) if config.resume else {})
     else:
         shadow = Path(_current.scratch.enter_context(tempfile.TemporaryDirectory(prefix="metaseg-"))) / "run"
         kept: dict[str, bytes] = fabric.broadcast({})
         for name, content in kept.items():
             (shadow / name).parent.mkdir(parents=True, exist_ok=True)
             (shadow / name).write_bytes(content)
-        resume = resume and (shadow / CONFIG_NAME).exists()
-        own = replace(config, out=shadow, overwrite=False, resume=resume)
-        run = RunFolder.create(shadow, verb, own, resume=resume)
-    remedy = f"continue from the last mark: metaseg {command_words(verb)} --out {run.path} --resume"
+        resume = config.resume and (shadow / CONFIG_NAME).exists()
+        run = RunFolder.create(replace(config, out=shadow, overwrite=False, resume=resume))
+    remedy = f"continue from the last mark: metaseg {command_words(run.verb)} --out {run.path} --resume"
     with run:
         try:
             yield run

@@ -162,13 +162,13 @@ def test_config_file_sets_and_options_win(call: Call, done: list[Any], tmp_path:
 
 
 def test_resume_takes_the_settings_of_the_run(call: Call, done: list[Any], tmp_path: Path) -> None:
-    RunFolder.create(tmp_path / "r", "pretrain", PretrainConfig(epochs=7, out=Path("r"))).close()
+    RunFolder.create(PretrainConfig(epochs=7, out=tmp_path / "r")).close()
     assert call("pretrain", "--out", "r", "--resume")[0] == 0
     assert done == [PretrainConfig(epochs=7, out=Path("r"), resume=True)]
 
 
 def test_resume_of_another_verbs_run_leaves_the_settings_alone(call: Call, done: list[Any], tmp_path: Path) -> None:
-    RunFolder.create(tmp_path / "r", "pretrain", PretrainConfig(epochs=7)).close()
+    RunFolder.create(PretrainConfig(epochs=7, out=tmp_path / "r")).close()
     assert call("metatune", "--out", "r", "--resume")[0] == 0
     assert done == [MetatuneConfig(out=Path("r"), resume=True)]
 
@@ -262,7 +262,7 @@ def test_memory_message_names_only_options_of_the_verb() -> None:
 
 def test_interruption_tells_how_to_continue(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def action(config: PretrainConfig) -> None:
-        with RunFolder.create(config.out, "pretrain", config):
+        with RunFolder.create(config):
             raise KeyboardInterrupt
 
     act(monkeypatch, action)
@@ -310,7 +310,7 @@ def test_examples_of_the_help_are_valid(call: Call, done: list[Any], tmp_path: P
     dump_config(CompareConfig(), tmp_path / "configs" / "compare" / "phantoms.yaml")
     dump_config(ClassifyCompareConfig(), tmp_path / "configs" / "classify" / "phantoms.yaml")
     dump_config(ClassifySearchConfig(), tmp_path / "configs" / "classify" / "search.yaml")
-    RunFolder.create(tmp_path / "runs" / "asked", "classify-active", ClassifyActiveConfig()).close()
+    RunFolder.create(ClassifyActiveConfig(out=tmp_path / "runs" / "asked")).close()
     lines = [line for verb in VERBS for line in verb.examples] + [
         line.strip() for line in main.HELP.splitlines() if line.startswith("  ")
     ]
@@ -377,7 +377,7 @@ def test_module_is_the_command(tmp_path: Path) -> None:
 
 def test_closed_pipe_is_no_error(tmp_path: Path) -> None:
     for number in range(40):
-        RunFolder.create(tmp_path / "runs" / f"{number:04}", "pretrain", PretrainConfig()).close()
+        RunFolder.create(PretrainConfig(out=tmp_path / "runs" / f"{number:04}")).close()
     process = subprocess.Popen(
         [sys.executable, "-m", "metaseg", "runs", "--json"],
         stdout=subprocess.PIPE,
@@ -399,7 +399,7 @@ from metaseg import verbs
 from metaseg.cli import main
 from metaseg.runs.folder import RunFolder
 def wait(config):
-    with RunFolder.create(config.out, "pretrain", config):
+    with RunFolder.create(config):
         print("waiting", flush=True)
         time.sleep(30)
 verbs.import_module = lambda name: types.SimpleNamespace(run_pretrain=wait)

@@ -24,7 +24,7 @@ def test_runs_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "140")
     assert "no runs in runs" in call(capsys, "runs")[1]
-    with RunFolder.create(Path("runs/[a]"), "pretrain", PretrainConfig()) as run:
+    with RunFolder.create(PretrainConfig(out=Path("runs/[a]"))) as run:
         make_manifest(verb="pretrain", seed=0, device="cpu", synthetic=True).save(run.path)
         run.state.set_metrics({"dice/val/ET": 0.7512})
     code, text, _ = call(capsys, "runs")

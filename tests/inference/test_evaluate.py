@@ -339,8 +339,8 @@ def test_a_checkpoint_alone_needs_data_and_a_folder(workshop, config):
         evaluate_network(network, None, replace(config(), out=None))
 
 
-def make_run(workshop, settings, verb: str, name: str, parent: Path | None = None, **card) -> Path:
-    run = RunFolder.create(workshop.root / name, verb, settings)
+def make_run(workshop, settings, name: str, parent: Path | None = None, **card) -> Path:
+    run = RunFolder.create(replace(settings, out=workshop.root / name))
     model, own = load_checkpoint(workshop.network(parent=None if parent is None else str(parent), **card).checkpoint)
     save_checkpoint(run.checkpoints / "last", model, own)
     run.close()
@@ -351,9 +351,9 @@ def test_a_run_is_evaluated_on_what_it_recorded(workshop, config, capsys):
     workshop.case("HGG", "s_1")
     workshop.case("MET", "t_1", **MISSED)
     pretraining = PretrainConfig(data=(workshop.root / "data" / "HGG",))
-    first = make_run(workshop, pretraining, "pretrain", "first")
+    first = make_run(workshop, pretraining, "first")
     tuning = MetatuneConfig(data=(workshop.root / "data" / "MET",))
-    second = make_run(workshop, tuning, "metatune", "second", parent=first, trained_on=("HGG", "MET"))
+    second = make_run(workshop, tuning, "second", parent=first, trained_on=("HGG", "MET"))
     result = run_evaluate(replace(config(), run=str(second), data=(), out=None))
     assert result.out == second / "evaluation"
     assert set(result.cases["cohort"]) == {"HGG", "MET"}
@@ -373,7 +373,7 @@ def test_a_network_of_phantoms_is_evaluated_on_unseen_phantoms(workshop, config,
 
     monkeypatch.setattr(evaluation_cases, "phantom_folder", folder)
     network = workshop.network(synthetic=True)
-    run = make_run(workshop, PretrainConfig(), "pretrain", "run", synthetic=True)
+    run = make_run(workshop, PretrainConfig(), "run", synthetic=True)
     rows = [{"case": name, "patient": name, "cohort": ""} for _, name in seen]
     (run / "patients.json").write_text(json.dumps({"train": rows}))
     result = evaluate_network(replace(network, run=run), None, replace(config(), data=(), phantom_cases=2))

@@ -112,7 +112,7 @@ def test_each_loader_refuses_the_others_network(tmp_path: Path) -> None:
 
 def test_the_run_folder_of_a_classifier_loads(tmp_path: Path) -> None:
     model, card = made()
-    with RunFolder.create(tmp_path / "run", "pretrain", PretrainConfig()) as run:
+    with RunFolder.create(PretrainConfig(out=tmp_path / "run")) as run:
         save_checkpoint(run.checkpoints / "last", model, card)
     loaded = load_classifier_network(tmp_path / "run")
     assert (loaded.card, loaded.run, loaded.checkpoint.name) == (card, tmp_path / "run", "last.safetensors")

@@ -17,7 +17,7 @@ from metaseg.runs.logs import CsvLog, EventLog, Selection, SelectionLog, cell, r
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    run = RunFolder.create(tmp_path / "run", "pretrain", PretrainConfig())
+    run = RunFolder.create(PretrainConfig(out=tmp_path / "run"))
     run.close()
     return run
 
@@ -30,8 +30,8 @@ def log_steps(run: RunFolder, first: int, last: int, resume_step: int | None = N
 
 
 def test_interrupted_and_continued_run_has_the_same_tables(tmp_path: Path) -> None:
-    whole = RunFolder.create(tmp_path / "whole", "pretrain", PretrainConfig())
-    parts = RunFolder.create(tmp_path / "parts", "pretrain", PretrainConfig())
+    whole = RunFolder.create(PretrainConfig(out=tmp_path / "whole"))
+    parts = RunFolder.create(PretrainConfig(out=tmp_path / "parts"))
     log_steps(whole, 0, 9)
     log_steps(parts, 0, 6)
     for name in ("metrics.csv", "selection.csv"):

@@ -55,7 +55,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
 
 def test_saved_state_finds_all_rows_before_it(disk: Disk, tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "run", "pretrain", metaseg.config.segmentation.PretrainConfig())
+    run = RunFolder.create(metaseg.config.segmentation.PretrainConfig(out=tmp_path / "run"))
     state = run.checkpoints / "last.state.pt"
     with EventLog(run) as log:
         for step in range(1, 5):

@@ -96,12 +96,12 @@ def test_nothing_to_draw(tmp_path: Path) -> None:
 
 def test_list_of_runs(tmp_path: Path) -> None:
     for name, synthetic in (("b", True), ("a/c", False)):
-        with RunFolder.create(tmp_path / name, "pretrain", PretrainConfig(data=(Path("cases"),))) as run:
+        with RunFolder.create(PretrainConfig(data=(Path("cases"),), out=tmp_path / name)) as run:
             make_manifest(verb="pretrain", seed=0, device="cpu", command=["metaseg"], synthetic=synthetic).save(
                 run.path
             )
             run.state.set_metrics({"val/dice": 0.75})
-    with pytest.raises(ValueError, match="no"), RunFolder.create(tmp_path / "failed", "pretrain", PretrainConfig()):
+    with pytest.raises(ValueError, match="no"), RunFolder.create(PretrainConfig(out=tmp_path / "failed")):
         raise ValueError("no")
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "state.json").write_text("{")

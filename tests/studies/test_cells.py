@@ -126,7 +126,7 @@ def test_cell_that_another_process_begins_meanwhile_is_busy(cell, monkeypatch):
 
     def quicker(wanted):
         locks.append(RunLock(folder))
-        RunFolder.create(folder, "naivetune", wanted)
+        RunFolder.create(wanted)
 
     monkeypatch.setattr(cells, "run_naivetune", quicker)
     with pytest.raises(BusyError):

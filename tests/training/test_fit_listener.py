@@ -33,7 +33,7 @@ def listen(tmp_path, model):
     with contextlib.ExitStack() as stack:
 
         def make(found: list[dict[str, float]], patience: int = 0, **extra: Any) -> FitListener:
-            run = stack.enter_context(RunFolder.create(tmp_path / "run", "pretrain", PretrainConfig()))
+            run = stack.enter_context(RunFolder.create(PretrainConfig(out=tmp_path / "run")))
             card = ModelCard(
                 name=model.name, in_channels=1, num_classes=2, modalities=("t1",), label_space="classes",
                 options=model.options, normalisation={}, trained_on=("a",), synthetic=False, parent=None,
