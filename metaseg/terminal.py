@@ -66,6 +66,9 @@ class Progress:
     def note(self, text: str) -> None:
         """Print a line of text without disturbing the bar."""
 
+    def show(self, **metrics: float) -> None:
+        """Show metrics below the bar without counting a step."""
+
     def _show(self, metrics: dict[str, float]) -> None:
         """Bring the display up to date."""
 
@@ -131,11 +134,14 @@ class _Bar(Progress):
         self._display.stop()
 
     def _show(self, metrics: dict[str, float]) -> None:
-        below = {"below": metric_texts(metrics)} if metrics else {}
+        below: dict[str, Any] = {"below": metric_texts(metrics)} if metrics else {}
         self._display.update(self._task, completed=self.done, total=self.total, **below)
 
     def note(self, text: str) -> None:
         print_line(text, self._display.console)
+
+    def show(self, **metrics: float) -> None:
+        self._show(metrics)
 
 
 def bars(*columns: ProgressColumn, redirect: bool = True) -> RichProgress:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -42,15 +41,14 @@ from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import DataError, UsageError, recorded_warnings
 from metaseg.inference.predictor import Predictor
 from metaseg.models.processes import agree, share
-from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import Selection
-from metaseg.runs.state import can_go_on, load_training_state, save_training_state
+from metaseg.runs.session import RunSession
+from metaseg.runs.state import save_training_state
 from metaseg.sampling import Pool, plan_case
 from metaseg.sampling.tasks import CasePlan, Step
 from metaseg.store.stored_case import StoredCase
 from metaseg.threads import ReadAhead
 from metaseg.training.augment import Augmentation
-from metaseg.training.fitted_run import STATE_FILE
 from metaseg.training.loop import Loss, diverged, require_finite_weights
 from metaseg.training.optimization import AveragedModel, build_optimizer, learning_rate
 
@@ -85,17 +83,17 @@ def run_metatune(
     return run_adaptation(config, _tune, config.replay != "none", network, loss)
 
 
-def _tune(config: MetatuneConfig, run: RunFolder, fabric: Fabric, setup: AdaptationSetup) -> None:
+def _tune(session: RunSession, setup: AdaptationSetup) -> None:
+    config, fabric = session.config, session.fabric
     setup = replace(setup, network=replace(setup.network, model=fabric.to_device(setup.network.model)))
     model = setup.network.model
     method: Maml = find_method(config.method, "meta").build(config, model, fabric)
     optimizer = build_optimizer(
         config.outer_optimizer, [*model.parameters(), *method.parameters()], config.outer_learning_rate, momentum=0.0
     )
-    state_file: Path = run.checkpoints / STATE_FILE
-    values = load_training_state(state_file) if can_go_on(state_file, config.resume) else None
+    values = session.saved_state()
     spent = None if values is None else int(values["spent"])
-    with Watch(run, config, setup, fabric, spent, None if values is None else values.get("rows")) as watch:
+    with Watch(session, setup, spent, None if values is None else values.get("rows")) as watch:
         agree(fabric, model)
         tuning = MetaTuning(config, setup, fabric, watch, method, optimizer)
         if values is not None:
@@ -114,7 +112,7 @@ def _tune(config: MetatuneConfig, run: RunFolder, fabric: Fabric, setup: Adaptat
                         expected="at least two learned or two unlearned slices in a case",
                         remedy="raise --slices, or take patients with more tumour-bearing slices",
                     )
-                save_training_state(state_file, {**tuning.saved(), "rows": watch.sync()})
+                save_training_state(session.state_file, {**tuning.saved(), "rows": watch.sync()})
         watch.finish(tuning.final, tuning.state.spent, tuning.metrics["before"], tuning.metrics["after"])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from lightning_fabric import Fabric
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
@@ -18,9 +17,7 @@ from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config.segmentation import NaivetuneConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.files import replacing
-from metaseg.runs.folder import RunFolder
-from metaseg.runs.state import can_go_on, load_training_state
-from metaseg.training.fitted_run import STATE_FILE
+from metaseg.runs.session import RunSession
 from metaseg.training.loop import LoopPlan, LoopState, Loss, fit
 from metaseg.training.optimization import build_optimizer, learning_rate
 
@@ -78,28 +75,38 @@ def run_naivetune(
     return run_adaptation(config, _tune, info.needs_source == "always", network, loss)
 
 
-def _tune(config: NaivetuneConfig, run: RunFolder, fabric: Fabric, setup: AdaptationSetup) -> None:
+def _tune(session: RunSession, setup: AdaptationSetup) -> None:
+    config, fabric = session.config, session.fabric
     method: Naive = find_method(config.method, "plain").build(config, setup, fabric)
-    state, state_file = LoopState(), run.checkpoints / STATE_FILE
-    resume = can_go_on(state_file, config.resume)
+    state, saved = LoopState(), session.saved_state()
     before = fabric.to_device(setup.network.model)
-    saved = load_training_state(state_file) if resume else None
     extra = {} if saved is None else saved["extra"]
     spent = None if saved is None else int(extra["prepared"]) + int(saved["step"]) * config.batch_size
-    with Watch(run, config, setup, fabric, spent, extra.get("rows"), inherits=method.inherits) as watch:
-        if not resume:
+    with Watch(session, setup, spent, extra.get("rows"), inherits=method.inherits) as watch:
+        if saved is None:
             state.extra["before"] = watch.mark(before, 0)
         interpolation = Interpolation(before, config.interpolation or 1.0)
         model = fabric.to_device(method.network(setup.network.model))
         prepared = method.prepare(model)
         plan = _plan(config, prepared)
-        if not resume:
+        if saved is None:
             watch.advance(prepared)
         slices = method.batches(plan.total_steps)
         state.extra["prepared"] = prepared
         listener = _Listener(watch, method, slices, interpolation, prepared, state)
         optimizer = build_optimizer(config.optimizer, model.parameters(), plan.rate(0), momentum=0.0)
-        final = fit(model, optimizer, fabric, plan, slices.draw, method.objective, listener, state, state_file, resume)
+        final = fit(
+            model,
+            optimizer,
+            fabric,
+            plan,
+            slices.draw,
+            method.objective,
+            listener,
+            state,
+            session.state_file,
+            resume=saved is not None,
+        )
         spent = listener.spent(plan.total_steps)
         watch.finish(interpolation(method.export(final)), spent, state.extra["before"], state.extra["after"])
 

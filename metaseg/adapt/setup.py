@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,11 +20,10 @@ from metaseg.cases.splits import Split
 from metaseg.config.segmentation import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, UsageError
 from metaseg.models.card import ModelCard
-from metaseg.models.device import fabric_of
 from metaseg.results import Tabled, metrics_table
 from metaseg.runs.folder import RUNS, RunFolder
 from metaseg.runs.networks import Inputs, LoadedNetwork, load_network, newest_run
-from metaseg.runs.session import in_run_folder
+from metaseg.runs.session import RunSession, run_session
 from metaseg.sampling import tumour_slices
 from metaseg.store.prepare import open_cases, phantom_folder
 from metaseg.store.store import SliceStore
@@ -34,8 +32,6 @@ from metaseg.training.loop import Loss
 from metaseg.training.optimization import DiceCrossEntropy
 from metaseg.training.pretrain import open_pretraining_data, run_pretrain
 from metaseg.training.source import absent_cases
-
-C = TypeVar("C", bound=AdaptOptions)
 
 
 @dataclass(frozen=True)
@@ -425,8 +421,8 @@ def _shown(value: float | None) -> str:
 
 
 def run_adaptation(
-    config: C,
-    tune: Callable[[C, RunFolder, Fabric, AdaptationSetup], None],
+    config: AdaptOptions,
+    tune: Callable[[RunSession, AdaptationSetup], None],
     draws_from_source: bool,
     network: nn.Module | None = None,
     loss: Loss | None = None,
@@ -446,13 +442,10 @@ def run_adaptation(
         RunError: There is no such pretrained run, or the run folder cannot be written or resumed.
         TrainingError: A loss or gradient became non-finite.
     """
-    fabric = fabric_of(config)
 
     def prepare() -> AdaptationSetup:
         setup = replace(prepare_setup(config, draws_from_source, network), loss=loss)
         share_cache(setup.cases, config.cache_gb)
         return setup
 
-    return in_run_folder(
-        config, fabric, prepare, lambda run, setup: tune(config, run, fabric, setup), adaptation_result
-    )
+    return run_session(config, prepare, tune, adaptation_result)

@@ -6,24 +6,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from metaseg.adapt.setup import AdaptationSetup
-from metaseg.config.segmentation import AdaptOptions
 from metaseg.files import finite_metrics
 from metaseg.inference.predictor import Predictor, mean_dice
 from metaseg.models.checkpoint import save_checkpoint
 from metaseg.models.processes import shared_map
 from metaseg.pictures.charts import write_progress_plot
-from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import CsvLog, EventLog, SelectionLog, read_log
-from metaseg.runs.manifest import make_manifest
-from metaseg.runs.networks import inherited_rows, patient_rows
+from metaseg.runs.networks import inherited_rows
+from metaseg.runs.session import RunSession
 from metaseg.terminal import progress
 from metaseg.training.pictures import log_overlay
 
@@ -52,10 +48,8 @@ class Watch:
     whose steps cost differently can be laid over each other.
 
     Args:
-        run: The run folder.
-        config: The verb's settings.
+        session: The run's.
         setup: What is adapted.
-        fabric: Device and precision.
         spent: Work done by the training state that the run continues from; None for a run that begins.
         rows: Rows that the tables had then, as :meth:`sync` gave them.
         inherits: Whether the weights that are written descend from the pretrained ones.
@@ -63,17 +57,16 @@ class Watch:
 
     def __init__(
         self,
-        run: RunFolder,
-        config: AdaptOptions,
+        session: RunSession,
         setup: AdaptationSetup,
-        fabric: Fabric,
         spent: int | None = None,
         rows: Mapping[str, int] | None = None,
         *,
         inherits: bool = True,
     ) -> None:
-        self.run, self.config, self.setup, self.fabric, self.inherits = run, config, setup, fabric, inherits
-        rows = rows or {}
+        self.session, self.setup, self.inherits = session, setup, inherits
+        self.run, self.config, self.fabric = session.run, session.config, session.fabric
+        run, rows = session.run, rows or {}
         self.log = EventLog(run, spent, rows.get("metrics"))
         self.selection = SelectionLog(run, spent, rows.get("selection"))
         self.marks = CsvLog(run.path / MARKS_NAME, MARKS_COLUMNS, spent, rows.get("marks"))
@@ -82,41 +75,27 @@ class Watch:
         self.seconds = max((float(row["seconds"] or 0) for row in read_timing(run.path)), default=0.0)
         self._started = self._clock()
         self.shown: dict[str, float] = {}
-        self._bar_context = progress(f"{run.verb} (slice gradients)", config.budget - (spent or 0))
-        self._manifest = make_manifest(
-            verb=run.verb,
-            seed=config.seed,
-            device=str(fabric.device),
-            data_fingerprint=setup.fingerprint,
-            synthetic=setup.synthetic,
-            parent=str(setup.network.run or setup.network.checkpoint),
-        )
+        self._bar_context = progress(f"{run.verb} (slice gradients)", self.config.budget - (spent or 0))
+        self._parent = str(setup.network.run or setup.network.checkpoint)
 
     def __enter__(self) -> Watch:
-        self._manifest.save(self.run.path)
-        self.setup.inputs.save(self.run.path)
-        self.run.write_json(
-            "patients.json",
-            {
-                "train": patient_rows(shot.case for shot in self.setup.shots),
-                "target": patient_rows(self.setup.target),
-                "source": patient_rows(self.setup.source),
-                "inherited": self._inherited(),
-            },
+        setup, network = self.setup, self.setup.network
+        inherited = inherited_rows(network.trained_patients, known=network.patients_known) if self.inherits else []
+        self.session.begin(
+            setup.inputs,
+            {"train": [shot.case for shot in setup.shots], "target": setup.target, "source": setup.source},
+            inherited,
+            fingerprint=setup.fingerprint,
+            synthetic=setup.synthetic,
+            parent=self._parent,
         )
         self.bar = self._bar_context.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar_context.__exit__(kind, error, traceback)
+    def __exit__(self, *error: Any) -> None:
+        self._bar_context.__exit__(*error)
         for log in (self.log, self.selection, self.marks, self.timing):
             log.close()
-
-    def _inherited(self) -> list[dict[str, str]]:
-        network = self.setup.network
-        return inherited_rows(network.trained_patients, known=network.patients_known) if self.inherits else []
 
     def advance(self, cost: int, **values: float) -> None:
         """Count work as done and show metrics."""
@@ -134,8 +113,7 @@ class Watch:
             values: JSON values by their name in the session's entry of the manifest.
         """
         self.note(text)
-        self._manifest.record["sessions"][-1].update(values)
-        self._manifest.save(self.run.path)
+        self.session.record(**values)
 
     def mark(self, model: nn.Module, spent: int) -> dict[str, float]:
         """Evaluate the watched cases and log the metrics; the time that this takes is not counted as work.
@@ -200,7 +178,7 @@ class Watch:
             synthetic=self.setup.synthetic,
             step=spent,
             metrics={},
-            parent=str(self.setup.network.run or self.setup.network.checkpoint),
+            parent=self._parent,
         )
         save_checkpoint(self.run.checkpoints / "last", model, card)
 
@@ -219,9 +197,7 @@ class Watch:
             "forgetting": finite_metrics(forgotten),
             "synthetic": self.setup.synthetic,
         }
-        self.run.write_json("result.json", result)
-        self.run.state.set_metrics(after | forgotten)
-        self._manifest.finish(self.run.path)
+        self.session.finish(result, after | forgotten)
 
 
 def due_marks(before: int, after: int, budget: int, marks: int) -> bool:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from lightning_fabric import Fabric
 
 from metaseg.classify.acquire import check_strategy, choose
 from metaseg.classify.annotator import Annotator, refuse_files_of_others, refuse_to_lose_labels
@@ -42,12 +41,10 @@ from metaseg.models.device import make_fabric
 from metaseg.results import Tabled
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
-from metaseg.runs.manifest import make_manifest
-from metaseg.runs.networks import Inputs
-from metaseg.runs.session import finished_run
+from metaseg.runs.networks import Inputs, inherited_from_weights
+from metaseg.runs.session import RunSession, finished_run
 from metaseg.sampling.scores import share_count, trim
 from metaseg.terminal import Progress, progress
-from metaseg.training.fitted_run import write_patients
 
 
 @dataclass(frozen=True)
@@ -102,9 +99,6 @@ def within_budget(positions: np.ndarray, known: np.ndarray, left: int) -> np.nda
     """
     new = ~known[positions]
     return ~new | (np.cumsum(new) <= left)
-
-
-VERB = "classify-active"
 
 
 @dataclass(frozen=True)
@@ -163,7 +157,7 @@ def run_classify_active(config: ClassifyActiveConfig) -> ActiveResult:
         return _result(finished.path, config)
     job = _prepare(config)
     with RunFolder.create(config) as run:
-        waiting = _Active(config, run, fabric, job).go()
+        waiting = _Active(RunSession(run, config, fabric), job).go()
         if waiting is not None:
             run.state.set_status("stopped", f"waits for labels in {waiting}")
     return replace(_result(run.path, config, job.pool.classes), waiting=waiting)
@@ -193,27 +187,20 @@ def _prepare(config: ClassifyActiveConfig) -> _Job:
 class _Active:
     """The loop over rounds in one run folder."""
 
-    def __init__(self, config: ClassifyActiveConfig, run: RunFolder, fabric: Fabric, job: _Job) -> None:
-        self.config, self.run, self.fabric, self.job = config, run, fabric, job
+    def __init__(self, session: RunSession, job: _Job) -> None:
+        self.session, self.job = session, job
+        self.config, self.run, self.fabric = session.config, session.run, session.fabric
         self.place = {name: place for place, name in enumerate(job.pool.ids)}
         self.labels = np.full(len(job.pool), -1, dtype=np.int64)
-        self.rounds = read_rounds(run.path)
+        self.rounds = read_rounds(self.run.path)
         for one in self.rounds:
             self._take_in(one)
         self.exhausted = False
-        self.card = classifier_card(config, job.fresh, job.pool)
+        self.card = classifier_card(self.config, job.fresh, job.pool)
 
     def go(self) -> Path | None:
         """All rounds that are left; the file that is waited for, if any."""
         self._begin()
-        manifest = make_manifest(
-            verb=VERB,
-            seed=self.config.seed,
-            device=str(self.fabric.device),
-            data_fingerprint=self.job.pool.store.fingerprint,
-            synthetic=self.job.pool.store.synthetic,
-        )
-        manifest.save(self.run.path)
         done = [one for one in self.rounds if one.done]
         logged = len(done) + sum(len(values) for one in done for values in one.metrics.values())
         with (
@@ -225,7 +212,6 @@ class _Active:
                 if waiting is not None:
                     return waiting
         self._finish()
-        manifest.finish(self.run.path)
         return None
 
     def _begin(self) -> None:
@@ -236,9 +222,13 @@ class _Active:
         )
         print("\n".join(part_lines(self.job.parts)))
         self.job.parts.split.save(self.run.path / SPLIT_NAME)
-        parts = {"train": cases_of(pool), "val": cases_of(self.job.parts.val)}
-        write_patients(self.run, parts, weights_file(self.config.weights))
-        self.job.inputs.save(self.run.path)
+        self.session.begin(
+            self.job.inputs,
+            {"train": cases_of(pool), "val": cases_of(self.job.parts.val)},
+            inherited_from_weights(weights_file(self.config.weights)),
+            fingerprint=pool.store.fingerprint,
+            synthetic=pool.store.synthetic,
+        )
         done = [one for one in self.rounds if one.done]
         if done:
             # What a kill at the end of a round has left undone.
@@ -431,17 +421,14 @@ class _Active:
             )
         table = curve_table(self.rounds, self.job.pool.classes)
         area = budget_areas(table, "test") if len(test) else {}
-        self.run.write_json(
-            "result.json",
-            {
-                "metrics": finite_metrics(metrics),
-                "area_under_budget_curve": finite_metrics(area),
-                "labels": self.rounds[-1].labelled,
-                "rounds": len(self.rounds),
-                "classes": list(self.job.pool.classes),
-            },
-        )
-        self.run.state.set_metrics(metrics)
+        result = {
+            "metrics": finite_metrics(metrics),
+            "area_under_budget_curve": finite_metrics(area),
+            "labels": self.rounds[-1].labelled,
+            "rounds": len(self.rounds),
+            "classes": list(self.job.pool.classes),
+        }
+        self.session.finish(result, metrics)
         print(f"run: {self.run.path}")
         for name, value in metrics.items():
             print(f"  {name} {value:.3f} with {self.rounds[-1].labelled} labels")

@@ -30,18 +30,23 @@ from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainCon
 from metaseg.errors import UsageError, recorded_warnings, warn_user
 from metaseg.files import finite_metrics
 from metaseg.inference.classification_files import write_classification_metrics
-from metaseg.models.device import fabric_of
 from metaseg.results import Tabled, metrics_table
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
 from metaseg.runs.manifest import read_manifest
-from metaseg.runs.networks import Inputs, load_classifier_network, patients_known, run_of_checkpoint, trained_patients
-from metaseg.runs.session import in_run_folder
+from metaseg.runs.networks import (
+    Inputs,
+    inherited_from_weights,
+    load_classifier_network,
+    patients_known,
+    run_of_checkpoint,
+    trained_patients,
+)
+from metaseg.runs.session import RunSession, run_session
 from metaseg.training.augment import Augmentation
-from metaseg.training.fitted_run import FitSummary, FittedRun, Validate, fit_in_run
+from metaseg.training.fitted_run import FitSummary, Training, Validate, fit_in_run
 from metaseg.training.loop import LoopPlan, LoopState, shared_draw
 
-VERB = "classify-train"
 SPLIT_NAME = "split.json"
 
 
@@ -91,10 +96,7 @@ def run_classify_train(config: ClassifyTrainConfig) -> ClassifyTrainResult:
         RunError: The run folder cannot be written or resumed.
         TrainingError: The loss became non-finite.
     """
-    fabric = fabric_of(config)
-    return in_run_folder(
-        config, fabric, lambda: _prepare(config), lambda run, job: _train(config, run, fabric, job), _result
-    )
+    return run_session(config, lambda: _prepare(config), lambda session, job: _train(config, session, job), _result)
 
 
 def check_strategy(strategy: str, weights: str) -> None:
@@ -200,7 +202,8 @@ def without_inherited(parts: Parts, weights: str) -> Parts:
     return Parts(parts.train, left["validation"], left["test"], parts.split)
 
 
-def _train(config: ClassifyTrainConfig, run: RunFolder, fabric: Fabric, job: _Fit) -> None:
+def _train(config: ClassifyTrainConfig, session: RunSession, job: _Fit) -> None:
+    run, fabric = session.run, session.fabric
     model, slices = job.transfer.model, job.parts.train
     print(
         f"{config.model} with {len(slices.modalities)} modalities and {len(slices.classes)} classes "
@@ -211,8 +214,15 @@ def _train(config: ClassifyTrainConfig, run: RunFolder, fabric: Fabric, job: _Fi
     print(f"strategy {job.transfer.strategy}: {job.reason}")
     job.parts.split.save(run.path / SPLIT_NAME)
     state = LoopState()
-    fitted = FittedRun(
-        verb=VERB,
+    session.begin(
+        job.inputs,
+        {"train": cases_of(job.parts.train), "val": cases_of(job.parts.val)},
+        inherited_from_weights(weights_file(config.weights)),
+        fingerprint=slices.store.fingerprint,
+        synthetic=slices.store.synthetic,
+        extra={"strategy": job.transfer.strategy, "reason": job.reason},
+    )
+    training = Training(
         title="training",
         model=model,
         card=classifier_card(config, model, slices),
@@ -224,14 +234,9 @@ def _train(config: ClassifyTrainConfig, run: RunFolder, fabric: Fabric, job: _Fi
         score=lambda metrics, before: watched_score(metrics, config.monitor),
         steps_per_epoch=job.batches.steps_per_epoch,
         patience=config.patience,
-        parts={"train": cases_of(job.parts.train), "val": cases_of(job.parts.val)},
-        fingerprint=slices.store.fingerprint,
-        inputs=job.inputs,
-        weights=weights_file(config.weights),
-        extra={"strategy": job.transfer.strategy, "reason": job.reason},
         state=state,
     )
-    fit_in_run(fitted, run, fabric, seed=config.seed, resume=config.resume)
+    fit_in_run(training, session)
     if config.test and len(job.parts.test):
         _test(config, run, job.parts.test, fabric)
 

@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from datetime import timedelta
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -19,7 +19,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
-from metaseg.config.options import ProcessOptions
+from metaseg.config.options import ProcessOptions, TeamOptions
 from metaseg.errors import UsageError
 
 Strategy = Literal["auto", "ddp"]
@@ -59,23 +59,11 @@ class Replicas(DDPStrategy):
         return module
 
 
-class ProcessSettings(Protocol):
-    """The settings that say what a verb computes on; see :class:`~metaseg.config.options.TeamOptions`."""
-
-    @property
-    def device(self) -> str: ...  # noqa: D102
-    @property
-    def precision(self) -> str: ...  # noqa: D102
-    @property
-    def devices(self) -> int: ...  # noqa: D102
-    @property
-    def nodes(self) -> int: ...  # noqa: D102
-
-
-def fabric_of(config: ProcessSettings) -> Fabric:
-    """:func:`make_fabric` of a verb's settings."""
+def fabric_of(config: Any) -> Fabric:
+    """:func:`make_fabric` of a verb's settings; one process where they have no options for several."""
     strategy: Strategy = config.processes if isinstance(config, ProcessOptions) else "auto"
-    return make_fabric(config.device, config.precision, config.devices, config.nodes, strategy)
+    devices, nodes = (config.devices, config.nodes) if isinstance(config, TeamOptions) else (1, 1)
+    return make_fabric(config.device, config.precision, devices, nodes, strategy)
 
 
 def make_fabric(device: str, precision: str, devices: int = 1, nodes: int = 1, strategy: Strategy = "auto") -> Fabric:

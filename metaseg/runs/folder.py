@@ -144,8 +144,9 @@ class RunFolder:
         for entry in path.iterdir():
             if entry.name not in (LOCK_NAME, STATE_NAME):
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-        values = {field.option: plain_value(getattr(settings, field.name)) for field in describe_fields(type(config))}
-        state = RunState.create(path / STATE_NAME, verb, _settings_digest(values, type(config)))
+        kind: type[Config] = type(config)
+        values = {field.option: plain_value(getattr(settings, field.name)) for field in describe_fields(kind)}
+        state = RunState.create(path / STATE_NAME, verb, _settings_digest(values, kind))
         dump_config(settings, path / CONFIG_NAME)
         return cls(path, state, lock)
 
@@ -315,7 +316,8 @@ def _check_fresh(path: Path, config: RunOptions) -> None:
 
 def _check_resumable(path: Path, config: RunOptions) -> None:
     """Raise unless ``path`` holds a run of the same verb with these settings."""
-    verb = config_verb(type(config))
+    kind: type[Config] = type(config)
+    verb = config_verb(kind)
     if not is_run(path):
         raise RunError(
             "there is no run to resume",
@@ -336,20 +338,21 @@ def _check_resumable(path: Path, config: RunOptions) -> None:
             "settings differ from those of the run to resume: " + "; ".join(changed),
             where=path / CONFIG_NAME,
             expected="the same settings, except "
-            + ", ".join(sorted(field.flag for field in describe_fields(type(config)) if field.free)),
+            + ", ".join(sorted(field.flag for field in describe_fields(kind) if field.free)),
             remedy="omit the changed settings, or start another run with another --out",
         )
 
 
-def _recorded_settings(path: Path, config: C) -> C:
+def _recorded_settings(path: Path, config: RunOptions) -> Config:
     """The settings that the run in ``path`` wrote, with those of ``config`` for what its release left to a default.
 
     A setting that came later and is None by default has been resolved in ``config``, to what earlier releases did.
     """
-    file = settings_file(path, type(config))
-    recorded = present_names(type(config), read_yaml(file, SETTINGS_KIND))
-    later = (field for field in describe_fields(type(config)) if field.default is None and field.name not in recorded)
-    return replace(load_config(type(config), file), **{field.name: getattr(config, field.name) for field in later})
+    kind: type[Config] = type(config)
+    file = settings_file(path, kind)
+    recorded = present_names(kind, read_yaml(file, SETTINGS_KIND))
+    later = (field for field in describe_fields(kind) if field.default is None and field.name not in recorded)
+    return replace(load_config(kind, file), **{field.name: getattr(config, field.name) for field in later})
 
 
 def _settings_digest(values: dict[str, Any], cls: type[Config]) -> str:

@@ -226,6 +226,18 @@ def inherited_rows(patients: Iterable[str], *, known: bool = True) -> list[dict[
     return [{"case": "", "patient": patient, "cohort": ""} for patient in names]
 
 
+def inherited_from_weights(weights: str) -> list[dict[str, str]]:
+    """Patients whom the weights that a training begins with have seen, for ``patients.json``.
+
+    Args:
+        weights: ``none``, ``imagenet`` or a weights file. One of an earlier run brings that run's patients along: they
+            are no test patients of the new one either.
+    """
+    earlier = run_of_checkpoint(Path(weights))
+    known = weights in ("none", "imagenet") or (earlier is not None and patients_known(earlier))
+    return inherited_rows(trained_patients(earlier) if earlier else (), known=known)
+
+
 def patient_rows(cases: Any) -> list[dict[str, str]]:
     """Case, patient and cohort of each case, for ``patients.json``."""
     return [{"case": case.id, "patient": case.patient, "cohort": case.cohort} for case in cases]

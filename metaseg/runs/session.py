@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 
 from lightning_fabric import Fabric
 
+from metaseg.config.options import RunOptions
 from metaseg.errors import RunError
+from metaseg.models.device import fabric_of
 from metaseg.models.processes import first_of_machine
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.manifest import make_manifest
@@ -94,7 +96,7 @@ class RunSession:
         self.manifest.finish(self.run.path)
 
 
-def finished_run(config: Any) -> RunFolder | None:
+def finished_run(config: RunOptions) -> RunFolder | None:
     """The run that these settings would continue, if there is nothing left to do in it; says so.
 
     Args:
@@ -115,18 +117,16 @@ def finished_run(config: Any) -> RunFolder | None:
     return finished
 
 
-def in_run_folder(
-    config: Any,
-    fabric: Fabric,
+def run_session(
+    config: RunOptions,
     prepare: Callable[[], Job],
-    work: Callable[[RunFolder, Job], object],
+    work: Callable[[RunSession, Job], object],
     result: Callable[[RunFolder], Result],
 ) -> Result:
-    """Do a verb in its run folder, in as many processes as the fabric asks for; or say that it is done.
+    """Do a verb in its run folder, in as many processes as its settings ask for; or say that it is done.
 
     Args:
         config: The verb's settings.
-        fabric: Devices and precision.
         prepare: What comes before the folder is made: data that cannot be used leave none behind. One process of each
             machine does it first.
         work: Does the work inside the folder.
@@ -136,6 +136,7 @@ def in_run_folder(
         RunError: The run folder cannot be written or resumed.
         ProcessLostError: Another process died.
     """
+    fabric = fabric_of(config)
     # The first process has looked. If its companions looked too, a run that is finished meanwhile would part them.
     finished = None if is_companion() else finished_run(config)
     if finished is not None:
@@ -144,6 +145,6 @@ def in_run_folder(
         with first_of_machine(fabric):
             job = prepare()
         with open_run(fabric, config) as run:
-            work(run, job)
+            work(RunSession(run, config, fabric), job)
         # Here, since the folders of the other processes end with their work.
         return result(run)

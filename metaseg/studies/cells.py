@@ -22,8 +22,8 @@ from metaseg.errors import MetasegError, RunError, TrainingError
 from metaseg.files import FileKind, read_json
 from metaseg.runs.folder import RunFolder, config_changes, is_locked, is_run
 from metaseg.runs.manifest import read_manifest
+from metaseg.runs.session import STATE_FILE
 from metaseg.runs.state import RunState
-from metaseg.training.fitted_run import STATE_FILE
 from metaseg.training.pretrain import run_pretrain
 
 RunConfig = PretrainConfig | NaivetuneConfig | MetatuneConfig | ClassifyTrainConfig | ClassifyActiveConfig

@@ -1,6 +1,4 @@
-"""A training in a run folder: manifest, patients, logs, the loop, and what is written at its end.
-
-What happens around a training's loop: validation, logs, checkpoints, the best weights, early stopping.
+"""A training in a run folder: validation, logs, checkpoints, the best weights and early stopping around the loop.
 
 Pretraining of segmentation networks and the fit of slice classifiers differ in what they validate and by which metric
 the best weights are chosen; all else is this.
@@ -13,10 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
-from lightning_fabric import Fabric
 from torch import nn
 from torch.optim import Optimizer
 
@@ -26,16 +21,7 @@ from metaseg.models.checkpoint import ModelCard, checkpoint_files, read_checkpoi
 from metaseg.pictures.charts import write_progress_plot
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
-from metaseg.runs.manifest import make_manifest
-from metaseg.runs.networks import (
-    Inputs,
-    inherited_rows,
-    patient_rows,
-    patients_known,
-    run_of_checkpoint,
-    trained_patients,
-)
-from metaseg.runs.state import can_go_on, load_training_state
+from metaseg.runs.session import RunSession
 from metaseg.terminal import Progress, progress
 from metaseg.training.loop import Batch, LoopPlan, LoopState, Objective, fit
 
@@ -65,37 +51,52 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
         _WATCHER.reset(token)
 
 
+@dataclass(frozen=True)
+class Training:
+    """What is trained, on what and how: all that :func:`fit_in_run` needs besides the session.
+
+    Attributes:
+        title: What the progress bar says.
+        model: The network.
+        card: What it is, without step and metrics.
+        optimizer: Its optimiser.
+        plan: Length and pace.
+        draw: Batch of a step.
+        objective: What is minimised.
+        validate: Measures the network at marks; given the run's log.
+        score: By what the best weights are chosen; more is better.
+        steps_per_epoch: Steps between lines of the training loss.
+        patience: Validations without a better metric before stopping; 0 never stops.
+        state: Where the loop stands; what ``objective`` and ``validate`` remember lies in its ``extra``.
+    """
+
+    title: str
+    model: nn.Module
+    card: ModelCard
+    optimizer: Optimizer
+    plan: LoopPlan
+    draw: Callable[[int], Batch]
+    objective: Objective
+    validate: Callable[[EventLog], Validate]
+    score: Score
+    steps_per_epoch: int
+    patience: int
+    state: LoopState = field(default_factory=LoopState)
+
+
 class FitListener:
     """The :class:`~metaseg.training.loop.LoopListener` of a training in a run folder.
 
     Args:
+        training: What is trained; the best metrics are kept in its ``state.extra``.
         run: The run folder.
         log: Its scalars and pictures.
         bar: Progress bar.
-        card: Card of the network, without step and metrics.
-        validate: Measures the network at a mark.
-        score: By what the best weights are chosen; more is better.
-        state: The loop's state; best metrics are kept in its ``extra``.
-        steps_per_epoch: Steps between lines of the training loss.
-        patience: Validations without a better metric before stopping; 0 never stops.
     """
 
-    def __init__(
-        self,
-        *,
-        run: RunFolder,
-        log: EventLog,
-        bar: Progress,
-        card: ModelCard,
-        validate: Validate,
-        score: Score,
-        state: LoopState,
-        steps_per_epoch: int,
-        patience: int,
-    ) -> None:
-        self.run, self.log, self.bar, self.card = run, log, bar, card
-        self.validate, self.score, self.state = validate, score, state
-        self.steps_per_epoch, self.patience = steps_per_epoch, patience
+    def __init__(self, training: Training, run: RunFolder, log: EventLog, bar: Progress) -> None:
+        self.training, self.run, self.log, self.bar = training, run, log, bar
+        self.validate, self.state = training.validate(log), training.state
         self.losses: list[float] = []
         self.shown: dict[str, float] = {}
 
@@ -103,25 +104,26 @@ class FitListener:
         """Count the step; at the end of an epoch log its mean loss."""
         self.losses.append(values["loss"])
         self.bar.advance(1, **self.shown)
-        if step % self.steps_per_epoch == 0:
+        if step % self.training.steps_per_epoch == 0:
             means = {"train/loss": sum(self.losses) / len(self.losses), "train/learning_rate": values["learning_rate"]}
-            self.log.scalars(means, step=step, epoch=step // self.steps_per_epoch)
+            self.log.scalars(means, step=step, epoch=step // self.training.steps_per_epoch)
             self.shown["loss"] = means["train/loss"]
             self.losses.clear()
 
     def on_mark(self, step: int, model: nn.Module) -> bool:
         """Validate, keep the best and the last weights; False when patience ends or ``validate`` has enough."""
         metrics = self.validate(model, step)
-        extra = self.state.extra
-        score = self.score(metrics, extra.get("smoothed"))
+        extra, patience = self.state.extra, self.training.patience
+        score = self.training.score(metrics, extra.get("smoothed"))
         extra["smoothed"] = score
-        card = replace(self.card, step=step, metrics=metrics)
+        card = replace(self.training.card, step=step, metrics=metrics)
         if metrics:
             self.log.scalars(metrics, step=step)
             self.shown |= {name.replace("/val", "").replace("/", " "): value for name, value in metrics.items()}
+            self.bar.show(**self.shown)
         watcher = _WATCHER.get()
         if watcher is not None:
-            watcher(step // self.steps_per_epoch, metrics)
+            watcher(step // self.training.steps_per_epoch, metrics)
         if "score" in extra and not all(file.exists() for file in checkpoint_files(self.run.checkpoints / "best")):
             warn_user(
                 f"the best weights, of step {extra['best_step']}, have vanished: kept anew from step {step} on",
@@ -138,8 +140,8 @@ class FitListener:
         self.run.state.set_metrics(extra["metrics"])
         # On the disk before the training state that goes on from here is.
         extra["rows"] = self.log.sync()
-        write_progress_plot(self.run.path, synthetic=self.card.synthetic)
-        return not (extra.get("enough") or (self.patience and extra["stale"] >= self.patience))
+        write_progress_plot(self.run.path, synthetic=self.training.card.synthetic)
+        return not (extra.get("enough") or (patience and extra["stale"] >= patience))
 
 
 def smoothed_score(metrics: Mapping[str, float], before: float | None) -> float:
@@ -158,54 +160,6 @@ def smoothed_score(metrics: Mapping[str, float], before: float | None) -> float:
     return score if before is None else 0.7 * before + 0.3 * score
 
 
-STATE_FILE = "last.state.pt"
-
-
-@dataclass(frozen=True)
-class FittedRun:
-    """All that a training needs besides its run folder.
-
-    Attributes:
-        verb: What makes the run.
-        title: What the progress bar says.
-        model: The network.
-        card: What it is.
-        optimizer: Its optimiser.
-        plan: Length and pace.
-        draw: Batch of a step.
-        objective: What is minimised.
-        validate: Measures the network at marks; given the run's log.
-        score: By what the best weights are chosen.
-        steps_per_epoch: Steps of an epoch.
-        patience: Validations without a better metric before stopping.
-        parts: Cases by part, for ``patients.json``.
-        fingerprint: Digest of the data.
-        inputs: What the run reads.
-        weights: The weights that the network began with, as the user named them.
-        extra: What else the manifest shall hold.
-        state: Where the loop stands; what ``objective`` and ``validate`` remember lies in its ``extra``.
-    """
-
-    verb: str
-    title: str
-    model: nn.Module
-    card: ModelCard
-    optimizer: Optimizer
-    plan: LoopPlan
-    draw: Callable[[int], Batch]
-    objective: Objective
-    validate: Callable[[EventLog], Validate]
-    score: Score
-    steps_per_epoch: int
-    patience: int
-    parts: Mapping[str, Any]
-    fingerprint: str
-    inputs: Inputs
-    weights: str = "none"
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    state: LoopState = field(default_factory=LoopState)
-
-
 @dataclass(frozen=True)
 class FitSummary:
     """``result.json`` of a training."""
@@ -215,82 +169,41 @@ class FitSummary:
     best_step: int
 
 
-def fit_in_run(job: FittedRun, run: RunFolder, fabric: Fabric, *, seed: int, resume: bool) -> LoopState:
-    """Train in a run folder, or go on; writes ``result.json`` and prints the best metrics.
+def fit_in_run(training: Training, session: RunSession) -> LoopState:
+    """Train in a run folder, or continue; writes ``result.json`` and prints the best metrics.
 
     Args:
-        job: What to train, on what.
-        run: The folder, locked.
-        fabric: Device and precision.
-        seed: For the manifest.
-        resume: Continue from the run's last state, where there is one.
+        training: What to train, on what.
+        session: The run's, begun.
 
     Raises:
         TrainingError: The loss became non-finite.
     """
-    write_patients(run, job.parts, job.weights)
-    job.inputs.save(run.path)
-    manifest = make_manifest(
-        verb=job.verb,
-        seed=seed,
-        device=str(fabric.device),
-        data_fingerprint=job.fingerprint,
-        synthetic=job.card.synthetic,
-        extra=job.extra,
-    )
-    manifest.save(run.path)
-    state, state_file = job.state, run.checkpoints / STATE_FILE
-    goes_on = can_go_on(state_file, resume)
-    saved: dict[str, Any] = load_training_state(state_file) if goes_on else {"step": 0, "extra": {}}
-    start = int(saved["step"])
-    if goes_on:
+    run, state, saved = session.run, training.state, session.saved_state()
+    step = None if saved is None else int(saved["step"])
+    rows = None if saved is None else saved["extra"].get("rows")
+    if saved is not None:
         _drop_damaged_best(run)
-    with (
-        EventLog(run, start if goes_on else None, saved["extra"].get("rows")) as log,
-        progress(job.title, job.plan.total_steps - start) as bar,
-    ):
-        listener = FitListener(
-            run=run,
-            log=log,
-            bar=bar,
-            card=job.card,
-            validate=job.validate(log),
-            score=job.score,
-            state=state,
-            steps_per_epoch=job.steps_per_epoch,
-            patience=job.patience,
-        )
+    with EventLog(run, step, rows) as log, progress(training.title, training.plan.total_steps - (step or 0)) as bar:
         fit(
-            job.model, job.optimizer, fabric, job.plan, job.draw, job.objective, listener, state, state_file, goes_on
-        )  # fmt: skip
-    _finish(run, state)
-    manifest.finish(run.path)
-    return state
-
-
-def write_patients(run: RunFolder, parts: Mapping[str, Any], weights: str) -> None:
-    """Write ``patients.json``: whom a run trains and validates on, and whom the weights that it begins with have seen.
-
-    Args:
-        run: The run folder.
-        parts: Cases by part.
-        weights: ``none``, ``imagenet`` or a weights file. One of an earlier run brings that run's patients along: they
-            are no test patients of this one either.
-    """
-    earlier = run_of_checkpoint(Path(weights))
-    known = weights in ("none", "imagenet") or (earlier is not None and patients_known(earlier))
-    inherited = inherited_rows(trained_patients(earlier) if earlier else (), known=known)
-    rows = {name: patient_rows(cases) for name, cases in parts.items()}
-    run.write_json("patients.json", {**rows, "inherited": inherited})
-
-
-def _finish(run: RunFolder, state: LoopState) -> None:
-    _require_best(run, state.extra["best_step"])
-    metrics: dict[str, float] = state.extra["metrics"]
-    run.write_json("result.json", asdict(FitSummary(finite_metrics(metrics), state.step, state.extra["best_step"])))
+            training.model,
+            training.optimizer,
+            session.fabric,
+            training.plan,
+            training.draw,
+            training.objective,
+            FitListener(training, run, log, bar),
+            state,
+            session.state_file,
+            resume=saved is not None,
+        )
+    best, metrics = state.extra["best_step"], state.extra["metrics"]
+    _require_best(run, best)
+    session.finish(asdict(FitSummary(finite_metrics(metrics), state.step, best)), metrics)
     print(f"run: {run.path}")
     for name, value in metrics.items():
-        print(f"  {name} {value:.3f} (best, step {state.extra['best_step']})")
+        print(f"  {name} {value:.3f} (best, step {best})")
+    return state
 
 
 def _drop_damaged_best(run: RunFolder) -> None:

@@ -15,19 +15,18 @@ from metaseg.config.segmentation import PretrainConfig
 from metaseg.errors import recorded_warnings
 from metaseg.inference.predictor import Predictor, mean_dice
 from metaseg.models import ModelCard, build_segmenter, resolve_options
-from metaseg.models.device import fabric_of
 from metaseg.models.processes import shared_map
 from metaseg.models.segmenters import plugin_of
 from metaseg.results import Tabled, metrics_table
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
-from metaseg.runs.networks import Inputs
-from metaseg.runs.session import in_run_folder
+from metaseg.runs.networks import Inputs, inherited_from_weights
+from metaseg.runs.session import RunSession, run_session
 from metaseg.store.prepare import open_cases, phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import share_cache
 from metaseg.training.augment import Augmentation
-from metaseg.training.fitted_run import FitSummary, FittedRun, Validate, fit_in_run, smoothed_score
+from metaseg.training.fitted_run import FitSummary, Training, Validate, fit_in_run, smoothed_score
 from metaseg.training.loop import LoopPlan, shared_draw, supervised
 from metaseg.training.optimization import DiceCrossEntropy, build_optimizer, learning_rate
 from metaseg.training.pictures import log_overlay
@@ -84,10 +83,7 @@ def run_pretrain(config: PretrainConfig) -> PretrainResult:
         RunError: The run folder cannot be written or resumed.
         TrainingError: The loss became non-finite.
     """
-    fabric = fabric_of(config)
-    return in_run_folder(
-        config, fabric, lambda: _prepare(config), lambda run, job: _train(config, run, fabric, job), _result
-    )
+    return run_session(config, lambda: _prepare(config), lambda session, job: _train(config, session, job), _result)
 
 
 def open_pretraining_data(config: PretrainConfig, *, allow_missing: bool = True) -> SliceStore:
@@ -158,15 +154,22 @@ def _card(config: PretrainConfig, store: SliceStore, train: SliceStore, modaliti
     )
 
 
-def _train(config: PretrainConfig, run: RunFolder, fabric: Fabric, job: _Pretraining) -> None:
+def _train(config: PretrainConfig, session: RunSession, job: _Pretraining) -> None:
+    fabric = session.fabric
     print(
         f"{len(job.train)} cases to train on, {len(job.val)} to validate; {config.model} with "
         f"{job.card.in_channels} modalities and {job.card.num_classes} classes; {job.plan.total_steps} steps of "
         f"{config.batch_size} slices of {job.slices.window[0]}x{job.slices.window[1]} pixels on {fabric.device}"
     )
     loss = DiceCrossEntropy(LABEL_SPACES[job.card.label_space], config.recall_weight).to(fabric.device)
-    fitted = FittedRun(
-        verb="pretrain",
+    session.begin(
+        job.inputs,
+        {"train": job.train, "val": job.val},
+        inherited_from_weights(config.weights),
+        fingerprint=job.store.fingerprint,
+        synthetic=job.card.synthetic,
+    )
+    training = Training(
         title="pretraining",
         model=job.model,
         card=job.card,
@@ -178,12 +181,8 @@ def _train(config: PretrainConfig, run: RunFolder, fabric: Fabric, job: _Pretrai
         score=smoothed_score,
         steps_per_epoch=job.slices.steps_per_epoch,
         patience=config.patience,
-        parts={"train": job.train, "val": job.val},
-        fingerprint=job.store.fingerprint,
-        inputs=job.inputs,
-        weights=config.weights,
     )
-    fit_in_run(fitted, run, fabric, seed=config.seed, resume=config.resume)
+    fit_in_run(training, session)
 
 
 def _validation(job: _Pretraining, fabric: Fabric, log: EventLog) -> Validate:

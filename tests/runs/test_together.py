@@ -160,9 +160,9 @@ def test_predict_and_evaluate(tuned, write_cases, tmp_path):
 
 
 def test_run_goes_on_with_another_number_of_processes(pretraining, source, tmp_path, monkeypatch):
-    from metaseg.training import fitted_run as fit_listener
+    from metaseg.training.fitted_run import FitListener
 
-    marks, out = fit_listener.FitListener.on_mark, tmp_path / "run"
+    marks, out = FitListener.on_mark, tmp_path / "run"
 
     def until(last):
         def stops(self, step, model):
@@ -170,7 +170,7 @@ def test_run_goes_on_with_another_number_of_processes(pretraining, source, tmp_p
                 raise KeyboardInterrupt
             return marks(self, step, model)
 
-        monkeypatch.setattr(fit_listener.FitListener, "on_mark", stops)
+        monkeypatch.setattr(FitListener, "on_mark", stops)
 
     # Marks at steps 2, 4 and 6: with one process to the first, with two to the second, and with one to the end.
     until(4)
@@ -280,7 +280,7 @@ def test_a_process_that_ends_without_a_failure_before_the_others_ends_the_run_to
 def test_only_the_first_process_asks_whether_a_run_is_finished(source, monkeypatch):
     from metaseg.config.io import load_config
     from metaseg.config.segmentation import PretrainConfig
-    from metaseg.runs import session as verb_frame
+    from metaseg.runs import session
     from metaseg.runs.together import BOUND
 
     class GoesOn(Exception):
@@ -289,10 +289,10 @@ def test_only_the_first_process_asks_whether_a_run_is_finished(source, monkeypat
     def together(*_):
         raise GoesOn
 
-    monkeypatch.setattr(verb_frame, "together", together)
+    monkeypatch.setattr(session, "together", together)
     config = load_config(PretrainConfig, source / "config.yaml", {"out": source, "resume": True})
-    asked = [config, None, lambda: None, lambda *_: None, lambda run: run.path]
-    assert verb_frame.in_run_folder(*asked) == source
+    asked = [config, lambda: None, lambda *_: None, lambda run: run.path]
+    assert session.run_session(*asked) == source
     monkeypatch.setenv(BOUND, "1")
     with pytest.raises(GoesOn):
-        verb_frame.in_run_folder(*asked)
+        session.run_session(*asked)

@@ -16,7 +16,7 @@ from metaseg.models.checkpoint import load_classifier
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog, read_log
 from metaseg.terminal import progress
-from metaseg.training.fitted_run import FitListener, smoothed_score
+from metaseg.training.fitted_run import FitListener, Training, smoothed_score
 from metaseg.training.fitted_run import _drop_damaged_best as drop_damaged_best
 from metaseg.training.fitted_run import _require_best as require_best
 from metaseg.training.loop import LoopState
@@ -40,17 +40,22 @@ def listen(tmp_path, model):
                 task="classification", classes=("a", "b"),
             )  # fmt: skip
             coming: Iterator[dict[str, float]] = iter(found)
-            return FitListener(
-                run=run,
-                log=stack.enter_context(EventLog(run)),
-                bar=stack.enter_context(progress("test", None)),
+            training = Training(
+                title="test",
+                model=model,
                 card=card,
-                validate=lambda network, step: next(coming),
+                optimizer=None,
+                plan=None,
+                draw=None,
+                objective=None,
+                validate=lambda log: lambda network, step: next(coming),
                 score=lambda values, before: values.get("auc/val", 0.0),
-                state=LoopState(extra=dict(extra)),
                 steps_per_epoch=2,
                 patience=patience,
+                state=LoopState(extra=dict(extra)),
             )
+            log, bar = stack.enter_context(EventLog(run)), stack.enter_context(progress("test", None))
+            return FitListener(training, run, log, bar)
 
         yield make
 

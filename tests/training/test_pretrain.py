@@ -9,7 +9,7 @@ import torch
 
 import metaseg
 from metaseg.cases.splits import make_split
-from metaseg.errors import DataError, RunError, UsageError
+from metaseg.errors import DataError, ExistsError, RunError, UsageError
 from metaseg.models import load_checkpoint
 from metaseg.runs.networks import load_network
 from metaseg.store.prepare import open_data
@@ -115,7 +115,7 @@ class TestBadInput:
 
     def test_existing_run_is_not_overwritten(self, folder, cache, tmp_path):
         metaseg.pretrain(data=folder, cache=cache, out=tmp_path / "r", epochs=1, **TINY)
-        with pytest.raises(RunError, match="holds a run"):
+        with pytest.raises(ExistsError, match="holds a run"):
             metaseg.pretrain(data=folder, cache=cache, out=tmp_path / "r", epochs=1, **TINY)
 
     def test_resume_of_nothing_is_an_error(self, folder, cache, tmp_path):
