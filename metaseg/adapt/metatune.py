@@ -40,7 +40,7 @@ from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import DataError, UsageError, recorded_warnings
 from metaseg.inference.predictor import Predictor
-from metaseg.models.processes import agree, share
+from metaseg.models.processes import agree, own_part
 from metaseg.runs.logs import Selection
 from metaseg.runs.session import RunSession
 from metaseg.runs.state import save_training_state
@@ -255,7 +255,7 @@ class MetaTuning:
         self.optimizer.zero_grad(set_to_none=True)
         # Evaluation mode: no dropout, so that support and query see one network; norm layers are the engine's.
         self.model.eval()
-        own = share(self.fabric, batches)
+        own = own_part(self.fabric, batches)
         with self.fabric.autocast():
             result = self.method.step(self.model, own, self.loss, progress) if own else None
         result = gather_step(self.fabric, result, self.trained)

@@ -15,7 +15,7 @@ from metaseg.adapt.setup import AdaptationSetup
 from metaseg.files import finite_metrics
 from metaseg.inference.predictor import Predictor, mean_dice
 from metaseg.models.checkpoint import save_checkpoint
-from metaseg.models.processes import shared_map
+from metaseg.models.processes import distributed_map
 from metaseg.pictures.charts import write_progress_plot
 from metaseg.runs.logs import CsvLog, EventLog, SelectionLog, read_log
 from metaseg.runs.networks import inherited_rows
@@ -131,7 +131,7 @@ class Watch:
         setup = self.setup
         predictor = Predictor(model, setup.modalities, setup.space, autocast=self.fabric.autocast)
         for domain, store in (("target", self.setup.target), ("source", self.setup.source)):
-            rows = shared_map(self.fabric, predictor.dice, store.cases)
+            rows = distributed_map(self.fabric, predictor.dice, store.cases)
             metrics |= {f"dice/{domain}/{region}": value for region, value in mean_dice(rows).items()}
             self.marks.append(
                 [

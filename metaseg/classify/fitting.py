@@ -27,7 +27,7 @@ from metaseg.metrics.classification import classification_metrics
 from metaseg.models import Classifier, ModelCard, build_classifier
 from metaseg.models.checkpoint import checkpoint_files
 from metaseg.models.parts import freeze, hold_still
-from metaseg.models.processes import several, shared_map
+from metaseg.models.processes import distributed_map, several
 from metaseg.models.weights import finite_output
 from metaseg.runs.folder import is_run
 from metaseg.training.loop import Objective
@@ -182,7 +182,7 @@ def part_metrics(
     if fabric is None or not several(fabric):
         return watched(slice_probabilities(model, slices), slices, part)
     runs = [np.arange(start, min(start + BATCH, len(slices))) for start in range(0, len(slices), BATCH)]
-    found = shared_map(fabric, lambda run: slice_probabilities(model, slices, run), runs)
+    found = distributed_map(fabric, lambda run: slice_probabilities(model, slices, run), runs)
     return watched(np.concatenate(found), slices, part)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 from lightning_fabric import Fabric
 
-from metaseg.cases.case import FailedCase, one_case, raise_failed
+from metaseg.cases.case import FailedCase, raise_failed
 from metaseg.cases.labels import LABEL_SPACES, LabelSpace
 from metaseg.config.segmentation import EvaluateConfig
 from metaseg.errors import RunError, UsageError, recorded_warnings
 from metaseg.inference.case_pictures import KeptPrediction
+from metaseg.inference.each_case import each_case
 from metaseg.inference.evaluation_cases import EvaluationCases, choose_cases, compared_space
 from metaseg.inference.evaluation_files import (
     SAME_QUESTION,
@@ -34,14 +35,14 @@ from metaseg.metrics.cohort_metrics import summarise_cohorts
 from metaseg.metrics.forgetting import change_metrics, domain_metrics
 from metaseg.metrics.metric_tables import print_changes, print_metrics
 from metaseg.models.device import fabric_of, make_fabric
-from metaseg.models.processes import first_of_machine, gather, is_first, share
+from metaseg.models.processes import first_of_machine, gather, is_first
 from metaseg.results import Tabled
 from metaseg.runs.manifest import NOTICE, SYNTHETIC
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.together import together
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import StoredCase, to_space
-from metaseg.terminal import progress
+from metaseg.terminal import Progress
 
 BOOTSTRAP = 1000
 """Resamples of patients for every interval."""
@@ -205,47 +206,39 @@ def _evaluate_cases(
     predictors = {role: Predictor.from_network(network, fabric, tta=config.tta) for role, network in networks.items()}
     drawn = _worst_finished(finished, cases.store, space, config.pictures)
     places = {case.id: place for place, case in enumerate(cases.store)}
-    todo = [case for case in cases.store if case.id not in finished.rows or case.id in drawn]
-    own = share(fabric, todo)
-    done: list[tuple[str, list[dict[str, Any]], list[FailedCase]]] = []
     worst: list[KeptPrediction] = []
     so_far: list[dict[str, Any]] = []
-    with progress("evaluating", len(own) * len(networks)) as bar:
-        for case in own:
-            rows, failed = list[dict[str, Any]](), list[FailedCase]()
-            with one_case(case.id, failed):
-                label = case.native_label()
-                for role, predictor in predictors.items():
-                    if case.id in drawn and role != "after":
-                        continue
-                    predicted = predictor.segment(case).classes
-                    metrics = score_case(case, label, to_space(predicted, known, space, case.id), space, config.surface)
-                    head = {
-                        "network": role,
-                        "cohort": case.cohort,
-                        "case": case.id,
-                        "patient": case.patient,
-                        "trained_on": case.patient in cases.trained,
-                        "synthetic": case.info.synthetic or networks[role].card.synthetic,
-                    }
-                    rows += [head | metric for metric in metrics]
-                    if role == "after":
-                        score = mean_region_dice(metrics, space)
-                        kept = KeptPrediction.of(score, places[case.id], predicted)
-                        worst = sorted([*worst, kept])[: config.pictures]
-                    bar.advance(1, **_mean_so_far(so_far + rows, role, space))
-            if failed:
-                # A case with metrics of one network only would be compared with itself.
-                rows = []
-            elif case.id not in finished.rows:
-                finished.add(case.id, rows)
-            so_far += rows
-            done.append((case.id, rows, failed))
-    everyones = gather(fabric, done)
-    by_case = {case: rows for case, rows, _ in everyones} | finished.rows
-    failures = [failure for _, _, failed in everyones for failure in failed]
-    worst = sorted(kept for part in gather(fabric, [worst]) for kept in part)[: config.pictures]
-    return [row for case in cases.store for row in by_case.get(case.id, ())], failures, worst
+
+    def work(case: StoredCase, label: np.ndarray, bar: Progress) -> tuple[str, list[dict[str, Any]]]:
+        rows: list[dict[str, Any]] = []
+        for role, predictor in predictors.items():
+            if case.id in drawn and role != "after":
+                continue
+            predicted = predictor.segment(case).classes
+            metrics = score_case(case, label, to_space(predicted, known, space, case.id), space, config.surface)
+            head = {
+                "network": role,
+                "cohort": case.cohort,
+                "case": case.id,
+                "patient": case.patient,
+                "trained_on": case.patient in cases.trained,
+                "synthetic": case.info.synthetic or networks[role].card.synthetic,
+            }
+            rows += [head | metric for metric in metrics]
+            if role == "after":
+                kept = KeptPrediction.of(mean_region_dice(metrics, space), places[case.id], predicted)
+                worst[:] = sorted([*worst, kept])[: config.pictures]
+        so_far.extend(rows)
+        bar.advance(0, **_means_so_far(so_far, space))
+        if case.id not in finished.rows:
+            finished.add(case.id, rows)
+        return case.id, rows
+
+    todo = {case.id: case for case in cases.store if case.id not in finished.rows or case.id in drawn}
+    done, failed = each_case(fabric, todo, lambda case: case.native_label(), work, "evaluated")
+    by_case = dict(done) | finished.rows
+    everyones_worst = sorted(kept for part in gather(fabric, [worst]) for kept in part)[: config.pictures]
+    return [row for case in cases.store for row in by_case.get(case.id, ())], failed, everyones_worst
 
 
 def _worst_finished(finished: FinishedCases, store: SliceStore, space: LabelSpace, count: int) -> set[str]:
@@ -282,21 +275,21 @@ def mean_region_dice(metrics: list[dict[str, Any]], space: LabelSpace) -> float:
     return sum(values) / len(values) if values else 1.0
 
 
-def _mean_so_far(rows: list[dict[str, Any]], role: str, space: LabelSpace) -> dict[str, float]:
-    means = {}
-    for region in space.regions:
-        values = [row["dice"] for row in rows if (row["network"], row["target"]) == (role, region)]
-        known = [value for value in values if not math.isnan(value)]
-        if known:
-            means[f"{role if role == 'before' else 'Dice'} {region}"] = sum(known) / len(known)
-    return means
+def _means_so_far(rows: Sequence[Mapping[str, Any]], space: LabelSpace) -> dict[str, float]:
+    """Mean Dice of each region before and after tuning, for the progress bar."""
+    frame = pd.DataFrame(rows)
+    means = frame[frame["target"].isin(list(space.regions))].groupby(["network", "target"], sort=False)["dice"].mean()
+    return {
+        f"{role if role == 'before' else 'Dice'} {region}": float(mean)
+        for (role, region), mean in means.dropna().items()
+    }
 
 
 def _print(
-    cohorts: pd.DataFrame, changes: pd.DataFrame, parent: LoadedNetwork | None, out: Path, synthetic: bool, share: str
+    cohorts: pd.DataFrame, changes: pd.DataFrame, parent: LoadedNetwork | None, out: Path, synthetic: bool, counted: str
 ) -> None:
     mark = f"   ({SYNTHETIC})" if synthetic else ""
-    print_metrics(cohorts[cohorts["network"] == "after"], f"Whole-patient metrics, mean ± sd over {share}cases{mark}")
+    print_metrics(cohorts[cohorts["network"] == "after"], f"Whole-patient metrics, mean ± sd over {counted}cases{mark}")
     if parent is not None:
         print_changes(changes)
         if "source" not in set(changes["domain"]):

@@ -110,7 +110,7 @@ def _warn_of_other_folders(patients: Sequence[str], config: EvaluateConfig, netw
         return
     known = {folder.absolute() for source in _recorded(config, network) for folder in source.data}
     given = {folder.absolute() for folder in config.data}
-    nested = any(one.is_relative_to(other) or other.is_relative_to(one) for one in known for other in given)
+    nested = any(path.is_relative_to(other) or other.is_relative_to(path) for path in known for other in given)
     if known and not nested:
         warn_user(
             f"{len(patients)} cases have names of training patients, but lie in other folders than those trained on: "

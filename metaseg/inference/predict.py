@@ -12,13 +12,14 @@ import pandas as pd
 from lightning_fabric import Fabric
 
 from metaseg import __version__
-from metaseg.cases.case import FailedCase, one_case, raise_failed, record_failed
+from metaseg.cases.case import raise_failed, record_failed
 from metaseg.cases.labels import LABEL_SPACES, LabelSpace
 from metaseg.config.io import asked_for
 from metaseg.config.segmentation import PredictConfig
 from metaseg.errors import recorded_warnings, warnings_so_far
 from metaseg.files import replacing, write_json
 from metaseg.inference.case_pictures import case_heatmap, case_overlay, heat_class
+from metaseg.inference.each_case import each_case
 from metaseg.inference.outputs import (
     description,
     mask_values,
@@ -38,16 +39,14 @@ from metaseg.inference.prediction_jobs import (
 )
 from metaseg.inference.predictor import CaseSegmentation, Predictor, full_probabilities
 from metaseg.models.device import fabric_of, make_fabric
-from metaseg.models.processes import gather, is_first, several, share
+from metaseg.models.processes import is_first, several
 from metaseg.pictures.overlay import write_picture
 from metaseg.results import Tabled
 from metaseg.runs.manifest import NOTICE, SYNTHETIC
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.together import together
-from metaseg.store.prepare_case import UnstoredCase
 from metaseg.store.stored_case import StoredCase
-from metaseg.terminal import progress
-from metaseg.threads import ReadAhead
+from metaseg.terminal import Progress
 
 _MM3_PER_ML = 1000.0
 
@@ -124,30 +123,13 @@ def predict_cases(network: LoadedNetwork, config: PredictConfig, fabric: Fabric 
     if several(fabric):
         # Nobody writes before all have looked whether the files exist.
         fabric.barrier()
-    todo = [job for job in jobs if job.case.id not in {case.case for case in earlier}]
-    own = share(fabric, todo)
+    todo = {job.case.id: job for job in jobs if job.case.id not in {case.case for case in earlier}}
     predictor = Predictor.from_network(network, fabric, tta=config.tta)
     writer = _PredictionWriter(network, config, predictor, settings)
-
-    def read(place: int) -> UnstoredCase:
-        return predictor.prepare(own[place].case)
-
-    outcomes: list[CasePrediction | FailedCase] = []
-    with progress("predicting", len(own)) as bar, ReadAhead(read) as cases:
-        for place, job in enumerate(own):
-            failed: list[FailedCase] = []
-            with one_case(job.case.id, failed):
-                prepared = cases(place, following=range(place + 1, min(place + 2, len(own))))
-                outcomes.append(writer.predict(job, prepared))
-            outcomes += failed
-            for one in failed:
-                bar.note(f"{one.case}: not predicted\n{one.error}")
-            bar.advance()
-    outcomes = gather(fabric, outcomes)
+    found, failed = each_case(fabric, todo, lambda job: predictor.prepare(job.case), writer.predict, "predicted")
     order = {job.case.id: number for number, job in enumerate(jobs)}
-    done = [*earlier, *(one for one in outcomes if isinstance(one, CasePrediction))]
-    done.sort(key=lambda case: order[case.case])
-    failed = unfit + [one for one in outcomes if isinstance(one, FailedCase)]
+    done = sorted([*earlier, *found], key=lambda case: order[case.case])
+    failed = unfit + failed
     for case in done:
         print(_line(case))
     total = len(jobs) + len(unfit)
@@ -171,26 +153,22 @@ def _earlier(
     return earlier
 
 
+@dataclass(frozen=True)
 class _PredictionWriter:
     """Predicts one case after the other and writes their files."""
 
-    def __init__(
-        self,
-        network: LoadedNetwork,
-        config: PredictConfig,
-        predictor: Predictor,
-        settings: dict[str, Any],
-    ) -> None:
-        self.network, self.config, self.predictor, self.settings = network, config, predictor, settings
-        self.space, self.modalities = predictor.space, predictor.modalities
+    network: LoadedNetwork
+    config: PredictConfig
+    predictor: Predictor
+    settings: dict[str, Any]
 
-    def predict(self, job: PredictionJob, case: StoredCase) -> CasePrediction:
+    def predict(self, job: PredictionJob, case: StoredCase, bar: Progress) -> CasePrediction:
         """Predict a case and write its files, the summary last."""
         segmented = self.predictor.segment(case, self._wanted())
         synthetic = self.network.card.synthetic or job.case.synthetic
         if self.config.overwrite or self.config.resume:
             remove_earlier(job, self.config)
-        volumes = region_volumes(segmented.classes, self.space, case)
+        volumes = region_volumes(segmented.classes, self.predictor.space, case)
         try:
             self._write_maps(job, case, segmented, synthetic)
             if self.config.pictures:
@@ -206,8 +184,8 @@ class _PredictionWriter:
     def _wanted(self) -> tuple[int, ...]:
         """Classes whose probabilities are written or drawn."""
         if self.config.probabilities:
-            return tuple(range(self.space.num_classes))
-        return (heat_class(self.space),) if self.config.pictures else ()
+            return tuple(range(self.predictor.space.num_classes))
+        return (heat_class(self.predictor.space),) if self.config.pictures else ()
 
     def _write_maps(self, job: PredictionJob, case: StoredCase, segmented: CaseSegmentation, synthetic: bool) -> None:
         geometry, files = case.info.geometry, job.files
@@ -229,9 +207,11 @@ class _PredictionWriter:
     def _write_pictures(
         self, job: PredictionJob, case: StoredCase, segmented: CaseSegmentation, synthetic: bool
     ) -> None:
-        chance = segmented.kept[heat_class(self.space)]
-        overlay = case_overlay(case, segmented.classes, self.space, self.modalities, synthetic=synthetic)
-        heatmap = case_heatmap(case, chance, self.space, self.modalities, synthetic=synthetic)
+        chance = segmented.kept[heat_class(self.predictor.space)]
+        overlay = case_overlay(
+            case, segmented.classes, self.predictor.space, self.predictor.modalities, synthetic=synthetic
+        )
+        heatmap = case_heatmap(case, chance, self.predictor.space, self.predictor.modalities, synthetic=synthetic)
         write_picture(job.files["overlay"], overlay)
         write_picture(job.files["heatmap"], heatmap)
 
@@ -245,7 +225,8 @@ class _PredictionWriter:
         geometry = stored.info.geometry
         outputs = {self._relative(file): file for kind, file in job.files.items() if kind != "summary"}
         digests = {name: file_digest([file]) for name, file in outputs.items()}
-        own = {name: int(job.scheme.encode(np.array([value]))[0]) for value, name in enumerate(self.space.classes)}
+        classes = self.predictor.space.classes
+        own = dict(zip(classes, job.scheme.encode(np.arange(len(classes))).tolist(), strict=True))
         return {
             "case": job.case.id,
             "synthetic": synthetic,
@@ -255,7 +236,7 @@ class _PredictionWriter:
             "volumes": volumes,
             "label_scheme": job.scheme.name,
             "label_values": own if job.volume else mask_values(job.scheme),
-            "probability_channels": list(self.space.classes) if self.config.probabilities else None,
+            "probability_channels": list(classes) if self.config.probabilities else None,
             "shape": list(geometry.shape),
             "unit": geometry.unit,
             "tta": self.config.tta,

@@ -165,11 +165,11 @@ def _ranking_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str,
 
     classes = probabilities.shape[1]
     auc, precision = np.full(classes, math.nan), np.full(classes, math.nan)
-    for one in range(classes):
-        is_class = labels == one
+    for number in range(classes):
+        is_class = labels == number
         if is_class.any() and not is_class.all():
-            auc[one] = roc_auc_score(is_class, probabilities[:, one])
-            precision[one] = average_precision_score(is_class, probabilities[:, one])
+            auc[number] = roc_auc_score(is_class, probabilities[:, number])
+            precision[number] = average_precision_score(is_class, probabilities[:, number])
     if classes == 2:
         # The same by definition; rounding of 1 - p may tie, or part, two samples in one of both.
         auc[0] = auc[1]
@@ -280,7 +280,7 @@ def weighted_confusion(predicted: np.ndarray, labels: np.ndarray, weights: np.nd
 def weighted_ranking(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """ROC-AUC and average precision of many resamples.
 
-    The AUC is the share of pairs of a positive and a negative sample in which the positive one scores higher, equal
+    The AUC is the fraction of pairs of a positive and a negative sample in which the positive one scores higher, equal
     scores counting half. The average precision is the sum over thresholds of the rise of the recall times the
     precision.
 
@@ -322,7 +322,7 @@ def _weighted_decisions(counts: np.ndarray) -> dict[str, np.ndarray]:
 def _weighted_rankings(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """AUC and average precision of each class against all others, ``(r, c)`` each."""
     classes = probabilities.shape[1]
-    both = [weighted_ranking(probabilities[:, one], labels == one, weights) for one in range(classes)]
+    both = [weighted_ranking(scores, labels == number, weights) for number, scores in enumerate(probabilities.T)]
     auc, precision = (np.stack(values, axis=1) for values in zip(*both, strict=True))
     if classes == 2:
         auc[:, 0] = auc[:, 1]

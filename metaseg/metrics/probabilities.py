@@ -1,4 +1,4 @@
-"""Class probabilities: the checks that all metrics and scores share, and how well they are calibrated.
+"""Class probabilities: the checks of all metrics and scores, and how well they are calibrated.
 
 Calibration says how often a classifier is right when it is so sure (Guo et al. 2017, arXiv:1706.04599).
 """
@@ -104,7 +104,7 @@ class ReliabilityBins:
     Attributes:
         edges: ``(bins + 1,)``, from 0 to 1 in equal steps.
         confidence: Mean confidence in [0, 1] of each bin's samples, ``(bins,)``; NaN in an empty bin.
-        accuracy: Share of each bin's samples that were classified right, ``(bins,)``; NaN in an empty bin.
+        accuracy: Fraction of each bin's samples that were classified right, ``(bins,)``; NaN in an empty bin.
         count: Samples in each bin, ``(bins,)``.
     """
 

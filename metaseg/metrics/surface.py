@@ -52,8 +52,8 @@ def weighted_percentile(distances: np.ndarray, weights: np.ndarray, percent: flo
         One of ``distances``.
     """
     order = np.argsort(distances, kind="stable")
-    share = np.cumsum(weights[order]) / np.sum(weights)
-    position = int(np.searchsorted(share, percent / 100.0))
+    covered = np.cumsum(weights[order]) / np.sum(weights)
+    position = int(np.searchsorted(covered, percent / 100.0))
     return float(distances[order][min(position, len(distances) - 1)])
 
 
@@ -104,14 +104,14 @@ def _planar_hd95(label: np.ndarray, prediction: np.ndarray, spacing: Sequence[fl
     """HD95 over the contours of all slices; both masks hold something in some slice."""
     forth: list[tuple[np.ndarray, np.ndarray]] = []
     back: list[tuple[np.ndarray, np.ndarray]] = []
-    for one, other in zip(label, prediction, strict=True):
-        in_label, in_prediction = bool(one.any()), bool(other.any())
+    for truth, found in zip(label, prediction, strict=True):
+        in_label, in_prediction = bool(truth.any()), bool(found.any())
         if in_label and in_prediction:
-            elements = surface_elements(one, other, spacing)
+            elements = surface_elements(truth, found, spacing)
             forth.append((elements["distances_gt_to_pred"], elements["surfel_areas_gt"]))
             back.append((elements["distances_pred_to_gt"], elements["surfel_areas_pred"]))
         elif in_label or in_prediction:
-            mask = one if in_label else other
+            mask = truth if in_label else found
             lengths = surface_elements(mask, mask, spacing)["surfel_areas_gt"]
             (forth if in_label else back).append((np.full(len(lengths), diagonal), lengths))
     return max(

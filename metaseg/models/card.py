@@ -42,7 +42,7 @@ class ModelCard:
         options: The network's options; JSON values. See :func:`~metaseg.models.segmenters.resolve_options` for networks
             that segment, and :attr:`~metaseg.models.classifier.Classifier.options` for those that classify.
         normalisation: How intensities are prepared for it; JSON values.
-        trained_on: Names of the cohorts, in the order in which they were learned.
+        trained_on: Names of the cohorts, in the order of training.
         synthetic: True if any of them was made of phantoms.
         step: Optimiser steps of the training that made it.
         metrics: Its metrics, such as ``{"Dice/ET": 0.62}``; those not finite are kept as None.
@@ -103,7 +103,7 @@ class ModelCard:
             if space is None or space.num_classes != self.num_classes:
                 raise UsageError(
                     f"a model card has {self.num_classes} classes in the label space '{self.label_space}'",
-                    expected=" or ".join(f"{one.num_classes} in '{name}'" for name, one in LABEL_SPACES.items()),
+                    expected=" or ".join(f"{known.num_classes} in '{name}'" for name, known in LABEL_SPACES.items()),
                 )
         elif not 2 <= len({*self.classes}) == len(self.classes) == self.num_classes:
             raise UsageError(

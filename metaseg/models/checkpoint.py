@@ -182,7 +182,7 @@ def _read_for(task: Task, path: str | Path) -> tuple[dict[str, torch.Tensor], Mo
             expected=expected,
             remedy=told or "take the card that was written with the weights",
         ) from error
-    _require_same({name: one for name, one in described.items() if name != "options"}, tensors, card_file)
+    _require_same({name: shape for name, shape in described.items() if name != "options"}, tensors, card_file)
     return tensors, card
 
 

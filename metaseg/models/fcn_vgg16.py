@@ -65,7 +65,7 @@ class FCN8s(nn.Module):
         in_channels: Number of modalities.
         num_classes: Number of classes with the background.
         fc_channels: Width of fc6 (7 x 7) and fc7 (1 x 1) as convolutions, 4096 in the paper; 0 leaves them out.
-        dropout: Share of the activations dropped after fc6 and fc7 (0.5 in the paper), or of pool5 without them.
+        dropout: Fraction of the activations dropped after fc6 and fc7 (0.5 in the paper), or of pool5 without them.
     """
 
     def __init__(self, in_channels: int, num_classes: int, fc_channels: int = 0, dropout: float = 0.0) -> None:

@@ -26,7 +26,7 @@ from metaseg.models.segmenters import ImageNetWeights, PadToStride, segmenter
 Count = Annotated[int, Field(ge=1)]
 MOST_LAYERS = 64
 """Layers of a level, beyond what anybody trains; a damaged card may ask for a milliard."""
-Share = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 INSTANCE = ("instance", {"affine": True})
 
 
@@ -41,7 +41,7 @@ def unet(
     channels: tuple[Count, ...] = (24, 48, 96, 192, 192),
     strides: tuple[Count, ...] = (2, 2, 2, 2),
     num_res_units: Annotated[int, Field(ge=0, le=MOST_LAYERS)] = 2,
-    dropout: Share = 0.0,
+    dropout: Fraction = 0.0,
 ) -> PadToStride:
     """Build MONAI's ``UNet``: ``channels`` from the top level down, ``strides`` between the levels."""
     if len(channels) < 2 or len(strides) != len(channels) - 1:
@@ -64,7 +64,7 @@ def basic_unet(
     in_channels: int,
     num_classes: int,
     features: tuple[Count, Count, Count, Count, Count, Count] = (32, 32, 64, 128, 256, 32),
-    dropout: Share = 0.0,
+    dropout: Fraction = 0.0,
 ) -> PadToStride:
     """Build MONAI's ``BasicUNet``: ``features`` of the five levels from the top, then of the last layer."""
     net = BasicUNet(2, in_channels, num_classes, features, norm=INSTANCE, dropout=dropout)
@@ -81,7 +81,7 @@ def dynunet(
     num_classes: int,
     filters: Annotated[tuple[Count, ...], Field(min_length=3)] = (32, 64, 128, 256, 512),
     res_block: bool = False,
-    dropout: Share = 0.0,
+    dropout: Fraction = 0.0,
 ) -> PadToStride:
     """Build MONAI's ``DynUNet``: 3 x 3 kernels, ``filters`` per level, each level half the size of the one above."""
     halvings = [2] * (len(filters) - 1)
@@ -111,7 +111,7 @@ def segresnet(
     init_filters: Count = 16,
     blocks_down: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_LAYERS)], ...], Field(min_length=2)] = (1, 2, 2, 4),
     num_groups: Count = 8,
-    dropout: Share = 0.0,
+    dropout: Fraction = 0.0,
 ) -> PadToStride:
     """Build MONAI's ``SegResNet``.
 

@@ -1,10 +1,10 @@
-"""Several processes at one piece of work: who does which share, and how the results come together.
+"""Several processes at one piece of work: who does which part, and how the results come together.
 
 Every process holds the same network and computes the same loss, that of the whole batch; only the network's passes are
-shared out. Losses that pool a batch (Dice over all its pixels) and penalties on the weights so keep their meaning, and
+distributed. Losses that pool a batch (Dice over all its pixels) and penalties on the weights so keep their meaning, and
 the gradient is that of one process, to rounding. With one process everything here does nothing.
 
-Layers whose result depends on the whole batch, for processes that each pass a share of it.
+Layers whose result depends on the whole batch, for processes that each pass a shard of it.
 
 Batch normalisation pools its statistics, and dropout draws one mask for the batch: so several processes compute what
 one does. Other random layers draw the same mask in every process, for its own rows.
@@ -49,7 +49,7 @@ class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Any number of axes."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise ``(share, channel, ...)``."""
+        """Normalise ``(shard, channel, ...)``."""
         if not self.training:
             return super().forward(input)
         values = input.to(torch.promote_types(input.dtype, torch.float32))
@@ -101,14 +101,14 @@ class WholeBatchDropout(nn.modules.dropout._DropoutNd):
     The processes' generators have to stand alike.
 
     Attributes:
-        rows: Where the own share of the batch begins and ends, and the rows of the batch; set before each pass.
+        rows: Where the own shard of the batch begins and ends, and the rows of the batch; set before each pass.
     """
 
     rows: tuple[int, int, int]
     drop: ClassVar[Callable[..., Tensor]] = staticmethod(F.dropout)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Drop values of ``(share, ...)``."""
+        """Drop values of ``(shard, ...)``."""
         if not self.training or not self.p:
             return input
         start, stop, count = self.rows
@@ -149,17 +149,17 @@ def is_first(fabric: Fabric) -> bool:
     return fabric.global_rank == 0
 
 
-def share(fabric: Fabric, items: Sequence[T]) -> list[T]:
+def own_part(fabric: Fabric, items: Sequence[T]) -> list[T]:
     """The items that this process works on: every n-th of n processes."""
     return list(items[fabric.global_rank :: fabric.world_size])
 
 
 def gather(fabric: Fabric, mine: Sequence[T]) -> list[T]:
-    """What all processes made of their :func:`share`, in the order of the items; the same for each.
+    """What all processes made of their :func:`own_part`, in the order of the items; the same for each.
 
     Args:
         fabric: Of this process.
-        mine: One object for each item of the share, of any kind that can be pickled.
+        mine: One object for each item of the part, of any kind that can be pickled.
     """
     if not several(fabric):
         return list(mine)
@@ -169,9 +169,9 @@ def gather(fabric: Fabric, mine: Sequence[T]) -> list[T]:
     return [part[row] for row in range(longest) for part in parts if row < len(part)]
 
 
-def shared_map(fabric: Fabric, function: Callable[[T], Any], items: Sequence[T]) -> list[Any]:
-    """``[function(item) for item in items]``, the items shared out."""
-    return gather(fabric, [function(item) for item in share(fabric, items)])
+def distributed_map(fabric: Fabric, function: Callable[[T], Any], items: Sequence[T]) -> list[Any]:
+    """``[function(item) for item in items]``, the items distributed."""
+    return gather(fabric, [function(item) for item in own_part(fabric, items)])
 
 
 @contextmanager
@@ -185,7 +185,7 @@ def first_of_machine(fabric: Fabric) -> Iterator[None]:
 
 
 def row_bounds(rows: int, processes: int) -> list[int]:
-    """Where the processes' shares of a batch begin, and where the last ends; none is larger than another by two."""
+    """Where the processes' shards of a batch begin, and where the last ends; none is larger than another by two."""
     return [rows * rank // processes for rank in range(processes + 1)]
 
 
@@ -205,24 +205,25 @@ def combine_gradients(fabric: Fabric, parameters: Iterable[Tensor], *, mean: boo
             where no process has one: optimisers leave such a parameter alone, weight decay included.
         mean: Divide by the number of processes, as :class:`WholeBatch` wants it.
     """
-    learned = [parameter for parameter in parameters if parameter.requires_grad]
-    if not several(fabric) or not learned:
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    if not several(fabric) or not trainable:
         return
-    known = learned[0].new_tensor([parameter.grad is not None for parameter in learned])
-    parts = [torch.zeros_like(one) if one.grad is None else one.grad for one in learned]
+    known = trainable[0].new_tensor([parameter.grad is not None for parameter in trainable])
+    parts = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in trainable]
     flat = torch.cat([known, *(part.reshape(-1) for part in parts)])
     distributed.all_reduce(flat)
-    present, flat = flat[: len(learned)].tolist(), flat[len(learned) :]
+    present, flat = flat[: len(trainable)].tolist(), flat[len(trainable) :]
     if mean:
         flat /= fabric.world_size
-    for parameter, count, values in zip(learned, present, flat.split([one.numel() for one in learned]), strict=True):
+    sizes = [tensor.numel() for tensor in trainable]
+    for parameter, count, values in zip(trainable, present, flat.split(sizes), strict=True):
         parameter.grad = values.view_as(parameter).clone() if count else None
 
 
 class WholeBatch(nn.Module):
-    """A network whose logits are those of the whole batch, although this process passes its own share of it alone.
+    """A network whose logits are those of the whole batch, although this process passes its own shard of it alone.
 
-    Backward hands the own share its gradient times the number of processes. Gradients of terms that every process
+    Backward hands the own shard its gradient times the number of processes. Gradients of terms that every process
     computes, such as penalties, come once from each: in the mean over processes both are those of one process.
 
     Args:
@@ -266,7 +267,7 @@ class WholeBatch(nn.Module):
 
 
 class _GatherRows(torch.autograd.Function):
-    """All processes' rows, one share after the other."""
+    """All processes' rows, one shard after the other."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, bounds: list[int], rank: int) -> Tensor:
@@ -279,14 +280,14 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_rows(own: Tensor, bounds: Sequence[int]) -> Tensor:
-    """Rows ``(batch, ...)`` of all processes' shares ``(share, ...)``; without gradient.
+    """Rows ``(batch, ...)`` of all processes' shards ``(shard, ...)``; without gradient.
 
     Args:
-        own: The own share, of as many rows as ``bounds`` says.
+        own: The own shard, of as many rows as ``bounds`` says.
         bounds: See :func:`row_bounds`.
     """
     sizes = [stop - start for start, stop in pairwise(bounds)]
-    # Collectives want equal shapes: shares are filled up to the longest.
+    # Collectives want equal shapes: shards are filled up to the longest.
     padded = F.pad(own.detach(), [0] * (2 * own.dim() - 1) + [max(sizes) - len(own)]).contiguous()
     parts = [torch.empty_like(padded) for _ in sizes]
     distributed.all_gather(parts, padded)

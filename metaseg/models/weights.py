@@ -74,7 +74,7 @@ class WeightReport:
         skipped: ``(name, shape in the file, shape in the model)`` of those that do not fit; the model's values stay.
         missing: Tensors of the model that the file lacks; the model's values stay.
         unexpected: Tensors of the file that the model lacks.
-        share: Share of the model's parameters, by count, that were loaded, 0 to 1.
+        fraction: Of the model's parameters, by count, that were loaded, 0 to 1.
         notes: What else was done on loading.
     """
 
@@ -84,14 +84,14 @@ class WeightReport:
     skipped: tuple[tuple[str, Shape, Shape], ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    share: float
+    fraction: float
     notes: tuple[str, ...] = ()
 
     def lines(self, limit: int = 6) -> list[str]:
         """The report for people; of each list at most ``limit`` entries are shown."""
         total = len(self.loaded) + len(self.skipped) + len(self.missing)
         # Rounded down, so that 100 % means all of them.
-        percent = math.floor(self.share * 1000) / 10
+        percent = math.floor(self.fraction * 1000) / 10
         lines = [f"loaded {len(self.loaded)} of {total} tensors ({percent} % of the parameters) from {self.origin}"]
         lines += [f"  {note}" for note in self.notes]
         lines += [f"  spread over the modalities: {name}" for name in self.adapted]
@@ -219,7 +219,7 @@ def load_weights(
     Args:
         model: Changed in place; keeps its number type and device.
         source: A file, see :func:`read_tensors`, or tensors by name.
-        min_loaded: Least share of the model's parameters, by count, that must fit, 0 to 1.
+        min_loaded: Least fraction of the model's parameters, by count, that must fit, 0 to 1.
         adapt_input: Spread a first convolution over the model's modalities with :func:`inflate_input`.
         origin: What to call the source in report and messages.
 
@@ -253,7 +253,7 @@ def load_weights(
         skipped=tuple(skipped),
         missing=tuple(name for name in own if name not in given),
         unexpected=tuple(unexpected),
-        share=fitted / max(sum(parameters.values()), 1),
+        fraction=fitted / max(sum(parameters.values()), 1),
     )
     _require(report, fitting, min_loaded)
     with torch.no_grad():
@@ -283,7 +283,7 @@ def _is_input_kernel(model: nn.Module, own: torch.Tensor, given: torch.Tensor) -
 
 
 def _require(report: WeightReport, fitting: Mapping[str, torch.Tensor], min_loaded: float) -> None:
-    if report.share < min_loaded:
+    if report.fraction < min_loaded:
         raise DataError(
             "the weights do not fit the network: " + "\n".join(report.lines(limit=3)),
             where=report.origin,

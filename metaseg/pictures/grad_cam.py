@@ -49,7 +49,7 @@ def grad_cam(
         return np.zeros((0, *images.shape[2:]), dtype=np.float32)
     with torch.inference_mode(False), torch.enable_grad():
         network = _measured_copy(model)
-        place = next((one.device for one in network.parameters()), images.device)
+        place = next((parameter.device for parameter in network.parameters()), images.device)
         # A copy, since no gradient passes through tensors of the inference mode; with a gradient, so that one reaches
         # every layer.
         inputs = images.detach().to(place, torch.float32, copy=True).contiguous()
@@ -169,11 +169,11 @@ def _maps(network: nn.Module, images: Tensor, layer: str, classes: np.ndarray) -
     cam = GradCAM(network, layer, postprocessing=lambda maps: maps)
     heats = np.zeros((len(images), *images.shape[2:]), dtype=np.float32)
     # A class at a time: given a class for each image, MONAI would add up the scores of all of them for every image.
-    for one in np.unique(classes):
-        chosen = np.flatnonzero(classes == one)
+    for number in np.unique(classes):
+        chosen = np.flatnonzero(classes == number)
         part = images[torch.from_numpy(chosen).to(images.device)]
         try:
-            found = cam(part, class_idx=int(one))
+            found = cam(part, class_idx=int(number))
         except (KeyError, IndexError) as error:
             raise ValueError(f"the logits do not depend on layer {layer}") from error
         heats[chosen] = found[:, 0].detach().cpu().numpy()

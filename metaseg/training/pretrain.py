@@ -15,7 +15,7 @@ from metaseg.config.segmentation import PretrainConfig
 from metaseg.errors import recorded_warnings
 from metaseg.inference.predictor import Predictor, mean_dice
 from metaseg.models import ModelCard, build_segmenter, resolve_options
-from metaseg.models.processes import shared_map
+from metaseg.models.processes import distributed_map
 from metaseg.models.segmenters import plugin_of
 from metaseg.results import Tabled, metrics_table
 from metaseg.runs.folder import RunFolder
@@ -191,7 +191,7 @@ def _validation(job: _Pretraining, fabric: Fabric, log: EventLog) -> Validate:
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:
         predictor = Predictor(model, modalities, space, autocast=fabric.autocast)
-        rows = shared_map(fabric, predictor.dice, job.val.cases)
+        rows = distributed_map(fabric, predictor.dice, job.val.cases)
         metrics = mean_dice(rows)
         if metrics:
             log_overlay(log, "val", model, job.val.cases[0], modalities, space, step)

@@ -70,7 +70,7 @@ def test_imagenet_weights_give_torchvisions_own_logits(hub: Path, name: str) -> 
     with torch.no_grad():
         torch.testing.assert_close(ours.input(scores), preset(colours), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(ours(scores), theirs(preset(colours)), rtol=1e-4, atol=1e-4)
-    assert reports[0].share == 1
+    assert reports[0].fraction == 1
     assert "intensities of the images it was pretrained on" in "\n".join(reports[0].lines())
 
 

@@ -173,13 +173,13 @@ def test_parameter_without_gradient_stays_without(threads):
 
 @pytest.mark.parametrize("items", [0, 1, 2, 7])
 def test_gathered_results_are_in_the_items_order(threads, items):
-    for found in threads(3).run(lambda fabric: processes.shared_map(fabric, str, range(items))):
+    for found in threads(3).run(lambda fabric: processes.distributed_map(fabric, str, range(items))):
         assert found == [str(item) for item in range(items)]
 
 
 def test_one_process_is_left_alone():
     fabric = make_fabric("cpu", "32-true")
-    assert processes.shared_map(fabric, str, [1, 2]) == ["1", "2"]
+    assert processes.distributed_map(fabric, str, [1, 2]) == ["1", "2"]
     parameter = nn.Parameter(torch.ones(2))
     processes.combine_gradients(fabric, [parameter], mean=True)
     assert parameter.grad is None

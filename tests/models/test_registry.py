@@ -213,7 +213,7 @@ def test_resnet_weights_reach_monais_fcn(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(ours.bn0.weight, theirs.bn1.weight)
     assert torch.equal(ours.layer4[2].conv3.weight, theirs.layer4[2].conv3.weight)
     encoder = sum(value.numel() for name, value in theirs.named_parameters() if not name.startswith("fc."))
-    assert reports[0].share == pytest.approx(encoder / count_parameters(model))
+    assert reports[0].fraction == pytest.approx(encoder / count_parameters(model))
     assert not reports[0].unexpected
     assert not reports[0].skipped
 

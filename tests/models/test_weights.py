@@ -32,7 +32,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_wrappers_prefixes_do_not_matter(prefix: str) -> None:
     source, model = unet(seed=1), unet(seed=2)
     report = load_weights(model, {prefix + key: value for key, value in source.net.state_dict().items()})
-    assert report.share == 1
+    assert report.fraction == 1
     assert (report.skipped, report.missing, report.unexpected) == ((), (), ())
     assert equal(model.state_dict(), source.state_dict())
 
@@ -40,7 +40,7 @@ def test_wrappers_prefixes_do_not_matter(prefix: str) -> None:
 def test_a_bare_monai_network_is_loaded_and_loads() -> None:
     model = unet(seed=1)
     bare = UNet(2, 2, 3, **UNET, num_res_units=2, norm=("instance", {"affine": True}))
-    assert load_weights(bare, model.state_dict()).share == 1
+    assert load_weights(bare, model.state_dict()).fraction == 1
     assert equal(bare.state_dict(), model.net.state_dict())
 
 
@@ -57,7 +57,7 @@ def test_another_number_of_classes_leaves_the_head_fresh_and_says_so() -> None:
     assert "does not fit, starts fresh" in text
     assert report.skipped[0][0] in text
     fitted = sum(value.numel() for name, value in model.named_parameters() if name not in names)
-    assert report.share == pytest.approx(fitted / sum(value.numel() for value in model.parameters()))
+    assert report.fraction == pytest.approx(fitted / sum(value.numel() for value in model.parameters()))
 
 
 def test_another_number_of_modalities_is_skipped_unless_adapted() -> None:
@@ -70,7 +70,7 @@ def test_another_number_of_modalities_is_skipped_unless_adapted() -> None:
     model = unet(seed=2)
     report = load_weights(model, source.state_dict(), adapt_input=True)
     assert set(report.adapted) == entries
-    assert report.share == 1
+    assert report.fraction == 1
     grey = torch.randn(1, 1, 16, 16)
     torch.testing.assert_close(model(grey.expand(-1, 2, -1, -1)), source(grey.expand(-1, 4, -1, -1)))
 
