@@ -19,7 +19,8 @@ from metaseg.adapt.setup import AdaptationSetup, Shot
 from metaseg.cases.labels import LabelSpace
 from metaseg.errors import UsageError
 from metaseg.runs.logs import Selection
-from metaseg.sampling import class_balanced_draw, group_support_query, tumour_slices
+from metaseg.sampling import class_balanced_draw, tumour_slices
+from metaseg.sampling.tasks import group_support_query
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import StoredCase
 from metaseg.training.augment import Augmentation

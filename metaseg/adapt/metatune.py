@@ -49,24 +49,18 @@ from metaseg.sampling.tasks import CasePlan, Step
 from metaseg.store.stored_case import StoredCase
 from metaseg.threads import ReadAhead
 from metaseg.training.augment import Augmentation
-from metaseg.training.loop import Loss, diverged, require_finite_weights
-from metaseg.training.optimization import AveragedModel, build_optimizer, learning_rate
+from metaseg.training.loop import diverged, require_finite_weights
+from metaseg.training.optimization import AveragedModel, DiceCrossEntropy, build_optimizer, learning_rate
 
 RATES = "--inner-learning-rate or --outer-learning-rate"
 
 
 @recorded_warnings()
-def run_metatune(
-    config: MetatuneConfig, *, network: nn.Module | None = None, loss: Loss | None = None
-) -> AdaptationResult:
+def run_metatune(config: MetatuneConfig) -> AdaptationResult:
     """Meta-tune a pretrained network to a new disease.
 
     Args:
         config: All settings; see :class:`~metaseg.config.segmentation.MetatuneConfig`.
-        network: Tune this network in place of the one that ``config.from_run`` names; see
-            :func:`~metaseg.adapt.setup.prepare_setup`.
-        loss: Minimise this in place of cross-entropy and soft Dice: takes logits ``(batch, class, height, width)`` and
-            classes ``(batch, height, width)``, gives the mean over the slices as a scalar.
 
     Raises:
         DataError: The data cannot be used.
@@ -80,7 +74,7 @@ def run_metatune(
     config = resolve_defaults(config)
     if config.precision == "16-mixed":
         raise UsageError("16-mixed cannot scale meta-gradients", remedy="use --precision bf16-mixed or 32-true")
-    return run_adaptation(config, _tune, config.replay != "none", network, loss)
+    return run_adaptation(config, _tune, config.replay != "none")
 
 
 def _tune(session: RunSession, setup: AdaptationSetup) -> None:
@@ -163,7 +157,7 @@ class MetaTuning:
         self.predictor = Predictor(self.model, setup.modalities, setup.space, autocast=fabric.autocast)
         self.interpolation = Interpolation(self.model, config.interpolation or 1.0)
         self.averaged = AveragedModel(self.model, config.ema) if config.ema else None
-        self.loss = setup.loss_on(fabric, config)
+        self.loss = DiceCrossEntropy(setup.space, config.recall_weight).to(fabric.device)
         self.augmentation = Augmentation(config.augment or "none")
         self.threshold = parse_threshold(config.threshold)
         sizes = (config.support_size, config.query_size)
@@ -200,7 +194,7 @@ class MetaTuning:
             plan = self._plan(shot, pool, round_)
             self.order_scores.planned(pool, plan)
             taken: set[int] = set()
-            steps = plan[: self.config.rescore_every or len(plan)]
+            steps = plan.steps[: self.config.rescore_every or len(plan)]
             for step in steps:
                 if self.finished:
                     break

@@ -18,7 +18,7 @@ from metaseg.config.segmentation import NaivetuneConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.files import replacing
 from metaseg.runs.session import RunSession
-from metaseg.training.loop import LoopPlan, LoopState, Loss, fit
+from metaseg.training.loop import LoopPlan, LoopState, fit
 from metaseg.training.optimization import build_optimizer, learning_rate
 
 
@@ -55,15 +55,11 @@ class _Listener:
 
 
 @recorded_warnings()
-def run_naivetune(
-    config: NaivetuneConfig, *, network: nn.Module | None = None, loss: Loss | None = None
-) -> AdaptationResult:
+def run_naivetune(config: NaivetuneConfig) -> AdaptationResult:
     """Fine-tune a pretrained network on few target patients.
 
     Args:
         config: All settings; see :class:`~metaseg.config.segmentation.NaivetuneConfig`.
-        network: As of :func:`~metaseg.adapt.metatune.run_metatune`.
-        loss: As of :func:`~metaseg.adapt.metatune.run_metatune`.
 
     Raises:
         DataError: The data cannot be used.
@@ -72,7 +68,7 @@ def run_naivetune(
         TrainingError: The loss became non-finite.
     """
     config, info = resolve_defaults(config), find_method(config.method, "plain")
-    return run_adaptation(config, _tune, info.needs_source == "always", network, loss)
+    return run_adaptation(config, _tune, info.needs_source == "always")
 
 
 def _tune(session: RunSession, setup: AdaptationSetup) -> None:

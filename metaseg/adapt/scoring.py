@@ -28,7 +28,8 @@ from metaseg.inference.predictor import Predictor
 from metaseg.models.checkpoint import ModelCard
 from metaseg.models.processes import combine_gradients, gather, row_bounds, several
 from metaseg.runs.networks import load_network
-from metaseg.sampling import ORDERS, Exp3S, Pool, band_chances, difficulty_bands, slice_dice, slice_preferences
+from metaseg.sampling import ORDERS, Pool, slice_dice
+from metaseg.sampling.scheduler import Exp3S, band_chances, difficulty_bands, slice_preferences
 from metaseg.sampling.tasks import CasePlan
 from metaseg.store.stored_case import StoredCase
 from metaseg.training.loop import Loss

@@ -11,15 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from lightning_fabric import Fabric
-from torch import nn
 
 from metaseg.cases.labels import LABEL_SPACES, WHOLE_LESION, LabelSpace
 from metaseg.cases.splits import Split
 from metaseg.config.segmentation import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, UsageError
-from metaseg.models.card import ModelCard
 from metaseg.results import Tabled, metrics_table
 from metaseg.runs.folder import RUNS, RunFolder
 from metaseg.runs.networks import Inputs, LoadedNetwork, load_network, newest_run
@@ -28,8 +24,6 @@ from metaseg.sampling import tumour_slices
 from metaseg.store.prepare import open_cases, phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import StoredCase, share_cache
-from metaseg.training.loop import Loss
-from metaseg.training.optimization import DiceCrossEntropy
 from metaseg.training.pretrain import open_pretraining_data, run_pretrain
 from metaseg.training.source import absent_cases
 
@@ -59,7 +53,6 @@ class AdaptationSetup:
         source: Source cases that are watched; none that the network was trained on.
         source_cases: Source cases that a method may draw from, empty where it asked for none; no watched patient's.
         inputs: All that was read to make it.
-        loss: What is minimised in place of cross-entropy and soft Dice; None for these.
     """
 
     network: LoadedNetwork
@@ -69,7 +62,6 @@ class AdaptationSetup:
     source: SliceStore
     source_cases: SliceStore = field(default_factory=lambda: SliceStore(()))
     inputs: Inputs = field(default_factory=Inputs)
-    loss: Loss | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -94,22 +86,13 @@ class AdaptationSetup:
         """Digest of all data that is read."""
         return self.cases.fingerprint
 
-    def loss_on(self, fabric: Fabric, config: AdaptOptions) -> Loss:
-        """The loss, on the device."""
-        loss = self.loss or DiceCrossEntropy(self.space, config.recall_weight)
-        return fabric.to_device(loss) if isinstance(loss, nn.Module) else loss
 
-
-def prepare_setup(
-    config: AdaptOptions, draws_from_source: bool = False, network: nn.Module | None = None
-) -> AdaptationSetup:
+def prepare_setup(config: AdaptOptions, draws_from_source: bool = False) -> AdaptationSetup:
     """Load the network, draw the shots and choose what is watched; a run that goes on keeps those that it recorded.
 
     Args:
         config: The verb's settings.
         draws_from_source: The method draws from the source's training cases.
-        network: A network to adapt in place of the one that the settings name. It takes ``config.modalities`` and gives
-            logits of the classes of a label space.
 
     Raises:
         DataError: The data cannot be used, or have other labels or modalities than the network.
@@ -117,52 +100,19 @@ def prepare_setup(
         RunError: There is no such run, or the run to resume began with other data or another network.
     """
     inputs = Inputs.of(config)
-    if network is None:
-        config = replace(config, from_run=config.from_run or inputs.parent or run_to_tune(config))
+    config = replace(config, from_run=config.from_run or inputs.parent or run_to_tune(config))
     inputs.take_files(config)
-    loaded = load_network(str(config.from_run)) if network is None else _given_network(config, network)
-    loaded.warn_if_patients_unknown()
-    space = LABEL_SPACES[loaded.card.label_space]
-    store = inputs.take("data", _open_target(config, loaded)).labelled()
+    network = load_network(str(config.from_run))
+    network.warn_if_patients_unknown()
+    space = LABEL_SPACES[network.card.label_space]
+    store = inputs.take("data", _open_target(config, network)).labelled()
     _check_labels(store, space)
-    everything = inputs.take("source", open_source(config, loaded))
-    parts = _recorded_parts(config, inputs, store, everything) or _drawn_parts(config, loaded, store, everything)
-    kept = cases_to_draw_from(config, loaded, everything) if draws_from_source else SliceStore(())
-    setup = AdaptationSetup(loaded, space, *parts, source_cases=kept, inputs=inputs)
+    everything = inputs.take("source", open_source(config, network))
+    parts = _recorded_parts(config, inputs, store, everything) or _drawn_parts(config, network, store, everything)
+    kept = cases_to_draw_from(config, network, everything) if draws_from_source else SliceStore(())
+    setup = AdaptationSetup(network, space, *parts, source_cases=kept, inputs=inputs)
     inputs.check_fingerprint(setup.fingerprint)
     return setup
-
-
-def _given_network(config: AdaptOptions, network: nn.Module) -> LoadedNetwork:
-    """A network in memory with its card.
-
-    Raises:
-        UsageError: Another network is named, its modalities are not, or its classes are those of no label space.
-    """
-    if config.from_run is not None or not config.modalities:
-        wrong = "and another one by from_run" if config.from_run else "without its modalities"
-        raise UsageError(
-            f"a network is given in Python {wrong}",
-            expected="network with modalities, in the order in which it takes them, and no from_run",
-        )
-    with torch.no_grad():
-        logits = network.eval()(torch.zeros(1, len(config.modalities), 64, 64))
-    spaces = [space for space in LABEL_SPACES.values() if space.num_classes == logits.shape[1]]
-    if not spaces:
-        raise UsageError(
-            f"the network tells {logits.shape[1]} classes apart",
-            expected=" or ".join(f"{space.num_classes} ({space.name})" for space in LABEL_SPACES.values()),
-        )
-    kind = type(network)
-    card = ModelCard(
-        name=f"{kind.__module__}:{kind.__qualname__}",
-        in_channels=len(config.modalities),
-        num_classes=logits.shape[1],
-        modalities=config.modalities,
-        label_space=spaces[0].name,
-        normalisation={"image_size": config.image_size},
-    )
-    return LoadedNetwork(network, card, Path(card.name), None)
 
 
 _WatchedParts = tuple[tuple[Shot, ...], SliceStore, SliceStore]
@@ -424,8 +374,6 @@ def run_adaptation(
     config: AdaptOptions,
     tune: Callable[[RunSession, AdaptationSetup], None],
     draws_from_source: bool,
-    network: nn.Module | None = None,
-    loss: Loss | None = None,
 ) -> AdaptationResult:
     """Run one adaptation, or say that it is finished.
 
@@ -433,8 +381,6 @@ def run_adaptation(
         config: The verb's settings.
         tune: Does the work inside the run folder.
         draws_from_source: The method draws from the source's training cases.
-        network: As of :func:`prepare_setup`.
-        loss: What is minimised in place of cross-entropy and soft Dice.
 
     Raises:
         DataError: The data cannot be used.
@@ -444,7 +390,7 @@ def run_adaptation(
     """
 
     def prepare() -> AdaptationSetup:
-        setup = replace(prepare_setup(config, draws_from_source, network), loss=loss)
+        setup = prepare_setup(config, draws_from_source)
         share_cache(setup.cases, config.cache_gb)
         return setup
 

@@ -3,21 +3,11 @@
 Pure functions on arrays with a ``numpy.random.Generator`` passed in: no torch, no files, no global randomness.
 """
 
-from metaseg.sampling.active_orders import (
-    NEEDS,
-    STRATEGIES,
-    Candidates,
-    Ranking,
-    Strategy,
-    highest_first,
-    rank_candidates,
-    register_strategy,
-)
 from metaseg.sampling.balance import class_balanced_draw, foreground_epoch
-from metaseg.sampling.decompose import SIDES, THRESHOLD_RULES, Decomposition, Side, decompose, tumour_slices
-from metaseg.sampling.orders import ORDERS, Order, order_slices, register_order
+from metaseg.sampling.decompose import decompose, tumour_slices
+from metaseg.sampling.orders import ORDERS, order_slices, register_order
 from metaseg.sampling.pool import Pool
-from metaseg.sampling.scheduler import Exp3S, band_chances, difficulty_bands, slice_preferences
+from metaseg.sampling.scheduler import Exp3S
 from metaseg.sampling.scores import (
     aift_score,
     aift_scores,
@@ -33,37 +23,32 @@ from metaseg.sampling.scores import (
     slice_entropy,
     trim,
 )
-from metaseg.sampling.tasks import CasePlan, Step, Task, group_support_query, pair_support_query, plan_case
+from metaseg.sampling.strategies import (
+    STRATEGIES,
+    Candidates,
+    Ranking,
+    highest_first,
+    rank_candidates,
+    register_strategy,
+)
+from metaseg.sampling.tasks import pair_support_query, plan_case
 
 __all__ = [
-    "NEEDS",
     "ORDERS",
-    "SIDES",
     "STRATEGIES",
-    "THRESHOLD_RULES",
     "Candidates",
-    "CasePlan",
-    "Decomposition",
     "Exp3S",
-    "Order",
     "Pool",
     "Ranking",
-    "Side",
-    "Step",
-    "Strategy",
-    "Task",
     "aift_score",
     "aift_scores",
     "bald_score",
     "band",
-    "band_chances",
     "class_balanced_draw",
     "committee_score",
     "decompose",
-    "difficulty_bands",
     "draw_from_band",
     "foreground_epoch",
-    "group_support_query",
     "highest_first",
     "least_confidence",
     "margin_score",
@@ -77,7 +62,6 @@ __all__ = [
     "share_count",
     "slice_dice",
     "slice_entropy",
-    "slice_preferences",
     "trim",
     "tumour_slices",
 ]

@@ -1,7 +1,4 @@
-"""Decomposition of a case into learned and unlearned tasks (Han et al. 2018, Algorithm 1, line 4).
-
-Which axial slices of a case are used at all: about 25 with tumour in Han et al. 2018.
-"""
+"""Which slices of a case are used, and their decomposition into learned and unlearned tasks (Han et al. 2018)."""
 
 from __future__ import annotations
 

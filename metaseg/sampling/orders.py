@@ -99,50 +99,7 @@ def ascending(pool: Pool, score: np.ndarray) -> IntArray:
     return np.lexsort((pool.index, score))
 
 
-@register_order(
-    "active",
-    needs=("dice",),
-    help="farthest first: learned slices from the best Dice down, unlearned from the worst up (Han 2018)",
-)
-def _active(pool: Pool, rng: np.random.Generator) -> IntArray:
-    return ascending(pool, _toward_threshold("active", pool))
-
-
-@register_order("passive", aliases=("random",), help="a seeded shuffle (Han 2018)")
-def _passive(pool: Pool, rng: np.random.Generator) -> IntArray:
-    return pool.by_index()[rng.permutation(len(pool))]
-
-
-@register_order(
-    "reverse",
-    needs=("dice",),
-    help="the mirror of active: on both sides the slices nearest to the threshold first, then away from it",
-)
-def _reverse(pool: Pool, rng: np.random.Generator) -> IntArray:
-    return ascending(pool, -_toward_threshold("reverse", pool))
-
-
-@register_order(
-    "unlearned-only",
-    needs=("dice",),
-    help="as active, with the unlearned slices alone",
-    sides=("unlearned",),
-)
-def _unlearned_only(pool: Pool, rng: np.random.Generator) -> IntArray:
-    return ascending(pool, _toward_threshold("unlearned-only", pool))
-
-
-@register_order(
-    "learned-only",
-    needs=("dice",),
-    help="as active, with the learned slices alone",
-    sides=("learned",),
-)
-def _learned_only(pool: Pool, rng: np.random.Generator) -> IntArray:
-    return ascending(pool, _toward_threshold("learned-only", pool))
-
-
-def _toward_threshold(name: str, pool: Pool) -> FloatArray:
+def _distance_keys(name: str, pool: Pool) -> FloatArray:
     """Keys that ascend from the slice farthest from the threshold to the nearest."""
     if pool.side is None:
         raise UsageError(
@@ -151,6 +108,31 @@ def _toward_threshold(name: str, pool: Pool) -> FloatArray:
         )
     dice = pool.score("dice")
     return -dice if pool.side == "learned" else dice
+
+
+def _register_farthest_first(name: str, help: str, sides: tuple[Side, ...] = SIDES, direction: int = 1) -> None:
+    register_order(name, needs=("dice",), help=help, sides=sides)(
+        lambda pool, rng: ascending(pool, direction * _distance_keys(name, pool))
+    )
+
+
+_register_farthest_first(
+    "active", "farthest first: learned slices from the best Dice down, unlearned from the worst up (Han 2018)"
+)
+
+
+@register_order("passive", aliases=("random",), help="a seeded shuffle (Han 2018)")
+def _passive(pool: Pool, rng: np.random.Generator) -> IntArray:
+    return pool.by_index()[rng.permutation(len(pool))]
+
+
+_register_farthest_first(
+    "reverse",
+    "the mirror of active: on both sides the slices nearest to the threshold first, then away from it",
+    direction=-1,
+)
+_register_farthest_first("unlearned-only", "as active, with the unlearned slices alone", sides=("unlearned",))
+_register_farthest_first("learned-only", "as active, with the learned slices alone", sides=("learned",))
 
 
 @register_order("hardest", needs=("dice",), help="from the worst Dice up")

@@ -1,15 +1,4 @@
-"""Scores of slices: how well the network segments a slice, and how unsure it is of it.
-
-Bands of a ranking: drop its ends, or keep what lies between two shares (Hao et al. 2021).
-
-Class probabilities as distributions: the check that all scores share, and how far apart several of them are.
-
-How unsure a classifier is of an image: scores of one prediction, and of several of the same image.
-
-The score of AIFT: entropy and diversity of a sample's augmented patches (Zhou et al. 2017).
-
-The score of a committee of networks: how unsure its members are, and how far apart (Hao et al. 2021).
-"""
+"""Scores of slices: how well a network segments them and how unsure it is of them; and parts of a ranking by scores."""
 
 from __future__ import annotations
 
@@ -108,6 +97,9 @@ def require_finite(what: str, values: np.ndarray) -> None:
         )
 
 
+# Parts of a ranking: without its ends, or between two fractions of it (Hao et al. 2021).
+
+
 def share_count(total: int, share: float) -> int:
     """How many of ``total`` a share is: ``total * share``, rounded, halves up.
 
@@ -195,6 +187,9 @@ def draw_from_band(
             remedy=f"ask for fewer, or drop less than {drop_top:g} at the top and {drop_bottom:g} at the bottom",
         )
     return rng.permutation(rest)[:count]
+
+
+# How unsure a classifier is of an image: scores of one prediction, and of several of the same image.
 
 
 def as_distributions(probabilities: np.ndarray, *axes: str) -> FloatArray:

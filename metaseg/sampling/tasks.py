@@ -1,17 +1,13 @@
-"""The plan of a case: which tasks every meta-step takes (Han et al. 2018, Algorithm 1).
-
-Support and query: the slices of the inner and of the outer loop (Han et al. 2018, Algorithm 1, line 2).
-"""
+"""The plan of a case: which tasks every meta-step takes, each of support and query (Han et al. 2018, Algorithm 1)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 
-from metaseg.sampling.decompose import Decomposition, Side, decompose
+from metaseg.sampling.decompose import SIDES, Decomposition, Side, decompose
 from metaseg.sampling.orders import ORDERS, order_slices
 from metaseg.sampling.pool import Pool
 from metaseg.sampling.scores import IntArray
@@ -86,8 +82,8 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class CasePlan(Sequence[Step]):
-    """The meta-steps of one case, in sequence; a sequence of :class:`Step`.
+class CasePlan:
+    """The meta-steps of one case, in sequence.
 
     Attributes:
         steps: The steps. None where no side that is drawn from has slices for a whole task.
@@ -104,14 +100,8 @@ class CasePlan(Sequence[Step]):
     def __len__(self) -> int:
         return len(self.steps)
 
-    @overload
-    def __getitem__(self, position: int) -> Step: ...
-
-    @overload
-    def __getitem__(self, position: slice) -> tuple[Step, ...]: ...
-
-    def __getitem__(self, position: int | slice) -> Step | tuple[Step, ...]:
-        return self.steps[position]
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
 
 
 def plan_case(
@@ -146,8 +136,7 @@ def plan_case(
         The plan. It may hold no step where slices are few, as with two slices, one on each side.
 
     Raises:
-        UsageError: The case has fewer than two slices, order or threshold are not understood, or the order is for
-            classification.
+        UsageError: The case has fewer than two slices, or order or threshold are not understood.
         ValueError: A size or ``tasks_per_step`` is below 1.
     """
     if tasks_per_step < 1:
@@ -156,10 +145,10 @@ def plan_case(
     wanted = ORDERS.get(order).sides
     sides: list[list[Task]] = []
     draws: dict[Side, tuple[int, ...]] = {}
-    for kind, positions in _sides(split):
+    for kind in SIDES:
         if kind not in wanted:
             continue
-        side = pool.take(positions, side=kind)
+        side = pool.take(getattr(split, kind), side=kind)
         drawn = np.asarray(side.index)[order_slices(order, side, rng)]
         draws[kind] = tuple(drawn.tolist())
         groups = group_support_query(drawn, support_size, query_size)
@@ -168,7 +157,3 @@ def plan_case(
     steps = tuple(Step(tuple(task for side in sides for task in side[k : k + tasks_per_step])) for k in rounds)
     used = {place for side in sides for task in side for place in (*task.support, *task.query)}
     return CasePlan(steps, split, tuple(sorted(set(np.asarray(pool.index).tolist()) - used)), draws)
-
-
-def _sides(split: Decomposition) -> tuple[tuple[Side, np.ndarray], tuple[Side, np.ndarray]]:
-    return ("learned", split.learned), ("unlearned", split.unlearned)

@@ -153,7 +153,7 @@ class TestAdaptive:
         assert pool.score("preference").tolist() == [0.25] * 4
         plan = plan_case(pool, "adaptive", rng=np.random.default_rng(0))
         adaptive.planned(pool, plan)
-        learned, unlearned = plan[0].tasks
+        learned, unlearned = plan.steps[0].tasks
         # Loss of the learned query 1 -> 0, of the unlearned one 9 -> 4.
         images = torch.zeros(1, 1, 2, 2)
         batches = [TaskBatch(images, images, images, torch.full((1, 2, 2), label)) for label in (1.0, 3.0)]
@@ -175,7 +175,7 @@ class TestAdaptive:
         plan = plan_case(pool, "adaptive", rng=np.random.default_rng(0))
         adaptive.planned(pool, plan)
         image = torch.zeros(1, 1, 2, 2)
-        for tasks in ([], [(plan[0].tasks[0].query, TaskBatch(image, image, image, image))]):
+        for tasks in ([], [(plan.steps[0].tasks[0].query, TaskBatch(image, image, image, image))]):
             with adaptive.rewarding(model, tasks):
                 pass
             assert adaptive.state_dict() == {"weights": [0.0] * BANDS, "history": []}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaseg.sampling import group_support_query, pair_support_query
+from metaseg.sampling.tasks import group_support_query, pair_support_query
 
 
 def test_neighbours_alternate_and_an_odd_last_one_is_left_over():

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from metaseg.sampling import Exp3S, Pool, band_chances, difficulty_bands, order_slices, slice_preferences
-from metaseg.sampling.scheduler import rescale_reward
+from metaseg.sampling import Exp3S, Pool, order_slices
+from metaseg.sampling.scheduler import band_chances, difficulty_bands, rescale_reward, slice_preferences
 
 
 def play(bandit: Exp3S, means: list[float], rounds: int, rng: np.random.Generator) -> None:

@@ -24,7 +24,6 @@ from metaseg.errors import UsageError
 from metaseg.models import build_segmenter
 from metaseg.models.device import make_fabric
 from metaseg.models.parts import head_modules
-from metaseg.training.optimization import DiceCrossEntropy
 
 CLASSES = SUBREGIONS.num_classes
 UNET: dict[str, Any] = {"channels": (4, 8), "strides": (2,)}
@@ -42,7 +41,7 @@ def batch(size: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
 
 def build(method: str, **settings: Any) -> Any:
     config = NaivetuneConfig(method=method, **settings)
-    setup = SimpleNamespace(loss_on=lambda fabric, config: DiceCrossEntropy(SUBREGIONS, config.recall_weight))
+    setup = SimpleNamespace(space=SUBREGIONS)
     return find_method(method).build(config, setup, make_fabric("cpu", "32-true"))
 
 

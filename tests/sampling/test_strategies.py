@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from metaseg.errors import UsageError
 from metaseg.sampling import (
-    NEEDS,
     STRATEGIES,
     Candidates,
     Ranking,
@@ -16,6 +15,7 @@ from metaseg.sampling import (
     rank_candidates,
     register_strategy,
 )
+from metaseg.sampling.strategies import NEEDS
 
 
 def ranked(name: str, features: np.ndarray, labelled: np.ndarray | None = None, *, wanted=None, seed=0) -> list[int]:

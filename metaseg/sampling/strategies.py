@@ -63,10 +63,6 @@ class Candidates:
     wanted: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def given(self, *names: str) -> dict[str, Any]:
-        """Those of the named settings that are given."""
-        return {name: self.settings[name] for name in names if name in self.settings}
-
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
@@ -160,12 +156,11 @@ def _check_output(name: str, need: str, candidates: Candidates) -> None:
     axes = NEEDS[need]
     if need not in candidates.outputs:
         raise UsageError(f"strategy '{name}' needs '{need}'", expected=f"an array ({', '.join(axes)})")
-    values = candidates.outputs[need]
-    sizes = dict(zip(axes, np.shape(values), strict=False))
-    if np.ndim(values) != len(axes) or sizes.get("slices", candidates.count) != candidates.count:
-        expected = ", ".join(axes).replace("slices", str(candidates.count), need != "labelled_features")
-        raise ValueError(f"'{need}' has shape {np.shape(values)}, expected ({expected})")
-    require_finite(f"'{need}'", np.moveaxis(values, axes.index("slices"), 0) if "slices" in sizes else values)
+    values = np.asarray(candidates.outputs[need])
+    place = axes.index("slices") if "slices" in axes else 0
+    if values.ndim != len(axes) or ("slices" in axes and values.shape[place] != candidates.count):
+        raise ValueError(f"'{need}' has shape {values.shape}, expected ({', '.join(axes)}), {candidates.count} slices")
+    require_finite(f"'{need}'", np.moveaxis(values, place, 0))
 
 
 def highest_first(scores: FloatArray) -> Ranking:
@@ -183,45 +178,40 @@ def _random(candidates: Candidates, rng: np.random.Generator) -> Ranking:
     return Ranking(rng.permutation(candidates.count))
 
 
-@register_strategy(
-    "entropy", needs=("probabilities",), help="the most unsure first, by predictive entropy (Lewis 1994)"
+def _register_score(name: str, need: str, score: Callable[[np.ndarray], FloatArray], help: str) -> None:
+    """Enter a strategy that scores each slice by one output."""
+    register_strategy(name, needs=(need,), help=help)(
+        lambda candidates, rng: highest_first(score(candidates.outputs[need]))
+    )
+
+
+_register_score(
+    "entropy", "probabilities", predictive_entropy, "the most unsure first, by predictive entropy (Lewis 1994)"
 )
-def _entropy(candidates: Candidates, rng: np.random.Generator) -> Ranking:
-    return highest_first(predictive_entropy(candidates.outputs["probabilities"]))
-
-
-@register_strategy(
+_register_score(
     "margin",
-    needs=("probabilities",),
-    help="the smallest lead of the likeliest class over the next first (Scheffer 2001)",
+    "probabilities",
+    margin_score,
+    "the smallest lead of the likeliest class over the next first (Scheffer 2001)",
 )
-def _margin(candidates: Candidates, rng: np.random.Generator) -> Ranking:
-    return highest_first(margin_score(candidates.outputs["probabilities"]))
-
-
-@register_strategy(
-    "least-confidence", needs=("probabilities",), help="the least probable likeliest class first (Lewis 1994)"
+_register_score(
+    "least-confidence",
+    "probabilities",
+    least_confidence,
+    "the least probable likeliest class first (Lewis 1994)",
 )
-def _least_confidence(candidates: Candidates, rng: np.random.Generator) -> Ranking:
-    return highest_first(least_confidence(candidates.outputs["probabilities"]))
-
-
-@register_strategy(
+_register_score(
     "bald",
-    needs=("dropout",),
-    help="the most disagreement among passes with dropout, or members of an ensemble, first (Houlsby 2011, Gal 2017)",
+    "dropout",
+    bald_score,
+    "the most disagreement among passes with dropout, or members of an ensemble, first (Houlsby 2011, Gal 2017)",
 )
-def _bald(candidates: Candidates, rng: np.random.Generator) -> Ranking:
-    return highest_first(bald_score(candidates.outputs["dropout"]))
-
-
-@register_strategy(
+_register_score(
     "committee",
-    needs=("committee",),
-    help="the most entropy of a committee's members and divergence between them first (Hao 2021)",
+    "committee",
+    committee_score,
+    "the most entropy of a committee's members and divergence between them first (Hao 2021)",
 )
-def _committee(candidates: Candidates, rng: np.random.Generator) -> Ranking:
-    return highest_first(committee_score(candidates.outputs["committee"]))
 
 
 def _check_diversity(settings: Mapping[str, Any]) -> None:
@@ -235,34 +225,21 @@ def _check_diversity(settings: Mapping[str, Any]) -> None:
         )
 
 
-def _by_aift(candidates: Candidates, **terms: float) -> Ranking:
-    given = candidates.given("lambda_entropy", "lambda_diversity", "patch_fraction")
-    return highest_first(aift_scores(candidates.outputs["patches"], **(given | terms)))
+def _register_aift(name: str, help: str, **terms: float) -> None:
+    """Enter AIFT with some of its terms left out."""
+
+    def rank(candidates: Candidates, rng: np.random.Generator) -> Ranking:
+        names = ("lambda_entropy", "lambda_diversity", "patch_fraction")
+        given = {name: candidates.settings[name] for name in names if name in candidates.settings}
+        return highest_first(aift_scores(candidates.outputs["patches"], **(given | terms)))
+
+    check = None if "lambda_diversity" in terms else _check_diversity
+    register_strategy(name, needs=("patches",), check=check, help=help)(rank)
 
 
-@register_strategy(
-    "aift",
-    needs=("patches",),
-    check=_check_diversity,
-    help="the most entropy and diversity over an image's augmented patches first (Zhou 2017)",
-)
-def _aift(candidates: Candidates, rng: np.random.Generator) -> Ranking:
-    return _by_aift(candidates)
-
-
-@register_strategy("aift-entropy", needs=("patches",), help="as aift, by the entropy of the patches alone")
-def _aift_entropy(candidates: Candidates, rng: np.random.Generator) -> Ranking:
-    return _by_aift(candidates, lambda_diversity=0.0)
-
-
-@register_strategy(
-    "aift-diversity",
-    needs=("patches",),
-    check=_check_diversity,
-    help="as aift, by the diversity of the patches alone",
-)
-def _aift_diversity(candidates: Candidates, rng: np.random.Generator) -> Ranking:
-    return _by_aift(candidates, lambda_entropy=0.0)
+_register_aift("aift", "the most entropy and diversity over an image's augmented patches first (Zhou 2017)")
+_register_aift("aift-entropy", "as aift, by the entropy of the patches alone", lambda_diversity=0.0)
+_register_aift("aift-diversity", "as aift, by the diversity of the patches alone", lambda_entropy=0.0)
 
 
 @register_strategy(
