@@ -7,11 +7,11 @@ imported when it runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from metaseg.config.classification import (
     ClassifyActiveConfig,
@@ -118,14 +118,18 @@ class Verb:
         config: Any = load_config(self.config, file, given)
         return named_after(config, file) if self.kind == STUDY else config
 
+    def load(self) -> Callable[[Any], Any]:
+        """The function that does it; importing it takes seconds where torch is not loaded yet."""
+        module, _, function = self.function.partition(":")
+        return cast(Callable[[Any], Any], getattr(import_module(module), function))
+
     def run(self, config: Config) -> Any:
         """Do it.
 
         Raises:
             MetasegError: As from its function.
         """
-        module, _, function = self.function.partition(":")
-        return getattr(import_module(module), function)(config)
+        return self.load()(config)
 
 
 VERBS: tuple[Verb, ...] = (

@@ -13,6 +13,7 @@ import typer
 
 from metaseg.cli.help import PlainCommand, PlainGroup
 from metaseg.cli.messages import messages
+from metaseg.cli.output import do_and_give, loading
 from metaseg.config.classification import ACTIVE, TRANSFER
 from metaseg.config.fields import FieldDescription
 from metaseg.config.options import ADAPT, DATA, METHOD, MODEL, OUT, RUN, TRAIN
@@ -57,11 +58,12 @@ def make_command(verb: Verb, fields: Sequence[FieldDescription]) -> Callable[...
     """A function with one parameter for each of some settings of a verb, as typer wants it."""
 
     def command(**given: Any) -> None:
-        file = given.pop("config_file")
-        run_verb(verb, file, {name: value for name, value in given.items() if value not in (None, [], ())})
+        file, quiet, as_json = (given.pop(name) for name in ("config_file", "quiet", "as_json"))
+        settings = {name: value for name, value in given.items() if value not in (None, [], ())}
+        run_verb(verb, file, settings, quiet=quiet, as_json=as_json)
 
     ordered = sorted(fields, key=lambda field: (not field.argument, _panel_rank(field.panel)))
-    parameters = [_config_parameter(verb), *map(option_for, ordered)]
+    parameters = [_config_parameter(verb), *map(option_for, ordered), *_output_parameters()]
     # typer reads the signature for order and defaults and the annotations for types, and help.py which are rare.
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -70,7 +72,9 @@ def make_command(verb: Verb, fields: Sequence[FieldDescription]) -> Callable[...
     return command
 
 
-def run_verb(verb: Verb, file: Path | None, overrides: dict[str, Any]) -> None:
+def run_verb(
+    verb: Verb, file: Path | None, overrides: dict[str, Any], *, quiet: bool = False, as_json: bool = False
+) -> None:
     """Gather the settings and do the verb; every error becomes one message."""
     with messages(flag.flag for flag in verb.fields):
         from metaseg.errors import UsageError
@@ -85,7 +89,10 @@ def run_verb(verb: Verb, file: Path | None, overrides: dict[str, Any]) -> None:
                 expected=f"a YAML file with settings of 'metaseg {verb.words}'",
                 remedy="put it right after the verb, before the options",
             )
-        verb.run(verb.settings(file, overrides))
+        settings = verb.settings(file, overrides)
+        with loading():
+            do = verb.load()
+        do_and_give(lambda: do(settings), quiet=quiet, as_json=as_json)
 
 
 def spelled_out(words: Sequence[str]) -> list[str]:
@@ -136,6 +143,12 @@ def _panel_rank(panel: str) -> int:
     return PANEL_ORDER.index(panel) if panel in PANEL_ORDER else len(PANEL_ORDER) - 2
 
 
+def _output_parameters() -> list[inspect.Parameter]:
+    quiet = typer.Option("--quiet", help="Print nothing but warnings and errors.")
+    as_json = typer.Option("--json", help="Print the result as JSON, and all else on standard error.")
+    return [_keyword("quiet", bool, quiet, False), _keyword("as_json", bool, as_json, False)]
+
+
 def _config_parameter(verb: Verb) -> inspect.Parameter:
     text = "YAML file of settings; options on the command line win over it."
     if verb.file_argument:
@@ -173,9 +186,9 @@ def _metavar(field: FieldDescription) -> str:
     return METAVARS.get(field.annotation, "TEXT")
 
 
-def _keyword(name: str, annotation: Any, info: Any) -> inspect.Parameter:
+def _keyword(name: str, annotation: Any, info: Any, default: Any = None) -> inspect.Parameter:
     kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, kind, default=None, annotation=Annotated[annotation, info])
+    return inspect.Parameter(name, kind, default=default, annotation=Annotated[annotation, info])
 
 
 def _matching(choices: tuple[str, ...]) -> Callable[[str], list[str]]:

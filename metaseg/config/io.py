@@ -230,13 +230,7 @@ def _prepare(field: FieldDescription, value: Any) -> Any:
     if field.element is not None:
         return _prepare_tuple(field, value)
     if field.is_mapping and isinstance(value, str):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise UsageError(
-                f"'{field.option}' is '{value[:200]}', which is no JSON: {error}",
-                expected='a JSON object such as {"name": 3}, in single quotes for the shell',
-            ) from None
+        return _read_mapping(field, value)
     if annotation is Path and isinstance(value, str | Path):
         return _path(field, value)
     if annotation is str and value == "" and not field.argument:
@@ -249,6 +243,16 @@ def _prepare(field: FieldDescription, value: Any) -> Any:
     if annotation in (int, float) and isinstance(value, bool):
         raise _wrong(field, value)
     return value
+
+
+def _read_mapping(field: FieldDescription, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"'{field.option}' is '{text[:200]}', which is no JSON: {error}",
+            expected='a JSON object such as {"name": 3}, in single quotes for the shell',
+        ) from None
 
 
 def _prepare_tuple(field: FieldDescription, value: Any) -> Any:

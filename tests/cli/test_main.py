@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -427,3 +428,14 @@ def test_signals_keep_the_run(tmp_path: Path, number: signal.Signals, code: int)
     assert "metaseg pretrain --out r --resume" in error
     assert "Traceback" not in error
     assert RunFolder.open(tmp_path / "r").state.status == "stopped"
+
+
+def test_quiet_and_json_are_options_of_every_verb(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    act(monkeypatch, lambda config: print("a word") or {"epochs": config.epochs})
+    code, out, error = call("pretrain", "--epochs", "3", "--json")
+    assert (code, json.loads(out), error) == (0, {"epochs": 3}, "a word\n")
+    assert call("pretrain", "--quiet") == (0, "", "")
+    for verb in VERBS:
+        text = call(*verb.words.split(), "--help")[1]
+        assert "--quiet" in text
+        assert "--json" in text
