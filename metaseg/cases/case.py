@@ -1,7 +1,6 @@
 """The case: one patient's images, label and geometry, read only when asked for.
 
-A case that fails while others go on becomes a :class:`FailedCase`: each is named, and the verb that met one ends with
-an error.
+A case that fails while others continue becomes a :class:`FailedCase`: each is named, and the verb ends with an error.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ class Case:
         label: The outline, or None.
         scheme: What the label's numbers mean.
         grade: Grade or class where known, such as ``"HGG"`` or ``"glioma"``.
-        site: Centre or scanner where the name tells it, such as ``"CBICA"``.
+        site: Centre or scanner where the name says so, such as ``"CBICA"``.
         synthetic: True for phantoms; everything made from them says so.
         format: Name of the reader that found it.
         extra: What else its reader knows, such as ``session`` and ``split`` of a table.
@@ -250,7 +249,7 @@ class FailedCase:
 
 @contextlib.contextmanager
 def one_case(case: str, failed: list[FailedCase] | None = None) -> Iterator[None]:
-    """Do something with a case; name it where memory is short, and go on with others where that is asked for.
+    """Do something with a case; name it where memory is short, and continue with others if asked to.
 
     Args:
         case: Its id.
@@ -278,7 +277,7 @@ def record_failed(folder: Path, failed: Sequence[FailedCase]) -> None:
     """Keep in ``metaseg-failed.json`` which cases the last call did not do; without any, the file goes."""
     file = folder / FAILED_NAME
     if failed:
-        write_json(file, {"failed": [one.to_json() for one in failed]})
+        write_json(file, {"failed": [failure.to_json() for failure in failed]})
     elif file.exists():
         file.unlink()
 
@@ -297,10 +296,10 @@ def raise_failed(failed: Sequence[FailedCase], total: int, done: str) -> None:
     if total == 1 and failed:
         raise failed[0].error
     if failed:
-        named = [f"{one.case} ({one.error.found})" for one in failed[:_SHOWN]]
+        named = [f"{failure.case} ({failure.error.found})" for failure in failed[:_SHOWN]]
         more = [f"and {len(failed) - _SHOWN} more"] if len(failed) > _SHOWN else []
         raise DataError(
             f"{len(failed)} of {total} cases could not be {done}: " + "; ".join(named + more),
             where=failed[0].error.where if len(failed) == 1 else None,
-            remedy="mend them or leave them out ('metaseg data check' tells more); the others are done",
+            remedy="mend them or leave them out ('metaseg data check' says more); the others are done",
         )

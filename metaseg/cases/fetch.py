@@ -189,7 +189,7 @@ def _continue(url: str, part: Path, advance: _Advance) -> None:
 
 
 def _served_range(response: requests.Response) -> tuple[int, int | None]:
-    """First byte that the response holds and the whole file's size, where the server tells it."""
+    """First byte that the response holds and the whole file's size, where the server says."""
     match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", response.headers.get("Content-Range", ""))
     if match:
         return int(match[1] or 0), int(match[2])

@@ -75,10 +75,10 @@ _MOST_PACKED = 1100
 
 
 def require_possible(claimed: int, held: int, path: Path) -> None:
-    """Refuse a header that speaks of more than a file of its size can hold, in whichever way it is compressed.
+    """Refuse a header that promises more than a file of its size can hold, however it is compressed.
 
     Args:
-        claimed: Bytes, or voxels, that the header speaks of.
+        claimed: Bytes, or voxels, that the header promises.
         held: Size of the file, in bytes.
         path: The file.
 
@@ -176,7 +176,7 @@ def _decompress(content: bytes, most: int, make: Callable[[], Any]) -> bytes:
         parts.append(part)
         left -= len(part)
         if left < 0:
-            raise ValueError(f"it unpacks to more than {most:,} bytes, which its header does not speak of")
+            raise ValueError(f"it unpacks to more than {most:,} bytes, more than its header promises")
         if not decompressor.eof:
             raise EOFError("it is cut off")
         # gzip files may be padded with zeros.

@@ -117,7 +117,7 @@ def require_axes(affine: np.ndarray, path: Path, told_by: str) -> None:
     Args:
         affine: The matrix (4, 4).
         path: The file.
-        told_by: What of its header tells the matrix.
+        told_by: What in its header gives the matrix.
 
     Raises:
         DataError: It is not finite, or cannot be inverted.

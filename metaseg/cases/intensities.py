@@ -2,7 +2,7 @@
 
 Networks know a background of exactly 0. Files hold 0 there, another constant (-1024, 255, the negative number that
 z-scoring leaves), what resampling leaves of 0, or the noise of air around a head with its skull. Preparation and the
-dataset check ask :func:`find_background`, which tells head and background apart by what stands on the border.
+dataset check ask :func:`find_background`, which separates head and background by what lies on the border.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ def spoiled_file(array: np.ndarray, files: Sequence[Path]) -> Path:
 
 BackgroundKind = Literal["zero", "constant", "noise", "none", "unclear"]
 
-_MIN_SHARE = 0.05
-"""Share of the border that a constant background fills at least: heads may touch most of a tight crop."""
+_MIN_FRACTION = 0.05
+"""Fraction of the border that a constant background fills at least: heads may touch most of a tight crop."""
 _NEAR = 0.02
-"""Values this close to a constant, as a share of the image's range, speak for noise rather than for tissue."""
+"""Values this close to a constant, as a fraction of the image's range, suggest noise rather than tissue."""
 _DEVIATIONS = 5.0
 """Noise ends so many standard deviations from its level; beyond lies one in 20,000 voxels of air."""
 _FAINT = 1e-3
-"""Share of the image's range below which nothing is tissue: what is left of 0 after resampling."""
+"""Fraction of the image's range below which nothing is tissue: what is left of 0 after resampling."""
 _FAINT_RIM = 0.01
 """The same for noise: up to here a hole in the tissue can be told from dark tissue, and is left open."""
 _DARK = 0.03
@@ -93,7 +93,7 @@ class Background:
 
     Attributes:
         kind: ``"zero"`` and ``"constant"`` are one value, ``"noise"`` spreads about a level, ``"none"`` means that
-            tissue fills the volume, and ``"unclear"`` that tissue and noise cannot be told apart.
+            tissue fills the volume, and ``"unclear"`` that tissue and noise cannot be distinguished.
         level: The value, or the middle of the noise.
         tolerance: How far noise goes from its level.
         inside: What is not background, ``(slices, height, width)``.
@@ -125,18 +125,18 @@ def find_background(image: np.ndarray) -> Background:
     """
     sample, border = _thinned(image), _border(image)
     scale = _range(sample, float(np.median(border)))
-    constant = _constant(border, scale, _MIN_SHARE)
+    constant = _constant(border, scale, _MIN_FRACTION)
     if constant is not None:
         return _around_constant(image, constant)
     level, tolerance = _noise(border, scale)
-    share = _share_beyond(_middle(image), level, tolerance)
-    if share >= 0.5:
+    fraction = _fraction_beyond(_middle(image), level, tolerance)
+    if fraction >= 0.5:
         return _in_noise(image, np.ones(image.shape, dtype=bool), level, tolerance, scale)
     if _constant(sample, scale, 0.01) == 0:
         return Background("zero", 0.0, 0.0, image != 0)
     # A narrow border that much of the image differs from may be the air around a head that lies to one side.
-    apart = tolerance <= 0.35 * scale and _share_beyond(sample, level, tolerance) >= 0.01
-    kind: BackgroundKind = "unclear" if apart or share >= 0.25 else "none"
+    apart = tolerance <= 0.35 * scale and _fraction_beyond(sample, level, tolerance) >= 0.01
+    kind: BackgroundKind = "unclear" if apart or fraction >= 0.25 else "none"
     return Background(kind, level, tolerance, np.ones(image.shape, dtype=bool))
 
 
@@ -163,7 +163,7 @@ def _around_constant(image: np.ndarray, level: float) -> Background:
         within = sample[_thinned(found.inside)]
         second = _constant(rim, scale, 0.8)
         # What fills nearly all is a head of one value.
-        if second is not None and _MIN_SHARE <= np.mean(within == second) < 0.98:
+        if second is not None and _MIN_FRACTION <= np.mean(within == second) < 0.98:
             found = Background("constant", second, 0.0, found.inside & (image != second))
             continue
         middle, tolerance = _noise(rim, scale)
@@ -171,9 +171,9 @@ def _around_constant(image: np.ndarray, level: float) -> Background:
         # The rim of a brain without skull may be dark and narrow, too: only what is plainly noise is taken for it.
         if tolerance > 0.25 * _range(within, middle):
             break
-        if 1 - _share_beyond(within, middle, tolerance) < (_MIN_SHARE if faint else 0.3):
+        if 1 - _fraction_beyond(within, middle, tolerance) < (_MIN_FRACTION if faint else 0.3):
             break
-        if _share_beyond(_middle(image), middle, tolerance) < 0.9:
+        if _fraction_beyond(_middle(image), middle, tolerance) < 0.9:
             break
         return _in_noise(image, found.inside, middle, tolerance, scale)
     return found if found.kind == "zero" else _without_blend(image, found)
@@ -196,8 +196,8 @@ def _thinned(image: np.ndarray) -> np.ndarray:
     return image[::step, ::step, ::step]
 
 
-def _share_beyond(values: np.ndarray, level: float, tolerance: float) -> float:
-    """Share of the values that lie further than ``tolerance`` from ``level``."""
+def _fraction_beyond(values: np.ndarray, level: float, tolerance: float) -> float:
+    """Fraction of the values that lie further than ``tolerance`` from ``level``."""
     return float(np.mean(np.abs(values.astype(np.float64) - level) > tolerance))
 
 
@@ -232,17 +232,17 @@ def _range(sample: np.ndarray, level: float) -> float:
 
 
 def _constant(values: np.ndarray, scale: float, least: float) -> float | None:
-    """The value that at least a share of ``least`` has and that few come near to, or None."""
+    """The value that at least a fraction of ``least`` has and that few come near to, or None."""
     middle = np.partition(values, values.size // 2, axis=None)[values.size // 2] if values.size else np.nan
-    share = float(np.mean(values == middle))
-    if share < 0.5:
+    fraction = float(np.mean(values == middle))
+    if fraction < 0.5:
         different, counts = np.unique(values, return_counts=True)
-        middle, share = different[counts.argmax()], float(counts.max()) / values.size
-    if share < least:
+        middle, fraction = different[counts.argmax()], float(counts.max()) / values.size
+    if fraction < least:
         return None
     whole = bool(np.all(values == np.rint(values)))
-    near = float(np.mean(np.abs(values - middle) <= max(_NEAR * scale, float(whole)))) - share
-    return float(middle) if near < 0.25 * share else None
+    near = float(np.mean(np.abs(values - middle) <= max(_NEAR * scale, float(whole)))) - fraction
+    return float(middle) if near < 0.25 * fraction else None
 
 
 def _noise(values: np.ndarray, scale: float) -> tuple[float, float]:
@@ -283,7 +283,7 @@ def _in_noise(image: np.ndarray, where: np.ndarray, level: float, tolerance: flo
 
 
 def _ringing(image: np.ndarray, level: float, tolerance: float, scale: float) -> float:
-    """How far a spline swings about the background beside a sharp edge; 0 where nothing speaks for it.
+    """How far a spline swings about the background beside a sharp edge; 0 where nothing suggests it.
 
     It swings below the background as well as above it, where tissue is on one side alone.
     """

@@ -150,7 +150,7 @@ class LabelScheme:
         return f"see what the data's documentation says, and give {choices}" if choices else "correct the label"
 
     def knows(self, found: np.ndarray) -> bool:
-        """Whether all values may stand in a file of this convention."""
+        """Whether all values may occur in a file of this convention."""
         return all(value in self.values or (self.others is not None and value > 0) for value in found)
 
     def encode(self, classes: np.ndarray) -> np.ndarray:

@@ -98,7 +98,7 @@ MOST_SESSIONS = 6
 
 
 def patient_of(name: str) -> str:
-    """The patient in a case's name: the name without what tells the session.
+    """The patient in a case's name: the name without the session.
 
     A name in which no session is recognised, or of which nothing would be left, names the patient itself.
     """
@@ -190,7 +190,7 @@ def patients_of(
     if table is not None and unnamed:
         warn_user(
             f"{len(unnamed)} of {len(cases)} cases are not in the table of patients: {some(unnamed)}; "
-            "their names tell the patient",
+            "their names identify the patient",
             where=None if where is None else str(where),
             remedy="add them to the table",
         )

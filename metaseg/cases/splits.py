@@ -60,7 +60,7 @@ def split_problems(
     for patient, places in seen.items():
         if len(places) > 1:
             listed = "; ".join(f"{part}: {', '.join(ids)}" for part, ids in places.items())
-            yield SplitProblem("patient-split", f"patient {patient} stands in {listed}", next(iter(places.values()))[0])
+            yield SplitProblem("patient-split", f"patient {patient} is in {listed}", next(iter(places.values()))[0])
     other = [
         case for case, patient in told.items() if patients.get(case, patient) not in (patient, patient_of(patient))
     ]
@@ -97,7 +97,7 @@ class Split:
 
     Attributes:
         seed: Seed it was drawn with.
-        stratify: Property of the cases whose shares are alike in all parts, or None.
+        stratify: Property of the cases whose fractions are alike in all parts, or None.
         parts: Part name to case ids. The parts of a cross-validation are ``"fold-0"``, ``"fold-1"`` and so on.
         patients: Case id to patient, for every case of the parts.
 
@@ -149,7 +149,7 @@ class Split:
 
         Raises:
             UsageError: There is no such part, or it holds none of the cases.
-            DataError: Two cases have one id, a patient of the data stands in two parts, or a case is absent.
+            DataError: Two cases have one id, a patient of the data is in two parts, or a case is absent.
         """
         if part not in self.parts:
             error = unknown_name("part of the split", part, self.parts)
@@ -176,7 +176,7 @@ class Split:
         return chosen
 
     def _check_patients(self, patients: Mapping[str, str]) -> None:
-        """Compare the split with the data's patients: sessions, or a table, may tell more than when it was made."""
+        """Compare the split with the data's patients: sessions may be known now that were not when it was made."""
         for problem in split_problems(self.parts, patients, self.patients):
             if problem.kind in ("patient-split", "split-patients"):
                 raise DataError(
@@ -239,11 +239,11 @@ def make_split(
 
     Args:
         cases: The cases.
-        parts: Part name to share of the patients (shares sum to 1), or to number of patients (whole numbers that sum to
-            the number of patients). Default: train 0.7, val 0.15, test 0.15.
+        parts: Part name to fraction of the patients (they sum to 1), or to number of patients (they sum to that of all
+            patients). Default: train 0.7, val 0.15, test 0.15.
         folds: Number of folds of a cross-validation, instead of ``parts``.
         seed: Seed of the draw.
-        stratify: Property whose shares are kept alike in all parts as far as whole patients allow.
+        stratify: Property whose fractions are kept alike in all parts as far as whole patients allow.
 
     Returns:
         A split in which every case is in one part, and no part is empty.
@@ -258,7 +258,7 @@ def make_split(
     in_parts: dict[str, list[str]] = {name: [] for name in wanted}
     taken = dict.fromkeys(wanted, 0)
     for position, patient in enumerate(_shuffled_by_stratum(patients, stratify, rng), start=1):
-        # The part that is furthest behind its share takes the next patient, within each stratum as over all.
+        # The part that is furthest behind its due takes the next patient, within each stratum as over all.
         behind = {
             name: position * count / len(patients) - taken[name]
             for name, count in wanted.items()
@@ -283,7 +283,7 @@ def _check_parts(parts: Mapping[str, Sequence[str]], patients: Mapping[str, str]
         for case_id in cases:
             if case_id in part_of_case:
                 raise DataError(
-                    f"case {case_id} is there twice: in '{part_of_case[case_id]}' and '{part}'",
+                    f"case {case_id} is listed twice: in '{part_of_case[case_id]}' and '{part}'",
                     expected="every case once",
                     remedy="make a new split",
                 )
@@ -321,22 +321,22 @@ def _shuffled_by_stratum(
 
 
 def _patients_per_part(parts: Mapping[str, float] | None, folds: int | None, patients: int) -> dict[str, int]:
-    """Number of patients per part: the shares by largest remainder, at least one each."""
-    shares = _shares(parts, folds)
-    if patients < len(shares):
+    """Number of patients per part: the fractions by largest remainder, at least one each."""
+    fractions = _fractions(parts, folds)
+    if patients < len(fractions):
         raise DataError(
-            f"{patients} patients cannot fill {len(shares)} parts ({', '.join(shares)})",
+            f"{patients} patients cannot fill {len(fractions)} parts ({', '.join(fractions)})",
             expected="at least one patient per part",
             remedy="use fewer parts or more patients",
         )
-    if all(isinstance(share, int) for share in shares.values()):
-        if sum(shares.values()) != patients:
+    if all(isinstance(fraction, int) for fraction in fractions.values()):
+        if sum(fractions.values()) != patients:
             raise UsageError(
-                f"the parts ask for {sum(shares.values())} patients, the data has {patients}",
-                remedy="give numbers that sum to the number of patients, or shares that sum to 1",
+                f"the parts ask for {sum(fractions.values())} patients, the data has {patients}",
+                remedy="give numbers that sum to the number of patients, or fractions that sum to 1",
             )
-        return {name: int(share) for name, share in shares.items()}
-    exact = {name: share * patients for name, share in shares.items()}
+        return {name: int(fraction) for name, fraction in fractions.items()}
+    exact = {name: fraction * patients for name, fraction in fractions.items()}
     # The small tolerance keeps 0.6 * 335 = 200.99999999999997 at 201.
     counts = {name: max(1, int(value + 1e-9)) for name, value in exact.items()}
     while sum(counts.values()) != patients:
@@ -346,24 +346,24 @@ def _patients_per_part(parts: Mapping[str, float] | None, folds: int | None, pat
     return counts
 
 
-def _shares(parts: Mapping[str, float] | None, folds: int | None) -> Mapping[str, float]:
+def _fractions(parts: Mapping[str, float] | None, folds: int | None) -> Mapping[str, float]:
     if folds is not None:
         if parts is not None:
             raise UsageError("both parts and folds are given", expected="one of them")
         if folds < 2:
             raise UsageError(f"{folds} folds are asked for", expected="at least 2")
         return {f"fold-{index}": 1 / folds for index in range(folds)}
-    shares = DEFAULT_PARTS if parts is None else parts
-    whole = all(isinstance(share, int) for share in shares.values())
+    fractions = DEFAULT_PARTS if parts is None else parts
+    whole = all(isinstance(fraction, int) for fraction in fractions.values())
     if (
-        not shares
-        or not all(share > 0 for share in shares.values())
-        or not (whole or abs(sum(shares.values()) - 1) < 1e-6)
+        not fractions
+        or not all(fraction > 0 for fraction in fractions.values())
+        or not (whole or abs(sum(fractions.values()) - 1) < 1e-6)
     ):
         raise UsageError(
-            f"the parts are {dict(shares)}", expected="shares above 0 that sum to 1, or whole numbers of patients"
+            f"the parts are {dict(fractions)}", expected="fractions above 0 that sum to 1, or whole numbers of patients"
         )
-    return shares
+    return fractions
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

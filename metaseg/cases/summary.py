@@ -28,7 +28,7 @@ class Intensities:
         p50: Their median.
         p99: Their 99th percentile.
         max: The largest value.
-        nonzero: Share of voxels that are not 0, from 0 to 1.
+        nonzero: Fraction of voxels that are not 0, from 0 to 1.
     """
 
     p1: float

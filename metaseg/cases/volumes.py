@@ -125,7 +125,7 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii", ".nii.bz2")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
 IMAGE_SUFFIXES = PICTURE_SUFFIXES
-# The larger of the two NIfTI headers; enough to tell shape, number type and orientation.
+# The larger of the two NIfTI headers; enough for shape, number type and orientation.
 _HEADER_BYTES_volumes = 540
 _SLACK_BYTES = 1 << 20
 
@@ -177,7 +177,7 @@ class NiftiVolume:
         with reading(self.path, "NIfTI file"):
             needed = _needed_bytes(self._header())
             require_memory(2 * needed, "the image", self.path)
-            # Some files hold more than their header speaks of, such as a footer; a bomb holds much more.
+            # Some files hold more than their header promises, such as a footer; a bomb holds much more.
             most = 2 * needed + _SLACK_BYTES
             if self.channel is None:
                 content = read_plain(self.path, most)

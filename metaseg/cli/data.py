@@ -129,9 +129,9 @@ def index(
     out: Annotated[Path | None, typer.Option(help="Table to write. [default: cases.csv in the folder]")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a first table of the cases in a folder that follows no naming, to be looked over.
+    """Write a first table of the cases in a folder that follows no naming, to be reviewed.
 
-    Files are told by their names alone. What is in doubt is left out and listed.
+    Files are identified by their names alone. What is in doubt is left out and listed.
     """
     from metaseg.cases.readers.index import index_folder
     from metaseg.files import refuse_existing, write_text
@@ -351,7 +351,7 @@ def _print_index(index: Index, table: Path, data: Path) -> None:
         reasons.setdefault(reason, []).append(str(file.relative_to(data)))
     for reason, files in reasons.items():
         print(f"left out: {reason}: {some(files, MOST_SHOWN)}")
-    print(f"written to {table}; look it over, then run: metaseg data check {table}")
+    print(f"written to {table}; review it, then run: metaseg data check {table}")
 
 
 def _print_split(split: Split, file: Path) -> None:

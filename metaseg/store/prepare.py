@@ -63,7 +63,7 @@ def build_store(
     publish: bool = True,
     failed: list[FailedCase] | None = None,
 ) -> SliceStore:
-    """Prepare cases in a store folder; those that stand there already are kept.
+    """Prepare cases in a store folder; those that exist already are kept.
 
     Args:
         cases: The cases.
@@ -79,7 +79,7 @@ def build_store(
             are not visible.
     """
     if doubled := find_doubled(case.id for case in cases):
-        raise DataError(f"case ids stand twice: {doubled}", remedy="give every case its own name")
+        raise DataError(f"case ids occur twice: {doubled}", remedy="give every case its own name")
     folder = path / "cases"
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -232,7 +232,7 @@ def _of_patients(cases: list[StoredCase], patients: str | PathLike[str] | None) 
 def _complete(
     raw: list[Case], stored: list[StoredCase], modalities: Sequence[str], labels: bool, where: Path, *, refuse: bool
 ) -> tuple[list[Case], list[StoredCase]]:
-    """Cases that have the modalities asked for, after a word about those that lack something that is needed."""
+    """Cases that have the modalities asked for, after a warning about those that lack something that is needed."""
     members: list[Case | StoredCase] = [*raw, *stored]
     rows = [(case.id, case.modalities, case.labelled) for case in members]
     found = lacking(rows, modalities, labels=labels and any(labelled for *_, labelled in rows))

@@ -24,7 +24,7 @@ from metaseg.store.store import warn_of_findings
 from metaseg.store.stored_case import FORMAT_VERSION, StoredCase, StoredCaseInfo, foreground, write_record
 
 PLANAR_BACKGROUND = 0.04
-"""Share of a 2-D image's largest value up to which it is background: JPEG writes noise around the head."""
+"""Fraction of a 2-D image's largest value up to which it is background: JPEG writes noise around the head."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def case_key(case: Case, options: PrepareOptions) -> str:
         DataError: A file cannot be read, or nobody knows what the label's values mean.
     """
     if case.label is not None and case.scheme.unclear is not None:
-        # The same files may stand there already, prepared by the convention that only stands in here.
+        # The same files may be there already, prepared by the convention that only stands in here.
         raise case.scheme.unclear
     digest = hashlib.blake2b(digest_size=8)
     identity = [*case.identity.values(), case.scheme.name]
@@ -61,7 +61,7 @@ def case_key(case: Case, options: PrepareOptions) -> str:
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether a prepared case stands there; one by an earlier release, which took all but 0 for the head, does not."""
+    """Whether a folder holds a prepared case; those of an earlier release, which took all but 0 for it, do not."""
     return folder.exists() and StoredCase(folder).info.findings is not None
 
 
@@ -134,10 +134,10 @@ def arrange_case(case: Case, options: PrepareOptions, threads: int = 1) -> tuple
 
 
 def _set_background(case: Case, modalities: Sequence[str], images: np.ndarray) -> list[tuple[str, str, str]]:
-    """Write 0 outside the head into ``images``, ``(modality, slices, height, width)``, and tell what is doubtful.
+    """Write 0 outside the head into ``images``, ``(modality, slices, height, width)``, and say what is doubtful.
 
     Raises:
-        DataError: Head and background cannot be told apart.
+        DataError: Head and background cannot be distinguished.
     """
     checks, first = VolumeChecks(), modalities[0]
     findings = [(*found, case.images[first].files[0].name) for found in check_grid(first, case.geometry)]
@@ -148,7 +148,7 @@ def _set_background(case: Case, modalities: Sequence[str], images: np.ndarray) -
             kind = KINDS["background-unclear"]
             raise DataError(f"case {case.id}: {found[0][1]}", where=file, expected="0 outside", remedy=kind.remedy)
         image[...] = zero_outside(image, background)
-        findings += [(*one, file.name) for one in found]
+        findings += [(*finding, file.name) for finding in found]
     return findings + [(*found, case.images[name].files[0].name) for name, found in checks.compare()]
 
 

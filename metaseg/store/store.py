@@ -64,7 +64,7 @@ class SliceStore:
 
         Raises:
             UsageError: There is no such part, or it holds none of the cases.
-            DataError: A patient stands in two parts, or a case is absent.
+            DataError: A patient is in two parts, or a case is absent.
         """
         if split is None:
             return self

@@ -89,7 +89,7 @@ def open_array(path: Path, dtypes: tuple[type, ...], shape: tuple[int, ...]) -> 
     except Exception as error:  # numpy answers a damaged header with nearly any type of error
         raise KIND.refuse(f"this is no array: {' '.join(str(error).split())[:200]}", path) from error
     if array.dtype not in dtypes or array.shape != shape:
-        wanted = " or ".join(np.dtype(one).name for one in dtypes)
+        wanted = " or ".join(np.dtype(kind).name for kind in dtypes)
         raise KIND.refuse(f"the array is {found}, where {RECORD} says {wanted} {shape}", path)
     if os.path.getsize(path) != end:
         raise KIND.refuse(f"the file has {os.path.getsize(path)} bytes, where its header says {end}", path)
@@ -293,7 +293,7 @@ class StoredCase:
         info, self._checksums = read_record(folder, StoredCaseInfo)
         self._verified: set[str] = set()
         self._hold(folder, info)
-        # Headers and sizes of all files now; their content when it is first asked for.
+        # Headers and sizes of all files now; their content on first use.
         images = (self.num_slices, len(info.modalities), *info.shape[1:])
         self._arrays = {"images": open_array(folder / "images.npy", (np.int16, np.float32), images)}
         if info.labelled:

@@ -46,10 +46,7 @@ def test_training_picture_in_the_test_part(pictures):
     report = check_dataset(pictures)
     assert kinds(report) == ["leak"]
     assert not report.ok
-    assert (
-        report.findings[0].found
-        == "the same image stands in test (glioma/test_9.png) and in train (glioma/train_1.png)"
-    )
+    assert report.findings[0].found == "the same image is in test (glioma/test_9.png) and in train (glioma/train_1.png)"
 
 
 def test_same_pixels_in_files_of_other_bytes(pictures):
@@ -117,7 +114,7 @@ def test_near_copy_in_the_test_part(looks):
     saved(looks / "glioma/test_99.jpg", 1, quality=60)
     leak, near = check_dataset(looks).findings
     assert (leak.kind, leak.severity, near.kind, near.severity) == ("near-leak", "error", "near-picture", "warning")
-    told = "pictures that look the same stand in test (glioma/test_99.jpg) and in train (glioma/train_1.jpg)"
+    told = "pictures that look the same are in test (glioma/test_99.jpg) and in train (glioma/train_1.jpg)"
     assert leak.found == told
     assert near.found.startswith("2 pictures of class glioma look the same in 1 group, such as glioma/")
 
@@ -126,7 +123,7 @@ def test_near_copies_in_two_classes(looks):
     saved(looks / "none/train_99.jpg", 1, quality=60)
     (finding,) = check_dataset(looks).findings
     assert (finding.kind, finding.severity) == ("near-class", "warning")
-    assert finding.found.endswith("stand in glioma (glioma/train_1.jpg) and in none (none/train_99.jpg)")
+    assert finding.found.endswith("are in glioma (glioma/train_1.jpg) and in none (none/train_99.jpg)")
 
 
 def test_near_copies_of_a_class_are_one_finding(looks):
@@ -272,7 +269,7 @@ def test_case_in_two_parts(slices):
     report = check_dataset(slices, split=split)
     # Its images now stand in both parts as well, but are no copies.
     assert kinds(report) == ["patient-split"]
-    assert report.findings[0].found == "patient p1 stands in test: p1; train: p1"
+    assert report.findings[0].found == "patient p1 is in test: p1; train: p1"
 
 
 def test_split_of_other_data(slices):
@@ -299,4 +296,4 @@ def test_time_points_of_a_patient_in_two_parts(tmp_path):
     edit(split, train=["BraTS-MET-001-000"], test=["BraTS-MET-001-001", "BraTS-MET-002-000"])
     finding, _ = sorted(check_dataset(tmp_path, split=split).findings, key=lambda one: one.kind, reverse=True)
     assert finding.kind == "patient-split"
-    assert "BraTS-MET-001 stands in" in finding.found
+    assert "BraTS-MET-001 is in" in finding.found

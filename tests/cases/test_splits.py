@@ -177,8 +177,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     ("parts", "patients", "hint"),
     [
         ({"train": ("a",), "test": ("b",)}, {"a": "p", "b": "p"}, "patient p is in two parts, 'train' and 'test'"),
-        ({"train": ("a",), "test": ("a",)}, {"a": "p"}, "case a is there twice"),
-        ({"train": ("a", "a")}, {"a": "p"}, "case a is there twice"),
+        ({"train": ("a",), "test": ("a",)}, {"a": "p"}, "case a is listed twice"),
+        ({"train": ("a", "a")}, {"a": "p"}, "case a is listed twice"),
         ({"train": ("a", "b")}, {"a": "p"}, "case b has no patient"),
     ],
 )
@@ -246,7 +246,7 @@ def test_select_finds_a_patient_that_the_split_did_not_know() -> None:
     cases = [case(f"c{index}") for index in range(6)]
     split = make_split(cases, {"train": 0.5, "test": 0.5})
     hidden = [case(entry.id, "one patient") for entry in cases]
-    with pytest.raises(DataError, match=r"patient one patient stands in test: .*; train: "):
+    with pytest.raises(DataError, match=r"patient one patient is in test: .*; train: "):
         split.select(hidden, "train")
 
 

@@ -172,7 +172,7 @@ def test_index_writes_a_table_that_the_check_reads(cases: Path, capsys: pytest.C
     code, text, _ = call(capsys, "data", "index", cases)
     assert code == 0
     assert "4 cases of 4 patients: flair 4, label 4, t1 4, t1ce 4, t2 4" in text
-    assert "left out: the name tells no modality: HGG/scout.nii.gz" in text
+    assert "left out: the name gives no modality: HGG/scout.nii.gz" in text
     table = cases / "cases.csv"
     assert call(capsys, "data", "check", table, "--label-scheme", "brats")[0] == 0
     before = table.read_bytes()

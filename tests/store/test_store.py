@@ -185,7 +185,7 @@ class TestBackground:
             return np.hypot(wide + 3 * NOISE[0], 3 * NOISE[1])
 
         case = next(rewritten(cases, tmp_path / "noisy", noisy, ("t2",)))
-        with pytest.raises(DataError, match=rf"{case.id}: t2: head and background cannot be told apart") as error:
+        with pytest.raises(DataError, match=rf"{case.id}: t2: head and background cannot be distinguished") as error:
             build_store([case], tmp_path / "other", PrepareOptions(FOUR))
         assert error.value.where == case.images["t2"].files[0]
 
@@ -329,7 +329,7 @@ class TestBuild:
         assert sorted(seen) == [(1, 3), (2, 3), (3, 3)]
 
     def test_ids_standing_twice_are_refused(self, cases, tmp_path):
-        with pytest.raises(DataError, match="stand twice"):
+        with pytest.raises(DataError, match="occur twice"):
             build_store([cases[0], cases[0]], tmp_path / "s", PrepareOptions(FOUR))
 
     def test_empty_images_are_refused(self, write_cases, tmp_path):

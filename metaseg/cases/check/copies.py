@@ -42,7 +42,7 @@ class PlacedImage:
 
     @property
     def is_picture(self) -> bool:
-        """Whether it lies in a folder of pictures, which tells a class and no patient."""
+        """Whether it lies in a folder of pictures, which gives a class and no patient."""
         return self.case.format == "image-folder"
 
 
@@ -54,7 +54,7 @@ def place_images(
     Args:
         cases: The cases.
         inspections: What was seen in each of them.
-        parts: The given split, or None to tell parts from names.
+        parts: The given split, or None to take parts from names.
         root: The checked folder.
     """
     placed = []
@@ -85,7 +85,7 @@ def find_copies(images: Sequence[PlacedImage], told: Sequence[Finding]) -> list[
 
 
 def _within_a_case(group: Sequence[PlacedImage]) -> Iterator[Finding]:
-    """Two modalities that are one image; a slice that is there twice."""
+    """Two modalities that are one image; a slice that occurs twice."""
     for case, copies in _grouped(group, lambda image: image.case.id).items():
         modalities = list(dict.fromkeys(copy.modality for copy in copies))
         if len(modalities) > 1:
@@ -109,7 +109,7 @@ def _between_cases(groups: Sequence[Sequence[PlacedImage]]) -> Iterator[Finding]
 
 
 def _kinds_between(group: Sequence[PlacedImage]) -> list[str]:
-    # Folders of pictures do not tell patients: there, a second copy in one class is a nuisance rather than an error.
+    # Folders of pictures do not identify patients: a second copy in one class is a nuisance rather than an error.
     pictures = all(image.is_picture for image in group)
     kinds = []
     if len(_parts_of(group)) > 1:
@@ -122,10 +122,10 @@ def _kinds_between(group: Sequence[PlacedImage]) -> list[str]:
 def _describe(kind: str, group: Sequence[PlacedImage]) -> str:
     if kind == "leak":
         places = (f"{part} ({_listed([copy for copy in group if part in copy.parts])})" for part in _parts_of(group))
-        return "the same image stands in " + " and in ".join(places)
+        return "the same image is in " + " and in ".join(places)
     if kind == "same-class":
         classes = ", ".join(sorted({copy.case.cohort for copy in group}))
-        return f"the same picture stands in the classes {classes}: {_listed(group)}"
+        return f"the same picture is in the classes {classes}: {_listed(group)}"
     if kind == "same-case":
         ids = " and ".join(dict.fromkeys(copy.case.id for copy in group))
         return f"cases {ids} hold the same image: {_listed(group)}"
@@ -155,7 +155,7 @@ def _digests(group: Sequence[PlacedImage]) -> int:
 
 
 def _in_two_places(group: Sequence[PlacedImage]) -> Iterator[Finding]:
-    """Near-copies in two parts or classes, unless each of them stands there in equal copies, which are found anyway."""
+    """Near-copies in two parts or classes, unless each of them is there in equal copies, which are found anyway."""
     parts: defaultdict[str, list[PlacedImage]] = defaultdict(list)
     for picture in group:
         for part in picture.parts:
@@ -165,7 +165,7 @@ def _in_two_places(group: Sequence[PlacedImage]) -> Iterator[Finding]:
         if len(digests) > 1:
             told = " and in ".join(f"{place} ({_some(pictures)})" for place, pictures in sorted(places.items()))
             first = group[0]
-            yield Finding.of(kind, first.case.id, f"pictures that look the same stand in {told}", file=first.name)
+            yield Finding.of(kind, first.case.id, f"pictures that look the same are in {told}", file=first.name)
 
 
 def _in_one_class(groups: Sequence[Sequence[PlacedImage]]) -> Iterator[Finding]:

@@ -59,13 +59,13 @@ def implausible_size(geometry: Geometry) -> bool:
 
 
 OUTSIDE_TOLERANCE = 0.01
-"""Share of a label that may lie in the background of all images: published outlines touch the skull-stripped rim."""
+"""Fraction of a label that may lie in the background of all images: published outlines touch the skull-stripped rim."""
 
 LEAST_COVERAGE = 0.1
-"""A modality shows at least this share of what the others show of the head: fields of view differ, but not by more."""
+"""A modality shows at least this fraction of the head that all show: fields of view differ, but not by more."""
 
 _LOOK = 20_000
-"""Voxels by which two modalities are told to be one image."""
+"""Voxels by which two modalities are recognised as one image."""
 
 Found = tuple[str, str]
 """Kind of :data:`~metaseg.cases.check.report.KINDS`, and what was found, as one sentence."""
@@ -136,7 +136,7 @@ def _check_background(name: str, image: np.ndarray, background: Background) -> I
     if within.size and within.min() == within.max():
         yield "constant", f"{name} is {within[0]:g} everywhere in the head"
     if background.kind == "unclear":
-        yield "background-unclear", f"{name}: head and background cannot be told apart"
+        yield "background-unclear", f"{name}: head and background cannot be distinguished"
     elif background.description is not None:
         yield "background", f"{name} {background.description}"
 
@@ -149,12 +149,12 @@ def _look(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return np.where(head, (some - some[head].mean()) / deviation, 0.0) if deviation > 0 else np.zeros(0)
 
 
-def _alike(one: np.ndarray, other: np.ndarray) -> bool:
-    return one.size > 1 and one.shape == other.shape and bool(np.allclose(one, other, rtol=0.0, atol=1e-3))
+def _alike(first: np.ndarray, other: np.ndarray) -> bool:
+    return first.size > 1 and first.shape == other.shape and bool(np.allclose(first, other, rtol=0.0, atol=1e-3))
 
 
 def check_outline(outlined: np.ndarray, head: np.ndarray | None) -> Iterator[Found]:
-    """Whether an outline is there and lies on the head.
+    """Whether there is an outline, and it lies on the head.
 
     Args:
         outlined: Boolean ``(slices, height, width)``.
@@ -164,10 +164,10 @@ def check_outline(outlined: np.ndarray, head: np.ndarray | None) -> Iterator[Fou
     if voxels == 0:
         yield "label-empty", "the label outlines nothing"
     elif head is not None:
-        share = int(np.count_nonzero(outlined & ~head)) / voxels
-        if share > OUTSIDE_TOLERANCE:
+        fraction = int(np.count_nonzero(outlined & ~head)) / voxels
+        if fraction > OUTSIDE_TOLERANCE:
             usual = f"(up to {OUTSIDE_TOLERANCE:.0%} is usual)"
-            yield "label-outside", f"{share:.1%} of the label lies in the background of all images {usual}"
+            yield "label-outside", f"{fraction:.1%} of the label lies in the background of all images {usual}"
 
 
 def times(sizes: Iterable[float]) -> str:
@@ -232,7 +232,7 @@ def relative_name(file: Path, root: Path) -> str:
 def inspect_case(case: Case, root: Path) -> Inspection:
     """Read all files of a case and note what is wrong with them.
 
-    Nothing is raised for bad data: whatever a file does becomes a finding, so that the pass goes on to the next case.
+    Nothing is raised for bad data: whatever a file does becomes a finding, and the pass continues.
     """
     seen = Inspection(case.id, root)
     reference: tuple[str, Geometry] | None = None

@@ -39,7 +39,7 @@ class _Parts:
 
 
 def parts_of_split(path: str | Path) -> Parts:
-    """The parts of a split file, also of one that overlaps: the check tells where, instead of refusing it.
+    """The parts of a split file, also of one that overlaps: the check says where, instead of refusing it.
 
     Raises:
         DataError: It is no split file.
@@ -75,9 +75,9 @@ def parts_of_file(case: Case, file: Path, parts: Parts | None, root: Path) -> fr
 
 
 def check_patients(cases: Sequence[Case], root: Path) -> Iterator[Finding]:
-    """Patients with cases in two parts, as the files' names tell them."""
+    """Patients with cases in two parts, by the files' names."""
     named: defaultdict[str, dict[str, None]] = defaultdict(dict)
-    # Folders of pictures do not tell patients; copies in two parts are found by their looks.
+    # Folders of pictures do not identify patients; copies in two parts are found by their looks.
     scans = [case for case in cases if case.format != "image-folder"]
     for case in scans:
         for part in {part_by_name(file, root) for file in case.files} - {None}:
@@ -100,7 +100,7 @@ def check_split(cases: Sequence[Case], parts: Parts, path: str | Path) -> Iterat
     for case, where in parts.items():
         for part in sorted(where):
             named[part].append(case)
-    # Folders of pictures do not tell patients; copies in two parts are found by their looks.
+    # Folders of pictures do not identify patients; copies in two parts are found by their looks.
     pictures = all(case.format == "image-folder" for case in cases)
     patients = {case.id: case.id if pictures else case.patient for case in cases}
     told: Mapping[str, str] = {}

@@ -118,10 +118,10 @@ def capsule_distance(
     """
     along = np.asarray(end, np.float32) - np.asarray(start, np.float32)
     offsets = [axis - np.float32(origin) for axis, origin in zip(place, start, strict=True)]
-    share = sum(offset * step for offset, step in zip(offsets, along, strict=True)) / np.float32(np.dot(along, along))
-    share = np.clip(share, 0, 1)
-    squares = sum((offset - share * step) ** 2 for offset, step in zip(offsets, along, strict=True))
-    return np.sqrt(squares) - (np.float32(radii_mm[0]) + share * np.float32(radii_mm[1] - radii_mm[0]))
+    projected = sum(offset * step for offset, step in zip(offsets, along, strict=True))
+    fraction = np.clip(projected / np.float32(np.dot(along, along)), 0, 1)
+    squares = sum((offset - fraction * step) ** 2 for offset, step in zip(offsets, along, strict=True))
+    return np.sqrt(squares) - (np.float32(radii_mm[0]) + fraction * np.float32(radii_mm[1] - radii_mm[0]))
 
 
 SKULL_MM, SCALP_MM = 2.0, 8.0

@@ -34,7 +34,7 @@ class Lesion:
         centre: z, y, x in mm.
         radii: Half axes of the core in mm along its own axes.
         rotation: Matrix (3, 3) from the head's to the lesion's axes.
-        roughness: Departure of the core's surface from the ellipsoid, as a share of its radius.
+        roughness: Departure of the core's surface from the ellipsoid, as a fraction of its radius.
         rim: Thickness of the enhancing rim in mm; 0 for none, infinite for a solid lesion.
         uneven: Variation of the rim's thickness (standard deviation of its logarithm).
         edema: Reach of the edema beyond the core in mm.

@@ -47,7 +47,7 @@ class Scanner:
         bias: Standard deviation of the logarithm of the receiver's sensitivity.
         thickness: Sequence to the thickness of its slices in mm; 0 for a 3-D sequence.
         maximum: Sequence to the number that its brightest voxel gets.
-        offset: Share of the maximum that is added to every voxel.
+        offset: Fraction of the maximum that is added to every voxel.
     """
 
     contrast: Mapping[str, np.ndarray]
@@ -62,7 +62,7 @@ def draw_scanner(rng: np.random.Generator, cohort: str) -> Scanner:
     """Draw the scanner of a patient of ``cohort`` (``"HGG"``, ``"LGG"`` or ``"MET"``)."""
     target = cohort == "MET"
     contrast, noise, thickness, maximum = {}, {}, {}, {}
-    # All sequences of an examination share the gain within a factor of about two.
+    # All sequences of an examination have in common the gain within a factor of about two.
     gain = rng.uniform(np.log(350), np.log(6000))
     for name, signal in (_TARGET if target else _SOURCE).items():
         contrast[name] = (np.asarray(signal) * np.exp(rng.normal(0, 0.03 if target else 0.05, len(TISSUES)))).astype(
@@ -134,16 +134,16 @@ def thick_slices(signal: np.ndarray, thickness_mm: float, grid: Grid, mask: np.n
     weights = _slice_weights(thickness_mm, grid)
     volume = np.zeros(grid.shape, np.float32)
     volume[mask] = signal
-    share = mask.astype(np.float32)
+    inside = mask.astype(np.float32)
     averaged, covered = np.zeros_like(volume), np.zeros_like(volume)
     for target, source in zip(*np.nonzero(weights), strict=True):
         averaged[target] += weights[target, source] * volume[source]
-        covered[target] += weights[target, source] * share[source]
+        covered[target] += weights[target, source] * inside[source]
     return averaged[mask] / covered[mask]
 
 
 def _slice_weights(thickness_mm: float, grid: Grid) -> np.ndarray:
-    """What a thick-slice scan shows at each slice, as shares of the true slices: ``(shown, true)``."""
+    """What a thick-slice scan shows at each slice, as fractions of the true slices: ``(shown, true)``."""
     z, step = grid.axis(0).astype(np.float64), grid.spacing[0]
     count = int(np.ceil((z[-1] - z[0] + step) / thickness_mm)) + 1
     centres = (np.arange(count) - (count - 1) / 2) * thickness_mm
@@ -158,8 +158,8 @@ def _slice_weights(thickness_mm: float, grid: Grid) -> np.ndarray:
 
 COHORTS = ("HGG", "LGG", "MET")
 SEQUENCES = ("t1", "t1ce", "t2", "flair")
-SHARE_WITH_SKULL = 0.45
-"""Share of the metastasis patients whose skull was not removed."""
+FRACTION_WITH_SKULL = 0.45
+"""Fraction of the metastasis patients whose skull was not removed."""
 
 _PLACEMENT = Grid((48, 60, 46), (3.3, 3.3, 3.3))
 """Tumours are placed on this grid whatever the size, so that a patient has the same ones in every size."""
@@ -250,4 +250,4 @@ def _keeps_skull(seed: int, number: int) -> bool:
     """Spread the patients with skull evenly over the numbers, so that small cohorts too have both kinds."""
     golden = (5**0.5 - 1) / 2
     start = np.random.default_rng(seed).random()
-    return bool((start + number * golden) % 1 < SHARE_WITH_SKULL)
+    return bool((start + number * golden) % 1 < FRACTION_WITH_SKULL)

@@ -20,7 +20,7 @@ from metaseg.errors import DataError, UsageError, unknown_name
 from metaseg.files import FileKind, check_shape, making_folder, read_json, write_text, writing
 
 MARKER = "metaseg-phantoms.json"
-"""The file that tells a folder of phantoms."""
+"""The file that marks a folder of phantoms."""
 VERSION = 1
 """Raised whenever the same seed gives other files than before."""
 DESCRIPTION = "synthetic (metaseg phantom)"
@@ -149,7 +149,7 @@ def _check_seed(known: dict[str, Any], wanted: dict[str, int], seed: int, out: P
     for case in wanted:
         if case in known and known[case].get("seed") != seed:
             raise DataError(
-                f"{case} is there already, made with seed {known[case].get('seed')}",
+                f"{case} exists already, made with seed {known[case].get('seed')}",
                 where=out,
                 expected=f"seed {seed}",
                 remedy="name another folder for another seed",

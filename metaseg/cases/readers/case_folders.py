@@ -3,7 +3,7 @@
 BraTS 2018 to 2021: ``<case>/<case>_{flair,t1,t1ce,t2,seg}.nii.gz``, in folders HGG and LGG up to 2019. BraTS 2023 and
 later: ``BraTS-MET-00110-000/BraTS-MET-00110-000-{t2f,t1n,t1c,t2w,seg}.nii.gz``; the radiotherapy set of the meningioma
 challenge has one modality and another label, ``<case>_t1c`` and ``<case>_gtv``. Files that are named one by one, as for
-a prediction, are told by the same conventions.
+a prediction, follow the same conventions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from metaseg.errors import DataError, UsageError, warn_user
 from metaseg.files import FileKind, read_rows
 
 COHORT_FOLDERS = ("HGG", "LGG", "GLI", "MET", "MEN", "PED", "SSA")
-"""Folder names that tell the cohort of the cases in them."""
+"""Folder names that give the cohort of the cases in them."""
 
 _GRADES = ("HGG", "LGG")
 _KNOWN_LABELS = {"W39_1998.09.19": "BraTS20_Training_355"}
@@ -107,7 +107,7 @@ def _read_brats(root: Path, options: ReadOptions) -> list[Case]:
 
 
 def _grades_from_mapping(root: Path) -> dict[str, str]:
-    """Case id to grade, from the table that BraTS 2019 and 2020 come with, if it is there."""
+    """Case id to grade, from the table that BraTS 2019 and 2020 come with, if there is one."""
     kind = FileKind("the table of BraTS' grades", "get it again or remove it", DataError)
     tables = (folder / "name_mapping.csv" for folder in (root, root.parent))
     table = next((table for table in tables if table.is_file()), None)
@@ -120,7 +120,7 @@ def _grades_from_mapping(root: Path) -> dict[str, str]:
 
 
 def _read_brats2023(root: Path, options: ReadOptions) -> list[Case]:
-    """The cases below ``root``; their names tell the cohort."""
+    """The cases below ``root``; their names give the cohort."""
 
     def identify(case: str, folder: Path) -> tuple[str, str | None]:
         named = _COHORT.match(case)
@@ -144,7 +144,7 @@ def _read_case_folders(root: Path, convention: Convention, identify: _Identify, 
     """Make the cases below ``root``.
 
     Raises:
-        DataError: In strict mode, an image or label is there twice, or a case's folder holds files of another case.
+        DataError: In strict mode, an image or label occurs twice, or a case's folder holds files of another case.
     """
     groups = _group_files(root, convention)
     _adopt_known_labels(groups)
@@ -235,7 +235,7 @@ def read_case_files(
         cohort: Where the case comes from.
 
     Raises:
-        DataError: A file is missing, a name does not tell its modality, two files are the same modality, or without an
+        DataError: A file is missing, a name does not give its modality, two files are the same modality, or without an
             ``id`` the names are of two cases.
         UsageError: No file was given, or ``label_scheme`` is unknown.
     """
@@ -271,7 +271,7 @@ def _modality_of(path: Path) -> str:
         if parts and parts[1] in convention.images:
             return convention.images[parts[1]]
     raise DataError(
-        "the file's name does not tell its modality",
+        "the file's name does not give its modality",
         where=path,
         expected="a name that ends in _flair, _t1, _t1ce, _t2 or in -t2f, -t1n, -t1c, -t2w",
         remedy=f"name the modality, as in t1ce={path.name}",
@@ -282,7 +282,7 @@ def _shared_name(files: Sequence[Path], images: int) -> str:
     """The case that files' names tell, the images first; the first image's name where no convention is followed.
 
     Raises:
-        DataError: They tell two.
+        DataError: They name two.
     """
     for convention in (BRATS2023, BRATS):
         named = [(parts[0], file) for file in files if (parts := convention.parts_of(file.name))]

@@ -1,7 +1,7 @@
 """Cheng's original files (figshare 1512427): ``1.mat`` to ``3064.mat``, MATLAB v7.3, one T1-CE slice each.
 
 Jun Cheng et al., "Enhanced Performance of Brain Tumor Classification via Tumor Region Augmentation and Partition",
-PLoS ONE 2015. Every file tells its patient, so that splits can keep a patient's slices together.
+PLoS ONE 2015. Every file names its patient, so that splits can keep a patient's slices together.
 """
 
 from __future__ import annotations

@@ -54,9 +54,9 @@ class ReadOptions:
 
     Attributes:
         scheme: Label scheme that replaces the convention's own, or None.
-        modality: Name of the modality where the files do not tell it, or None for the convention's default.
+        modality: Name of the modality where the files do not say, or None for the convention's default.
         strict: Raise on doubled files, and on a case with files of another one, instead of noting them.
-        group_copies: Which pictures count as one patient where the files tell no patients.
+        group_copies: Which pictures count as one patient where the files do not identify patients.
         left_out: Where a reader notes what it passes over, except for files that no case has, which are found later.
         accounted: Files of no case that need no word, such as the mask of a slice that is left out.
     """
@@ -87,7 +87,7 @@ class Reader:
         name: As in ``--format``.
         looks_for: What it looks for, for messages.
         matches: Whether a folder seems to follow the convention; looks at names only.
-        read: Makes the cases of a folder, in a stable order; sessions are told from ``Case.patient`` after that.
+        read: Makes the cases of a folder, in a stable order; sessions are recognised in ``Case.patient`` afterwards.
         images: Endings of files that are images. Those below the folder that no case has are named.
         complete: Where to look for such files: in the whole ``"folder"``, in the folders of the ``"layout"``, such as
             ``imagesTr``, or nowhere (``"list"``), since a list is its user's own choice.
@@ -142,7 +142,7 @@ def find_doubled(names: Iterable[str]) -> str | None:
 def doubled_files(case_id: str, what: str, files: Sequence[Path]) -> DataError:
     """The error for several files that claim to be one image or label of a case."""
     return DataError(
-        f"case {case_id}: {what} is there {len(files)} times: {', '.join(path.name for path in files)}",
+        f"case {case_id}: {what} occurs {len(files)} times: {', '.join(path.name for path in files)}",
         where=", ".join(str(path) for path in files),
         expected=f"one file for {what}",
         remedy="keep one and move the others out of the data set",

@@ -1,6 +1,6 @@
 """Classified 2-D images: a folder per class, an image file per case, no outlines and no patients.
 
-Such sets do not tell whose image it is. Copies count as one patient, named after the first of them, so that no split
+Such sets do not say whose image it is. Copies count as one patient, named after the first of them, so that no split
 puts copies of one image into two parts: files of equal bytes, and near-copies as :mod:`metaseg.cases.pictures` has
 them.
 """
@@ -72,9 +72,9 @@ def _patients(ids: Mapping[Path, str], first_copies: Mapping[Path, Path]) -> dic
         return name
 
     for file, copied in first_copies.items():
-        one, other = first(patient_of(ids[copied])), first(patient_of(ids[file]))
-        if one != other:
-            same[other] = one
+        first_patient, other = first(patient_of(ids[copied])), first(patient_of(ids[file]))
+        if first_patient != other:
+            same[other] = first_patient
     return {file: first(patient_of(name)) for file, name in ids.items()}
 
 

@@ -1,8 +1,8 @@
-"""A first table of cases for files that follow no naming: found by their names and folders, to be looked over.
+"""A first table of cases for files that follow no naming: found by their names and folders, to be reviewed.
 
-A file's name tells a modality or that it is an outline, at its end or its beginning; what is left names the case. Where
-nothing is left, as in ``patient07/FLAIR.nii.gz``, the folders do. Patterns such as ``{case}/{modality}.nii.gz`` say it
-outright. What is in doubt is left out and told, never guessed.
+A file's name says its modality, or that it is an outline, at its end or beginning; the rest names the case. Where there
+is no rest, as in ``patient07/FLAIR.nii.gz``, the folders do. Patterns such as ``{case}/{modality}.nii.gz`` say it
+outright. What is in doubt is left out and reported, never guessed.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Index:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns that any case needs: what is told, modalities, then the label."""
+        """Columns that any case needs: what is known, modalities, then the label."""
         told = [name for name in COLUMNS if name != "label_scheme" and any(name in case.told for case in self.cases)]
         images = {name for case in self.cases for name in case.files} - {"label"}
         modalities = sorted(images, key=lambda name: (MODALITIES.index(name) if name in MODALITIES else 9, name))
@@ -122,7 +122,7 @@ def index_folder(root: Path, patterns: Sequence[str] = ()) -> Index:
         root: Folder of the data set.
         patterns: Paths below it with ``{case}``, ``{patient}``, ``{session}``, ``{cohort}``, ``{site}`` and
             ``{modality}``; ``*`` stands for anything within a name, ``**`` for any folders. What a pattern's files are
-            may stand in front, as in ``t1ce={case}/7.nii.gz`` or ``label={case}/roi.nii.gz``. If given, names are not
+            may come first, as in ``t1ce={case}/7.nii.gz`` or ``label={case}/roi.nii.gz``. If given, names are not
             looked at otherwise.
 
     Raises:
@@ -149,7 +149,7 @@ def index_folder(root: Path, patterns: Sequence[str] = ()) -> Index:
         raise DataError(
             f"no case was found among {len(files)} image files",
             where=root,
-            expected="names that tell modality and case, such as P1_T1ce.nii.gz or P1/FLAIR.nii.gz",
+            expected="names that give modality and case, such as P1_T1ce.nii.gz or P1/FLAIR.nii.gz",
             remedy="say how files are named: --pattern '{case}/{modality}.nii.gz' --pattern 'label={case}/roi.nii.gz'",
         )
     return Index(cases, left_out)
@@ -177,13 +177,13 @@ def _by_name(relative: Path) -> _Place | str:
             (canonical_modality(name) for name in reversed(folders) if canonical_modality(name) in MODALITIES), None
         )
     if column is None:
-        return "the name tells no modality"
+        return "the name gives no modality"
     if column == "label" and (_AUTOMATIC & set(words) or (_ANATOMY & set(words) and not _LESION_WORDS & set(words))):
         return "by its name no outline of a lesion, or one that a program drew"
     told = next((("cohort", name.upper()) for name in reversed(folders) if name.upper() in COHORT_FOLDERS), None)
     derived = "derivatives" in (folder.lower() for folder in folders) and column != "label"
     case = rest if re.search(r"\d", rest) else "_".join(_telling(folders))
-    return _Place(case, column, 2 * derived + version, (told,) if told else ()) if case else "the name tells no case"
+    return _Place(case, column, 2 * derived + version, (told,) if told else ()) if case else "the name gives no case"
 
 
 def _telling(folders: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 The Decathlon (Antonelli et al. 2022) lists 4-D files with all modalities; nnU-Net (Isensee et al. 2021) keeps one file
 per channel, ``imagesTr/<case>_0000.nii.gz``, in version 1 with the Decathlon's list, in version 2 without one.
-The names of the labels tell the label scheme.
+The label scheme follows from the names of the labels.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _MEANINGS = {
     "ED": r"ed|snfh|.*(edema|flairhyper).*",
     "ET": r"et|at|.*enhanc.*",
 }
-"""Class (NCR, ED, ET, RC) or region (WT, TC) to the names that stand for it, letters alone; the first that fits."""
+"""Class (NCR, ED, ET, RC) or region (WT, TC) to the names for it, letters only; the first that fits."""
 _NO_CLASS = {"background", "bg", "backgrd", "clear label", "unlabelled", "unlabeled", "ignore"}
 
 
@@ -128,7 +128,7 @@ class _Description:
         return str(name)
 
     def scheme(self, asked: LabelScheme | None) -> LabelScheme:
-        """The scheme asked for, or else the one that the label names tell."""
+        """The scheme asked for, or the one that the label names imply."""
         labels = self.content["labels"]
         if asked is None:
             return scheme_from_names(labels, self.file)

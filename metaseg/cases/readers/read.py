@@ -175,16 +175,16 @@ def read_cases(
 
     Args:
         path: Folder of the data set, or a table of cases.
-        format: A name in :data:`READERS`, or ``"auto"`` to tell it from the files' names.
+        format: A name in :data:`READERS`, or ``"auto"`` to recognise it by the files' names.
         cohort: Replaces the cohort that the files tell.
         label_scheme: Replaces the convention's label scheme; a name or the scheme itself.
         modalities: Modalities that every case must have.
         classes: Keep only cases whose cohort or grade is one of these.
         patients: Table of whose scan each case is; see :mod:`metaseg.cases.patients`. Without it, names tell.
-        modality: Name of the modality where the files do not tell it (slices and image folders).
+        modality: Name of the modality where the files do not say (slices and image folders).
         need_labels: Cases without a label are named, as what is left out is.
         allow_missing: Warn of files and cases that are left out, instead of refusing the data.
-        group_copies: Which pictures of image folders, which tell no patients, count as one patient: ``"near"`` copies
+        group_copies: Which pictures of image folders, which name no patients, count as one patient: ``"near"`` copies
             (see :mod:`metaseg.cases.pictures`), files of ``"identical"`` bytes, or ``"none"``, which lets copies
             leak from one part of a split into another and serves to show what that does.
 
@@ -193,14 +193,14 @@ def read_cases(
 
     Raises:
         UsageError: ``format``, ``label_scheme`` or ``group_copies`` is unknown.
-        DataError: Nothing was found, a modality is missing, a file or case is there twice, files of two cases are given
+        DataError: Nothing was found, a modality is missing, a file or case occurs twice, files of two cases are given
             as one's, a description is unreadable, or something is left out without ``allow_missing``.
     """
     cases, left_out = find_cases(
         path, format, label_scheme, classes, patients=patients, modality=modality, group_copies=group_copies
     )
     told = [(case.id, case.modalities, case.label is not None) for case in cases if case.format != "image-folder"]
-    left_out += [one for one in lacking(told, labels=need_labels) if one.kind == "label-missing"]
+    left_out += [gap for gap in lacking(told, labels=need_labels) if gap.kind == "label-missing"]
     tell(left_out, Path(path), refuse=not allow_missing)
     if patients is None:
         warn_of_doubtful(doubtable(cases))
@@ -216,15 +216,15 @@ def read_each_case(path: str | PathLike[str], format: str = "auto") -> tuple[lis
         DataError: As :func:`read_cases`, but not for what is wrong with one case only.
     """
     cases, left_out = find_cases(path, format, strict=False)
-    wrong = [one for one in left_out if one.kind in ("images-missing", "other-case")]
-    tell([one for one in left_out if one not in wrong], Path(path), refuse=False)
-    found = {one.case: DataError(f"case {one.case}: {one.found}", where=one.file or Path(path)) for one in wrong}
+    wrong = [gap for gap in left_out if gap.kind in ("images-missing", "other-case")]
+    tell([gap for gap in left_out if gap not in wrong], Path(path), refuse=False)
+    found = {gap.case: DataError(f"case {gap.case}: {gap.found}", where=gap.file or Path(path)) for gap in wrong}
     for case in cases:
         if case.doubled:
             twins = ", ".join(map(str, case.doubled))
             what = f"case {case.id}: files stand for an image or label that is there already: {twins}"
             found[case.id] = DataError(what, where=case.files[0].parent, remedy="keep one of them")
-    return [case for case in cases if case.id not in found], [FailedCase(*one) for one in found.items()]
+    return [case for case in cases if case.id not in found], [FailedCase(*failure) for failure in found.items()]
 
 
 def find_cases(
@@ -238,7 +238,7 @@ def find_cases(
     strict: bool = True,
     group_copies: GroupCopies = "near",
 ) -> tuple[list[Case], list[LeftOut]]:
-    """As :func:`read_cases`, and what was left out instead of a word about it.
+    """As :func:`read_cases`, and what was left out instead of a warning.
 
     Where not ``strict``, the first of doubled files is kept and the others noted in ``Case.doubled``,
     and files of another case are noted as left out, instead of raising.
@@ -354,7 +354,7 @@ def _refuse_bids(root: Path) -> None:
                 "the folder is a BIDS tree, which is read by a table of its cases",
                 where=path,
                 expected=f"a table {table.TABLE} beside the folders of the subjects",
-                remedy=f"write one with 'metaseg data index {root}', look it over, and try again",
+                remedy=f"write one with 'metaseg data index {root}', review it, and try again",
             )
 
 

@@ -257,7 +257,7 @@ def _by_modality(
 def _label(
     case_id: str, by_modality: Sequence[Mapping[str, SliceRecord]], scheme: LabelScheme, table: Path
 ) -> ImageStack | None:
-    """The stack of masks; a slice's mask may stand in the row of any of its modalities."""
+    """The stack of masks; a slice's mask may be in the row of any of its modalities."""
     masks: list[Path] = []
     without: list[str] = []
     for name in by_modality[0]:

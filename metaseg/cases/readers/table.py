@@ -150,7 +150,7 @@ def parts_of_table(table: Path) -> dict[str, list[TableRow]]:
         remedy = (
             "fill in a column 'split' with a part for each case (train, val, test), or draw one: 'metaseg data split'"
         )
-        raise _KIND.refuse("the table tells no split", table, remedy)
+        raise _KIND.refuse("the table has no split", table, remedy)
     return parts
 
 
@@ -201,7 +201,7 @@ def _refuse_doubled(cells: Sequence[tuple[str, str]], what: str, table: Path) ->
     doubled = find_doubled(text for _, text in cells)
     if doubled:
         raise DataError(
-            f"{what} {doubled} stands twice: {'; '.join(place for place, text in cells if text == doubled)}",
+            f"{what} {doubled} occurs twice: {'; '.join(place for place, text in cells if text == doubled)}",
             where=table,
             expected=f"every {what} once",
             remedy="correct the table",

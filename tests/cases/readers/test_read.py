@@ -171,11 +171,11 @@ class TestCaseFiles:
         file = write_nifti(tmp_path / "scan.nii.gz")
         with pytest.raises(UsageError, match="no image file"):
             read_case_files([])
-        with pytest.raises(DataError, match=r"does not tell its modality[\s\S]*t1ce=scan\.nii\.gz"):
+        with pytest.raises(DataError, match=r"does not give its modality[\s\S]*t1ce=scan\.nii\.gz"):
             read_case_files([file])
         with pytest.raises(DataError, match="does not exist"):
             read_case_files({"t1": tmp_path / "no.nii.gz"})
-        with pytest.raises(DataError, match="t1ce is there 2 times"):
+        with pytest.raises(DataError, match="t1ce occurs 2 times"):
             read_case_files({"t1ce": file, "t1gd": file})
         with pytest.raises(DataError, match="cannot read files named"):
             read_case_files({"t1": write_nifti(tmp_path / "a.nii").rename(tmp_path / "a.dcm")})

@@ -117,7 +117,7 @@ def test_subregion_masks(data: Path) -> None:
         ("patient_id,image,pixel_mm", ["p,1.png,-2"], "pixel_mm is '-2'"),
         ("patient_id,image,pixel_mm", ["p,1.png,small"], "pixel_mm is 'small'"),
         ("patient_id,image,mask", ["p,1.png,1_mask.png", "p,2.png,"], r"slice 2\.png has no mask"),
-        ("patient_id,image", ["p,1.png", "p,1.png"], r"slice 1\.png in t1ce is there 2 times"),
+        ("patient_id,image", ["p,1.png", "p,1.png"], r"slice 1\.png in t1ce occurs 2 times"),
     ],
 )
 def test_bad_tables(data: Path, header: str, rows: Sequence[str], hint: str) -> None:

@@ -100,12 +100,12 @@ def test_what_pandas_writes_is_read(tmp_path: Path, names: list[str], separator:
         ("case,flair\na,x.nii,y.nii\n", "row 2 has 3 cells for 2 columns"),
         ("case,flair\n,x.nii\n", "row 2 names neither case nor patient"),
         ("case,flair\na,\n", "row 2 names no image"),
-        ("case,flair\na,x.nii\na,y.nii\n", "case a stands twice: row 2; row 3"),
-        ("case,flair,t1\na,x.nii,./x.nii\n", "x.nii stands twice: row 2, column flair; row 2, column t1"),
-        ("case,flair,label\na,x.nii,x.nii\n", "x.nii stands twice: row 2, column flair; row 2, column label"),
+        ("case,flair\na,x.nii\na,y.nii\n", "case a occurs twice: row 2; row 3"),
+        ("case,flair,t1\na,x.nii,./x.nii\n", "x.nii occurs twice: row 2, column flair; row 2, column t1"),
+        ("case,flair,label\na,x.nii,x.nii\n", "x.nii occurs twice: row 2, column flair; row 2, column label"),
         (
             "case,flair,label\na,x.nii,z.nii\nb,y.nii,z.nii\n",
-            "z.nii stands twice: row 2, column label; row 3, column label",
+            "z.nii occurs twice: row 2, column label; row 3, column label",
         ),
         ("case,flair\n../../a,x.nii\n", r"row 2, column case: '\.\./\.\./a' is no name"),
         ("case,flair\n..,x.nii\n", "is no name"),
@@ -205,7 +205,7 @@ def test_the_column_split_is_a_split(study: Path) -> None:
     with pytest.raises(DataError, match="patient P1 is in two parts"):
         read_split(study / "cases.csv")
     (study / "cases.csv").write_text(text.replace(",split,", ",#split,"))
-    with pytest.raises(DataError, match="tells no split"):
+    with pytest.raises(DataError, match="has no split"):
         read_split(study / "cases.csv")
 
 
