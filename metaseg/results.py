@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 60
 
 
-class Tabled:
+class Result:
     """A result that a notebook shows as a table; a dataclass that says which by :meth:`table`."""
 
     def table(self) -> pd.DataFrame:

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from metaseg.inference.predict import CasePrediction, PredictionResult
-from metaseg.results import Tabled, metrics_table
+from metaseg.results import Result, metrics_table
 
 
 @dataclass(frozen=True)
-class Result(Tabled):
+class Result(Result):
     out: Path
     synthetic: bool = False
 

@@ -11,7 +11,8 @@ from metaseg.config.fields import config_verb
 from metaseg.config.options import FORMATS, Choice
 from metaseg.config.segmentation import META_METHODS, ORDERS, PLAIN_METHODS, SEGMENTERS, MetatuneConfig, TuneConfig
 from metaseg.models import SEGMENTERS as NETWORKS
-from metaseg.sampling import STRATEGIES, order_names
+from metaseg.sampling import ORDERS as ALL_ORDERS
+from metaseg.sampling import STRATEGIES
 from metaseg.verbs import ADAPTATION, CLASSIFIER, VERBS, family_of, find_verb, verb_of, verb_of_family, verbs_of
 
 
@@ -40,7 +41,7 @@ def test_verbs_are_found_by_settings_kind_and_family():
     [
         (PLAIN_METHODS, method_names("plain")),
         (META_METHODS, method_names("meta")),
-        (ORDERS, order_names(aliases=True, task="segmentation")),
+        (ORDERS, ALL_ORDERS.names()),
         (ACQUISITIONS, STRATEGIES.names()),
         (SEGMENTERS, NETWORKS.names()),
         (FORMATS, ("auto", *READERS.names())),

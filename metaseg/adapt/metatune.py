@@ -50,7 +50,7 @@ from metaseg.store.stored_case import StoredCase
 from metaseg.threads import ReadAhead
 from metaseg.training.augment import Augmentation
 from metaseg.training.loop import diverged, require_finite_weights
-from metaseg.training.optimization import AveragedModel, DiceCrossEntropy, build_optimizer, learning_rate
+from metaseg.training.optimization import AveragedModel, build_loss, build_optimizer, learning_rate
 
 RATES = "--inner-learning-rate or --outer-learning-rate"
 
@@ -157,7 +157,7 @@ class MetaTuning:
         self.predictor = Predictor(self.model, setup.modalities, setup.space, autocast=fabric.autocast)
         self.interpolation = Interpolation(self.model, config.interpolation or 1.0)
         self.averaged = AveragedModel(self.model, config.ema) if config.ema else None
-        self.loss = DiceCrossEntropy(setup.space, config.recall_weight).to(fabric.device)
+        self.loss = build_loss(config.loss, setup.space, config.recall_weight, fabric.device)
         self.augmentation = Augmentation(config.augment or "none")
         self.threshold = parse_threshold(config.threshold)
         sizes = (config.support_size, config.query_size)

@@ -32,7 +32,7 @@ from metaseg.sampling import ORDERS, Pool, slice_dice
 from metaseg.sampling.scheduler import Exp3S, band_chances, difficulty_bands, slice_preferences
 from metaseg.sampling.tasks import CasePlan
 from metaseg.store.stored_case import StoredCase
-from metaseg.training.loop import Loss
+from metaseg.training.optimization import Loss
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from metaseg.cases.labels import LABEL_SPACES, WHOLE_LESION, LabelSpace
 from metaseg.cases.splits import Split
 from metaseg.config.segmentation import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, UsageError
-from metaseg.results import Tabled, metrics_table
+from metaseg.results import Result, metrics_table
 from metaseg.runs.folder import RUNS, RunFolder
 from metaseg.runs.networks import Inputs, LoadedNetwork, load_network, newest_run
 from metaseg.runs.session import RunSession, run_session
@@ -331,7 +331,7 @@ def _part(config: AdaptOptions, source: SliceStore, part: str) -> SliceStore:
 
 
 @dataclass(frozen=True)
-class AdaptationResult(Tabled):
+class AdaptationResult(Result):
     """Metrics of an adaptation on the watched cases; None where nothing could be measured.
 
     Attributes:

@@ -38,7 +38,7 @@ from metaseg.inference.classification_files import write_classification_metrics
 from metaseg.models import Classifier, load_classifier, save_checkpoint
 from metaseg.models.checkpoint import checkpoint_files
 from metaseg.models.device import make_fabric
-from metaseg.results import Tabled
+from metaseg.results import Result
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
 from metaseg.runs.networks import Inputs, inherited_from_weights
@@ -102,7 +102,7 @@ def within_budget(positions: np.ndarray, known: np.ndarray, left: int) -> np.nda
 
 
 @dataclass(frozen=True)
-class ActiveResult(Tabled):
+class ActiveResult(Result):
     """What active learning leaves.
 
     Attributes:

@@ -36,7 +36,7 @@ from metaseg.models import Classifier
 from metaseg.models.device import make_fabric
 from metaseg.pictures.grad_cam import grad_cam, grad_cam_picture
 from metaseg.pictures.overlay import write_picture
-from metaseg.results import Tabled, metrics_table
+from metaseg.results import Result, metrics_table
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import LoadedClassifier, load_classifier_network
 
@@ -93,7 +93,7 @@ OUTPUTS = (PREDICTIONS, PATIENTS, METRICS, SUMMARY, PICTURES, GRAD_CAMS)
 
 
 @dataclass(frozen=True)
-class ClassifyEvaluationResult(Tabled):
+class ClassifyEvaluationResult(Result):
     """What an evaluation found.
 
     Attributes:

@@ -24,7 +24,7 @@ from metaseg.errors import DataError, recorded_warnings
 from metaseg.files import refuse_existing, require_writable, write_text
 from metaseg.models import ModelCard
 from metaseg.models.device import make_fabric
-from metaseg.results import Tabled
+from metaseg.results import Result
 from metaseg.runs.networks import load_classifier_network
 from metaseg.store.prepare import build_store, cache_root
 from metaseg.store.prepare_case import PrepareOptions
@@ -35,7 +35,7 @@ SLICES_NAME, CASES_NAME, GRAD_CAMS = "slices.csv", "cases.csv", "grad_cam"
 
 
 @dataclass(frozen=True)
-class ClassifyPredictionResult(Tabled):
+class ClassifyPredictionResult(Result):
     """What was predicted.
 
     Attributes:

@@ -30,7 +30,7 @@ from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainCon
 from metaseg.errors import UsageError, recorded_warnings, warn_user
 from metaseg.files import finite_metrics
 from metaseg.inference.classification_files import write_classification_metrics
-from metaseg.results import Tabled, metrics_table
+from metaseg.results import Result, metrics_table
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
 from metaseg.runs.manifest import read_manifest
@@ -51,7 +51,7 @@ SPLIT_NAME = "split.json"
 
 
 @dataclass(frozen=True)
-class ClassifyTrainResult(Tabled):
+class ClassifyTrainResult(Result):
     """What a fit leaves.
 
     Attributes:

@@ -12,13 +12,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.main import get_command
 
-from metaseg import __version__
 from metaseg.cli.data import data_app
 from metaseg.cli.help import COMPLETION_VARIABLE, HELP_FLAGS, PlainCommand, PlainGroup, asked_help
 from metaseg.cli.messages import Terminated, debugging, explain, say
 from metaseg.cli.runs import doctor, methods, runs
 from metaseg.cli.verbs import add_verbs, find_words, spelled_out
 from metaseg.errors import nearest
+from metaseg.version import __version__
 
 PREPARE, LOOK = "Prepare data", "Look around"
 HELP = """Adapt a brain-tumour segmentation network to a new disease from a few patients, without forgetting the first.

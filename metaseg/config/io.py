@@ -123,7 +123,7 @@ def shaping_values(config: Config) -> dict[str, Any]:
     return {
         field.first_name: plain_value(getattr(config, field.name))
         for field in describe_fields(type(config))
-        if not field.free
+        if not field.free and not (field.later and getattr(config, field.name) == field.default)
     }
 
 

@@ -27,6 +27,8 @@ class Help:
         common: True for a setting that ``--help`` shows; the others are shown by ``--help-all``.
         option: The command line's option where it differs from the field's name.
         earlier: Names that the field had in earlier releases; they are still read.
+        later: True for a setting that came after the first release. Where it has its default, what was computed without
+            it counts as computed with it.
         argument: True for a positional argument.
         free: Why a run goes on, and a study keeps what it has done, when the value changes. Empty for a setting that
             shapes results: a resumed run refuses another value, and a study does its cells anew.
@@ -40,6 +42,7 @@ class Help:
     common: bool = False
     option: str | None = None
     earlier: tuple[str, ...] = ()
+    later: bool = False
     argument: bool = False
     free: str = ""
     path: bool = False
@@ -62,7 +65,7 @@ class Choice:
         names: Those of metaseg itself, with blanks between them.
         group: Entry-point group to which installed plug-ins add names; empty where they cannot.
         elsewhere: Names of the group that are for another setting.
-        others: What else may be given, in words; empty if the names are all there are. ``MODULE:FACTORY`` stands for
+        others: What else may be given, in words; empty if the names are all there are. ``MODULE:...`` stands for
             texts with a colon, other words for any text.
     """
 
@@ -81,7 +84,7 @@ class Choice:
 
     def holds(self, value: str) -> bool:
         """Whether a value may be given; of texts beside the names only the form is judged."""
-        free = ":" in value if self.others == "MODULE:FACTORY" else bool(self.others)
+        free = ":" in value if self.others.startswith("MODULE:") else bool(self.others)
         return free or value in self.all_names()
 
 
@@ -127,6 +130,13 @@ Augmentation = Literal["full", "light", "none"]
 
 FORMATS = Choice("auto table brats brats2023 nnunet slices cheng-mat image-folder", "metaseg.readers")
 Format = Annotated[str, FORMATS, Help("Naming convention of the files.", DATA)]
+Loss = Annotated[
+    str,
+    Choice("dice-ce", others="MODULE:FUNCTION"),
+    Help(
+        "Loss: Dice and cross-entropy, or a function of logits (b, c, h, w) and classes (b, h, w).", TRAIN, later=True
+    ),
+]
 Modalities = Annotated[
     Names,
     Read(_modality_names),

@@ -34,6 +34,7 @@ from metaseg.config.options import (
     EvaluationOptions,
     Fraction,
     Help,
+    Loss,
     MissingOptions,
     Names,
     NotNegative,
@@ -99,6 +100,7 @@ class PretrainConfig(RunOptions, ProcessOptions, DataOptions, MissingOptions):
     warmup_steps: Annotated[Whole, Help("Steps over which the learning rate rises.", TRAIN)] = 50
     clip_norm: ClipNorm = 12.0
     ema: Annotated[BelowOne, Help("Decay of the averaged weights that are kept; 0 switches it off.", TRAIN)] = 0.998
+    loss: Loss = "dice-ce"
     recall_weight: Annotated[
         Fraction, Help("Weight of missed against false pixels in the Dice term; 0.5 is plain Dice.", TRAIN)
     ] = 0.7
@@ -153,6 +155,7 @@ class AdaptOptions(RunOptions, ProcessOptions, DataOptions, MissingOptions):
     shots: Annotated[Count, Help("Target patients whose labels are used.", ADAPT, common=True)] = 5
     slices: Annotated[int, Ge(2), Help("Tumour-bearing slices used of each of them.", ADAPT, common=True)] = 25
     budget: Annotated[Count, Help("Work to spend, in slice gradient evaluations.", ADAPT, common=True)] = 600
+    loss: Annotated[Loss, Help("Loss; see the loss of pretrain.", ADAPT, later=True)] = "dice-ce"
     recall_weight: Annotated[
         Fraction, Help("Weight of missed against false pixels in the Dice term; 0.5 is plain Dice.", ADAPT)
     ] = 0.7

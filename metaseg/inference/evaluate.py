@@ -36,7 +36,7 @@ from metaseg.metrics.forgetting import change_metrics, domain_metrics
 from metaseg.metrics.metric_tables import print_changes, print_metrics
 from metaseg.models.device import fabric_of, make_fabric
 from metaseg.models.processes import first_of_machine, gather, is_first
-from metaseg.results import Tabled
+from metaseg.results import Result
 from metaseg.runs.manifest import NOTICE, SYNTHETIC
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.together import together
@@ -51,7 +51,7 @@ GROUPS = ("network", "cohort", "trained_on", "target")
 
 
 @dataclass(frozen=True)
-class EvaluationResult(Tabled):
+class EvaluationResult(Result):
     """Metrics of an evaluation.
 
     Attributes:

@@ -16,12 +16,12 @@ import numpy as np
 from PIL import Image
 from zlib_ng import gzip_ng
 
-from metaseg import __version__
 from metaseg.cases.geometry import Geometry
 from metaseg.cases.labels import WHOLE_LESION, LabelScheme
 from metaseg.cases.volumes import ItkVolume, NiftiVolume
 from metaseg.files import replacing
 from metaseg.pictures.overlay import write_picture
+from metaseg.version import __version__
 
 _DESCRIPTION_BYTES = 79
 _LABEL_INTENT = "label"

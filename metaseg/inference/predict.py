@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from lightning_fabric import Fabric
 
-from metaseg import __version__
 from metaseg.cases.case import raise_failed, record_failed
 from metaseg.cases.labels import LABEL_SPACES, LabelSpace
 from metaseg.config.io import asked_for
@@ -41,12 +40,13 @@ from metaseg.inference.predictor import CaseSegmentation, Predictor, full_probab
 from metaseg.models.device import fabric_of, make_fabric
 from metaseg.models.processes import is_first, several
 from metaseg.pictures.overlay import write_picture
-from metaseg.results import Tabled
+from metaseg.results import Result
 from metaseg.runs.manifest import NOTICE, SYNTHETIC
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.together import together
 from metaseg.store.stored_case import StoredCase
 from metaseg.terminal import Progress
+from metaseg.version import __version__
 
 _MM3_PER_ML = 1000.0
 
@@ -69,7 +69,7 @@ class CasePrediction:
 
 
 @dataclass(frozen=True)
-class PredictionResult(Tabled):
+class PredictionResult(Result):
     """What ``metaseg predict`` leaves.
 
     Attributes:

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from metaseg import __version__
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.errors import RunError, UsageError
 from metaseg.files import FileKind, read_json
+from metaseg.version import __version__
 
 Task = Literal["segmentation", "classification"]
 

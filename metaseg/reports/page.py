@@ -10,6 +10,7 @@ from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
 
+import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 from metaseg.config.studies import ReportConfig
@@ -24,13 +25,14 @@ from metaseg.reports.classification_inputs import is_classification, read_classi
 from metaseg.reports.figures import FigureSink, css_variables
 from metaseg.reports.inputs import ReportInputs
 from metaseg.reports.segmentation import segmentation_content
+from metaseg.results import Result
 from metaseg.runs.manifest import NOTICE, SYNTHETIC
 
 PAGE_NAME, FIGURES_NAME = "report.html", "figures"
 
 
 @dataclass(frozen=True)
-class ReportResult:
+class ReportResult(Result):
     """What a report wrote.
 
     Attributes:
@@ -42,6 +44,10 @@ class ReportResult:
     page: Path
     figures: tuple[Path, ...]
     synthetic: bool
+
+    def table(self) -> pd.DataFrame:
+        """The files."""
+        return pd.DataFrame({"file": [str(self.page), *map(str, self.figures)]})
 
 
 @recorded_warnings()

@@ -15,7 +15,7 @@ from metaseg.config.io import plain_value
 from metaseg.config.studies import CompareConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.models.device import make_fabric
-from metaseg.results import Tabled
+from metaseg.results import Result
 from metaseg.studies.cells import state_of
 from metaseg.studies.data_checks import check_data
 from metaseg.studies.display import Pace, duration
@@ -53,7 +53,7 @@ STATES = {
 
 
 @dataclass(frozen=True)
-class ComparisonResult(Tabled):
+class ComparisonResult(Result):
     """What a comparison leaves.
 
     Attributes:

@@ -38,7 +38,7 @@ from metaseg.models.processes import (
 )
 from metaseg.models.weights import non_finite, unique_state
 from metaseg.runs.state import load_training_state, save_training_state
-from metaseg.training.optimization import AveragedModel
+from metaseg.training.optimization import AveragedModel, Loss
 
 
 def diverged(what: str, when: str, checkpoints: Path | None, rates: str = "--learning-rate") -> TrainingError:
@@ -88,9 +88,6 @@ def require_finite_images(images: Tensor, when: str) -> None:
 
 Batch = tuple[Tensor, Tensor]
 """Images ``(batch, modality, height, width)`` and classes ``(batch, height, width)``; of whole slices ``(batch,)``."""
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Takes logits ``(batch, class, height, width)`` and classes ``(batch, height, width)``, gives a scalar."""
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Takes the network, images and classes of a batch, gives the scalar to minimise."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from metaseg.cases.labels import LabelSpace
+from metaseg.registry import import_object
 
 
 class DiceCrossEntropy(nn.Module):
@@ -61,6 +62,45 @@ class DiceCrossEntropy(nn.Module):
         regions = torch.einsum("rc,bchw->brhw", membership, torch.softmax(logits, dim=1))
         truth = membership.t()[classes].permute(0, 3, 1, 2)
         return entropy + self.overlap(regions, truth)
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""A loss: logits ``(batch, class, height, width)`` and classes ``(batch, height, width)`` to a scalar."""
+
+_GIVEN: dict[str, Loss] = {}
+
+
+def give_loss(loss: Loss) -> str:
+    """A name under which this process finds a loss in memory, wherever ``--loss`` takes a name.
+
+    Args:
+        loss: A function, or a module of torch. Another process, such as one that resumes the run, imports it by the
+            name, so it must be a function of a module there.
+    """
+    kind = loss if hasattr(loss, "__qualname__") else type(loss)
+    name = f"{kind.__module__}:{kind.__qualname__}"
+    _GIVEN[name] = loss
+    return name
+
+
+def build_loss(name: str, space: LabelSpace, recall_weight: float, device: torch.device) -> Loss:
+    """The loss of ``--loss``, on a device.
+
+    Args:
+        name: ``dice-ce``, a name of :func:`give_loss`, or a reference ``package.module:function``.
+        space: The classes of the logits.
+        recall_weight: See :class:`DiceCrossEntropy`; other losses do without it.
+        device: Where a loss that is a module goes.
+
+    Raises:
+        UsageError: There is no such function.
+    """
+    if name == "dice-ce":
+        return DiceCrossEntropy(space, recall_weight).to(device)
+    loss: Any = _GIVEN[name] if name in _GIVEN else import_object(name, "loss")
+    if isinstance(loss, type):
+        loss = loss()
+    return loss.to(device) if isinstance(loss, nn.Module) else loss
 
 
 def build_optimizer(

@@ -17,7 +17,7 @@ from metaseg.inference.predictor import Predictor, mean_dice
 from metaseg.models import ModelCard, build_segmenter, resolve_options
 from metaseg.models.processes import distributed_map
 from metaseg.models.segmenters import plugin_of
-from metaseg.results import Tabled, metrics_table
+from metaseg.results import Result, metrics_table
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
 from metaseg.runs.networks import Inputs, inherited_from_weights
@@ -28,7 +28,7 @@ from metaseg.store.stored_case import share_cache
 from metaseg.training.augment import Augmentation
 from metaseg.training.fitted_run import FitSummary, Training, Validate, fit_in_run, smoothed_score
 from metaseg.training.loop import LoopPlan, shared_draw, supervised
-from metaseg.training.optimization import DiceCrossEntropy, build_optimizer, learning_rate
+from metaseg.training.optimization import build_loss, build_optimizer, learning_rate
 from metaseg.training.pictures import log_overlay
 from metaseg.training.slices import TrainingSlices, default_window
 from metaseg.training.source import choose_space, divide, shared_modalities
@@ -38,7 +38,7 @@ EPOCHS, PHANTOM_EPOCHS = 200, 30
 
 
 @dataclass(frozen=True)
-class PretrainResult(Tabled):
+class PretrainResult(Result):
     """What a pretraining leaves.
 
     Attributes:
@@ -161,7 +161,7 @@ def _train(config: PretrainConfig, session: RunSession, job: _Pretraining) -> No
         f"{job.card.in_channels} modalities and {job.card.num_classes} classes; {job.plan.total_steps} steps of "
         f"{config.batch_size} slices of {job.slices.window[0]}x{job.slices.window[1]} pixels on {fabric.device}"
     )
-    loss = DiceCrossEntropy(LABEL_SPACES[job.card.label_space], config.recall_weight).to(fabric.device)
+    loss = build_loss(config.loss, LABEL_SPACES[job.card.label_space], config.recall_weight, fabric.device)
     session.begin(
         job.inputs,
         {"train": job.train, "val": job.val},

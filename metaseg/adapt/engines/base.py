@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from metaseg.errors import UsageError
 from metaseg.registry import Registry
-from metaseg.training.loop import Loss
+from metaseg.training.optimization import Loss
 
 
 @dataclass(frozen=True, eq=False)

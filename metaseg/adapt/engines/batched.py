@@ -44,7 +44,7 @@ from metaseg.adapt.engines.functional import (
 from metaseg.adapt.engines.recorded import Recordings
 from metaseg.cases import file_checks
 from metaseg.threads import ordered_map
-from metaseg.training.loop import Loss
+from metaseg.training.optimization import Loss
 
 Shapes = tuple[torch.Size, ...]
 

@@ -29,7 +29,7 @@ from metaseg.adapt.engines.base import (
     checked_scalar,
     isolated_buffers,
 )
-from metaseg.training.loop import Loss
+from metaseg.training.optimization import Loss
 
 Values = dict[str, Tensor]
 """Tensors by the name of a trainable parameter."""

@@ -22,7 +22,7 @@ from metaseg.adapt.engines.base import (
     isolate_buffers,
 )
 from metaseg.errors import UsageError
-from metaseg.training.loop import Loss
+from metaseg.training.optimization import Loss
 
 
 @ENGINES.register("learn2learn")

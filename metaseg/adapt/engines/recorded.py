@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from metaseg.adapt.engines.base import Autocast, NormStatistics, TaskBatch
 from metaseg.adapt.engines.functional import FastWeights, InnerLoop, TaskGradient, task_gradient
-from metaseg.training.loop import Loss
+from metaseg.training.optimization import Loss
 
 STREAMS = 8
 """How many tasks run side by side at most; more of them find no idle part of a GPU."""

@@ -25,7 +25,7 @@ from metaseg.adapt.methods.registry import register_method
 from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import RunError, UsageError
 from metaseg.models.parts import head_modules
-from metaseg.training.loop import Loss
+from metaseg.training.optimization import Loss
 
 UNIT = 32.0
 """Learned values are in units of so many α: an Adam step at outer rate β moves a rate by about 32 β α, one hundredth of

@@ -27,7 +27,7 @@ from metaseg.models.parts import (
     merge_adapters,
     modules_beside,
 )
-from metaseg.training.optimization import DiceCrossEntropy
+from metaseg.training.optimization import build_loss
 
 
 class Interpolation:
@@ -108,7 +108,7 @@ class Naive:
 
     def __init__(self, config: NaivetuneConfig, setup: AdaptationSetup, fabric: Fabric) -> None:
         self.config, self.setup, self.fabric = config, setup, fabric
-        self.loss = DiceCrossEntropy(setup.space, config.recall_weight).to(fabric.device)
+        self.loss = build_loss(config.loss, setup.space, config.recall_weight, fabric.device)
 
     def network(self, model: nn.Module) -> nn.Module:
         """The network to train, from the pretrained one: layers frozen, wrapped or drawn anew, in place or not."""

@@ -16,7 +16,7 @@ from metaseg.adapt.methods.maml import Maml
 from metaseg.adapt.methods.registry import register_method
 from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import UsageError
-from metaseg.training.loop import Loss
+from metaseg.training.optimization import Loss
 
 Batches = tuple[tuple[Tensor, Tensor], ...]
 """Images and labels of an inner step, as one batch or, where sizes differ, as several."""

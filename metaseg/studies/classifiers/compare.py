@@ -13,7 +13,7 @@ import pandas as pd
 from metaseg.config.io import dump_config
 from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import recorded_warnings
-from metaseg.results import Tabled
+from metaseg.results import Result
 from metaseg.runs.state import STATE_NAME
 from metaseg.studies.classifiers.plan import (
     ClassifierWork,
@@ -47,7 +47,7 @@ ACTIVE = {"labels": "labels", "area": "area", "labels_needed": "needed", "labels
 
 
 @dataclass(frozen=True)
-class ClassifierComparison(Tabled):
+class ClassifierComparison(Result):
     """What a comparison of classifiers leaves.
 
     Attributes:

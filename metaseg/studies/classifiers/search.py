@@ -18,7 +18,7 @@ from metaseg.config.options import MODEL, TRAIN
 from metaseg.config.studies import ClassifySearchConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.files import FileKind, read_json, read_rows
-from metaseg.results import Tabled
+from metaseg.results import Result
 from metaseg.runs.state import STATE_NAME
 from metaseg.studies.classifiers.plan import check_entries, input_digests, read_classifier_entry
 from metaseg.studies.compare import short
@@ -42,7 +42,7 @@ JUDGING = ("monitor", "validate_every", "patience")
 
 
 @dataclass(frozen=True)
-class ClassifierSearch(Tabled):
+class ClassifierSearch(Result):
     """What a search leaves.
 
     Attributes:
