@@ -16,7 +16,7 @@ from PIL import Image
 
 import metaseg
 from metaseg.adapt.watch import Watch
-from metaseg.classify.active import _Active as Active
+from metaseg.classify.active import _ActiveLearning as Active
 from metaseg.errors import DataError, DataWarning, RunError
 from metaseg.training.fitted_run import FitListener
 

@@ -2,8 +2,6 @@
 
 Every round is a function of the one before and the seed, and its choice, its labels and its metrics are written as
 soon as they are known: a run that was killed repeats at most one fit, and goes on to the same choices and metrics.
-
-How many labels a round and a whole run of active learning may take.
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,31 +19,364 @@ import pandas as pd
 from metaseg.classify.acquire import check_strategy, choose
 from metaseg.classify.annotator import Annotator, refuse_files_of_others, refuse_to_lose_labels
 from metaseg.classify.data import Parts, part_lines
-from metaseg.classify.fitting import (
-    classifier_card,
-    new_classifier,
-    part_metrics,
-    slice_probabilities,
-    watched,
-    weights_file,
-)
-from metaseg.classify.rounds import Round, budget_areas, curve_table, fit_round, read_rounds, write_curve, write_round
+from metaseg.classify.fitting import classifier_card, fit_round, new_classifier, part_metrics, weights_file
+from metaseg.classify.rounds import Round, budget_areas, curve_table, read_rounds, write_curve, write_round
 from metaseg.classify.slices import ClassifiedSlices
-from metaseg.classify.train import SPLIT_NAME, cases_of, open_parts
+from metaseg.classify.train import SPLIT_NAME, measure_test_part, open_parts
 from metaseg.config.classification import ClassifyActiveConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.files import finite_metrics
-from metaseg.inference.classification_files import write_classification_metrics
 from metaseg.models import Classifier, load_classifier, save_checkpoint
 from metaseg.models.checkpoint import checkpoint_files
-from metaseg.models.device import make_fabric
 from metaseg.results import Result
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
 from metaseg.runs.networks import Inputs, inherited_from_weights
-from metaseg.runs.session import RunSession, finished_run
+from metaseg.runs.session import RunSession, run_session
 from metaseg.sampling.scores import share_count, trim
 from metaseg.terminal import Progress, progress
+
+
+@dataclass(frozen=True)
+class ActiveResult(Result):
+    """What active learning leaves.
+
+    Attributes:
+        run: The run folder.
+        curve: Metrics after each round, by part; see :func:`~metaseg.classify.rounds.curve_table`.
+        area: Area under the budget curve of each metric on the test part.
+        labels: Labels spent.
+        waiting: The file whose labels the run waits for, or None.
+    """
+
+    run: Path
+    curve: pd.DataFrame
+    area: dict[str, float]
+    labels: int
+    waiting: Path | None = None
+
+    def table(self) -> pd.DataFrame:
+        """Metrics after each round, by part."""
+        return self.curve
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that is made before the run folder is touched."""
+
+    inputs: Inputs
+    parts: Parts
+    fresh: Classifier
+    sizes: Sizes
+
+
+@recorded_warnings()
+def run_classify_active(config: ClassifyActiveConfig) -> ActiveResult:
+    """Run active learning to its budget, or until an annotator is needed.
+
+    Args:
+        config: All settings; see :class:`~metaseg.config.classification.ClassifyActiveConfig`.
+
+    Raises:
+        DataError: The cases or the annotator's file cannot be used.
+        UsageError: Settings contradict each other or the data.
+        RunError: The run folder cannot be written or resumed.
+        TrainingError: The loss became non-finite.
+    """
+    return run_session(
+        config,
+        lambda: _prepare(config),
+        lambda session, job: _ActiveLearning(session, job).go(),
+        lambda run: _result(run, config),
+    )
+
+
+def _prepare(config: ClassifyActiveConfig) -> _Job:
+    if not config.data:
+        print("No --data given: working on SYNTHETIC phantoms of two grades, not on patients.")
+    if config.transfer == "scratch" and config.weights != "none":
+        raise UsageError(f"--transfer scratch with --weights {config.weights}", remedy="omit the weights")
+    if config.ask is not None and not config.classes:
+        raise UsageError("--ask without --classes", expected="the classes that an annotator may name")
+    if not config.resume:
+        refuse_to_lose_labels(config.out)
+        if config.ask is not None:
+            refuse_files_of_others(config.ask)
+    inputs = Inputs.of(config)
+    slices, parts = open_parts(config, inputs, annotator=config.ask is not None)
+    if config.stop_at is not None and not len(parts.val):
+        raise UsageError("--stop-at without a validation part", remedy="omit it, or give a split that has one")
+    sizes = read_sizes(config, len(parts.train))
+    network = new_classifier(config, slices, config.seed)
+    check_strategy(config, network, sizes.initial)
+    return _Job(inputs, parts, network, sizes)
+
+
+class _ActiveLearning:
+    """The loop over rounds in one run folder."""
+
+    def __init__(self, session: RunSession, job: _Job) -> None:
+        self.session, self.job = session, job
+        self.config, self.run, self.fabric = session.config, session.run, session.fabric
+        self.pool = job.parts.train
+        self.place = {name: place for place, name in enumerate(self.pool.ids)}
+        self.labels = np.full(len(self.pool), -1, dtype=np.int64)
+        self.rounds = read_rounds(self.run.path)
+        for record in self.rounds:
+            self._take_in(record)
+        self.exhausted = False
+        self.card = classifier_card(self.config, job.fresh, self.pool)
+
+    @property
+    def done(self) -> list[Round]:
+        """The rounds of which nothing is left to do."""
+        return [record for record in self.rounds if record.done]
+
+    def go(self) -> None:
+        """All rounds that are left, or those until an annotator is waited for."""
+        self._begin()
+        done = self.done
+        logged = len(done) + sum(len(values) for record in done for values in record.metrics.values())
+        with (
+            EventLog(self.run, len(done) or None, logged) as log,
+            progress("active learning", None) as bar,
+        ):
+            while not self._at_end():
+                if self._round(log, bar):
+                    self.run.state.set_status("stopped", f"waits for labels in {self.config.ask}")
+                    return
+        self._finish()
+
+    def _begin(self) -> None:
+        sizes, parts = self.job.sizes, self.job.parts
+        print(
+            f"{self.config.model}, {self.config.acquisition}: {sizes.initial} labels by chance, then "
+            f"{sizes.batch} a round up to {sizes.budget} of {len(self.pool)} slices"
+        )
+        print("\n".join(part_lines(parts)))
+        parts.split.save(self.run.path / SPLIT_NAME)
+        self.session.begin(
+            self.job.inputs,
+            {"train": parts.train.cases, "val": parts.val.cases},
+            inherited_from_weights(weights_file(self.config.weights)),
+            fingerprint=self.pool.store.fingerprint,
+            synthetic=self.pool.store.synthetic,
+        )
+        if self.done:
+            # What a kill at the end of a round has left undone.
+            self._forget_weights(self.done[-1].checkpoint)
+            self._write_curve()
+
+    def _at_end(self) -> bool:
+        done = self.done
+        if len(done) < len(self.rounds) or not done:
+            return False
+        if self.exhausted or done[-1].labelled >= self.job.sizes.budget or len(done) == self.config.rounds:
+            return True
+        reached = done[-1].metrics.get("val", {}).get(self.config.monitor)
+        if self.config.stop_at is not None and reached is not None and reached >= self.config.stop_at:
+            print(f"{self.config.monitor} on the validation part reached {reached:.3f}: enough")
+            return True
+        # Choosing among all slices, a round may bring nothing new: two in a row end the run.
+        return len(done) > 2 and done[-1].labelled == done[-3].labelled
+
+    def _round(self, log: EventLog, bar: Progress) -> bool:
+        """Bring one round to its end; whether it has to wait for the annotator."""
+        begun = time.monotonic()
+        if len(self.done) == len(self.rounds):
+            chosen = self._choose(len(self.rounds) + 1, bar)
+            if not chosen.chosen:
+                print("nothing is left of the ranking once its ends are dropped: the run ends here")
+                self.exhausted = True
+                return False
+            self.rounds.append(chosen)
+            write_round(self.run.path, chosen)
+        if not self.rounds[-1].labels:
+            labels = self._ask(self.rounds[-1])
+            if labels is None:
+                return True
+            self._record(replace(self.rounds[-1], labels=tuple(labels.tolist())))
+        record = self.rounds[-1]
+        self._take_in(record)
+        network = self._fit(record, bar)
+        name = f"round-{record.number:03d}"
+        save_checkpoint(self.run.checkpoints / name, network, replace(self.card, step=record.number))
+        metrics = self._measure(network)
+        measured = replace(
+            record,
+            metrics={part: finite_metrics(values) for part, values in metrics.items()},
+            labelled=int(np.sum(self.labels >= 0)),
+            checkpoint=name,
+            seconds=round(time.monotonic() - begun, 3),
+        )
+        # What belongs to the round is logged before the round counts as done.
+        self._show(measured, metrics, log, bar)
+        log.sync()
+        self._record(measured)
+        self._write_curve()
+        self._forget_weights(name)
+        return False
+
+    def _record(self, record: Round) -> None:
+        self.rounds[-1] = record
+        write_round(self.run.path, record)
+
+    def _choose(self, number: int, bar: Progress) -> Round:
+        sizes, known, config = self.job.sizes, self.labels >= 0, self.config
+        left = sizes.budget - int(known.sum())
+        count = sizes.batch
+        if number == 1 and sizes.initial > 0:
+            count = sizes.initial
+            config = replace(config, acquisition="random", drop_top=0, drop_bottom=0, draw="top", rank="pool")
+        ranks_all = config.rank == "all"
+        candidates = np.arange(len(self.pool)) if ranks_all else np.flatnonzero(~known)
+        choice = choose(
+            config,
+            self._current(),
+            self.pool.take(candidates),
+            self._labelled(known),
+            min(count, len(candidates) if ranks_all else left),
+            (config.seed, 4, number),
+            lambda: self._committee(number, bar),
+        )
+        places = candidates[choice.positions]
+        paid = within_budget(places, known, left)
+        names = tuple(self.pool.ids[place] for place in places[paid])
+        scores = tuple(float(score) if math.isfinite(score) else None for score in choice.scores[paid])
+        return Round(number, names, scores)
+
+    def _places(self, record: Round) -> np.ndarray:
+        return np.array([self.place[name] for name in record.chosen])
+
+    def _ask(self, record: Round) -> np.ndarray | None:
+        """The labels of a round's slices, ``(n,)``; None if the annotator was asked only now."""
+        places = self._places(record)
+        if self.config.ask is None:
+            return self.pool.labels[places]
+        labels = self.labels[places]
+        new = labels < 0
+        if new.any():
+            scores = np.array([math.nan if score is None else score for score in record.scores])[new].tolist()
+            before = {name for earlier in self.rounds[:-1] for name in earlier.chosen}
+            wanted = self.pool.take(places[new])
+            annotator = Annotator(self.config.ask, self.run.state)
+            answers = annotator.labels(record.number, wanted, scores, before)
+            if answers is None:
+                print(f"{len(wanted)} slices to label are in {self.config.ask}: fill its column 'label'")
+                print(f"then: metaseg classify active --out {self.run.path} --resume")
+                return None
+            labels[new] = answers
+        return labels
+
+    def _take_in(self, record: Round) -> None:
+        for name, label in zip(record.chosen, record.labels, strict=False):
+            self.labels[self.place[name]] = label
+
+    def _labelled(self, chosen: np.ndarray) -> ClassifiedSlices:
+        return self.pool.with_labels(self.labels).take(np.flatnonzero(chosen))
+
+    def _fresh(self) -> Classifier:
+        return copy.deepcopy(self.job.fresh).to(self.fabric.device)
+
+    def _current(self) -> Classifier:
+        """The network after the last round, or the one that all begins with."""
+        done = self.done
+        if not done:
+            return self._fresh()
+        file = self.run.checkpoints / done[-1].checkpoint
+        # A run that was killed at its very end has its last weights under their last name.
+        file = file if checkpoint_files(file)[0].exists() else self.run.checkpoints / "last"
+        return load_classifier(file)[0].to(self.fabric.device)
+
+    def _fit(self, record: Round, bar: Progress) -> Classifier:
+        taught = self.labels >= 0
+        if self.config.fit_on == "chosen":
+            taught = np.zeros(len(self.labels), dtype=bool)
+            taught[self._places(record)] = True
+        begins = record.number == 1 or self.config.fit == "reset"
+        network = self._fresh() if begins else self._current()
+        return self._fitted(network, taught, record.number, bar, first=begins)
+
+    def _committee(self, number: int, bar: Progress) -> list[Classifier]:
+        """Members that began alike and learned at different rates (Hao et al. 2021)."""
+        return [
+            self._fitted(self._fresh(), self.labels >= 0, number, bar, first=True, rate=rate)
+            for rate in self.config.committee_rates
+        ]
+
+    def _fitted(
+        self,
+        network: Classifier,
+        taught: np.ndarray,
+        number: int,
+        bar: Progress,
+        *,
+        first: bool,
+        rate: float | None = None,
+    ) -> Classifier:
+        seed = self.config.seed * 1000 + number
+        slices, val = self._labelled(taught), self.job.parts.val
+        return fit_round(network, slices, val, self.config, self.fabric, bar, first=first, seed=seed, rate=rate)
+
+    def _measure(self, network: Classifier) -> dict[str, dict[str, float]]:
+        parts = {"test": self.job.parts.test, "val": self.job.parts.val}
+        if self.config.ask is None:
+            parts["pool"] = self.pool.take(np.flatnonzero(self.labels < 0))
+        named = {part: part_metrics(network, slices, part) for part, slices in parts.items() if len(slices)}
+        return {
+            part: {name.partition("/")[0]: value for name, value in metrics.items()} for part, metrics in named.items()
+        }
+
+    def _forget_weights(self, keep: str = "") -> None:
+        for file in self.run.checkpoints.glob("round-*"):
+            if file.stem != keep:
+                file.unlink()
+
+    def _write_curve(self) -> None:
+        table = curve_table(self.done, self.pool.classes)
+        title = f"{self.config.acquisition}, {self.config.model}"
+        write_curve(self.run.path, table, self.config.monitor, title, self.pool.store.synthetic)
+
+    def _show(self, record: Round, metrics: Mapping[str, Mapping[str, float]], log: EventLog, bar: Progress) -> None:
+        named = {f"{name}/{part}": value for part, values in metrics.items() for name, value in values.items()}
+        log.scalars({"labels": float(record.labelled), **named}, step=record.number)
+        shown = metrics.get("test") or metrics.get("val") or {}
+        text = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        bar.note(f"round {record.number}: {record.labelled} labels  {text}")
+
+    def _finish(self) -> None:
+        network, test = self._current(), self.job.parts.test
+        save_checkpoint(self.run.checkpoints / "last", network, replace(self.card, step=len(self.rounds)))
+        self._forget_weights()
+        metrics = measure_test_part(self.run, network, test, self.config.seed) if len(test) else {}
+        area = budget_areas(curve_table(self.rounds, self.pool.classes), "test") if len(test) else {}
+        result = {
+            "metrics": finite_metrics(metrics),
+            "area_under_budget_curve": finite_metrics(area),
+            "labels": self.rounds[-1].labelled,
+            "rounds": len(self.rounds),
+            "classes": list(self.pool.classes),
+        }
+        self.session.finish(result, metrics)
+        print(f"run: {self.run.path}")
+        for name, value in metrics.items():
+            print(f"  {name} {value:.3f} with {self.rounds[-1].labelled} labels")
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What :func:`_result` counts on in ``result.json``."""
+
+    classes: list[str]
+
+
+def _result(run: RunFolder, config: ClassifyActiveConfig) -> ActiveResult:
+    rounds = [record for record in read_rounds(run.path) if record.done]
+    # A run that waits for an annotator was told the classes.
+    classes = run.read_json("result.json", _Content).classes if run.finished else config.classes
+    table = curve_table(rounds, classes)
+    labels = rounds[-1].labelled if rounds else 0
+    return ActiveResult(run.path, table, budget_areas(table, "test"), labels, None if run.finished else config.ask)
 
 
 @dataclass(frozen=True)
@@ -99,351 +431,3 @@ def within_budget(positions: np.ndarray, known: np.ndarray, left: int) -> np.nda
     """
     new = ~known[positions]
     return ~new | (np.cumsum(new) <= left)
-
-
-@dataclass(frozen=True)
-class ActiveResult(Result):
-    """What active learning leaves.
-
-    Attributes:
-        run: The run folder.
-        curve: Metrics after each round, by part; see :func:`~metaseg.classify.rounds.curve_table`.
-        area: Area under the budget curve of each metric on the test part.
-        labels: Labels spent.
-        waiting: The file whose labels the run waits for, or None.
-    """
-
-    run: Path
-    curve: pd.DataFrame
-    area: dict[str, float]
-    labels: int
-    waiting: Path | None = None
-
-    def table(self) -> pd.DataFrame:
-        """Metrics after each round, by part."""
-        return self.curve
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Everything that is made before the run folder is touched."""
-
-    inputs: Inputs
-    parts: Parts
-    fresh: Classifier
-    sizes: Sizes
-
-    @property
-    def pool(self) -> ClassifiedSlices:
-        return self.parts.train
-
-
-@recorded_warnings()
-def run_classify_active(config: ClassifyActiveConfig) -> ActiveResult:
-    """Run active learning to its budget, or until an annotator is needed.
-
-    Args:
-        config: All settings; see :class:`~metaseg.config.classification.ClassifyActiveConfig`.
-
-    Raises:
-        DataError: The cases or the annotator's file cannot be used.
-        UsageError: Settings contradict each other or the data.
-        RunError: The run folder cannot be written or resumed.
-        TrainingError: The loss became non-finite.
-    """
-    fabric = make_fabric(config.device, config.precision)
-    finished = finished_run(config)
-    if finished is not None:
-        return _result(finished.path, config)
-    job = _prepare(config)
-    with RunFolder.create(config) as run:
-        waiting = _Active(RunSession(run, config, fabric), job).go()
-        if waiting is not None:
-            run.state.set_status("stopped", f"waits for labels in {waiting}")
-    return replace(_result(run.path, config, job.pool.classes), waiting=waiting)
-
-
-def _prepare(config: ClassifyActiveConfig) -> _Job:
-    if not config.data:
-        print("No --data given: working on SYNTHETIC phantoms of two grades, not on patients.")
-    if config.transfer == "scratch" and config.weights != "none":
-        raise UsageError(f"--transfer scratch with --weights {config.weights}", remedy="omit the weights")
-    if config.ask is not None and not config.classes:
-        raise UsageError("--ask without --classes", expected="the classes that an annotator may name")
-    if not config.resume:
-        refuse_to_lose_labels(config.out)
-        if config.ask is not None:
-            refuse_files_of_others(config.ask)
-    inputs = Inputs.of(config)
-    slices, parts = open_parts(config, inputs, annotator=config.ask is not None)
-    if config.stop_at is not None and not len(parts.val):
-        raise UsageError("--stop-at without a validation part", remedy="omit it, or give a split that has one")
-    sizes = read_sizes(config, len(parts.train))
-    network = new_classifier(config, slices, config.seed)
-    check_strategy(config, network, sizes.initial)
-    return _Job(inputs, parts, network, sizes)
-
-
-class _Active:
-    """The loop over rounds in one run folder."""
-
-    def __init__(self, session: RunSession, job: _Job) -> None:
-        self.session, self.job = session, job
-        self.config, self.run, self.fabric = session.config, session.run, session.fabric
-        self.place = {name: place for place, name in enumerate(job.pool.ids)}
-        self.labels = np.full(len(job.pool), -1, dtype=np.int64)
-        self.rounds = read_rounds(self.run.path)
-        for one in self.rounds:
-            self._take_in(one)
-        self.exhausted = False
-        self.card = classifier_card(self.config, job.fresh, job.pool)
-
-    def go(self) -> Path | None:
-        """All rounds that are left; the file that is waited for, if any."""
-        self._begin()
-        done = [one for one in self.rounds if one.done]
-        logged = len(done) + sum(len(values) for one in done for values in one.metrics.values())
-        with (
-            EventLog(self.run, len(done) or None, logged) as log,
-            progress("active learning", None) as bar,
-        ):
-            while not self._at_end():
-                waiting = self._round(log, bar)
-                if waiting is not None:
-                    return waiting
-        self._finish()
-        return None
-
-    def _begin(self) -> None:
-        pool, sizes = self.job.pool, self.job.sizes
-        print(
-            f"{self.config.model}, {self.config.acquisition}: {sizes.initial} labels by chance, then "
-            f"{sizes.batch} a round up to {sizes.budget} of {len(pool)} slices"
-        )
-        print("\n".join(part_lines(self.job.parts)))
-        self.job.parts.split.save(self.run.path / SPLIT_NAME)
-        self.session.begin(
-            self.job.inputs,
-            {"train": cases_of(pool), "val": cases_of(self.job.parts.val)},
-            inherited_from_weights(weights_file(self.config.weights)),
-            fingerprint=pool.store.fingerprint,
-            synthetic=pool.store.synthetic,
-        )
-        done = [one for one in self.rounds if one.done]
-        if done:
-            # What a kill at the end of a round has left undone.
-            self._forget_weights(done[-1].checkpoint)
-            self._write_curve()
-
-    def _at_end(self) -> bool:
-        done = [one for one in self.rounds if one.done]
-        if len(done) < len(self.rounds) or not done:
-            return False
-        if self.exhausted or done[-1].labelled >= self.job.sizes.budget or len(done) == self.config.rounds:
-            return True
-        reached = done[-1].metrics.get("val", {}).get(self.config.monitor)
-        if self.config.stop_at is not None and reached is not None and reached >= self.config.stop_at:
-            print(f"{self.config.monitor} on the validation part reached {reached:.3f}: enough")
-            return True
-        # Choosing among all slices, a round may bring nothing new: two in a row end the run.
-        return len(done) > 2 and done[-1].labelled == done[-3].labelled
-
-    def _round(self, log: EventLog, bar: Progress) -> Path | None:
-        """Bring one round to its end; the annotator's file if it has to wait."""
-        begun = time.monotonic()
-        if not self.rounds or self.rounds[-1].done:
-            one = self._choose(len(self.rounds) + 1, bar)
-            if not one.chosen:
-                print("nothing is left of the ranking once its ends are dropped: the run ends here")
-                self.exhausted = True
-                return None
-            self.rounds.append(one)
-            write_round(self.run.path, one)
-        one = self.rounds[-1]
-        if not one.labels:
-            answered = self._label(one)
-            if answered is None:
-                return self.config.ask
-            self.rounds[-1] = one = answered
-            write_round(self.run.path, one)
-        self._take_in(one)
-        network = self._fit(one, bar)
-        name = f"round-{one.number:03d}"
-        save_checkpoint(self.run.checkpoints / name, network, replace(self.card, step=one.number))
-        metrics = self._measure(network)
-        one = replace(
-            one,
-            metrics={part: finite_metrics(values) for part, values in metrics.items()},
-            labelled=int(np.sum(self.labels >= 0)),
-            checkpoint=name,
-            seconds=round(time.monotonic() - begun, 3),
-        )
-        # What belongs to the round is logged before the round counts as done.
-        self._show(one, metrics, log, bar)
-        log.sync()
-        self.rounds[-1] = one
-        write_round(self.run.path, one)
-        self._write_curve()
-        self._forget_weights(name)
-        return None
-
-    def _choose(self, number: int, bar: Progress) -> Round:
-        pool, sizes, known = self.job.pool, self.job.sizes, self.labels >= 0
-        left = sizes.budget - int(known.sum())
-        by_chance = number == 1 and sizes.initial > 0
-        ranks_all = self.config.rank == "all" and not by_chance
-        candidates = np.arange(len(pool)) if ranks_all else np.flatnonzero(~known)
-        count = sizes.initial if by_chance else sizes.batch
-        config = self.config
-        if by_chance:
-            config = replace(config, acquisition="random", drop_top=0, drop_bottom=0, draw="top")
-        choice = choose(
-            config,
-            self._current(),
-            pool.take(candidates),
-            self._labelled(known),
-            min(count, len(candidates)) if ranks_all else min(count, left),
-            (self.config.seed, 4, number),
-            lambda: self._committee(number, bar),
-        )
-        places = candidates[choice.positions]
-        paid = within_budget(places, known, left)
-        ids = pool.ids
-        names = tuple(ids[place] for place in places[paid])
-        scores = tuple(float(score) if math.isfinite(score) else None for score in choice.scores[paid])
-        return Round(number, names, scores)
-
-    def _label(self, one: Round) -> Round | None:
-        """The round with its labels; None if the annotator was asked only now."""
-        pool = self.job.pool
-        places = np.array([self.place[name] for name in one.chosen])
-        if self.config.ask is None:
-            return replace(one, labels=tuple(int(label) for label in pool.labels[places]))
-        labels = self.labels[places]
-        new = labels < 0
-        if new.any():
-            scores = [math.nan if score is None else score for score in one.scores]
-            annotator = Annotator(self.config.ask, self.run.state)
-            before = {name for earlier in self.rounds[:-1] for name in earlier.chosen}
-            wanted = pool.take(places[new])
-            answers = annotator.labels(one.number, wanted, np.array(scores)[new].tolist(), before, pool.classes)
-            if answers is None:
-                print(f"{len(wanted)} slices to label are in {self.config.ask}: fill its column 'label'")
-                print(f"then: metaseg classify active --out {self.run.path} --resume")
-                return None
-            labels[new] = answers
-        return replace(one, labels=tuple(int(label) for label in labels))
-
-    def _take_in(self, one: Round) -> None:
-        for name, label in zip(one.chosen, one.labels, strict=False):
-            self.labels[self.place[name]] = label
-
-    def _labelled(self, known: np.ndarray) -> ClassifiedSlices:
-        return self.job.pool.with_labels(self.labels).take(np.flatnonzero(known))
-
-    def _fresh(self) -> Classifier:
-        return copy.deepcopy(self.job.fresh).to(self.fabric.device)
-
-    def _current(self) -> Classifier:
-        """The network after the last round, or the one that all begins with."""
-        done = [one for one in self.rounds if one.done]
-        if not done:
-            return self._fresh()
-        file = self.run.checkpoints / done[-1].checkpoint
-        # A run that was killed at its very end has its last weights under their last name.
-        file = file if checkpoint_files(file)[0].exists() else self.run.checkpoints / "last"
-        return load_classifier(file)[0].to(self.fabric.device)
-
-    def _fit(self, one: Round, bar: Progress) -> Classifier:
-        chosen = np.zeros(len(self.labels), dtype=bool)
-        chosen[[self.place[name] for name in one.chosen]] = True
-        learned = self._labelled(chosen if self.config.fit_on == "chosen" else self.labels >= 0)
-        begins = one.number == 1 or self.config.fit == "reset"
-        network = self._fresh() if begins else self._current()
-        seed = self.config.seed * 1000 + one.number
-        return fit_round(
-            network, learned, self.job.parts.val, self.config, self.fabric, bar, first=begins, seed=seed
-        )  # fmt: skip
-
-    def _committee(self, number: int, bar: Progress) -> list[Classifier]:
-        """Members that began alike and learned at different rates (Hao et al. 2021)."""
-        labelled = self._labelled(self.labels >= 0)
-        seed = self.config.seed * 1000 + number
-        val, config = self.job.parts.val, self.config
-        return [
-            fit_round(self._fresh(), labelled, val, config, self.fabric, bar, first=True, seed=seed, rate=rate)
-            for rate in config.committee_rates
-        ]
-
-    def _measure(self, network: Classifier) -> dict[str, dict[str, float]]:
-        pool = self.job.pool
-        parts = {"test": self.job.parts.test, "val": self.job.parts.val}
-        if self.config.ask is None:
-            parts["pool"] = pool.take(np.flatnonzero(self.labels < 0))
-        metrics = {}
-        for part, slices in parts.items():
-            if len(slices):
-                named = part_metrics(network, slices, part)
-                metrics[part] = {name.partition("/")[0]: value for name, value in named.items()}
-        return metrics
-
-    def _forget_weights(self, keep: str = "") -> None:
-        for file in self.run.checkpoints.glob("round-*"):
-            if file.stem != keep:
-                file.unlink()
-
-    def _write_curve(self) -> None:
-        write_curve(
-            self.run.path,
-            curve_table([one for one in self.rounds if one.done], self.job.pool.classes),
-            self.config.monitor,
-            f"{self.config.acquisition}, {self.config.model}",
-            self.job.pool.store.synthetic,
-        )
-
-    def _show(self, one: Round, metrics: dict[str, dict[str, float]], log: EventLog, bar: Progress) -> None:
-        named = {f"{name}/{part}": value for part, values in metrics.items() for name, value in values.items()}
-        log.scalars({"labels": float(one.labelled), **named}, step=one.number)
-        shown = metrics.get("test") or metrics.get("val") or {}
-        text = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
-        bar.note(f"round {one.number}: {one.labelled} labels  {text}")
-
-    def _finish(self) -> None:
-        network, test = self._current(), self.job.parts.test
-        save_checkpoint(self.run.checkpoints / "last", network, replace(self.card, step=len(self.rounds)))
-        self._forget_weights()
-        metrics: dict[str, float] = {}
-        if len(test):
-            probabilities = slice_probabilities(network, test)
-            metrics = watched(probabilities, test, "test")
-            write_classification_metrics(
-                self.run.path / "test", probabilities, test, seed=self.config.seed, synthetic=test.store.synthetic
-            )
-        table = curve_table(self.rounds, self.job.pool.classes)
-        area = budget_areas(table, "test") if len(test) else {}
-        result = {
-            "metrics": finite_metrics(metrics),
-            "area_under_budget_curve": finite_metrics(area),
-            "labels": self.rounds[-1].labelled,
-            "rounds": len(self.rounds),
-            "classes": list(self.job.pool.classes),
-        }
-        self.session.finish(result, metrics)
-        print(f"run: {self.run.path}")
-        for name, value in metrics.items():
-            print(f"  {name} {value:.3f} with {self.rounds[-1].labelled} labels")
-
-
-@dataclass(frozen=True)
-class _Result:
-    """What :func:`_result` counts on in ``result.json``."""
-
-    classes: list[str]
-
-
-def _result(run: Path, config: ClassifyActiveConfig, classes: tuple[str, ...] | None = None) -> ActiveResult:
-    rounds = [one for one in read_rounds(run) if one.done]
-    if classes is None:
-        classes = tuple(RunFolder.open(run).read_json("result.json", _Result).classes)
-    table = curve_table(rounds, classes)
-    return ActiveResult(run, table, budget_areas(table, "test"), rounds[-1].labelled if rounds else 0)

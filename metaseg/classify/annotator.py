@@ -1,6 +1,4 @@
-"""The file that an annotator fills: the slices wanted, with thumbnails, and their labels read back with care.
-
-An annotator who is asked through a file: whose file it is, and whether a round was asked and answered.
+"""An annotator who is asked through a file: the slices wanted, with thumbnails, and their labels read back with care.
 
 The labels that somebody typed are the dearest thing here. A file is replaced only if all its rows were asked for by
 this very run, which has their labels in its rounds; and a run with such labels is not overwritten.
@@ -8,23 +6,20 @@ this very run, which has their labels in its rounds; and a run with such labels 
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from metaseg.classify.rounds import read_rounds
 from metaseg.classify.slices import ClassifiedSlices
-from metaseg.errors import DataError, MetasegError, UsageError
+from metaseg.errors import DataError, MetasegError, UsageError, some
 from metaseg.files import FileKind, read_rows, replacing, require_writable, write_text
 from metaseg.runs.folder import RunFolder, is_run
-from metaseg.runs.logs import cell
 from metaseg.runs.state import RunState
 
 COLUMNS = ("slice", "label", "thumbnail", "case", "patient", "rank", "score")
@@ -40,32 +35,28 @@ def write_questions(path: Path, slices: ClassifiedSlices, scores: Sequence[float
         scores: What each was ranked by.
     """
     folder = thumbnail_folder(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    for place, name in enumerate(slices.ids):
-        picture = folder / f"{place + 1:04d}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.png"
-        with replacing(picture) as stream:
+    names = [
+        f"{rank:04d}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.png" for rank, name in enumerate(slices.ids, start=1)
+    ]
+    for place, name in enumerate(names):
+        with replacing(folder / name) as stream:
             thumbnail(slices, place).save(stream, format="PNG")
-        rows.append(
-            {
-                "slice": name,
-                "label": "",
-                "thumbnail": f"{folder.name}/{picture.name}",
-                "case": slices.case_ids[place],
-                "patient": slices.patients[place],
-                "rank": place + 1,
-                "score": scores[place],
-            }
-        )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([cell(row[column]) for column in COLUMNS] for row in rows)
-    write_text(path, text.getvalue())
+    table = pd.DataFrame(
+        {
+            "slice": slices.ids,
+            "label": "",
+            "thumbnail": [f"{folder.name}/{name}" for name in names],
+            "case": slices.case_ids,
+            "patient": slices.patients,
+            "rank": range(1, len(names) + 1),
+            "score": scores,
+        },
+        columns=list(COLUMNS),
+    )
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
     # Pictures of the round before would only be mistaken for this one's.
-    wanted = {Path(row["thumbnail"]).name for row in rows}
     for picture in folder.glob("[0-9][0-9][0-9][0-9]-*.png"):
-        if picture.name not in wanted:
+        if picture.name not in names:
             picture.unlink()
 
 
@@ -141,9 +132,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _complain(path: Path, what: str, names: Sequence[str], expected: str) -> None:
     if names:
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise DataError(
-            f"the file of labels {what}: {', '.join(names[:5])}{more} ({len(names)} in all)",
+            f"the file of labels {what}: {some(names)} ({len(names)} in all)",
             where=path,
             expected=expected,
             remedy="mend the file and give the same command again with --resume",
@@ -180,7 +170,7 @@ def refuse_to_lose_labels(out: Path | None) -> None:
     """
     if out is None or not is_run(out) or not RunFolder.open(out).state.done(STAGE):
         return
-    labels = sum(len(one.labels) for one in read_rounds(out))
+    labels = sum(len(record.labels) for record in read_rounds(out))
     if labels:
         raise UsageError(
             f"--overwrite would delete {labels} labels that an annotator gave",
@@ -206,7 +196,6 @@ class Annotator:
         slices: ClassifiedSlices,
         scores: Sequence[float],
         before: Collection[str],
-        classes: Sequence[str],
     ) -> np.ndarray | None:
         """Labels of a round's slices, ``(n,)``; None if they were asked for only now.
 
@@ -215,14 +204,13 @@ class Annotator:
             slices: Slices whose labels are wanted, at least one.
             scores: What each was ranked by.
             before: Names that this run has asked for in earlier rounds.
-            classes: The classes that a label may name.
 
         Raises:
             DataError: The file holds no labels yet, or was edited wrongly.
             UsageError: It is not this run's.
         """
         if self.state.is_done(STAGE, f"asked-{number:03d}"):
-            return read_answers(self.path, slices.ids, classes)
+            return read_answers(self.path, slices.ids, slices.classes)
         # A run that was killed in between has written the file, and it may have been filled since.
         if not (self.state.is_done(STAGE, f"asking-{number:03d}") and self._holds(slices.ids)):
             self._refuse_others(before)

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
 from metaseg.cases.case import FailedCase
 from metaseg.cases.readers.common import find_doubled
 from metaseg.cases.splits import Split, make_split
-from metaseg.classify.slices import ClassifiedSlices, choose_slices, gather
+from metaseg.classify.slices import ClassifiedSlices, choose_slices, classified_slices
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig, PartOptions, SliceOptions
 from metaseg.errors import DataError, UsageError, some, unknown_name, warn_user
 from metaseg.files import TABLE, read_rows
@@ -123,18 +123,8 @@ def class_order(names: Mapping[str, str], wanted: tuple[str, ...], config: Slice
 STORED_SIZE = 1.25
 """Slices are stored somewhat larger than the network's input, since they are cropped to the head after that."""
 
+RunConfig = ClassifyTrainConfig | ClassifyActiveConfig
 PHANTOM_GRADES: tuple[Literal["hgg", "lgg"], ...] = ("hgg", "lgg")
-
-
-class DataConfig(Protocol):
-    """What the settings of a verb need to open slices with."""
-
-    @property
-    def seed(self) -> int: ...  # noqa: D102
-    @property
-    def jobs(self) -> int: ...  # noqa: D102
-    @property
-    def cache(self) -> Path | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -155,8 +145,7 @@ class Parts:
 
 
 def open_slices(
-    config: SliceOptions,
-    run: DataConfig,
+    config: RunConfig,
     classes: tuple[str, ...] = (),
     modalities: tuple[str, ...] = (),
     *,
@@ -167,8 +156,7 @@ def open_slices(
     """Open the slices that settings name; nothing but what is needed to prepare cases is read.
 
     Args:
-        config: Which slices.
-        run: Seed, threads and cache.
+        config: Which slices, and the seed of their choice.
         classes: Classes of a network that is there already, in its order; cases of others are left out, and said so.
         modalities: Modalities of such a network.
         annotator: Keep cases of other classes than ``config.classes``, or of none: somebody will be asked.
@@ -180,7 +168,7 @@ def open_slices(
         UsageError: Settings contradict the data.
         RunError: Cases of the run to resume are gone or changed.
     """
-    store = open_classified(config, run, modalities, failed)
+    store = open_classified(config, modalities, failed)
     if inputs is not None:
         store = inputs.take("data", store)
     names = case_classes(store, config, needed=not annotator)
@@ -191,21 +179,20 @@ def open_slices(
     per_case = _slices_per_case(config.slices_per_case, chosen)
     counts = [per_case.get(names[case.id], per_case[""]) for case in store]
     slices = [
-        choose_slices(case, count, config.slice_choice, run.seed) for case, count in zip(store, counts, strict=True)
+        choose_slices(case, count, config.slice_choice, config.seed) for case, count in zip(store, counts, strict=True)
     ]
     labels = [chosen.index(names[case.id]) if names[case.id] in chosen else -1 for case in store]
     shared = tuple(modalities or config.modalities or shared_modalities(store))
-    return gather(store, labels, slices, chosen, shared, config.input_size)
+    return classified_slices(store, labels, slices, chosen, shared, config.input_size)
 
 
 def open_classified(
-    config: SliceOptions,
-    run: DataConfig,
+    config: RunConfig,
     modalities: tuple[str, ...] = (),
     failed: list[FailedCase] | None = None,
 ) -> SliceStore:
     """The prepared cases that settings name, or phantoms of two grades."""
-    folders = config.data or phantom_folders(config.phantom_cases, run.seed, run.cache)
+    folders = config.data or phantom_folders(config.phantom_cases, config.seed, config.cache)
     return open_cases(
         config,
         folders,
@@ -213,8 +200,6 @@ def open_classified(
         modalities=modalities or config.modalities,
         classes=(),
         image_size=ceil(STORED_SIZE * config.input_size),
-        cache=run.cache,
-        jobs=run.jobs,
         group_copies=config.copies,
         failed=failed,
     )
@@ -225,7 +210,7 @@ def phantom_folders(cases: int, seed: int, cache: Path | None) -> tuple[Path, ..
     return tuple(phantom_folder(grade, cases, seed, cache) for grade in PHANTOM_GRADES)
 
 
-def check_cases(cases: Sequence[Any], config: ClassifyTrainConfig | ClassifyActiveConfig) -> None:
+def check_cases(cases: Sequence[Any], config: RunConfig) -> None:
     """Find out whether classes and parts can be made of cases, before any of them is prepared.
 
     Args:
@@ -286,7 +271,7 @@ def _slices_per_case(given: Sequence[str], classes: tuple[str, ...]) -> dict[str
     return counts
 
 
-def divide(
+def into_parts(
     slices: ClassifiedSlices,
     config: PartOptions,
     seed: int,
@@ -401,7 +386,7 @@ def _check_classes(parts: Parts, annotator: bool) -> None:
     """Training needs all classes; a metric on a part that lacks one would be of another task."""
     trained = [] if annotator else [("train", parts.train)]
     for name, part in (*trained, ("val", parts.val), ("test", parts.test)):
-        lacking = [one for one, count in part.counts().items() if not count]
+        lacking = part.absent_classes()
         if lacking and len(part):
             raise DataError(
                 f"part '{name}' has no slice of class {', '.join(lacking)}",
@@ -421,11 +406,3 @@ def part_lines(parts: Parts) -> list[str]:
             by_class = ", ".join(f"{count} {one}" for one, count in part.counts().items())
             lines.append(f"  {name}: {len(set(part.patients))} patients, {len(part)} slices ({by_class})")
     return lines
-
-
-def class_shares(labels: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
-    """Share of each class among labels ``(n,)``; NaN where there are none."""
-    total = len(labels)
-    return {
-        name: float(np.sum(labels == number)) / total if total else float("nan") for number, name in enumerate(classes)
-    }

@@ -21,7 +21,12 @@ from metaseg.classify.data import open_slices
 from metaseg.classify.fitting import slice_probabilities, softmax
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.classify.train import SPLIT_NAME
-from metaseg.config.classification import ClassifyActiveConfig, ClassifyEvaluateConfig, ClassifyTrainConfig
+from metaseg.config.classification import (
+    ClassifyActiveConfig,
+    ClassifyEvaluateConfig,
+    ClassifyPredictConfig,
+    ClassifyTrainConfig,
+)
 from metaseg.errors import RunError, UsageError, recorded_warnings
 from metaseg.files import refuse_existing, require_writable
 from metaseg.inference.classification_files import (
@@ -32,6 +37,7 @@ from metaseg.inference.classification_files import (
     SUMMARY,
     write_classification_metrics,
 )
+from metaseg.inference.evaluation_files import refuse_run
 from metaseg.models import Classifier
 from metaseg.models.device import make_fabric
 from metaseg.pictures.grad_cam import grad_cam, grad_cam_picture
@@ -127,14 +133,12 @@ def run_classify_evaluate(config: ClassifyEvaluateConfig) -> ClassifyEvaluationR
         UsageError: Settings contradict each other or the data.
         RunError: The run cannot be used, or ``out`` holds other files.
     """
-    fabric = make_fabric(config.device, config.precision)
-    network = load_classifier_network(config.run, config.checkpoint)
+    network = open_classifier(config)
     folder = _folder(config, network)
     failed: list[FailedCase] = []
     slices = _slices(config, network, failed)
     print(f"{len(slices)} slices of {len(set(slices.patients))} patients, classes {', '.join(slices.classes)}")
-    model = network.model.to(fabric.device)
-    probabilities = slice_probabilities(model, slices)
+    probabilities = slice_probabilities(network.model, slices)
     metrics = write_classification_metrics(
         folder,
         probabilities,
@@ -142,16 +146,29 @@ def run_classify_evaluate(config: ClassifyEvaluateConfig) -> ClassifyEvaluationR
         seed=config.seed,
         resamples=config.resamples,
         synthetic=slices.store.synthetic or network.card.synthetic,
-        record={"failed": [one.to_json() for one in failed]},
+        record={"failed": [case.to_json() for case in failed]},
     )
     if config.pictures:
         # The most confident mistakes first, then the least confident hits.
         true = probabilities[np.arange(len(slices)), slices.labels]
-        write_grad_cams(folder / GRAD_CAMS, model, slices, np.argsort(true, kind="stable")[: config.pictures])
+        write_grad_cams(folder / GRAD_CAMS, network.model, slices, np.argsort(true, kind="stable")[: config.pictures])
     _print(metrics)
     print(f"metrics: {folder}")
     raise_failed(failed, len(set(slices.case_ids)) + len(failed), "evaluated")
     return ClassifyEvaluationResult(folder, metrics, len(slices), len(set(slices.patients)))
+
+
+def open_classifier(config: ClassifyEvaluateConfig | ClassifyPredictConfig) -> LoadedClassifier:
+    """The classifier that settings name, on its device.
+
+    Raises:
+        UsageError: The device does not exist here.
+        RunError: The run cannot be used.
+    """
+    fabric = make_fabric(config.device, config.precision)
+    network = load_classifier_network(config.run, config.checkpoint)
+    network.model.to(fabric.device)
+    return network
 
 
 def _folder(config: ClassifyEvaluateConfig, network: LoadedClassifier) -> Path:
@@ -163,6 +180,7 @@ def _folder(config: ClassifyEvaluateConfig, network: LoadedClassifier) -> Path:
     # A run's own test part may be measured again; metrics of other data would take the place of its metrics.
     same = config.out is None and not (config.data or config.split or config.part or config.case_table)
     read = [path for path in (config.split, config.patients, config.case_table, *config.data) if path is not None]
+    refuse_run(folder)
     refuse_existing([folder / name for name in OUTPUTS], config.overwrite or same, read)
     require_writable(folder)
     return folder
@@ -195,12 +213,15 @@ def _slices(config: ClassifyEvaluateConfig, network: LoadedClassifier, failed: l
         jobs=config.jobs,
     )
     card = network.card
-    slices = open_slices(options, options, card.classes, card.modalities, annotator=not config.data, failed=failed)
-    split_file, part = _part(config, network)
-    if split_file is not None and part is not None:
+    slices = open_slices(options, card.classes, card.modalities, annotator=not config.data, failed=failed)
+    split_file, part = config.split, config.part or "test"
+    if split_file is None and not config.data and network.run is not None:
+        split_file = network.run / SPLIT_NAME
+        part = config.part or (made.test_part if made.fold is None else f"fold-{made.fold}")
+    if split_file is not None:
         split = Split.load(split_file)
         chosen = split.select(slices.store.cases, part, absent="ignore")
-        failed[:] = [one for one in failed if one.case in split.parts[part]]
+        failed[:] = [case for case in failed if case.case in split.parts[part]]
         slices = slices.of_cases([case.id for case in chosen])
     slices = slices.take(np.flatnonzero(slices.labels >= 0))
     network.warn_if_patients_unknown()
@@ -215,16 +236,6 @@ def _slices(config: ClassifyEvaluateConfig, network: LoadedClassifier, failed: l
             remedy="give other --data, another --part, or --include-training",
         )
     return slices
-
-
-def _part(config: ClassifyEvaluateConfig, network: LoadedClassifier) -> tuple[Path | None, str | None]:
-    if config.split is not None:
-        return config.split, config.part or "test"
-    if config.data or network.run is None:
-        return None, None
-    made = run_config(network.run)
-    fold = made.fold
-    return network.run / SPLIT_NAME, config.part or (made.test_part if fold is None else f"fold-{fold}")
 
 
 def _print(metrics: dict[str, dict[str, float]]) -> None:

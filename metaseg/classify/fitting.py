@@ -1,15 +1,11 @@
-"""What a fit of a classifier is made of: network, optimiser, rate, objective.
-
-Transfer strategies: what of a pretrained classifier is trained, and how fast (Al-Janabi; Zhou et al. 2017).
-
-A classifier's probabilities of slices, and the metrics of a part.
-"""
+"""What a fit of a classifier is made of: network, transfer strategy, optimiser, metrics; and a short fit."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from metaseg.classify.slices import ClassifiedSlices
-from metaseg.config.classification import FitOptions
-from metaseg.errors import RunError
+from metaseg.classify.slices import ClassifiedSlices, SliceBatches
+from metaseg.config.classification import ClassifyActiveConfig, FitOptions
+from metaseg.errors import RunError, UsageError
 from metaseg.metrics.classification import classification_metrics
 from metaseg.models import Classifier, ModelCard, build_classifier
 from metaseg.models.checkpoint import checkpoint_files
@@ -30,14 +26,122 @@ from metaseg.models.parts import freeze, hold_still
 from metaseg.models.processes import distributed_map, several
 from metaseg.models.weights import finite_output
 from metaseg.runs.folder import is_run
-from metaseg.training.loop import Objective
+from metaseg.terminal import Progress
+from metaseg.training.augment import Augmentation
+from metaseg.training.loop import LoopPlan, LoopState, Objective, fit
 from metaseg.training.optimization import build_optimizer, learning_rate
+
+NO_FILES = ("none", "imagenet")
+"""Words for weights that are no files."""
+
+
+def weights_file(weights: str) -> str:
+    """The file of weights that a user names: a run stands for its best checkpoint.
+
+    Raises:
+        RunError: The run has no checkpoint.
+    """
+    path = Path(weights).expanduser()
+    if weights in NO_FILES or not path.is_dir():
+        return weights
+    for name in ("best", "last"):
+        file = checkpoint_files(path / "checkpoints" / name)[0]
+        if is_run(path) and file.exists():
+            return str(file)
+    raise RunError(
+        "the folder named as weights holds no checkpoint",
+        where=path,
+        expected="a run of 'metaseg classify train'",
+        remedy="name such a run, a weights file, imagenet or none",
+    )
+
+
+def new_classifier(config: FitOptions, slices: ClassifiedSlices, seed: int) -> Classifier:
+    """Build the network, with the weights that are asked for, and print what of them fitted."""
+    weights = weights_file(config.weights)
+    return build_classifier(
+        config.model,
+        len(slices.modalities),
+        len(slices.classes),
+        None if weights == "none" else weights,
+        seed=seed,
+        head=config.head,
+        image_size=slices.input_size,
+        on_weights=lambda report: print("\n".join(report.lines())),
+    )
+
+
+def classifier_card(config: FitOptions, model: Classifier, slices: ClassifiedSlices) -> ModelCard:
+    """What the network is."""
+    return ModelCard(
+        name=model.name,
+        in_channels=model.in_channels,
+        num_classes=model.num_classes,
+        modalities=slices.modalities,
+        label_space="classes",
+        options=model.options,
+        normalisation={
+            "method": "z-score of the foreground, per volume and modality; the head's box as a square",
+            "input_size": slices.input_size,
+        },
+        trained_on=tuple(sorted({case.cohort for case in slices.store})),
+        synthetic=slices.store.synthetic,
+        parent=None if config.weights in NO_FILES else config.weights,
+        task="classification",
+        classes=slices.classes,
+    )
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rate of each step.
+
+    Attributes:
+        config: Rate, schedule and gamma.
+        total: Steps in all.
+        steps_per_epoch: Steps of an epoch.
+    """
+
+    config: FitOptions
+    total: int
+    steps_per_epoch: int
+
+    def __call__(self, step: int) -> float:
+        """The rate of a step, from 0."""
+        first = self.config.learning_rate
+        if self.config.schedule == "exponential":
+            return first * self.config.gamma ** (step // self.steps_per_epoch)
+        return learning_rate(step, self.total, first, self.config.schedule)
+
+
+def classifier_optimizer(config: FitOptions, transfer: Transfer) -> Optimizer:
+    """The optimiser over all layers, each group with its part of the rate; resting layers have no gradient."""
+    groups = transfer.parameter_groups(config.head_factor, config.bias_factor)
+    return build_optimizer(
+        config.optimizer,
+        groups,
+        config.learning_rate,
+        config.weight_decay,
+        momentum=config.momentum,
+        nesterov=False,
+    )
+
+
+def classifier_objective(transfer: Transfer, extra: Callable[[], dict[str, Any]]) -> Objective:
+    """Cross-entropy, with the blocks that rest held still. Of two classes it is the binary cross-entropy."""
+
+    def objective(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+        transfer.apply(extra())
+        return F.cross_entropy(model(images), classes)
+
+    return objective
+
 
 SMALL = 1000
 """Training slices below which a set counts as small; Al-Janabi names no number, his set has 250 images."""
 
 
-def choose_strategy(slices: int, weights: str, like: bool) -> tuple[str, str]:
+def choose_transfer(slices: int, weights: str, like: bool) -> tuple[str, str]:
     """Al-Janabi's rules: what to train, and why.
 
     Args:
@@ -56,6 +160,25 @@ def choose_strategy(slices: int, weights: str, like: bool) -> tuple[str, str]:
     if slices < SMALL:
         return ("freeze", text) if like else ("gradual-unfreeze", text)
     return "finetune", text
+
+
+def check_transfer(strategy: str, weights: str) -> None:
+    """Raise where a strategy of transfer and the weights to begin with contradict each other.
+
+    Raises:
+        UsageError: They do.
+    """
+    if strategy == "scratch" and weights != "none":
+        raise UsageError(
+            f"--strategy scratch with --weights {weights}",
+            remedy="omit the weights, or choose another strategy",
+        )
+    if strategy in ("freeze", "gradual-unfreeze") and weights == "none":
+        raise UsageError(
+            f"--strategy {strategy} without --weights",
+            expected="weights that are worth keeping",
+            remedy="give --weights imagenet, a file or the run of another classifier, or use --strategy scratch",
+        )
 
 
 @dataclass(frozen=True)
@@ -204,109 +327,79 @@ def watched_score(metrics: Mapping[str, float], monitor: str) -> float:
     return known.get(f"{monitor}/val", 0.0) + 1e-6 * sum(known.values()) / len(known)
 
 
-NO_FILES = ("none", "imagenet")
-"""Words for weights that are no files."""
+@dataclass
+class _Keeper:
+    """Keeps the best weights by a metric on the validation part, if asked for."""
+
+    val: ClassifiedSlices | None
+    monitor: str
+    bar: Progress
+    best: float = -math.inf
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def on_step(self, step: int, values: dict[str, float]) -> None:
+        self.bar.advance(1, loss=values["loss"])
+
+    def on_mark(self, step: int, model: nn.Module) -> bool:
+        if self.val is not None:
+            score = watched_score(part_metrics(model, self.val, "val"), self.monitor)
+            if score > self.best:
+                self.best = score
+                self.weights = copy.deepcopy(model.state_dict())
+        return True
 
 
-def weights_file(weights: str) -> str:
-    """The file of weights that a user names: a run stands for its best checkpoint.
+def fit_round(
+    model: Classifier,
+    labelled: ClassifiedSlices,
+    val: ClassifiedSlices,
+    config: ClassifyActiveConfig,
+    fabric: Fabric,
+    bar: Progress,
+    *,
+    first: bool,
+    seed: int,
+    rate: float | None = None,
+) -> Classifier:
+    """Fine-tune a classifier on labelled slices: a short fit, which is repeated rather than continued.
+
+    Args:
+        model: Where it begins; changed in place.
+        labelled: What it learns.
+        val: To keep the best weights by, with ``config.keep`` at ``best``.
+        config: Rates, epochs and so on.
+        fabric: Device and precision.
+        bar: Progress.
+        first: Whether this is the first fit of its kind, with its own number of epochs and factor of the head.
+        seed: Of all draws.
+        rate: Another learning rate, for members of a committee.
+
+    Returns:
+        ``model``.
 
     Raises:
-        RunError: The run has no checkpoint.
+        TrainingError: The loss became non-finite.
     """
-    path = Path(weights).expanduser()
-    if weights in NO_FILES or not path.is_dir():
-        return weights
-    for name in ("best", "last"):
-        file = checkpoint_files(path / "checkpoints" / name)[0]
-        if is_run(path) and file.exists():
-            return str(file)
-    raise RunError(
-        "the folder named as weights holds no checkpoint",
-        where=path,
-        expected="a run of 'metaseg classify train'",
-        remedy="name such a run, a weights file, imagenet or none",
-    )
-
-
-def new_classifier(config: FitOptions, slices: ClassifiedSlices, seed: int, *, say: bool = True) -> Classifier:
-    """Build the network, with the weights that are asked for."""
-    weights = weights_file(config.weights)
-    return build_classifier(
-        config.model,
-        len(slices.modalities),
-        len(slices.classes),
-        None if weights == "none" else weights,
+    if not first:
+        head_factor = config.head_factor if config.later_head_factor is None else config.later_head_factor
+        config = replace(config, epochs=config.later_epochs or config.epochs, head_factor=head_factor)
+    if rate is not None:
+        config = replace(config, learning_rate=rate)
+    transfer = Transfer(model, config.transfer)
+    batches = SliceBatches(labelled, config.batch_size, config.balance, Augmentation(config.augment), seed)
+    total = config.epochs * batches.steps_per_epoch
+    keeps_best = config.keep == "best" and len(val) > 0
+    plan = LoopPlan(
+        total_steps=total,
+        mark_every=batches.steps_per_epoch if keeps_best else total,
+        rate=Rates(config, total, batches.steps_per_epoch),
+        clip_norm=config.clip_norm,
         seed=seed,
-        head=config.head,
-        image_size=slices.input_size,
-        on_weights=(lambda report: print("\n".join(report.lines()))) if say else (lambda report: None),
     )
-
-
-def classifier_card(config: FitOptions, model: Classifier, slices: ClassifiedSlices) -> ModelCard:
-    """What the network is."""
-    return ModelCard(
-        name=model.name,
-        in_channels=model.in_channels,
-        num_classes=model.num_classes,
-        modalities=slices.modalities,
-        label_space="classes",
-        options=model.options,
-        normalisation={
-            "method": "z-score of the foreground, per volume and modality; the head's box as a square",
-            "input_size": slices.input_size,
-        },
-        trained_on=tuple(sorted({case.cohort for case in slices.store})),
-        synthetic=slices.store.synthetic,
-        parent=None if config.weights in ("none", "imagenet") else config.weights,
-        task="classification",
-        classes=slices.classes,
-    )
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Learning rate of each step.
-
-    Attributes:
-        config: Rate, schedule and gamma.
-        total: Steps in all.
-        steps_per_epoch: Steps of an epoch.
-        rate: Another first rate, or None.
-    """
-
-    config: FitOptions
-    total: int
-    steps_per_epoch: int
-    rate: float | None = None
-
-    def __call__(self, step: int) -> float:
-        """The rate of a step, from 0."""
-        first = self.config.learning_rate if self.rate is None else self.rate
-        if self.config.schedule == "exponential":
-            return first * self.config.gamma ** (step // self.steps_per_epoch)
-        return learning_rate(step, self.total, first, self.config.schedule)
-
-
-def classifier_optimizer(
-    config: FitOptions, transfer: Transfer, head_factor: float | None = None, rate: float | None = None
-) -> Optimizer:
-    """The optimiser over all layers, each group with its share of the rate; resting layers have no gradient."""
-    groups: list[dict[str, Any]] = transfer.parameter_groups(
-        config.head_factor if head_factor is None else head_factor, config.bias_factor
-    )
-    first = config.learning_rate if rate is None else rate
-    return build_optimizer(
-        config.optimizer, groups, first, config.weight_decay, momentum=config.momentum, nesterov=False
-    )
-
-
-def classifier_objective(transfer: Transfer, extra: Callable[[], dict[str, Any]]) -> Objective:
-    """Cross-entropy, with the blocks that rest held still. Of two classes it is the binary cross-entropy."""
-
-    def objective(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-        transfer.apply(extra())
-        return F.cross_entropy(model(images), classes)
-
-    return objective
+    extra: dict[str, Any] = {}
+    keeper = _Keeper(val if keeps_best else None, config.monitor, bar)
+    objective = classifier_objective(transfer, lambda: extra)
+    fit(model, classifier_optimizer(config, transfer), fabric, plan, batches.draw, objective, keeper, LoopState(), None)
+    if keeper.weights:
+        model.load_state_dict(keeper.weights)
+    return model

@@ -16,16 +16,15 @@ from metaseg.cases.readers import READERS, read_case_files, read_each_case
 from metaseg.cases.readers.common import tell, unread_files
 from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack
 from metaseg.classify.data import STORED_SIZE
-from metaseg.classify.evaluate import write_grad_cams
+from metaseg.classify.evaluate import open_classifier, write_grad_cams
 from metaseg.classify.fitting import slice_probabilities
-from metaseg.classify.slices import ClassifiedSlices, choose_slices, gather, head_slices
+from metaseg.classify.slices import ClassifiedSlices, choose_slices, classified_slices, head_slices
 from metaseg.config.classification import ClassifyPredictConfig
 from metaseg.errors import DataError, recorded_warnings
 from metaseg.files import refuse_existing, require_writable, write_text
+from metaseg.inference.evaluation_files import refuse_run
 from metaseg.models import ModelCard
-from metaseg.models.device import make_fabric
 from metaseg.results import Result
-from metaseg.runs.networks import load_classifier_network
 from metaseg.store.prepare import build_store, cache_root
 from metaseg.store.prepare_case import PrepareOptions
 from metaseg.store.store import SliceStore
@@ -65,18 +64,16 @@ def run_classify_predict(config: ClassifyPredictConfig) -> ClassifyPredictionRes
         UsageError: Files would be replaced.
         RunError: The run cannot be used.
     """
-    fabric = make_fabric(config.device, config.precision)
-    network = load_classifier_network(config.run, config.checkpoint)
+    network = open_classifier(config)
     card = network.card
     slices, failed = _open(config, card)
-    model = network.model.to(fabric.device)
-    probabilities = slice_probabilities(model, slices)
+    probabilities = slice_probabilities(network.model, slices)
     by_slice = _slice_table(slices, probabilities)
     by_case = _case_table(by_slice, card.classes)
     write_text(config.out / SLICES_NAME, by_slice.to_csv(index=False, lineterminator="\n", float_format="%.6f"))
     write_text(config.out / CASES_NAME, by_case.to_csv(index=False, lineterminator="\n", float_format="%.6f"))
     if config.pictures:
-        write_grad_cams(config.out / GRAD_CAMS, model, slices, _telling(by_slice, by_case, config.pictures))
+        write_grad_cams(config.out / GRAD_CAMS, network.model, slices, _telling(by_slice, by_case, config.pictures))
     for row in by_case.to_dict("records"):
         print(f"{row['case']}: {row['predicted']} {row['prob_' + row['predicted']]:.2f} ({row['slices']} slices)")
     print(f"written: {config.out}. Research only, not for clinical use.")
@@ -95,6 +92,7 @@ def _open(config: ClassifyPredictConfig, card: ModelCard) -> tuple[ClassifiedSli
         raise_failed(failed, len(failed), "classified")
     tables = [path / name for path in config.cases for name in (".", CASES_NAME, "index.csv")]
     read = [*tables, *(file for case in found for file in case.files)]
+    refuse_run(config.out)
     refuse_existing([config.out / name for name in (SLICES_NAME, CASES_NAME, GRAD_CAMS)], config.overwrite, read)
     require_writable(config.out)
     size = int(card.normalisation.get("input_size", card.options.get("image_size", 224)))
@@ -110,7 +108,7 @@ def _open(config: ClassifyPredictConfig, card: ModelCard) -> tuple[ClassifiedSli
             failed=failed,
         )
     unknown = [-1] * len(store)
-    return gather(store, unknown, _slices(store, config.slices), card.classes, card.modalities, size), failed
+    return classified_slices(store, unknown, _slices(store, config.slices), card.classes, card.modalities, size), failed
 
 
 def _slices(store: SliceStore, which: str) -> list[np.ndarray]:

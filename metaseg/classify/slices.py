@@ -118,6 +118,15 @@ class ClassifiedSlices:
             )
         return torch.from_numpy(self.pixels.values[rows].astype(np.float32))
 
+    @property
+    def cases(self) -> list[StoredCase]:
+        """The cases that the slices are of, in the store's order."""
+        return [self.store.cases[owner] for owner in np.unique(self.owners)]
+
+    def absent_classes(self) -> list[str]:
+        """The classes of which there is no slice."""
+        return [name for name, count in self.counts().items() if not count]
+
     def counts(self) -> dict[str, int]:
         """Slices of each class."""
         return {name: int(np.sum(self.labels == number)) for number, name in enumerate(self.classes)}
@@ -199,7 +208,7 @@ def choose_slices(case: StoredCase, count: int | None, method: str, seed: int) -
     return tumour_slices(areas, wanted, method="random" if method == "random" else "even", rng=rng)
 
 
-def gather(
+def classified_slices(
     store: SliceStore,
     labels: Sequence[int],
     slices: Sequence[np.ndarray],

@@ -10,11 +10,13 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from metaseg.classify.annotator import refuse_to_lose_labels
-from metaseg.classify.data import Parts, divide, open_slices, part_lines
+from metaseg.classify.data import Parts, into_parts, open_slices, part_lines
 from metaseg.classify.fitting import (
+    NO_FILES,
     Rates,
     Transfer,
-    choose_strategy,
+    check_transfer,
+    choose_transfer,
     classifier_card,
     classifier_objective,
     classifier_optimizer,
@@ -27,7 +29,7 @@ from metaseg.classify.fitting import (
 )
 from metaseg.classify.slices import ClassifiedSlices, SliceBatches
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
-from metaseg.errors import UsageError, recorded_warnings, warn_user
+from metaseg.errors import recorded_warnings, warn_user
 from metaseg.files import finite_metrics
 from metaseg.inference.classification_files import write_classification_metrics
 from metaseg.results import Result, metrics_table
@@ -99,25 +101,6 @@ def run_classify_train(config: ClassifyTrainConfig) -> ClassifyTrainResult:
     return run_session(config, lambda: _prepare(config), lambda session, job: _train(config, session, job), _result)
 
 
-def check_strategy(strategy: str, weights: str) -> None:
-    """Raise where a strategy of transfer and the weights to begin with contradict each other.
-
-    Raises:
-        UsageError: They do.
-    """
-    if strategy == "scratch" and weights != "none":
-        raise UsageError(
-            f"--strategy scratch with --weights {weights}",
-            remedy="omit the weights, or choose another strategy",
-        )
-    if strategy in ("freeze", "gradual-unfreeze") and weights == "none":
-        raise UsageError(
-            f"--strategy {strategy} without --weights",
-            expected="weights that are worth keeping",
-            remedy="give --weights imagenet, a file or the run of another classifier, or use --strategy scratch",
-        )
-
-
 def _prepare(config: ClassifyTrainConfig) -> _Fit:
     if config.overwrite:
         refuse_to_lose_labels(config.out)
@@ -129,8 +112,8 @@ def _prepare(config: ClassifyTrainConfig) -> _Fit:
     reason = "as asked for"
     if strategy == "auto":
         # Photographs are unlike scans; weights of an earlier run are of scans.
-        strategy, reason = choose_strategy(len(parts.train), config.weights, like=config.weights != "imagenet")
-    check_strategy(strategy, config.weights)
+        strategy, reason = choose_transfer(len(parts.train), config.weights, like=config.weights != "imagenet")
+    check_transfer(strategy, config.weights)
     transfer = Transfer(new_classifier(config, slices, config.seed), strategy)
     batches = SliceBatches(parts.train, config.batch_size, config.balance, Augmentation(config.augment), config.seed)
     return _Fit(inputs, parts, transfer, batches, _plan(config, transfer, batches.steps_per_epoch), reason)
@@ -150,11 +133,11 @@ def open_parts(
         RunError: The run to resume began with other data, or other weights.
     """
     inputs.take_files(config)
-    slices = open_slices(config, config, annotator=annotator, inputs=inputs)
+    slices = open_slices(config, annotator=annotator, inputs=inputs)
     inputs.check_fingerprint(slices.store.fingerprint)
     kept = None if inputs.run is None else inputs.run / SPLIT_NAME
     recorded = kept if kept is not None and kept.exists() else None
-    parts = divide(slices, config, config.seed, annotator=annotator, recorded=recorded)
+    parts = into_parts(slices, config, config.seed, annotator=annotator, recorded=recorded)
     return slices, without_inherited(parts, config.weights)
 
 
@@ -183,7 +166,7 @@ def without_inherited(parts: Parts, weights: str) -> Parts:
     """
     run = run_of_checkpoint(Path(weights_file(weights)))
     seen = trained_patients(run) if run is not None else frozenset()
-    if weights not in ("none", "imagenet") and (run is None or not patients_known(run)):
+    if weights not in NO_FILES and (run is None or not patients_known(run)):
         warn_user(
             "it cannot be told whom the weights were trained on: those patients may be validated and tested on",
             where=weights,
@@ -194,7 +177,7 @@ def without_inherited(parts: Parts, weights: str) -> Parts:
         rest = part.take([place for place, patient in enumerate(part.patients) if patient not in seen])
         if len(rest) < len(part):
             print(f"{len(part) - len(rest)} {name} slices are of patients that the weights were trained on: left out")
-        lacking = [one for one, count in rest.counts().items() if not count]
+        lacking = rest.absent_classes()
         if lacking and len(rest):
             print(f"without them the {name} part has no slice of class {', '.join(lacking)}: it is left out whole")
             rest = rest.take([])
@@ -216,7 +199,7 @@ def _train(config: ClassifyTrainConfig, session: RunSession, job: _Fit) -> None:
     state = LoopState()
     session.begin(
         job.inputs,
-        {"train": cases_of(job.parts.train), "val": cases_of(job.parts.val)},
+        {"train": job.parts.train.cases, "val": job.parts.val.cases},
         inherited_from_weights(weights_file(config.weights)),
         fingerprint=slices.store.fingerprint,
         synthetic=slices.store.synthetic,
@@ -241,12 +224,6 @@ def _train(config: ClassifyTrainConfig, session: RunSession, job: _Fit) -> None:
         _test(config, run, job.parts.test, fabric)
 
 
-def cases_of(slices: ClassifiedSlices) -> list:
-    """The cases that slices are of."""
-    here = set(slices.owners.tolist())
-    return [case for owner, case in enumerate(slices.store) if owner in here]
-
-
 def _validation(config: ClassifyTrainConfig, job: _Fit, state: LoopState, log: EventLog, fabric: Fabric) -> Validate:
     """Metrics of the validation slices; lets the next block go when gradual unfreezing has waited long enough."""
 
@@ -265,13 +242,23 @@ def _validation(config: ClassifyTrainConfig, job: _Fit, state: LoopState, log: E
     return validate
 
 
+def measure_test_part(run: RunFolder, model: nn.Module, test: ClassifiedSlices, seed: int) -> dict[str, float]:
+    """Write predictions and metrics of a run's test slices; gives the watched metrics, ``auc/test`` and so on.
+
+    Args:
+        run: The run folder.
+        model: The classifier, on its device.
+        test: The slices.
+        seed: Seed of the bootstrap.
+    """
+    probabilities = slice_probabilities(model, test)
+    write_classification_metrics(run.path / "test", probabilities, test, seed=seed, synthetic=test.store.synthetic)
+    return watched(probabilities, test, "test")
+
+
 def _test(config: ClassifyTrainConfig, run: RunFolder, test: ClassifiedSlices, fabric: Fabric) -> None:
-    network = load_classifier_network(run.path)
-    probabilities = slice_probabilities(network.model.to(fabric.device), test)
-    write_classification_metrics(
-        run.path / "test", probabilities, test, seed=config.seed, synthetic=test.store.synthetic
-    )
-    metrics = watched(probabilities, test, "test")
+    model = load_classifier_network(run.path).model.to(fabric.device)
+    metrics = measure_test_part(run, model, test, config.seed)
     summary = run.read_json("result.json")
     run.write_json("result.json", {**summary, "metrics": {**summary["metrics"], **finite_metrics(metrics)}})
     run.state.set_metrics(metrics)

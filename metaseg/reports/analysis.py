@@ -26,9 +26,9 @@ from metaseg.reports.inputs import (
     unfinished,
 )
 from metaseg.runs.folder import is_run
-from metaseg.studies.pairs import PAIR_COLUMNS, against, at_seconds, both_axes
+from metaseg.studies.pairs import against, at_seconds, both_axes
 from metaseg.studies.study_metrics import curves, summary
-from metaseg.studies.tables import TABLE_COLUMNS, TIMING_COLUMNS, check_table, read_table, rows_of_region
+from metaseg.studies.tables import PAIR_COLUMNS, TABLE_COLUMNS, TIMING_COLUMNS, check_table, read_table, rows_of_region
 
 RESAMPLES = 2000
 FREE = ("best", "extra", "active", "passive", "naive")

@@ -84,7 +84,7 @@ from metaseg.reports.tables import (
     with_interval,
 )
 from metaseg.runs.logs import read_curves
-from metaseg.studies.classifiers.tables import NAMES, NOTE, PAPERS, Predictions, beside_paper, label_bands
+from metaseg.studies.classifiers.tables import NAMES, NOTE, Predictions, beside_paper, label_bands, papers
 
 FREE = ("active", "passive", "extra")
 """Colours of the best entries besides the baseline and the very best, those with a curve first."""
@@ -356,7 +356,7 @@ def _panels(run: ReportRun, captions: Mapping[str, tuple[str, ...]], size: int, 
 def _slices(run: ReportRun, reopener: Reopener) -> ClassifiedSlices:
     config = run_config(run.path)
     deciding = [str(getattr(config, field.name)) for field in fields(SliceOptions)]
-    opened = partial(open_slices, config, config, annotator=bool(run.settings.get("ask")))
+    opened = partial(open_slices, config, annotator=bool(run.settings.get("ask")))
     return reopener.once(repr((deciding, config.seed, config.cache)), opened)
 
 
@@ -594,7 +594,7 @@ def _paper_section(study: ClassifierStudy, synthetic: bool) -> Section:
     if name is not None and synthetic:
         blocks = [Note(NOT_BESIDE)]
     elif name is not None:
-        paper = PAPERS[name]
+        paper = papers()[name]
         rows = [(row.name, row.value, *ours) for row, *ours in beside_paper(paper, study.summary)]
         frame = pd.DataFrame(rows, columns=["method", "paper", "ours", "ours_below"])
         columns = [

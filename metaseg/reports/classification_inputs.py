@@ -39,7 +39,6 @@ from metaseg.studies.classifiers.tables import (
     against_baseline,
     curve_rows,
     predictions_in,
-    read_predictions,
     summary,
 )
 from metaseg.studies.work import Unit
@@ -183,7 +182,7 @@ def _read_study(folder: Path) -> ClassifierInputs:
         if is_run(folder / cell.folder)
     }
     done = [cell for cell, run in runs.items() if run.status == "finished"]
-    found = {cell: read for cell in done if (read := read_predictions(work, cell)) is not None}
+    found = {cell: read for cell in done if (read := predictions_in(folder / cell.folder / "test")) is not None}
     if not found:
         raise RunError(
             "the study has no results yet",

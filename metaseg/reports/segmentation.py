@@ -37,7 +37,7 @@ from metaseg.reports.tables import (
 )
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import read_curves
-from metaseg.studies.pairs import SHARE
+from metaseg.studies.pairs import FRACTION
 
 FEW_METHODS = 6
 """Methods whose names fit beside small charts."""
@@ -448,7 +448,7 @@ def _both_axes_table(analysis: Analysis, group: Group) -> Table | None:
     if rows.empty:
         return None
     reference = analysis.roles.reference
-    rows = rows.assign(half=SHARE * rows["forgotten_by_baseline"], role=rows["method"].map(analysis.roles.colours))
+    rows = rows.assign(half=FRACTION * rows["forgotten_by_baseline"], role=rows["method"].map(analysis.roles.colours))
     test = partial(Column, write=p_value, marked=significant)
     columns = [
         text_column("method", "method"),

@@ -19,7 +19,7 @@ from metaseg.results import Result
 from metaseg.studies.cells import state_of
 from metaseg.studies.data_checks import check_data
 from metaseg.studies.display import Pace, duration
-from metaseg.studies.pairs import at_seconds, both_axes, pairwise
+from metaseg.studies.pairs import at_seconds, both_axes, every_pair
 from metaseg.studies.plan import Plan, make_plan, with_patients
 from metaseg.studies.preparation import dry_patients, known_region, prepare
 from metaseg.studies.study_metrics import summary
@@ -147,7 +147,7 @@ def _write_metrics(plan: Plan, results: pd.DataFrame, timing: pd.DataFrame) -> p
     summarised = summary(results, region, resamples=resamples)
     tables = {
         "summary": summarised,
-        "pairwise": pairwise(results, region, resamples=resamples),
+        "pairwise": every_pair(results, region, resamples=resamples),
         "both_axes": both_axes(results, region, baselines, resamples=resamples),
         "seconds": summary(at_seconds(results, timing), region, resamples=resamples),
     }

@@ -1,16 +1,11 @@
-"""Methods at equal seconds instead of equal work: the tidy table, cut where all have computed as long.
+"""Methods against each other: in pairs, against a baseline on both axes, and at equal seconds instead of equal work.
 
-Comparisons of methods in pairs: the patients are the pairs, and Holm's correction covers all pairs of methods.
-
-Whether a method beats a baseline on both axes: as good on the target, and far less forgotten of the source.
-
-A method that learns nothing forgets nothing, and one that forgets all may learn most: a gain counts here only if it is
-not paid for on the other axis.
+Patients are the pairs, and Holm's correction covers the comparisons of one target and number of shots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -20,29 +15,29 @@ import pandas as pd
 from metaseg.errors import DataError, UsageError
 from metaseg.metrics.statistics import hierarchical_interval, holm, known_mean, paired_wilcoxon
 from metaseg.studies.study_metrics import PATIENT_METRICS, RunGroup, mean_over_seeds, patient_values, runs_by_method
-from metaseg.studies.tables import TABLE_COLUMNS, TIMING_COLUMNS, check_table, count_empty_cases
-
-PAIR_COLUMNS = (
-    "target",
-    "shots",
-    "metric",
-    "method_a",
-    "method_b",
-    "n",
-    "mean_difference",
-    "low",
-    "high",
-    "p",
-    "p_holm",
-    "rank_biserial",
+from metaseg.studies.tables import (
+    BOTH_AXES_COLUMNS,
+    PAIR_COLUMNS,
+    TABLE_COLUMNS,
+    TIMING_COLUMNS,
+    check_table,
+    count_empty_cases,
 )
 
+METRICS = ("target_after", "forgetting")
+FRACTION = 0.5
+"""What a method may forget, as a fraction of what the baseline forgets."""
+LEVEL = 0.05
 
-def pairwise(
+_RUN = ["target", "method", "shots", "seed"]
+_CELL = ["target", "shots"]
+
+
+def every_pair(
     table: pd.DataFrame,
     region: str,
     *,
-    metrics: Sequence[str] = ("target_after", "forgetting"),
+    metrics: Sequence[str] = METRICS,
     seed: int = 0,
     resamples: int = 2000,
 ) -> pd.DataFrame:
@@ -56,9 +51,9 @@ def pairwise(
         resamples: Its number of resamples.
 
     Returns:
-        One row per target, shots, metric and pair of methods (by name, ``method_a`` first): ``n`` patients with the
-        metric under both; ``mean_difference``, a minus b, with ``low`` and ``high``, its 95 % interval
-        (:func:`~metaseg.metrics.statistics.hierarchical_interval`); ``p`` and ``rank_biserial`` of
+        One row per target, shots, metric and pair of methods (by name, ``method_a`` first), as ``PAIR_COLUMNS``:
+        ``n`` patients with the metric under both; ``mean_difference``, a minus b, with ``low`` and ``high``, its 95 %
+        interval (:func:`~metaseg.metrics.statistics.hierarchical_interval`); ``p`` and ``rank_biserial`` of
         :func:`~metaseg.metrics.statistics.paired_wilcoxon` over patients, each the mean over the seeds that both
         methods have; ``p_holm``, corrected for all pairs of methods within one target, shots and metric.
 
@@ -74,7 +69,7 @@ def against(
     region: str,
     baseline: str,
     *,
-    metrics: Sequence[str] = ("target_after", "forgetting"),
+    metrics: Sequence[str] = METRICS,
     seed: int = 0,
     resamples: int = 2000,
 ) -> pd.DataFrame:
@@ -84,21 +79,21 @@ def against(
         table: The tidy table of a study.
         region: Region whose Dice is taken.
         baseline: Label of the baseline.
-        metrics: As for :func:`pairwise`.
+        metrics: As for :func:`every_pair`.
         seed: Seed of the bootstrap.
         resamples: Its number of resamples.
 
     Returns:
-        As :func:`pairwise`, with the baseline as ``method_b``: differences are the other method minus the baseline.
+        As :func:`every_pair`, with the baseline as ``method_b``: differences are the other method minus the baseline.
         Holm's correction covers these comparisons alone.
 
     Raises:
         DataError: The table is not one, or has no such region.
         UsageError: A metric cannot be compared by patients, or the table has no such baseline.
     """
-    names = sorted(map(str, table["method"].unique())) if "method" in table else []
-    if names and baseline not in names:
-        raise UsageError(f"no method '{baseline}' to compare with", expected="one of " + ", ".join(names))
+    known = sorted(map(str, table["method"].unique())) if "method" in table else []
+    if known and baseline not in known:
+        raise UsageError(f"no method '{baseline}' to compare with", expected="one of " + ", ".join(known))
 
     def pairs(names: Sequence[str]) -> Iterable[tuple[str, str]]:
         return [(name, baseline) for name in names if name != baseline and baseline in names]
@@ -110,7 +105,7 @@ def _compare(
     table: pd.DataFrame,
     region: str,
     metrics: Sequence[str],
-    pairs: Any,
+    pairs: Callable[[Sequence[str]], Iterable[tuple[str, str]]],
     seed: int,
     resamples: int,
 ) -> pd.DataFrame:
@@ -118,71 +113,42 @@ def _compare(
         raise UsageError(
             f"'{strange[0]}' cannot be compared patient by patient", expected="one of " + ", ".join(PATIENT_METRICS)
         )
-    records: list[dict[str, Any]] = []
+    rows = []
     for (target, shots), methods in runs_by_method(table, region):
         for metric in metrics:
-            values = {name: patient_values(group, metric) for name, group in methods.items()}
-            rows = []
             for a, b in pairs(sorted(methods)):
-                common = np.intersect1d(methods[a].seeds, methods[b].seeds, return_indices=True)[1:]
-                tested = paired_difference(values[a][common[0]], values[b][common[1]], seed, resamples)
-                rows.append(
-                    {"target": target, "shots": shots, "metric": metric, "method_a": a, "method_b": b, **tested}
-                )
-            corrected = holm([row["p"] for row in rows])
-            records += [{**row, "p_holm": p} for row, p in zip(rows, corrected, strict=True)]
-    return pd.DataFrame(records, columns=list(PAIR_COLUMNS))
+                values = _of_common_seeds(methods[a], methods[b], metric)
+                named = {"target": target, "shots": shots, "metric": metric, "method_a": a, "method_b": b}
+                rows.append(named | paired_difference(*values, seed, resamples))
+    return _corrected(pd.DataFrame(rows), ["target", "shots", "metric"], [""], PAIR_COLUMNS)
 
 
-def paired_difference(a: np.ndarray, b: np.ndarray, seed: int, resamples: int) -> dict[str, float]:
+def _of_common_seeds(method: RunGroup, other: RunGroup, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Values ``(seed, patient)`` of two methods under the seeds that both have."""
+    _, rows, others = np.intersect1d(method.seeds, other.seeds, return_indices=True)
+    return patient_values(method, metric)[rows], patient_values(other, metric)[others]
+
+
+def _corrected(rows: pd.DataFrame, family: Sequence[str], names: Sequence[str], columns: Iterable[str]) -> pd.DataFrame:
+    """Rows with Holm's correction of the p values ``NAMEp`` within each family, and their columns in order."""
+    if rows.empty:
+        return pd.DataFrame(columns=list(columns))
+    groups = rows.groupby(list(family), sort=False)
+    corrected = {f"{name}p_holm": groups[f"{name}p"].transform(holm) for name in names}
+    return rows.assign(**corrected)[list(columns)]
+
+
+def paired_difference(a: np.ndarray, b: np.ndarray, seed: int, resamples: int) -> dict[str, Any]:
     """Compare two methods' values ``(seed, patient)`` of the same seeds and patients.
 
     Returns:
-        ``n``, ``mean_difference``, ``low``, ``high``, ``p`` and ``rank_biserial`` as in :func:`pairwise`.
+        ``n``, ``mean_difference``, ``low``, ``high``, ``p`` and ``rank_biserial`` as in :func:`every_pair`.
     """
     both = ~np.isnan(a - b)
     test = paired_wilcoxon(mean_over_seeds(np.where(both, a, np.nan)), mean_over_seeds(np.where(both, b, np.nan)))
     low, high = hierarchical_interval(a - b, np.random.default_rng(seed), resamples)
-    return {
-        "n": test.n,
-        "mean_difference": test.mean_difference,
-        "low": low,
-        "high": high,
-        "p": test.p,
-        "rank_biserial": test.rank_biserial,
-    }
-
-
-SHARE = 0.5
-"""What a method may forget, as a share of what the baseline forgets."""
-LEVEL = 0.05
-
-COLUMNS = (
-    "target",
-    "shots",
-    "baseline",
-    "method",
-    "n_target_patients",
-    "gain",
-    "gain_low",
-    "gain_high",
-    "gain_p",
-    "gain_p_holm",
-    "n_source_patients",
-    "forgotten",
-    "forgotten_by_baseline",
-    "spared",
-    "spared_low",
-    "spared_high",
-    "spared_p",
-    "spared_p_holm",
-    "excess",
-    "excess_low",
-    "excess_high",
-    "excess_p",
-    "excess_p_holm",
-    "both",
-)
+    ends = {"mean_difference": test.mean_difference, "low": low, "high": high}
+    return {"n": test.n, **ends, "p": test.p, "rank_biserial": test.rank_biserial}
 
 
 def both_axes(
@@ -190,81 +156,69 @@ def both_axes(
     region: str,
     baselines: Sequence[str],
     *,
-    share: float = SHARE,
+    fraction: float = FRACTION,
     seed: int = 0,
     resamples: int = 2000,
 ) -> pd.DataFrame:
-    """Compare every method with baselines on both axes at once.
+    """Compare every method with baselines on both axes at once: as good on the target, and far less forgotten.
+
+    A method that learns nothing forgets nothing, and one that forgets all may learn most: a gain counts here only if it
+    is not paid for on the other axis.
 
     Args:
         table: The tidy table of a study.
         region: Region whose Dice is taken.
         baselines: Labels of the baselines; each is compared with the others too.
-        share: What a method may forget, as a share of what the baseline forgets, in [0, 1].
+        fraction: What a method may forget, as a fraction of what the baseline forgets, in [0, 1].
         seed: Seed of the bootstrap.
         resamples: Its number of resamples.
 
     Returns:
         One row per target, shots, baseline and other method. ``gain`` is the final target Dice minus the baseline's,
         ``spared`` what the baseline forgot minus what the method forgot. ``excess`` is what was forgotten minus
-        ``share`` times what the baseline forgot: negative if the method keeps within it. All three are means over seeds
-        and patients with 95 % intervals and p values as from :func:`metaseg.studies.pairs.pairwise`; Holm's correction
-        covers the methods of one target, shots and baseline. ``both`` is true where ``gain`` is at least 0 and
-        ``excess`` is below 0 with an uncorrected p below 0.05.
+        ``fraction`` times what the baseline forgot: negative if the method keeps within it. All three are means over
+        seeds and patients with 95 % intervals and p values as from :func:`every_pair`; Holm's correction covers the
+        methods of one target, shots and baseline. ``both`` is true where ``gain`` is at least 0 and ``excess`` is below
+        0 with an uncorrected p below 0.05.
 
     Raises:
         DataError: The table is not one, or has no such region.
-        UsageError: The share is none.
+        UsageError: The fraction is none.
     """
-    if not 0 <= share <= 1:
-        raise UsageError(f"a share of {share:g}", expected="a number from 0 to 1")
-    records: list[dict[str, Any]] = []
-    for (target, shots), methods in runs_by_method(table, region):
-        for baseline in (name for name in baselines if name in methods):
-            rows = [
-                {"target": target, "shots": shots, "baseline": baseline, "method": name}
-                | _compare_both_axes(group, methods[baseline], share, seed, resamples)
-                for name, group in sorted(methods.items())
-                if name != baseline
-            ]
-            records += _corrected(rows)
-    return pd.DataFrame(records, columns=list(COLUMNS))
+    if not 0 <= fraction <= 1:
+        raise UsageError(f"a share of {fraction:g}", expected="a number from 0 to 1")
+    rows = [
+        {"target": target, "shots": shots, "baseline": baseline, "method": name}
+        | _axes(method, methods[baseline], fraction, seed, resamples)
+        for (target, shots), methods in runs_by_method(table, region)
+        for baseline in baselines
+        if baseline in methods
+        for name, method in sorted(methods.items())
+        if name != baseline
+    ]
+    names = ("gain_", "spared_", "excess_")
+    return _corrected(pd.DataFrame(rows), ["target", "shots", "baseline"], names, BOTH_AXES_COLUMNS)
 
 
-def _compare_both_axes(method: RunGroup, baseline: RunGroup, share: float, seed: int, resamples: int) -> dict[str, Any]:
-    rows = np.intersect1d(method.seeds, baseline.seeds, return_indices=True)[1:]
-    pair = tuple(zip((method, baseline), rows, strict=True))
-    after, base_after = (patient_values(group, "target_after")[seeds] for group, seeds in pair)
-    lost, base_lost = (patient_values(group, "forgetting")[seeds] for group, seeds in pair)
-    gain = paired_difference(after, base_after, seed, resamples)
-    spared = paired_difference(base_lost, lost, seed, resamples)
-    excess = paired_difference(lost, share * base_lost, seed, resamples)
-    return {
+def _axes(method: RunGroup, baseline: RunGroup, fraction: float, seed: int, resamples: int) -> dict[str, Any]:
+    after, base_after = _of_common_seeds(method, baseline, "target_after")
+    lost, base_lost = _of_common_seeds(method, baseline, "forgetting")
+    tested = {
+        "gain": paired_difference(after, base_after, seed, resamples),
+        "spared": paired_difference(base_lost, lost, seed, resamples),
+        "excess": paired_difference(lost, fraction * base_lost, seed, resamples),
+    }
+    gain, excess = tested["gain"], tested["excess"]
+    row = {
         "n_target_patients": gain["n"],
-        **_named("gain", gain),
         "n_source_patients": excess["n"],
         "forgotten": float(known_mean(lost.ravel())),
         "forgotten_by_baseline": float(known_mean(base_lost.ravel())),
-        **_named("spared", spared),
-        **_named("excess", excess),
         "both": gain["mean_difference"] >= 0 and excess["mean_difference"] < 0 and excess["p"] < LEVEL,
     }
-
-
-def _named(name: str, tested: dict[str, float]) -> dict[str, float]:
-    ends = {f"{name}_{key}": tested[key] for key in ("low", "high", "p")}
-    return {name: tested["mean_difference"], **ends}
-
-
-def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    for name in ("gain", "spared", "excess"):
-        for row, p in zip(rows, holm([row[f"{name}_p"] for row in rows]), strict=True):
-            row[f"{name}_p_holm"] = p
-    return rows
-
-
-_RUN = ["target", "method", "shots", "seed"]
-_CELL = ["target", "shots"]
+    for name, found in tested.items():
+        row |= {name: found["mean_difference"], **{f"{name}_{end}": found[end] for end in ("low", "high", "p")}}
+    return row
 
 
 def at_seconds(table: pd.DataFrame, timing: pd.DataFrame, seconds: float | None = None) -> pd.DataFrame:
@@ -290,18 +244,31 @@ def at_seconds(table: pd.DataFrame, timing: pd.DataFrame, seconds: float | None 
         raise ValueError(f"seconds is {seconds}: expected more than 0")
     table = check_table(table)
     parts = [count_empty_cases(rows) for _, rows in table.groupby("region", sort=False)]
-    rows = pd.concat(parts) if parts else table
-    marks = _timed_marks(rows, check_table(timing, TIMING_COLUMNS))
+    marks = _timed_marks(table, check_table(timing, TIMING_COLUMNS))
     marks["cut"] = _cuts(marks) if seconds is None else float(seconds)
-    around = _marks_around(marks)
-    first = marks.groupby([*_RUN, "domain"], as_index=False)[["step", "seconds"]].first()
-    reached = around[[*_RUN, "domain", "reached"]]
-    begin = rows.merge(first, on=[*_RUN, "domain", "step"]).merge(reached, on=[*_RUN, "domain"])
-    end = _interpolate(rows, around)
-    end = end[end["step"] > end["first"]]
+    of_run = [*_RUN, "domain"]
+    rows = (pd.concat(parts) if parts else table).merge(marks, on=[*of_run, "step"])
+    cut = [_at_cut(run) for _, run in rows.groupby(of_run, sort=False)]
     columns = [*TABLE_COLUMNS, "seconds", "reached"]
-    frame = pd.concat([begin[columns], end[columns]], ignore_index=True)
-    return frame.sort_values(list(TABLE_COLUMNS), ignore_index=True)
+    frame = pd.concat(cut) if cut else rows.assign(reached=False)
+    return frame[columns].sort_values(list(TABLE_COLUMNS), ignore_index=True)
+
+
+def _at_cut(run: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a run on a domain, at its first mark and at the cut."""
+    marks = run.drop_duplicates("step").sort_values("step")
+    seconds, cut = marks["seconds"].to_numpy(), marks["cut"].iloc[0]
+    step = np.interp(cut, seconds, marks["step"])
+    begin = run[run["step"] == marks["step"].iloc[0]]
+    reached = bool(seconds.max() >= cut)
+    if not step > marks["step"].iloc[0]:
+        return begin.assign(reached=reached)
+    by_case = run.pivot(index=["case", "patient", "region"], columns="step", values="dice")
+    dice = by_case.apply(lambda curve: np.interp(cut, seconds, curve), axis=1)
+    # All rows but those of the mark are the same at every mark.
+    end = begin.set_index(["case", "patient", "region"])
+    end = end.assign(dice=dice, step=step, seconds=np.clip(cut, seconds[0], seconds[-1])).reset_index()
+    return pd.concat([begin, end]).assign(reached=reached)
 
 
 def _timed_marks(table: pd.DataFrame, timing: pd.DataFrame) -> pd.DataFrame:
@@ -329,40 +296,6 @@ def _cuts(marks: pd.DataFrame) -> np.ndarray:
     medians = totals.groupby([*_CELL, "method"], as_index=False)["seconds"].median()
     cuts = medians[medians["seconds"] > 0].groupby(_CELL, as_index=False)["seconds"].min()
     return marks[_CELL].merge(cuts, on=_CELL, how="left")["seconds"].fillna(0.0).to_numpy()
-
-
-def _marks_around(marks: pd.DataFrame) -> pd.DataFrame:
-    """For each run and domain: steps and seconds of the marks around the cut, and the weight of the later one."""
-    by = [*_RUN, "domain"]
-    late = marks["seconds"] > marks["cut"]
-    ends = marks.groupby(by, as_index=False).agg(
-        first=("step", "first"), cut=("cut", "first"), total=("seconds", "max")
-    )
-    lower = marks[~late].groupby(by, as_index=False)[["step", "seconds"]].last()
-    upper = marks[late].groupby(by, as_index=False)[["step", "seconds"]].first()
-    around = ends.merge(lower.rename(columns={"step": "lower", "seconds": "lower_seconds"}), on=by, how="left")
-    around = around.merge(upper.rename(columns={"step": "upper", "seconds": "upper_seconds"}), on=by, how="left")
-    # A run whose first mark is later than the cut has no mark before it, and one that ended earlier none after it.
-    for name, other in (("lower", "upper"), ("upper", "lower")):
-        for column in (name, f"{name}_seconds"):
-            around[column] = around[column].fillna(around[column.replace(name, other)])
-    width = around["upper_seconds"] - around["lower_seconds"]
-    share = (around["cut"] - around["lower_seconds"]) / width.where(width > 0, 1.0)
-    return around.assign(weight=share.where(width > 0, 0.0), reached=around["total"] >= around["cut"])
-
-
-def _interpolate(rows: pd.DataFrame, around: pd.DataFrame) -> pd.DataFrame:
-    by = [*_RUN, "domain"]
-    lower = rows.merge(around, left_on=[*by, "step"], right_on=[*by, "lower"])
-    upper = rows.merge(around[[*by, "upper"]], left_on=[*by, "step"], right_on=[*by, "upper"])
-    case = [*by, "case", "patient", "region"]
-    end = lower.merge(upper[[*case, "dice"]], on=case, suffixes=("", "_upper"))
-    weight = end["weight"]
-    return end.assign(
-        dice=end["dice"] + weight * (end["dice_upper"] - end["dice"]),
-        step=end["lower"] + weight * (end["upper"] - end["lower"]),
-        seconds=end["lower_seconds"] + weight * (end["upper_seconds"] - end["lower_seconds"]),
-    )
 
 
 def _name(mark: pd.Series) -> str:

@@ -1,14 +1,14 @@
 """Metrics of a study: per run, per method over seeds and patients, and along the curves.
 
-Runs of a comparison as arrays: Dice by seed, mark and patient, from the rows of the tidy table.
+The runs of a method are arrays first: Dice by seed, mark and patient, from the rows of the tidy table.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ import pandas as pd
 from metaseg.metrics.curves import retention_area, steps_to_fraction
 from metaseg.metrics.forgetting import backward_transfer, balanced_mean, forgetting, forward_transfer
 from metaseg.metrics.statistics import draw_weights, known_deviation, known_mean, percentile_interval
-from metaseg.studies.tables import DOMAINS, rows_of_region
+from metaseg.studies.tables import DOMAINS, Column, rows_of_region
 
 _RUN = ["target", "method", "shots", "seed", "domain"]
 
@@ -158,44 +158,52 @@ def runs_by_method(table: pd.DataFrame, region: str) -> list[tuple[tuple[str, in
     return sorted(cells.items())
 
 
-PATIENT_METRICS = {
-    "target_before": "target",
-    "target_after": "target",
-    "source_before": "source",
-    "source_after": "source",
-    "forgetting": "source",
-    "backward_transfer": "source",
-    "target_area": "target",
-    "source_area": "source",
-}
-"""Metrics that every patient has by itself, and the domain whose patients they are of: a run's metric is their mean."""
+@dataclass(frozen=True)
+class Metric(Column):
+    """A metric of a run.
 
-METRICS = (
-    "target_before",
-    "target_after",
-    "source_before",
-    "source_after",
-    "forgetting",
-    "backward_transfer",
-    "balanced_mean",
-    "target_area",
-    "source_area",
-    "balanced_area",
-    "steps_to_90",
-    "forward_transfer",
-    "spent",
-)
-"""Metrics of a run."""
+    Attributes:
+        domains: Whose patients it is computed from, and its interval draws.
+        of_patients: Whether every patient has it by itself, a run's being their mean.
+    """
 
-_DRAWN = {
-    **{metric: (domain,) for metric, domain in PATIENT_METRICS.items()},
-    "balanced_mean": ("target", "source"),
-    "balanced_area": ("target", "source"),
-    "steps_to_90": ("target",),
-    "forward_transfer": ("target",),
-    "spent": (),
+    domains: tuple[str, ...] = ()
+    of_patients: bool = False
+
+
+Better = Literal["higher", "lower"]
+
+
+def _of_patients(name: str, meaning: str, domain: str, better: Better = "higher") -> Metric:
+    return Metric(name, meaning, "Dice", better, domains=(domain,), of_patients=True)
+
+
+def _of_run(name: str, meaning: str, *domains: str, unit: str = "Dice", better: Better = "higher") -> Metric:
+    return Metric(name, meaning, unit, better, domains=domains)
+
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        _of_patients("target_before", "on the target before tuning", "target"),
+        _of_patients("target_after", "on the target after tuning", "target"),
+        _of_patients("source_before", "on the source before tuning", "source"),
+        _of_patients("source_after", "on the source after tuning", "source"),
+        _of_patients("forgetting", "lost on the source", "source", "lower"),
+        _of_patients("backward_transfer", "gained on the source", "source"),
+        _of_run("balanced_mean", "mean of both domains after tuning", *DOMAINS),
+        _of_patients("target_area", "mean on the target over the work", "target"),
+        _of_patients("source_area", "mean on the source over the work", "source"),
+        _of_run("balanced_area", "mean of both areas", *DOMAINS),
+        _of_run("steps_to_90", "work to 90 % of the final target Dice", "target", unit="evaluations", better="lower"),
+        _of_run("forward_transfer", "head start over random weights", "target"),
+        _of_run("spent", "work at the last mark", unit="evaluations", better="lower"),
+    )
 }
-"""Domains whose patients a metric's interval draws."""
+"""Metrics of a run, by name."""
+
+PATIENT_METRICS = {name: metric.domains[0] for name, metric in METRICS.items() if metric.of_patients}
+"""Metrics that every patient has by itself, and the domain whose patients they are of."""
 
 _CELL = ("target", "method", "shots")
 
@@ -265,8 +273,9 @@ def summary(
         known = {domain: int(curves.known.sum()) for domain, curves in group.domains.items()}
         record: dict[str, Any] = {name: getattr(group, name) for name in _CELL}
         record |= {"n_seeds": len(group.seeds), **{f"n_{domain}_patients": count for domain, count in known.items()}}
-        for metric in METRICS:
-            enough = all(known[domain] > 1 for domain in _DRAWN[metric]) if _DRAWN[metric] else len(group.seeds) > 1
+        for metric, described in METRICS.items():
+            drawn_from = [known[domain] for domain in described.domains] or [len(group.seeds)]
+            enough = min(drawn_from) > 1
             interval = percentile_interval(known_mean(drawn[metric], weights=of_seeds)) if enough else (math.nan,) * 2
             record |= {metric: float(known_mean(point[metric][0])), f"{metric}_sd": _spread(group, metric, point)}
             record |= {f"{metric}_low": interval[0], f"{metric}_high": interval[1]}
@@ -328,7 +337,9 @@ def _run_metrics(
     group: RunGroup, floor: np.ndarray, weights: dict[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
     """Metrics ``(resample, seed)`` from the mean curves under the patients' weights; one resample without weights."""
-    means = {domain: one.means(None if weights is None else weights[domain]) for domain, one in group.domains.items()}
+    means = {
+        domain: curves.means(None if weights is None else weights[domain]) for domain, curves in group.domains.items()
+    }
     seeds = np.arange(len(group.seeds))
     before = {domain: of_domain[:, :, 0] for domain, of_domain in means.items()}
     after = {name: of_domain[:, seeds, group.domains[name].last_mark()] for name, of_domain in means.items()}
@@ -359,15 +370,17 @@ def _scratch_after(group: RunGroup, groups: Sequence[RunGroup], scratch: str) ->
     begins with no pretrained network.
     """
     after = np.full((len(group.seeds), group.domains["target"].dice.shape[2]), np.nan)
-    floors = [one for one in groups if one.method == scratch] or [one for one in groups if one.family == scratch]
-    if any(one.method == group.method for one in floors):
+    floors = [floor for floor in groups if floor.method == scratch] or [
+        floor for floor in groups if floor.family == scratch
+    ]
+    if any(floor.method == group.method for floor in floors):
         return after
     found = [after]
-    for one in floors:
-        if (one.target, one.shots) == (group.target, group.shots):
-            _, mine, theirs = np.intersect1d(group.seeds, one.seeds, return_indices=True)
+    for floor in floors:
+        if (floor.target, floor.shots) == (group.target, group.shots):
+            _, mine, theirs = np.intersect1d(group.seeds, floor.seeds, return_indices=True)
             aligned = after.copy()
-            aligned[mine] = one.domains["target"].last()[theirs]
+            aligned[mine] = floor.domains["target"].last()[theirs]
             found.append(aligned)
     return known_mean(np.stack(found), axis=0)
 

@@ -1,10 +1,12 @@
-"""A study's tables: one row per evaluation of a case at a mark, and one row per mark with its seconds."""
+"""Tables of a study and what their columns mean; the tidy table has one row per evaluation of a case at a mark."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,33 +14,117 @@ import pandas as pd
 from metaseg.errors import DataError
 from metaseg.files import FileKind, read_frame, replacing
 
-TABLE_COLUMNS = (
-    "target",
-    "method",
-    "family",
-    "shots",
-    "seed",
-    "step",
-    "domain",
-    "case",
-    "patient",
-    "region",
-    "dice",
-)
-"""Columns of the tidy table. ``step`` is the work spent, in slice gradient evaluations, 0 before tuning; ``domain`` is
-``target`` or ``source``; ``dice`` is in [0, 1], or NaN where label and prediction are both empty."""
 
-TIMING_COLUMNS = ("target", "method", "shots", "seed", "step", "seconds")
-"""Columns of the timing table. ``seconds`` are those of tuning up to that mark, on a CPU the processor's."""
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        name: Its heading in the file.
+        meaning: What it holds, in words.
+        unit: Of its numbers; empty for names, and for numbers without one.
+        better: Whether ``higher`` or ``lower`` numbers are better; empty where neither is.
+        kind: Names and ids are ``text``; ``whole`` numbers and ``number``s are at least 0.
+    """
+
+    name: str
+    meaning: str
+    unit: str = ""
+    better: Literal["", "higher", "lower"] = ""
+    kind: Literal["text", "whole", "number"] = "number"
+
+
+Columns = Mapping[str, Column]
+"""Columns by name, in their order."""
+
+
+def columns_by_name(*columns: Column) -> Columns:
+    """Columns by name, in their order."""
+    return {column.name: column for column in columns}
+
+
+_TARGET = Column("target", "target domain", kind="text")
+_METHOD = Column("method", "label of the method", kind="text")
+_SHOTS = Column("shots", "labelled target patients", kind="whole")
+_SEED = Column("seed", "seed of the run", kind="whole")
+_STEP = Column("step", "work spent, 0 before tuning", "slice gradient evaluations")
+
+TABLE_COLUMNS = columns_by_name(
+    _TARGET,
+    _METHOD,
+    Column("family", "family of the method", kind="text"),
+    _SHOTS,
+    _SEED,
+    _STEP,
+    Column("domain", "target or source", kind="text"),
+    Column("case", "the evaluated case", kind="text"),
+    Column("patient", "its patient", kind="text"),
+    Column("region", "the evaluated region", kind="text"),
+    Column("dice", "overlap of prediction and label; none where both are empty", "0 to 1", "higher"),
+)
+"""Columns of the tidy table."""
+
+TIMING_COLUMNS = columns_by_name(
+    _TARGET,
+    _METHOD,
+    _SHOTS,
+    _SEED,
+    _STEP,
+    Column("seconds", "time of tuning up to that mark, on a CPU the processor's", "s", "lower"),
+)
+"""Columns of the timing table, which has one row per mark."""
+
+PAIR_COLUMNS = columns_by_name(
+    _TARGET,
+    _SHOTS,
+    Column("metric", "what is compared", kind="text"),
+    Column("method_a", "the first method", kind="text"),
+    Column("method_b", "the second method", kind="text"),
+    Column("n", "patients with the metric under both", kind="whole"),
+    Column("mean_difference", "the first minus the second"),
+    Column("low", "lower end of its 95 % interval"),
+    Column("high", "upper end of its 95 % interval"),
+    Column("p", "of Wilcoxon's signed-rank test", "", "lower"),
+    Column("p_holm", "the same after Holm's correction", "", "lower"),
+    Column("rank_biserial", "effect size, from -1 to 1"),
+)
+"""Columns of comparisons in pairs."""
+
+
+def _tested(name: str, meaning: str, better: Literal["higher", "lower"]) -> list[Column]:
+    ends = {
+        "low": "lower end of its interval",
+        "high": "upper end of its interval",
+        "p": "p",
+        "p_holm": "p after correction",
+    }
+    return [
+        Column(name, meaning, "Dice", better),
+        *(Column(f"{name}_{end}", f"{meaning}: {text}") for end, text in ends.items()),
+    ]
+
+
+BOTH_AXES_COLUMNS = columns_by_name(
+    _TARGET,
+    _SHOTS,
+    Column("baseline", "the method compared with", kind="text"),
+    _METHOD,
+    Column("n_target_patients", "target patients", kind="whole"),
+    *_tested("gain", "final target Dice minus the baseline's", "higher"),
+    Column("n_source_patients", "source patients", kind="whole"),
+    Column("forgotten", "source Dice lost", "Dice", "lower"),
+    Column("forgotten_by_baseline", "source Dice that the baseline lost", "Dice", "lower"),
+    *_tested("spared", "what the baseline forgot minus what the method forgot", "higher"),
+    *_tested("excess", "what was forgotten beyond the allowed fraction of the baseline's", "lower"),
+    Column("both", "as good on the target, and within that fraction on the source"),
+)
+"""Columns of comparisons on both axes."""
 
 DOMAINS = ("target", "source")
 SUFFIXES = (".csv", ".parquet")
-
-_TEXT = ("target", "method", "family", "domain", "case", "patient", "region")
-_WHOLE = ("shots", "seed")
-_MEASURED = ("dice", "seconds")
+MEASURED = ("dice", "seconds")
+"""What was measured; all other columns say what of."""
 _DIGITS = "%.10g"
-_EXPECTED = {"dice": "a number from 0 to 1, or none", **dict.fromkeys(_WHOLE, "a whole number, at least 0")}
 
 
 def write_table(frame: pd.DataFrame, path_without_suffix: Path) -> list[Path]:
@@ -68,7 +154,7 @@ def write_table(frame: pd.DataFrame, path_without_suffix: Path) -> list[Path]:
     return [csv, parquet]
 
 
-def read_table(path: Path, columns: Sequence[str] = TABLE_COLUMNS) -> pd.DataFrame:
+def read_table(path: Path, columns: Columns = TABLE_COLUMNS) -> pd.DataFrame:
     """Read a table that :func:`write_table` wrote, and check it.
 
     Args:
@@ -81,10 +167,8 @@ def read_table(path: Path, columns: Sequence[str] = TABLE_COLUMNS) -> pd.DataFra
     Raises:
         DataError: The file is missing or unreadable, lacks columns, holds values that make no sense or a row twice.
     """
-    file = path
-    if path.suffix not in SUFFIXES:
-        there = (_with_suffix(path, suffix) for suffix in SUFFIXES)
-        file = next((one for one in there if one.is_file()), _with_suffix(path, SUFFIXES[0]))
+    files = [path] if path.suffix in SUFFIXES else [_with_suffix(path, suffix) for suffix in SUFFIXES]
+    file = next((file for file in files if file.is_file()), files[0])
     try:
         if file.suffix != SUFFIXES[1]:
             return check_table(_read_csv(file), columns, file)
@@ -100,9 +184,7 @@ def read_table(path: Path, columns: Sequence[str] = TABLE_COLUMNS) -> pd.DataFra
     return check_table(frame, columns, file)
 
 
-def check_table(
-    frame: pd.DataFrame, columns: Sequence[str] = TABLE_COLUMNS, where: str | Path | None = None
-) -> pd.DataFrame:
+def check_table(frame: pd.DataFrame, columns: Columns = TABLE_COLUMNS, where: str | Path | None = None) -> pd.DataFrame:
     """Check a table of a study.
 
     Args:
@@ -120,17 +202,10 @@ def check_table(
     if missing := [name for name in columns if name not in frame.columns]:
         found = ", ".join(map(str, frame.columns)) or "(none)"
         raise DataError(f"the table lacks column {', '.join(missing)}; it has {found}", where=where, expected=expected)
-    frame = frame.astype({name: str for name in _TEXT if name in columns})
-    for name in [name for name in columns if name not in _TEXT]:
-        numbers = pd.to_numeric(frame[name], errors="coerce")
-        wrong = _wrong_numbers(name, frame[name], numbers)
-        if wrong.any():
-            raise DataError(
-                f"{name} is '{frame.loc[wrong, name].iloc[0]}' in {int(wrong.sum())} of {len(frame)} rows",
-                where=where,
-                expected=_EXPECTED.get(name, "a number, at least 0"),
-            )
-        frame[name] = numbers.astype(np.int64 if name in _WHOLE else np.float64)
+    frame = frame.astype({name: str for name, column in columns.items() if column.kind == "text"})
+    for name, column in columns.items():
+        if column.kind != "text":
+            frame[name] = _numbers(frame[name], column, where)
     _check_rows(frame, columns, where)
     return frame
 
@@ -169,18 +244,30 @@ def rows_of_region(table: pd.DataFrame, region: str) -> pd.DataFrame:
     return count_empty_cases(rows)
 
 
-def _wrong_numbers(name: str, given: pd.Series, numbers: pd.Series) -> pd.Series:
-    if name == "dice":
+def _numbers(given: pd.Series, column: Column, where: str | Path | None) -> pd.Series:
+    numbers = pd.to_numeric(given, errors="coerce")
+    expected = f"a {'whole ' if column.kind == 'whole' else ''}number, at least 0"
+    if column.name == "dice":
         # Rounding may leave a little more than 1.
-        return (numbers.isna() & given.notna()) | (numbers.notna() & ~numbers.between(0.0, 1.0 + 1e-9))
-    wrong = numbers.isna() | (numbers < 0) | np.isinf(numbers.astype(np.float64))
-    return wrong | (numbers % 1 != 0) if name in _WHOLE else wrong
+        wrong = (numbers.isna() & given.notna()) | (numbers.notna() & ~numbers.between(0.0, 1.0 + 1e-9))
+        expected = "a number from 0 to 1, or none"
+    else:
+        wrong = numbers.isna() | (numbers < 0) | np.isinf(numbers.astype(np.float64))
+    if column.kind == "whole":
+        wrong |= numbers % 1 != 0
+    if wrong.any():
+        raise DataError(
+            f"{column.name} is '{given[wrong].iloc[0]}' in {int(wrong.sum())} of {len(given)} rows",
+            where=where,
+            expected=expected,
+        )
+    return numbers.astype(np.int64 if column.kind == "whole" else np.float64)
 
 
-def _check_rows(frame: pd.DataFrame, columns: Sequence[str], where: str | Path | None) -> None:
+def _check_rows(frame: pd.DataFrame, columns: Columns, where: str | Path | None) -> None:
     if "domain" in columns and (strange := sorted(set(frame["domain"].unique()) - set(DOMAINS))):
         raise DataError(f"domain is '{strange[0]}'", where=where, expected=" or ".join(DOMAINS))
-    keys = [name for name in columns if name not in _MEASURED]
+    keys = [name for name in columns if name not in MEASURED]
     if (twice := frame.duplicated(keys)).any():
         row = ", ".join(f"{name} {frame.loc[twice, name].iloc[0]}" for name in keys)
         raise DataError(
@@ -193,7 +280,7 @@ def _check_rows(frame: pd.DataFrame, columns: Sequence[str], where: str | Path |
 def _read_csv(file: Path) -> pd.DataFrame:
     frame = read_frame(file, FileKind("a table of a study, CSV or parquet", error=DataError))
     # A patient may be called 007 or NA: only what was measured may be empty.
-    return frame.mask(frame.isin(["", "nan", "NaN"]) & frame.columns.isin(_MEASURED), np.nan)
+    return frame.mask(frame.isin(["", "nan", "NaN"]) & frame.columns.isin(MEASURED), np.nan)
 
 
 def _canonical(frame: pd.DataFrame) -> pd.DataFrame:
@@ -205,7 +292,7 @@ def _canonical(frame: pd.DataFrame) -> pd.DataFrame:
     if known is None:
         return frame.reset_index(drop=True)
     frame = frame[[*known, *sorted(set(frame.columns) - set(known))]]
-    frame = frame.astype({name: str for name in _TEXT if name in known})
+    frame = frame.astype({name: str for name, column in known.items() if column.kind == "text"})
     return frame.sort_values(list(frame.columns), ignore_index=True)
 
 

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from metaseg.classify.data import divide, open_slices
+from metaseg.classify.data import into_parts, open_slices
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.config.io import load_config
@@ -118,7 +118,7 @@ def open_set(common) -> Callable[..., ClassifiedSlices]:
 
     def open_it(**changes: Any) -> ClassifiedSlices:
         config = load_config(ClassifyTrainConfig, None, common | changes)
-        return open_slices(config, config)
+        return open_slices(config)
 
     return open_it
 
@@ -129,7 +129,7 @@ def parts_of(common) -> Callable[..., Any]:
 
     def divide_it(**changes: Any) -> Any:
         config = load_config(ClassifyTrainConfig, None, common | changes)
-        return divide(open_slices(config, config), config, config.seed)
+        return into_parts(open_slices(config), config, config.seed)
 
     return divide_it
 

@@ -171,7 +171,7 @@ class TestFits:
         scores = iter([0.1, 0.9, 0.5])
         kept = []
         monkeypatch.setattr(
-            "metaseg.classify.rounds.part_metrics",
+            "metaseg.classify.fitting.part_metrics",
             lambda model, slices, part: (
                 kept.append(model.state_dict()["net.fc.bias"].clone()) or {"auc/val": next(scores)}
             ),
@@ -188,7 +188,7 @@ INTERRUPTIONS = [
     *((name, 2, "before") for name in ("choose", "fit_round", "save_checkpoint", "part_metrics", "write_curve")),
     *((name, 3, "after") for name in ("choose", "fit_round", "save_checkpoint", "part_metrics", "write_curve")),
     ("save_checkpoint", 4, "before"), ("save_checkpoint", 4, "after"),
-    ("write_classification_metrics", 1, "before"), ("write_classification_metrics", 1, "after"),
+    ("measure_test_part", 1, "before"), ("measure_test_part", 1, "after"),
 ]  # fmt: skip
 
 

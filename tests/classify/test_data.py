@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metaseg.cases.splits import Split
-from metaseg.classify.data import divide, open_slices
+from metaseg.classify.data import into_parts, open_slices
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.config.io import load_config
 from metaseg.errors import DataError, UsageError
@@ -59,11 +59,11 @@ class TestClasses:
     def test_of_a_network_leave_other_cases_out_and_say_so(self, common, tmp_path, capsys):
         data = write_images(tmp_path / "set", {"left": 3, "middle": 2})
         config = load_config(ClassifyTrainConfig, None, common | {"data": data})
-        slices = open_slices(config, config, ("right", "left"), ("image",))
+        slices = open_slices(config, ("right", "left"), ("image",))
         assert slices.counts() == {"right": 0, "left": 3}
         assert "2 cases are left out" in capsys.readouterr().out
         with pytest.raises(DataError, match="no case is of a class that the network knows"):
-            open_slices(config, config, ("up", "down"), ("image",))
+            open_slices(config, ("up", "down"), ("image",))
 
 
 class TestCaseTable:
@@ -122,7 +122,7 @@ class TestDivide:
     @given(seed=st.integers(0, 10_000))
     def test_patients_are_on_one_side_and_classes_on_all(self, open_set, common, patients, seed):
         slices = open_set(data=patients)
-        parts = divide(slices, load_config(ClassifyTrainConfig, None, common), seed)
+        parts = into_parts(slices, load_config(ClassifyTrainConfig, None, common), seed)
         groups = [set(part.patients) for part in (parts.train, parts.val, parts.test)]
         assert set.union(*groups) == set(slices.patients)
         assert sum(map(len, groups)) == len(set(slices.patients))
@@ -208,8 +208,8 @@ class TestAnnotator:
             None,
             common | {"data": [tmp_path / "set", tmp_path / "new"], "classes": "left,right", "slices_per_case": "2"},
         )
-        slices = open_slices(config, config, annotator=True)
-        return divide(slices, config, 0, annotator=True)
+        slices = open_slices(config, annotator=True)
+        return into_parts(slices, config, 0, annotator=True)
 
     def test_those_of_unknown_class_are_to_train_on(self, divided):
         unknown = divided.train.labels < 0

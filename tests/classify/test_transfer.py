@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from metaseg.classify.fitting import SMALL, Transfer, choose_strategy, classifier_objective, classifier_optimizer
+from metaseg.classify.fitting import SMALL, Transfer, choose_transfer, classifier_objective, classifier_optimizer
 from metaseg.classify.slices import SliceBatches
 from metaseg.classify.train import run_classify_train
 from metaseg.errors import UsageError
@@ -31,7 +31,7 @@ MODELS = ("lau-cnn", "2d-cnn")
     ],
 )
 def test_choose_strategy_follows_al_janabi(slices, weights, like, expected):
-    strategy, reason = choose_strategy(slices, weights, like)
+    strategy, reason = choose_transfer(slices, weights, like)
     assert strategy == expected
     assert reason
 

@@ -18,7 +18,7 @@ from metaseg.config.studies import ClassifyCompareConfig, ReportConfig
 from metaseg.errors import RunError, UsageError
 from metaseg.reports.page import run_report
 from metaseg.studies.classifiers.compare import run_classify_compare
-from metaseg.studies.classifiers.tables import PAPERS, beside_paper, print_paper
+from metaseg.studies.classifiers.tables import beside_paper, papers, print_paper
 
 
 def report(tmp_path: Path, *runs: Path, **settings) -> Page:
@@ -114,9 +114,11 @@ def test_paper_stands_beside_ours(page, whole, capsys):
     assert ours["from scratch, all labels"][0] == "71.93"
     assert numbers(ours["from scratch, all labels"][1]) == pytest.approx(100 * scratch.to_numpy(float), abs=0.06)
     assert ours["uncertainty sampling, 30 % of the slices"] == ["82.89", "–"]
-    print_paper("hao2021", summary)
+    print_paper("hao2021", summary, synthetic=False)
     assert "79.91" in capsys.readouterr().out
-    assert beside_paper(PAPERS["zhou2017"], pd.DataFrame())[0][1] == "–"
+    print_paper("hao2021", summary, synthetic=True)
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert beside_paper(papers()["zhou2017"], pd.DataFrame())[0][1] == "–"
 
 
 def test_confusion_counts_all_test_slices_of_all_seeds(page, whole):

@@ -7,8 +7,8 @@ from scipy import stats
 
 from metaseg.errors import UsageError
 from metaseg.metrics.statistics import holm
-from metaseg.studies.pairs import COLUMNS, both_axes
-from metaseg.studies.tables import TABLE_COLUMNS
+from metaseg.studies.pairs import both_axes
+from metaseg.studies.tables import BOTH_AXES_COLUMNS, TABLE_COLUMNS
 
 AFTER = {
     "naive": (0.60, -0.20),
@@ -50,7 +50,7 @@ def lost(table: pd.DataFrame, method: str) -> pd.Series:
 
 def test_only_a_method_that_wins_on_both_axes_wins(table: pd.DataFrame) -> None:
     frame = both_axes(table, "WT", ["naive"], resamples=50)
-    assert list(frame.columns) == list(COLUMNS)
+    assert list(frame.columns) == list(BOTH_AXES_COLUMNS)
     assert dict(zip(frame["method"], frame["both"], strict=True)) == {
         "both": True,
         "forgets-much": False,
@@ -82,7 +82,8 @@ def test_metrics_and_tests_are_of_patients_averaged_over_seeds(table: pd.DataFra
 
 def test_share_decides_how_much_may_be_forgotten(table: pd.DataFrame) -> None:
     strict, lenient = (
-        both_axes(table, "WT", ["naive"], share=share, resamples=50).set_index("method")["both"] for share in (0.1, 0.9)
+        both_axes(table, "WT", ["naive"], fraction=share, resamples=50).set_index("method")["both"]
+        for share in (0.1, 0.9)
     )
     assert not strict["both"]
     assert lenient["forgets-much"]
@@ -100,4 +101,4 @@ def test_every_baseline_has_its_rows_and_only_common_seeds_count(table: pd.DataF
 
 def test_share_beyond_one_is_refused(table: pd.DataFrame) -> None:
     with pytest.raises(UsageError, match=r"a share of 1\.5"):
-        both_axes(table, "WT", ["naive"], share=1.5)
+        both_axes(table, "WT", ["naive"], fraction=1.5)

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from metaseg.errors import DataError
-from metaseg.studies.pairs import at_seconds, pairwise
+from metaseg.studies.pairs import at_seconds, every_pair
 from metaseg.studies.study_metrics import summary
 from metaseg.studies.tables import TABLE_COLUMNS, TIMING_COLUMNS, check_table
 
@@ -85,7 +85,7 @@ def test_metrics_and_pairs_take_it():
     assert rows["target_after"].to_dict() == pytest.approx({"quick": 0.6, "slow": 0.36})
     assert rows["target_before"].to_dict() == pytest.approx({"quick": 0.3, "slow": 0.3})
     assert rows["spent"].to_dict() == pytest.approx({"quick": 200.0, "slow": 40.0})
-    assert pairwise(frame, "WT", resamples=20)["mean_difference"].iloc[0] == pytest.approx(0.24)
+    assert every_pair(frame, "WT", resamples=20)["mean_difference"].iloc[0] == pytest.approx(0.24)
 
 
 def test_methods_without_work_do_not_set_the_cut():

@@ -7,9 +7,9 @@ from scipy import stats
 
 from metaseg.errors import DataError, UsageError
 from metaseg.metrics.statistics import holm
-from metaseg.studies.pairs import PAIR_COLUMNS, against, pairwise
+from metaseg.studies.pairs import against, every_pair
 from metaseg.studies.study_metrics import summary
-from metaseg.studies.tables import TABLE_COLUMNS
+from metaseg.studies.tables import PAIR_COLUMNS, TABLE_COLUMNS
 
 METHODS = {"naive": (0.20, -0.20), "replay": (0.22, -0.02), "active": (0.10, -0.05)}
 """Dice won on the target and lost on the source."""
@@ -39,7 +39,7 @@ def by_patient(table, method, domain, step, shots=5):
 
 
 def test_every_pair_of_methods_is_there_once(table):
-    frame = pairwise(table, "WT", resamples=20)
+    frame = every_pair(table, "WT", resamples=20)
     assert list(frame.columns) == list(PAIR_COLUMNS)
     pairs = [("active", "naive"), ("active", "replay"), ("naive", "replay")]
     for _, rows in frame.groupby(["target", "shots", "metric"]):
@@ -48,7 +48,7 @@ def test_every_pair_of_methods_is_there_once(table):
 
 
 def test_pairs_are_patients_averaged_over_seeds(table):
-    rows = pairwise(table, "WT", resamples=20).query("shots == 5").set_index(["metric", "method_a", "method_b"])
+    rows = every_pair(table, "WT", resamples=20).query("shots == 5").set_index(["metric", "method_a", "method_b"])
     a, b = (by_patient(table, method, "target", 100) for method in ("active", "replay"))
     row = rows.loc[("target_after", "active", "replay")]
     assert row["n"] == 8
@@ -69,13 +69,13 @@ def test_pairs_are_patients_averaged_over_seeds(table):
 
 def test_differences_are_those_of_the_summary(table):
     means = summary(table, "WT", resamples=5).set_index(["shots", "method"])
-    for row in pairwise(table, "WT", metrics=["source_area", "target_after"], resamples=5).to_dict("records"):
+    for row in every_pair(table, "WT", metrics=["source_area", "target_after"], resamples=5).to_dict("records"):
         a, b = (means.loc[(row["shots"], row[name]), row["metric"]] for name in ("method_a", "method_b"))
         assert row["mean_difference"] == pytest.approx(a - b)
 
 
 def test_holm_covers_the_pairs_of_one_cell(table):
-    for _, rows in pairwise(table, "WT", resamples=5).groupby(["target", "shots", "metric"]):
+    for _, rows in every_pair(table, "WT", resamples=5).groupby(["target", "shots", "metric"]):
         assert rows["p_holm"].tolist() == pytest.approx(holm(rows["p"]).tolist())
 
 
@@ -88,7 +88,7 @@ def test_against_a_baseline_covers_the_others_alone(table):
     # The same comparison as among all pairs, seen from the other side.
     key = ["shots", "metric"]
     mine = frame[frame["method_a"] == "replay"].set_index(key)
-    theirs = pairwise(table, "WT", resamples=20, seed=3).query("method_b == 'replay' and method_a == 'naive'")
+    theirs = every_pair(table, "WT", resamples=20, seed=3).query("method_b == 'replay' and method_a == 'naive'")
     theirs = theirs.set_index(key).loc[mine.index]
     assert mine["mean_difference"].tolist() == pytest.approx((-theirs["mean_difference"]).tolist())
     assert mine["low"].tolist() == pytest.approx((-theirs["high"]).tolist())
@@ -100,11 +100,11 @@ def test_only_seeds_of_both_methods_are_compared(table):
     both = table[table["seed"] != 2]
     key = "method_a == 'naive' and method_b == 'replay'"
     pd.testing.assert_frame_equal(
-        pairwise(fewer, "WT", resamples=20).query(key).drop(columns="p_holm"),
-        pairwise(both, "WT", resamples=20).query(key).drop(columns="p_holm"),
+        every_pair(fewer, "WT", resamples=20).query(key).drop(columns="p_holm"),
+        every_pair(both, "WT", resamples=20).query(key).drop(columns="p_holm"),
     )
     apart = table[(table["method"] != "naive") == (table["seed"] == 2)]
-    row = pairwise(apart, "WT", resamples=20).query(key).iloc[0]
+    row = every_pair(apart, "WT", resamples=20).query(key).iloc[0]
     assert row["n"] == 0
     assert math.isnan(row["p"])
     assert math.isnan(row["p_holm"])
@@ -115,7 +115,7 @@ def test_seeing_tumour_where_there_is_none_is_a_difference(table):
     none = (table["patient"] == "target0") & (table["step"] == 100)
     table = table.assign(dice=table["dice"].where(table["patient"] != "target0"))
     table.loc[none & (table["method"] == "naive") & (table["seed"] == 0) & (table["shots"] == 5), "dice"] = 0.0
-    rows = pairwise(table, "WT", metrics=["target_after"], resamples=20).query("shots == 5")
+    rows = every_pair(table, "WT", metrics=["target_after"], resamples=20).query("shots == 5")
     rows = rows.set_index(["method_a", "method_b"])
     assert rows["n"].tolist() == [8, 8, 8]
     known = table[table["patient"] != "target0"]
@@ -124,19 +124,21 @@ def test_seeing_tumour_where_there_is_none_is_a_difference(table):
 
 
 def test_little_is_no_test(table):
-    alone = pairwise(table[table["patient"].isin(["target0", "source0"])], "WT", resamples=10)
+    alone = every_pair(table[table["patient"].isin(["target0", "source0"])], "WT", resamples=10)
     assert alone["n"].eq(1).all()
     assert alone[["p", "p_holm", "low", "high"]].isna().all(axis=None)
     assert alone["mean_difference"].notna().all()
-    assert pairwise(table[table["method"] == "naive"], "WT").empty
+    assert every_pair(table[table["method"] == "naive"], "WT").empty
     assert against(table[table["method"] == "naive"], "WT", "naive").empty
     nothing = pd.DataFrame(columns=list(TABLE_COLUMNS))
-    assert list(pairwise(nothing, "WT").columns) == list(against(nothing, "WT", "naive").columns) == list(PAIR_COLUMNS)
+    assert (
+        list(every_pair(nothing, "WT").columns) == list(against(nothing, "WT", "naive").columns) == list(PAIR_COLUMNS)
+    )
 
 
 def test_wrong_names_are_refused(table):
     with pytest.raises(UsageError, match="'steps_to_90' cannot be compared"):
-        pairwise(table, "WT", metrics=["steps_to_90"])
+        every_pair(table, "WT", metrics=["steps_to_90"])
     with pytest.raises(UsageError, match="no method 'ewc'") as caught:
         against(table, "WT", "ewc")
     assert caught.value.expected == "one of active, naive, replay"

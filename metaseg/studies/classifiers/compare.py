@@ -14,6 +14,7 @@ from metaseg.config.io import dump_config
 from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import recorded_warnings
 from metaseg.results import Result
+from metaseg.runs.manifest import read_manifest
 from metaseg.runs.state import STATE_NAME
 from metaseg.studies.classifiers.plan import (
     ClassifierWork,
@@ -24,11 +25,10 @@ from metaseg.studies.classifiers.plan import (
 )
 from metaseg.studies.classifiers.tables import (
     NAMES,
-    Predictions,
     against_baseline,
     curve_rows,
+    predictions_in,
     print_paper,
-    read_predictions,
     summary,
     write_label_curves,
     write_metric_plot,
@@ -36,7 +36,7 @@ from metaseg.studies.classifiers.tables import (
 from metaseg.studies.inputs import check_inputs
 from metaseg.studies.preparation import STUDY_FILE
 from metaseg.studies.tables import write_table
-from metaseg.studies.work import CELLS, Unit
+from metaseg.studies.work import CELLS
 from metaseg.studies.workers import continued_by_the_same_command, do_what_is_left, raise_failures
 from metaseg.terminal import print_table
 
@@ -96,8 +96,8 @@ def run_classify_compare(config: ClassifyCompareConfig) -> ClassifierComparison:
 def write_tables(work: ClassifierWork) -> ClassifierComparison:
     """Write tables and pictures of the cells that are done, and print the summary."""
     done = [cell for cell in work.units if work.is_done(cell)]
-    read = {cell: read_predictions(work, cell) for cell in done}
-    found: dict[Unit, Predictions] = {cell: one for cell, one in read.items() if one is not None}
+    read = {cell: predictions_in(work.folder / cell.folder / "test") for cell in done}
+    found = {cell: predictions for cell, predictions in read.items() if predictions is not None}
     curves = curve_rows(work, done)
     summarised = summary(work, found, curves, work.baseline)
     write_table(summarised, work.folder / "summary")
@@ -108,7 +108,9 @@ def write_tables(work: ClassifierWork) -> ClassifierComparison:
     if len(summarised):
         write_metric_plot(work.folder / "metrics.png", summarised, work.study.metric, work.titles)
         _print_summary(work, summarised)
-        print_paper(work.study.paper, summarised)
+        if work.study.paper is not None:
+            synthetic = any(read_manifest(work.folder / cell.folder).get("synthetic") for cell in done)
+            print_paper(work.study.paper, summarised, synthetic)
     print(f"{len(done)} of {len(work.units)} cells are done; tables and pictures in {work.folder}")
     return ClassifierComparison(work.folder, summarised, curves)
 

@@ -9,9 +9,16 @@ from typing import Any
 
 from metaseg.cases.case import Case
 from metaseg.cases.labels import LABEL_SCHEMES
-from metaseg.classify.data import PHANTOM_GRADES, check_cases, divide, open_classified, open_slices, phantom_folders
-from metaseg.classify.fitting import NO_FILES, weights_file
-from metaseg.classify.train import SPLIT_NAME, check_strategy
+from metaseg.classify.data import (
+    PHANTOM_GRADES,
+    check_cases,
+    into_parts,
+    open_classified,
+    open_slices,
+    phantom_folders,
+)
+from metaseg.classify.fitting import NO_FILES, check_transfer, weights_file
+from metaseg.classify.train import SPLIT_NAME
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.config.io import load_config, present_names
 from metaseg.config.studies import ClassifyCompareConfig
@@ -168,7 +175,7 @@ def check_entries(entries: Mapping[str, ClassifierConfig]) -> None:
                 _check_weights(Path(weights_file(entry.weights)))
             make_fabric(entry.device, "32-true")
             if isinstance(entry, ClassifyTrainConfig):
-                check_strategy(entry.transfer, entry.weights)
+                check_transfer(entry.transfer, entry.weights)
             if reading not in seen:
                 # Phantoms are of two grades, and made when the study runs.
                 seen[reading] = (
@@ -210,7 +217,7 @@ def input_digests(entries: Mapping[str, ClassifierConfig]) -> dict[str, str]:
     for label, entry in entries.items():
         reading = (entry.data, entry.format, entry.patients, entry.modalities, entry.input_size, entry.copies)
         if reading not in stores:
-            stores[reading] = open_classified(entry, entry).fingerprint
+            stores[reading] = open_classified(entry).fingerprint
         found[f"data of {label}"] = stores[reading]
         weights = None if entry.weights in NO_FILES else Path(weights_file(entry.weights))
         files = {"split": entry.split, "case table": entry.case_table, "weights": weights}
@@ -235,6 +242,6 @@ def with_split(work: ClassifierWork) -> ClassifierWork:
         path = work.folder / SPLIT_NAME
         if not path.exists():
             first = entries[without[0]]
-            divide(open_slices(first, first), first, 0).split.save(path)
+            into_parts(open_slices(first), first, 0).split.save(path)
         entries |= {label: replace(entries[label], split=path) for label in without}
     return replace(work, entries=entries)

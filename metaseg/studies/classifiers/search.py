@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from metaseg.classify.data import Parts, divide, open_slices
+from metaseg.classify.data import Parts, into_parts, open_slices
 from metaseg.classify.train import SPLIT_NAME
 from metaseg.config.classification import TRANSFER, ClassifyTrainConfig
 from metaseg.config.io import config_verb, describe_fields, dump_config, load_config
@@ -128,7 +128,7 @@ class TrainingSearch(Search):
 
     def parts(self) -> Parts:
         """The slices of every part."""
-        return divide(open_slices(self.config, self.config), self.config, self.config.seed)
+        return into_parts(open_slices(self.config), self.config, self.config.seed)
 
     def check_validation(self) -> None:
         """Raise unless there is a validation part."""

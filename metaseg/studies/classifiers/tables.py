@@ -1,15 +1,11 @@
-"""From finished runs of classifiers to tables: metrics of every run, means with intervals, and paired tests.
-
-Pictures of a comparison of classifiers.
-
-The metrics that the papers report, beside those of the study that follows one of them (``configs/paper``).
-"""
+"""Tables of a comparison of classifiers: means with intervals, paired tests, charts, and papers beside them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +13,7 @@ import pandas as pd
 
 from metaseg.classify.fitting import METRICS
 from metaseg.classify.rounds import CURVE_NAME, read_curve
-from metaseg.files import FileKind, read_frame
+from metaseg.files import FileKind, check_shape, read_frame, read_yaml
 from metaseg.inference.classification_files import PREDICTIONS
 from metaseg.metrics.classification import weighted_metrics
 from metaseg.metrics.curves import area_under_budget_curve, labels_saved, labels_to_reach
@@ -51,11 +47,6 @@ class Predictions:
         """Share of each patient's slices that were right."""
         right = self.probabilities.argmax(axis=1) == self.labels
         return pd.Series(right.astype(float)).groupby(self.patients).mean()
-
-
-def read_predictions(work: ClassifierWork, cell: Unit) -> Predictions | None:
-    """A finished run's predictions of its test part; None if it has none."""
-    return predictions_in(work.folder / cell.folder / "test")
 
 
 def predictions_in(folder: Path) -> Predictions | None:
@@ -136,12 +127,8 @@ def final_metrics(of_seeds: dict[int, Predictions], resamples: int) -> dict[str,
     for name in METRICS:
         samples = (np.stack(resampled[name], axis=1) * of_draws).sum(axis=1) / len(seeds)
         low, high = percentile_interval(samples) if len(first) > 1 else (math.nan, math.nan)
-        row |= {
-            name: float(np.mean(values[name])),
-            f"{name}_low": low,
-            f"{name}_high": high,
-            f"{name}_sd_seeds": known_deviation(np.array(values[name])),
-        }
+        row |= {name: float(np.mean(values[name])), f"{name}_low": low, f"{name}_high": high}
+        row[f"{name}_sd_seeds"] = known_deviation(np.array(values[name]))
     return row
 
 
@@ -150,52 +137,57 @@ def label_metrics(curves: pd.DataFrame, label: str, baseline: str, metric: str, 
 
     Intervals are over seeds. The metric that is to be reached is the baseline's mean over seeds at its end.
     """
-    mine, theirs = seed_curves(curves, label, metric), seed_curves(curves, baseline, metric)
-    if not len(mine):
+    mine, theirs = (list(seed_curves(curves, name, metric).values()) for name in (label, baseline))
+    if not mine:
         return {}
     rng = np.random.default_rng(0)
-    areas = [area_under_budget_curve(one.index, one.to_numpy()) for one in mine.values() if len(one) > 1]
-    row = {"labels": float(max(one.index[-1] for one in mine.values()))}
+    areas = [area_under_budget_curve(curve.index, curve.to_numpy()) for curve in mine if len(curve) > 1]
+    row = {"labels": float(max(curve.index[-1] for curve in mine))}
     if areas:
         draws = draw_weights(len(areas), resamples, rng) @ np.array(areas) / len(areas)
         low, high = percentile_interval(draws) if len(areas) > 1 else (math.nan, math.nan)
         row |= {"area": float(np.mean(areas)), "area_low": low, "area_high": high}
     if not theirs or label == baseline:
         return row
-    mean, reference = mean_curve(list(mine.values())), mean_curve(list(theirs.values()))
+    mean, reference = mean_curve(mine), mean_curve(theirs)
     if len(mean) < 2 or len(reference) < 2:
         return row
     row["labels_needed"] = labels_to_reach(mean.index, mean.to_numpy(), float(reference.iloc[-1]))
-    row["labels_saved"] = labels_saved(mean.index, mean.to_numpy(), reference.index, reference.to_numpy())
-    saved = []
-    for _ in range(min(resamples, 500)):
-        mine_drawn = mean_curve([list(mine.values())[number] for number in rng.integers(len(mine), size=len(mine))])
-        drawn = mean_curve([list(theirs.values())[number] for number in rng.integers(len(theirs), size=len(theirs))])
-        saved.append(labels_saved(mine_drawn.index, mine_drawn.to_numpy(), drawn.index, drawn.to_numpy()))
-    reached = np.array([one if math.isfinite(one) else -math.inf for one in saved])
+    row["labels_saved"] = _saved(mean, reference)
+    saved = np.array([_saved(_drawn(mine, rng), _drawn(theirs, rng)) for _ in range(min(resamples, 500))])
     # A resample that never gets there saves nothing: it counts below all others, not as missing.
-    low, high = np.quantile(reached, [0.025, 0.975], method="inverted_cdf")
+    saved[~np.isfinite(saved)] = -math.inf
+    low, high = np.quantile(saved, [0.025, 0.975], method="inverted_cdf")
     return row | {"labels_saved_low": float(low), "labels_saved_high": float(high)}
+
+
+def _drawn(curves: Sequence[pd.Series], rng: np.random.Generator) -> pd.Series:
+    """The mean of as many curves, drawn with replacement."""
+    return mean_curve([curves[number] for number in rng.integers(len(curves), size=len(curves))])
+
+
+def _saved(curve: pd.Series, baseline: pd.Series) -> float:
+    return labels_saved(curve.index, curve.to_numpy(), baseline.index, baseline.to_numpy())
 
 
 def seed_curves(curves: pd.DataFrame, label: str, metric: str) -> dict[int, pd.Series]:
     """The test part's curve of each seed: metric by number of labels."""
     rows = curves[(curves["entry"] == label) & (curves["part"] == "test")]
     found = {
-        int(seed): one.drop_duplicates("labels", keep="last").set_index("labels")[metric].dropna().sort_index()
-        for seed, one in rows.groupby("seed")
+        int(seed): of_seed.drop_duplicates("labels", keep="last").set_index("labels")[metric].dropna().sort_index()
+        for seed, of_seed in rows.groupby("seed")
     }
-    return {seed: one for seed, one in found.items() if len(one)}
+    return {seed: curve for seed, curve in found.items() if len(curve)}
 
 
 def mean_curve(curves: Sequence[pd.Series]) -> pd.Series:
     """Mean over curves at the numbers of labels that all have; at all numbers, interpolated, where they share few."""
-    shared = sorted(set.intersection(*(set(one.index) for one in curves)))
+    shared = sorted(set.intersection(*(set(curve.index) for curve in curves)))
     if len(shared) >= 2:
-        return sum(one.loc[shared] for one in curves) / len(curves)
-    low, high = max(one.index[0] for one in curves), min(one.index[-1] for one in curves)
-    grid = sorted({label for one in curves for label in one.index if low <= label <= high})
-    values = [np.interp(grid, one.index, one.to_numpy()) for one in curves]
+        return sum(curve.loc[shared] for curve in curves) / len(curves)
+    low, high = max(curve.index[0] for curve in curves), min(curve.index[-1] for curve in curves)
+    grid = sorted({label for curve in curves for label in curve.index if low <= label <= high})
+    values = [np.interp(grid, curve.index, curve.to_numpy()) for curve in curves]
     return pd.Series(np.mean(values, axis=0) if grid else [], index=grid, dtype=float)
 
 
@@ -206,29 +198,18 @@ def against_baseline(work: ClassifierWork, predictions: dict[Unit, Predictions],
         parts = [found.accuracies for cell, found in predictions.items() if cell.label == label]
         if parts:
             of_patients[label] = pd.concat(parts, axis=1).mean(axis=1)
+    if (reference := of_patients.pop(baseline, None)) is None:
+        return pd.DataFrame()
     rows = []
-    for label, mine in of_patients.items():
-        if label == baseline or baseline not in of_patients:
-            continue
-        both = pd.concat([mine, of_patients[baseline]], axis=1, join="inner")
-        if both.empty:
+    for label, accuracies in of_patients.items():
+        both = pd.concat([accuracies, reference], axis=1, join="inner").to_numpy()
+        if len(both):
             # Entries on other data have no patient in common.
-            continue
-        test = paired_wilcoxon(both.iloc[:, 0].to_numpy(), both.iloc[:, 1].to_numpy())
-        rows.append(
-            {
-                "entry": label,
-                "baseline": baseline,
-                "n_patients": test.n,
-                "difference": test.mean_difference,
-                "p": test.p,
-                "rank_biserial": test.rank_biserial,
-            }
-        )
+            test = paired_wilcoxon(both[:, 0], both[:, 1])
+            effect = {"difference": test.mean_difference, "p": test.p, "rank_biserial": test.rank_biserial}
+            rows.append({"entry": label, "baseline": baseline, "n_patients": test.n, **effect})
     table = pd.DataFrame(rows)
-    if len(table):
-        table["p_holm"] = holm(table["p"].to_numpy())
-    return table
+    return table.assign(p_holm=holm(table["p"].to_numpy())) if rows else table
 
 
 NAMES = {"auc": "AUC", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1": "macro F1"}
@@ -312,51 +293,13 @@ class Paper:
     rows: Sequence[PaperRow]
 
 
-PAPERS: Mapping[str, Paper] = {
-    "zhou2017": Paper(
-        "Zhou et al. 2017",
-        "labels_saved",
-        "labels saved against random choice",
-        (PaperRow("AIFT, entropy and diversity of a quarter of the patches", "both-quarter", "at least half"),),
-    ),
-    "hao2021": Paper(
-        "Hao et al. 2021",
-        "auc",
-        "AUC in %",
-        (
-            PaperRow("pretrained, all labels", "all", "79.91"),
-            PaperRow("from scratch, all labels", "scratch", "71.93"),
-            PaperRow("uncertainty sampling, 30 % of the slices", "committee", "82.89"),
-        ),
-    ),
-    "hao2021-balanced": Paper(
-        "Hao et al. 2021, balanced set",
-        "auc",
-        "AUC in %",
-        (
-            PaperRow("pretrained, all labels", "all", "78.48"),
-            PaperRow("uncertainty sampling, 30 % of the slices", "committee", "82.00"),
-        ),
-    ),
-    "lau2021": Paper("Lau 2021", "accuracy", "accuracy in %", (PaperRow("her own network", "lau-cnn", "about 90"),)),
-    "aljanabi": Paper(
-        "Al-Janabi",
-        "accuracy",
-        "accuracy in %",
-        (
-            PaperRow("Xception, frozen", "xception", "92.1"),
-            PaperRow("Xception, fine-tuned", "xception-finetuned", "96"),
-            PaperRow("Xception, fine-tuned block by block", "xception-gradual", "96"),
-            PaperRow("VGG-16, frozen", "vgg16", "89.4"),
-            PaperRow("VGG-16, fine-tuned", "vgg16-finetuned", "91.1"),
-            PaperRow("VGG-16, fine-tuned block by block", "vgg16-gradual", "91.1"),
-            PaperRow("2D-CNN, from scratch", "2d-cnn", "80.4"),
-            PaperRow("MobileNetV2, frozen", "mobilenetv2", "79.2"),
-            PaperRow("ResNet-50, frozen", "resnet50", "75.1"),
-        ),
-    ),
-}
-"""By the value of the setting ``paper``."""
+@cache
+def papers() -> Mapping[str, Paper]:
+    """What the papers report, by the value of the setting ``paper``."""
+    path = Path(__file__).with_name("papers.yaml")
+    kind = FileKind("the metrics of papers, as metaseg is delivered with them")
+    found: dict[str, Paper] = check_shape(read_yaml(path, kind), dict[str, Paper], partial(kind.refuse, path=path))
+    return found
 
 
 def beside_paper(paper: Paper, summarised: pd.DataFrame) -> list[tuple[PaperRow, str, str]]:
@@ -384,11 +327,12 @@ def percent(value: float) -> str:
     return "not reached" if math.isinf(value) else f"{100 * value:.1f}".replace("-", "−")
 
 
-def print_paper(name: str | None, summarised: pd.DataFrame) -> None:
-    """Print the paper's metrics beside ours; nothing without a paper."""
-    if name is None:
+def print_paper(name: str, summarised: pd.DataFrame, synthetic: bool) -> None:
+    """Print a paper's metrics beside ours; of synthetic data only that they cannot be compared."""
+    paper = papers()[name]
+    if synthetic:
+        print(f"The data are SYNTHETIC: nothing to set beside {paper.citation}.")
         return
-    paper = PAPERS[name]
     rows = [
         [row.name, row.value, f"{value} ({between})" if between else value]
         for row, value, between in beside_paper(paper, summarised)
