@@ -30,6 +30,7 @@ from metaseg.config.classification import (
 from metaseg.errors import RunError, UsageError, recorded_warnings
 from metaseg.files import refuse_existing, require_writable
 from metaseg.inference.classification_files import (
+    FEW_PATIENTS,
     METRICS,
     PATIENTS,
     PICTURES,
@@ -152,7 +153,7 @@ def run_classify_evaluate(config: ClassifyEvaluateConfig) -> ClassifyEvaluationR
         # The most confident mistakes first, then the least confident hits.
         true = probabilities[np.arange(len(slices)), slices.labels]
         write_grad_cams(folder / GRAD_CAMS, network.model, slices, np.argsort(true, kind="stable")[: config.pictures])
-    _print(metrics)
+    _print(metrics, len(set(slices.patients)))
     print(f"metrics: {folder}")
     raise_failed(failed, len(set(slices.case_ids)) + len(failed), "evaluated")
     return ClassifyEvaluationResult(folder, metrics, len(slices), len(set(slices.patients)))
@@ -238,8 +239,11 @@ def _slices(config: ClassifyEvaluateConfig, network: LoadedClassifier, failed: l
     return slices
 
 
-def _print(metrics: dict[str, dict[str, float]]) -> None:
-    for level, values in metrics.items():
+def _print(metrics: dict[str, dict[str, float]], patients: int) -> None:
+    """Print the patients' metrics first: slices of one patient are no independent samples."""
+    for level in sorted(metrics):
         names = ("accuracy", "balanced_accuracy", "f1_macro", "auc_macro", "ece")
-        text = "  ".join(f"{name} {values[name]:.3f}" for name in names if name in values)
+        text = "  ".join(f"{name} {metrics[level][name]:.3f}" for name in names if name in metrics[level])
         print(f"by {level}: {text}")
+    if patients < FEW_PATIENTS:
+        print(f"These are {patients} patients only: the metrics say little of others.")

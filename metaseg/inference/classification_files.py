@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from metaseg.errors import warnings_so_far
-from metaseg.files import write_json, write_text
+from metaseg.files import finite_metrics, write_json, write_text
 from metaseg.metrics.classification import (
     bootstrap_metrics,
     classification_metrics,
@@ -23,14 +23,11 @@ from metaseg.metrics.classification import (
 from metaseg.metrics.probabilities import checked_classes, checked_probabilities, predicted_classes
 from metaseg.pictures.charts import write_confusion_plot, write_reliability_plot, write_roc_plot
 
-PREDICTIONS, PATIENTS, METRICS, SUMMARY, PICTURES = (
-    "predictions.csv",
-    "patients.csv",
-    "metrics.csv",
-    "metrics.json",
-    "pictures",
-)
+PREDICTIONS, PATIENTS, METRICS = "predictions.csv", "patients.csv", "metrics.csv"
+SUMMARY, PICTURES = "metrics.json", "pictures"
 LEVELS = ("slice", "patient")
+FEW_PATIENTS = 10
+"""Fewer patients than this say little of others; whoever shows their metrics says so."""
 
 
 class SliceTable(Protocol):
@@ -104,16 +101,18 @@ def write_classification_metrics(
         _write_csv(folder / PATIENTS, _patient_rows(levels["patient"], levels["slice"], classes))
     else:
         (folder / PATIENTS).unlink(missing_ok=True)
-    metrics = {
-        name: classification_metrics(level.probabilities, level.labels, classes) for name, level in levels.items()
-    }
-    intervals = {
-        name: bootstrap_metrics(
-            level.probabilities, level.labels, level.patients, classes, np.random.default_rng(seed), resamples, None
+    metrics: dict[str, dict[str, float]] = {}
+    rows: list[dict[str, Any]] = []
+    for name, level in levels.items():
+        metrics[name] = classification_metrics(level.probabilities, level.labels, classes)
+        generator = np.random.default_rng(seed)
+        intervals = bootstrap_metrics(
+            level.probabilities, level.labels, level.patients, classes, generator, resamples, None
         )
-        for name, level in levels.items()
-    }
-    _write_csv(folder / METRICS, _metric_rows(metrics, intervals))
+        for metric, value in metrics[name].items():
+            low, high = intervals.get(metric, (math.nan, math.nan))
+            rows.append({"level": name, "name": metric, "value": value, "low": low, "high": high})
+    _write_csv(folder / METRICS, pd.DataFrame(rows))
     pictures = _draw(folder / PICTURES, levels, classes, title, synthetic)
     content = {
         "synthetic": synthetic,
@@ -123,7 +122,14 @@ def write_classification_metrics(
         "slices": len(chance),
         "patients": len(np.unique(levels["slice"].patients)),
         "bootstrap": {"resamples": resamples, "seed": seed, "level": 0.95, "unit": "patient"},
-        "metrics": _nested(metrics, intervals),
+        "metrics": {
+            name: {
+                row["name"]: finite_metrics({part: row[part] for part in ("value", "low", "high")})
+                for row in rows
+                if row["level"] == name
+            }
+            for name in levels
+        },
         "confusion": {name: _confusion(level, len(classes)).tolist() for name, level in levels.items()},
         "pictures": [f"{PICTURES}/{picture.name}" for picture in pictures],
     }
@@ -158,29 +164,6 @@ def _slice_rows(level: _Level, table: SliceTable, classes: Sequence[str]) -> pd.
 def _patient_rows(level: _Level, slices: _Level, classes: Sequence[str]) -> pd.DataFrame:
     names, counts = np.unique(slices.patients, return_counts=True)
     return pd.DataFrame({"patient": names, "slices": counts} | _class_columns(level, classes))
-
-
-def _metric_rows(
-    metrics: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, tuple[float, float]]]
-) -> pd.DataFrame:
-    """A row for each level and metric."""
-    rows = []
-    for level, values in metrics.items():
-        for name, value in values.items():
-            low, high = intervals[level].get(name, (math.nan, math.nan))
-            rows.append({"level": level, "name": name, "value": value, "low": low, "high": high})
-    return pd.DataFrame(rows)
-
-
-def _nested(
-    metrics: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, tuple[float, float]]]
-) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Level to name to value, low and high; None where it is not known, since JSON has no NaN."""
-    nested: dict[str, dict[str, dict[str, float | None]]] = {}
-    for row in _metric_rows(metrics, intervals).to_dict(orient="records"):
-        known = {part: row[part] if math.isfinite(row[part]) else None for part in ("value", "low", "high")}
-        nested.setdefault(row["level"], {})[row["name"]] = known
-    return nested
 
 
 def _confusion(level: _Level, classes: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from metaseg.errors import DataError
 from metaseg.metrics.empties import EmptyPolicy, Status, empty_policy
-from metaseg.metrics.statistics import bootstrap_interval
+from metaseg.metrics.statistics import bootstrap_interval, known_deviation
 
 _COUNTS = {
     "n_valid": Status.VALID,
@@ -125,18 +125,15 @@ def apply_policy(frame: pd.DataFrame, policy: EmptyPolicy | str = "exclude") -> 
 
 def to_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain Python values, NaN as None, for JSON."""
-    return [{str(key): _plain(value) for key, value in row.items()} for row in frame.to_dict(orient="records")]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return [
+        {str(name): value for name, value in row.items()}
+        for row in frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+    ]
 
 
 def _describe(values: np.ndarray) -> dict[str, float | int]:
     known = values[~np.isnan(values)]
     if not len(known):
         return {"mean": math.nan, "sd": math.nan, "median": math.nan, "n": 0}
-    spread = float(np.std(known, ddof=1)) if len(known) > 1 else math.nan
-    return {"mean": float(np.mean(known)), "sd": spread, "median": float(np.median(known)), "n": len(known)}
+    mean, median = float(np.mean(known)), float(np.median(known))
+    return {"mean": mean, "sd": known_deviation(known), "median": median, "n": len(known)}

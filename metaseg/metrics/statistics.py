@@ -145,10 +145,7 @@ def bootstrap_interval(
     sizes = np.bincount(member[known], minlength=len(names))
     drawn = generator.integers(len(names), size=(resamples, len(names)))
     totals, counts = sums[drawn].sum(axis=1), sizes[drawn].sum(axis=1)
-    means = totals[counts > 0] / counts[counts > 0]
-    tail = 100.0 * (1.0 - level) / 2.0
-    low, high = np.percentile(means, [tail, 100.0 - tail])
-    return float(low), float(high)
+    return percentile_interval(totals[counts > 0] / counts[counts > 0], level)
 
 
 def draw_weights(size: int, resamples: int, generator: np.random.Generator) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -121,18 +121,13 @@ def checkpoint_files(path: str | Path) -> tuple[Path, Path]:
 
 
 def upgrade_card(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in what a card of an older release lacks with the value that was implied then.
+    """Bring a card of an older release to today's format.
 
     A key that is added to :class:`ModelCard` gets a default that says what held before there was a choice; a card of an
     older release then reads as if it had been written with it.
     """
-    implied = {
-        item.name: item.default_factory() if item.default_factory is not MISSING else item.default
-        for item in fields(ModelCard)
-        if item.default is not MISSING or item.default_factory is not MISSING
-    }
     # An unnamed release is not this one.
-    return {**implied, "metaseg_version": "unknown", **raw, "format_version": FORMAT_VERSION}
+    return {"metaseg_version": "unknown", **raw, "format_version": FORMAT_VERSION}
 
 
 def read_card(file: Path) -> tuple[ModelCard, str]:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -108,18 +109,20 @@ def _described(card: ModelCard) -> dict[str, str]:
 
 
 @lru_cache(maxsize=8)
-def _describe_cached(task: Task, name: str, in_channels: int, num_classes: int, options: str) -> dict[str, str]:
-    def build() -> nn.Module:
-        if task == "segmentation":
-            return build_segmenter(name, in_channels, num_classes, seed=0, **json.loads(options))
-        return rebuild_classifier(name, in_channels, num_classes, json.loads(options))
-
+def _describe_cached(*network: Any) -> dict[str, str]:
     try:
         # Without memory: a card may describe a network of any size.
         with torch.device("meta"):
-            return _description(build())
+            return _description(_build(*network))
     except NotImplementedError:  # a network whose making reads its own numbers, such as torchvision's regnets
-        return _description(build())
+        return _description(_build(*network))
+
+
+def _build(task: Task, name: str, in_channels: int, num_classes: int, options: str) -> nn.Module:
+    """The network that a card describes; its weights mean nothing, and the global generator stays as it was."""
+    if task == "segmentation":
+        return build_segmenter(name, in_channels, num_classes, seed=0, **json.loads(options))
+    return rebuild_classifier(name, in_channels, num_classes, json.loads(options))
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tuple[PadToStride, ModelCard]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -36,7 +36,8 @@ def span_batches(model: nn.Module) -> None:
         if type(module) in NORMS:
             module.__class__ = WholeBatchNorm
         elif type(module) in DROPOUTS:
-            module.__class__ = DROPOUTS[type(module)]
+            drop, module.__class__ = DROPOUTS[type(module)], WholeBatchDropout
+            module.drop = drop  # type: ignore[assignment]
 
 
 class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -101,11 +102,12 @@ class WholeBatchDropout(nn.modules.dropout._DropoutNd):
     The processes' generators have to stand alike.
 
     Attributes:
+        drop: The function of its kind, such as that of whole channels.
         rows: Where the own shard of the batch begins and ends, and the rows of the batch; set before each pass.
     """
 
+    drop: Callable[..., Tensor]
     rows: tuple[int, int, int]
-    drop: ClassVar[Callable[..., Tensor]] = staticmethod(F.dropout)
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop values of ``(shard, ...)``."""
@@ -115,23 +117,11 @@ class WholeBatchDropout(nn.modules.dropout._DropoutNd):
         return input * self.drop(input.new_ones((count, *input.shape[1:])), self.p)[start:stop]
 
 
-class _Dropout1d(WholeBatchDropout):
-    drop = staticmethod(F.dropout1d)
-
-
-class _Dropout2d(WholeBatchDropout):
-    drop = staticmethod(F.dropout2d)
-
-
-class _Dropout3d(WholeBatchDropout):
-    drop = staticmethod(F.dropout3d)
-
-
-DROPOUTS: dict[type[nn.Module], type[WholeBatchDropout]] = {
-    nn.Dropout: WholeBatchDropout,
-    nn.Dropout1d: _Dropout1d,
-    nn.Dropout2d: _Dropout2d,
-    nn.Dropout3d: _Dropout3d,
+DROPOUTS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.Dropout: F.dropout,
+    nn.Dropout1d: F.dropout1d,
+    nn.Dropout2d: F.dropout2d,
+    nn.Dropout3d: F.dropout3d,
 }
 
 

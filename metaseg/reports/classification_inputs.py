@@ -14,7 +14,7 @@ from metaseg.config.io import load_config
 from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import MetasegError, RunError, UsageError
 from metaseg.files import FileKind, check_shape, read_json
-from metaseg.inference.classification_files import PREDICTIONS, SUMMARY
+from metaseg.inference.classification_files import FEW_PATIENTS, PREDICTIONS, SUMMARY
 from metaseg.inference.evaluation_files import FORMER_NAMES
 from metaseg.metrics.classification import patient_probabilities
 from metaseg.reports.inputs import (
@@ -46,7 +46,6 @@ from metaseg.studies.work import Unit
 COMPARE = "classify-compare"
 TEST, EVALUATION = "test", "evaluation"
 """Folders of a run with metrics: of its own test part, and those of ``metaseg classify evaluate``."""
-FEW_PATIENTS = 10
 
 
 @dataclass(frozen=True)
