@@ -8,24 +8,31 @@ From what a user names (a run, a checkpoint, nothing) to a network, its card and
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save
 from torch import nn
 
+from metaseg.cases.labels import LABEL_SPACES
 from metaseg.cases.patients import patient_of
 from metaseg.config.fields import Config, describe_fields
-from metaseg.errors import MetasegError, RunError, some, warn_user
+from metaseg.errors import MetasegError, RunError, UsageError, some, warn_user
 from metaseg.files import FileKind, read_json, write_json
 from metaseg.models.card import read_card
-from metaseg.models.checkpoint import ModelCard, checkpoint_files, load_checkpoint, load_classifier
+from metaseg.models.checkpoint import ModelCard, checkpoint_files, load_checkpoint, load_classifier, save_checkpoint
 from metaseg.models.classifier import Classifier
+from metaseg.models.segmenters import build_segmenter, give_network, plugin_of
+from metaseg.models.weights import unique_state
 from metaseg.runs.folder import RunFolder, config_paths, is_run, like_named
 from metaseg.runs.manifest import MANIFEST_NAME, portable, read_manifest
 from metaseg.runs.state import STATE_NAME, RunState
+from metaseg.store.prepare import cache_root
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import FORMAT_VERSION
 
@@ -163,6 +170,40 @@ def load_network(name: str | Path, checkpoint: str = "best") -> LoadedNetwork:
     file, run = find_checkpoint(name, checkpoint)
     model, card = load_checkpoint(file)
     return LoadedNetwork(model.eval(), card, checkpoint_files(file)[0], run)
+
+
+def give_loaded(
+    model: nn.Module, modalities: Sequence[str], label_space: str | None = None, cache: Path | None = None
+) -> str:
+    """A checkpoint of a network in memory, which stands for it wherever a run or checkpoint is named.
+
+    Args:
+        model: As for :func:`~metaseg.models.segmenters.give_network`.
+        modalities: Its input modalities, in order.
+        label_space: What its classes mean; by default the label space of as many classes.
+        cache: Folder of prepared cases, in which the checkpoint is kept.
+
+    Raises:
+        UsageError: It does not give logits of the classes of a label space.
+    """
+    name = give_network(model)
+    device = next((parameter.device for parameter in model.parameters()), None)
+    with torch.no_grad():
+        classes = copy.deepcopy(model).eval()(torch.zeros(1, len(modalities), 64, 64, device=device)).shape[1]
+    fitting = [known for known, space in LABEL_SPACES.items() if space.num_classes == classes]
+    if not fitting or label_space not in (None, *fitting):
+        raise UsageError(
+            f"the network distinguishes {classes} classes" + (f", not those of '{label_space}'" if label_space else ""),
+            expected=" or ".join(f"{space.num_classes} ({known})" for known, space in LABEL_SPACES.items()),
+        )
+    given = build_segmenter(name, len(modalities), classes)
+    card = ModelCard(
+        name, len(modalities), classes, tuple(modalities), label_space or fitting[0], plugin=plugin_of(name)
+    )
+    weights = save({key: tensor.detach().cpu().contiguous() for key, tensor in unique_state(given).items()})
+    digest = blake2b(weights + repr(card).encode(), digest_size=8).hexdigest()
+    file = cache_root(cache) / "networks" / f"{type(model).__name__}-{digest}"
+    return str(save_checkpoint(file, given, card))
 
 
 def load_classifier_network(name: str | Path, checkpoint: str = "best") -> LoadedClassifier:

@@ -22,6 +22,7 @@ from metaseg.models import (
 )
 from metaseg.models.parts import encoder_modules, head_modules
 from metaseg.models.segmenters import Segmenter, plugin_of
+from metaseg.runs.networks import give_loaded, load_network
 
 SOURCE = """
 from torch import nn
@@ -139,3 +140,16 @@ def test_metasegs_own_networks_are_of_no_plugin():
     assert plugin_of("my_networks:Tiny") is None
     assert plugin_of("torch.nn:Conv2d").startswith("torch ")
     assert all(isinstance(entry, Segmenter) for entry in SEGMENTERS.entries().values())
+
+
+def test_a_network_in_memory_stands_for_a_run(tmp_path):
+    given = Given(nn.Conv2d(2, 4, 1))
+    name = give_loaded(given, ("t1", "flair"), cache=tmp_path)
+    loaded = load_network(name)
+    assert (loaded.card.label_space, loaded.card.modalities) == ("subregions", ("t1", "flair"))
+    assert torch.equal(loaded.model.net.layer.weight, given.layer.weight)
+    assert give_loaded(given, ("t1", "flair"), cache=tmp_path) == name
+    with pytest.raises(UsageError, match="distinguishes 3 classes"):
+        give_loaded(Given(nn.Conv2d(2, 3, 1)), ("t1", "flair"), cache=tmp_path)
+    with pytest.raises(UsageError, match="not those of 'whole-lesion'"):
+        give_loaded(given, ("t1", "flair"), "whole-lesion", cache=tmp_path)
