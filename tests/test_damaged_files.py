@@ -30,7 +30,7 @@ from metaseg.models.weights import read_tensors
 from metaseg.reports.inputs import read_yaml
 from metaseg.runs.folder import RunFolder, list_runs
 from metaseg.runs.logs import read_curves, read_selection
-from metaseg.runs.manifest import make_manifest, read_manifest
+from metaseg.runs.manifest import Manifest, read_manifest
 from metaseg.runs.networks import trained_patients
 from metaseg.runs.state import RunState, load_training_state, save_training_state
 from metaseg.studies.classifiers.tables import predictions_in
@@ -103,7 +103,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     with RunFolder.create(PretrainConfig(out=folder / "run")) as run:
         run.state.set_metrics({"val/dice/ET": 0.5})
         run.state.mark("stage", 1)
-        make_manifest(verb="pretrain", seed=0, device="cpu").save(run.path)
+        Manifest(verb="pretrain", seed=0, device="cpu").save(run.path)
         run.write_json("patients.json", PARTS)
         run.write_json("result.json", RESULT)
         run.write_json("fit.json", {"metrics": {"x": 0.5}, "steps": 3, "best_step": 2})

@@ -8,7 +8,7 @@ import typer
 
 from metaseg.cli.messages import messages
 from metaseg.errors import DataWarning, recorded_warnings, warn_user, warnings_so_far
-from metaseg.runs.manifest import MANIFEST_NAME, make_manifest
+from metaseg.runs.manifest import MANIFEST_NAME, Manifest
 
 
 def test_warnings_of_threads_are_recorded_once_and_only_while_asked_for():
@@ -52,5 +52,5 @@ def test_manifest_keeps_the_warnings_of_all_sessions(tmp_path):
     for text in ("a case is left out", "another", "a case is left out"):
         with recorded_warnings():
             warn_user(text)
-            make_manifest(verb="pretrain", seed=0, device="cpu").save(tmp_path)
+            Manifest(verb="pretrain", seed=0, device="cpu").save(tmp_path)
     assert json.loads((tmp_path / MANIFEST_NAME).read_text())["warnings"] == ["a case is left out", "another"]

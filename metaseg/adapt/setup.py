@@ -18,8 +18,8 @@ from metaseg.config.segmentation import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, UsageError
 from metaseg.results import Result, metrics_table
 from metaseg.runs.folder import RUNS, RunFolder
-from metaseg.runs.networks import Inputs, LoadedNetwork, load_network, newest_run
-from metaseg.runs.session import RunSession, run_session
+from metaseg.runs.networks import LoadedNetwork, load_network, newest_run
+from metaseg.runs.session import Inputs, RunSession, run_session
 from metaseg.sampling import tumour_slices
 from metaseg.store.prepare import open_cases, phantom_folder
 from metaseg.store.store import SliceStore

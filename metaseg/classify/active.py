@@ -31,8 +31,8 @@ from metaseg.models.checkpoint import checkpoint_files
 from metaseg.results import Result
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
-from metaseg.runs.networks import Inputs, inherited_from_weights
-from metaseg.runs.session import RunSession, run_session
+from metaseg.runs.networks import inherited_from_weights
+from metaseg.runs.session import Inputs, RunSession, run_session
 from metaseg.sampling.scores import share_count, trim
 from metaseg.terminal import Progress, progress
 

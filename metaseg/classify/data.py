@@ -20,7 +20,7 @@ from metaseg.classify.slices import ClassifiedSlices, choose_slices, classified_
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig, PartOptions, SliceOptions
 from metaseg.errors import DataError, UsageError, some, unknown_name, warn_user
 from metaseg.files import TABLE, read_rows
-from metaseg.runs.networks import Inputs
+from metaseg.runs.session import Inputs
 from metaseg.store.prepare import open_cases, phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.training.source import lone_fold, shared_modalities

@@ -37,14 +37,13 @@ from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
 from metaseg.runs.manifest import read_manifest
 from metaseg.runs.networks import (
-    Inputs,
     inherited_from_weights,
     load_classifier_network,
     patients_known,
     run_of_checkpoint,
     trained_patients,
 )
-from metaseg.runs.session import RunSession, run_session
+from metaseg.runs.session import Inputs, RunSession, run_session
 from metaseg.training.augment import Augmentation
 from metaseg.training.fitted_run import FitSummary, Training, Validate, fit_in_run
 from metaseg.training.loop import LoopPlan, LoopState, shared_draw
@@ -203,7 +202,8 @@ def _train(config: ClassifyTrainConfig, session: RunSession, job: _Fit) -> None:
         inherited_from_weights(weights_file(config.weights)),
         fingerprint=slices.store.fingerprint,
         synthetic=slices.store.synthetic,
-        extra={"strategy": job.transfer.strategy, "reason": job.reason},
+        strategy=job.transfer.strategy,
+        reason=job.reason,
     )
     training = Training(
         title="training",

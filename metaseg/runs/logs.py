@@ -1,9 +1,8 @@
 """What happens in a run: scalars, pictures and choices, for TensorBoard, for tables and for an audit.
 
-The rule of all logs here: write what belongs to step *n* before the training state of step *n* is saved. A run that
-goes on from that state then drops only what it will write again.
-
-Tables that grow by a row at a time and can be cut back to the step from which a run goes on.
+Tables grow by a row at a time and can be cut back to the step from which a run continues. The rule of all logs here:
+write what belongs to step *n* before the training state of step *n* is saved. A run that continues from that state
+then drops only what it will write again.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from metaseg.errors import RunError, warn_user
 from metaseg.files import FileKind, read_rows, read_text, write_text, writing
@@ -28,6 +27,12 @@ from metaseg.runs.folder import RunFolder
 if TYPE_CHECKING:
     import numpy as np
 
+METRICS_NAME = "metrics.csv"
+METRICS_COLUMNS = ("step", "epoch", "name", "value")
+SELECTION_NAME = "selection.csv"
+
+Curve = tuple[list[int], list[float]]
+"""Steps and values of a metric."""
 LOG_KIND = FileKind("a log of a metaseg run", "start the run again with --overwrite")
 
 
@@ -108,6 +113,12 @@ class CsvLog:
         with contextlib.suppress(OSError):
             self._stream.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
 
 def cell(value: Any) -> str:
     """A value as a cell: the shortest text that gives the same number back; empty for None and NaN."""
@@ -145,14 +156,6 @@ def _rows_up_to(path: Path, columns: tuple[str, ...], step: int) -> list[list[st
     return [row for row in rows[1:] if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= step]
 
 
-METRICS_NAME = "metrics.csv"
-METRICS_COLUMNS = ("step", "epoch", "name", "value")
-SELECTION_NAME = "selection.csv"
-
-Curve = tuple[list[int], list[float]]
-"""Steps and values of a metric."""
-
-
 def read_curves(folder: Path) -> dict[str, Curve]:
     """Name to (steps, values) of every metric in a run's ``metrics.csv``; empty cells are left out."""
     curves: dict[str, Curve] = {}
@@ -164,7 +167,7 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     return curves
 
 
-class EventLog:
+class EventLog(CsvLog):
     """Scalars in ``metrics.csv`` and TensorBoard, pictures in TensorBoard.
 
     ``metrics.csv`` has one row a metric: step, epoch, name, value. It holds no times, so that a run which was
@@ -178,7 +181,7 @@ class EventLog:
     """
 
     def __init__(self, run: RunFolder, resume_step: int | None = None, expected: int | None = None) -> None:
-        self._table = CsvLog(run.path / METRICS_NAME, METRICS_COLUMNS, resume_step, expected)
+        super().__init__(run.path / METRICS_NAME, METRICS_COLUMNS, resume_step, expected)
         if resume_step is None:
             for file in run.path.glob("events.out.tfevents.*"):
                 file.unlink()
@@ -193,7 +196,7 @@ class EventLog:
             epoch: The epoch, where there is one.
         """
         rows = [{"step": step, "epoch": epoch, "name": name, "value": float(value)} for name, value in values.items()]
-        self._table.append(rows)
+        self.append(rows)
         from torch.utils.tensorboard import summary
 
         for row in rows:
@@ -215,18 +218,12 @@ class EventLog:
     def sync(self) -> int:
         """Bring everything to the disk, where a power cut leaves it; gives the rows of ``metrics.csv``."""
         self._events.sync()
-        return self._table.sync()
+        return super().sync()
 
     def close(self) -> None:
-        """Bring everything to the disk and close the files."""
-        self._table.close()
+        """Close the files; what a full disk has no room for is lost."""
+        super().close()
         self._events.close()
-
-    def __enter__(self) -> EventLog:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 class _EventFile:
@@ -317,7 +314,7 @@ def read_selection(run: Path) -> list[dict[str, str]]:
     return read_log(run / SELECTION_NAME, ("case", "patient", "task", "role"), whole, numbers)
 
 
-class SelectionLog:
+class SelectionLog(CsvLog):
     """``selection.csv``: which slice was chosen when, for what and why, so that an order can be audited and replayed.
 
     Args:
@@ -327,22 +324,8 @@ class SelectionLog:
     """
 
     def __init__(self, run: RunFolder, resume_step: int | None = None, expected: int | None = None) -> None:
-        self._table = CsvLog(run.path / SELECTION_NAME, SELECTION_COLUMNS, resume_step, expected)
+        super().__init__(run.path / SELECTION_NAME, SELECTION_COLUMNS, resume_step, expected)
 
     def add(self, selections: Sequence[Selection]) -> None:
         """Record the slices of a step."""
-        self._table.append([asdict(selection) for selection in selections])
-
-    def sync(self) -> int:
-        """Bring all rows to the disk; gives their number."""
-        return self._table.sync()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._table.close()
-
-    def __enter__(self) -> SelectionLog:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
+        self.append([asdict(selection) for selection in selections])

@@ -10,7 +10,6 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -54,14 +53,46 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 class Manifest:
     """The record of a run, with one entry in ``sessions`` for each time that it was started or resumed.
 
-    ``warnings`` holds what the user was warned of in any of them.
+    ``warnings`` holds what the user was warned of in any of them. The clock of the session runs from here on.
+
+    Args:
+        verb: What makes the run.
+        seed: Its seed.
+        device: The device that was chosen, such as ``"cpu"`` or ``"cuda:0"``.
+        synthetic: Whether phantoms are among the data.
+        data_fingerprint: Hash of the data that the run reads.
+        parent: The run or checkpoint that this one starts from.
+        extra: Anything else worth keeping, as JSON values.
 
     Attributes:
         record: The content of ``manifest.json``.
     """
 
-    def __init__(self, record: dict[str, Any]) -> None:
-        self.record = record
+    def __init__(
+        self,
+        *,
+        verb: str,
+        seed: int,
+        device: str,
+        synthetic: bool = False,
+        data_fingerprint: str | None = None,
+        parent: str | None = None,
+        **extra: Any,
+    ) -> None:
+        self.record: dict[str, Any] = {
+            "verb": verb,
+            "command": [*(Path(word).name for word in sys.argv[:1]), *map(portable, sys.argv[1:])],
+            "seed": seed,
+            "device": device,
+            "synthetic": synthetic,
+            "data_fingerprint": data_fingerprint,
+            "parent": None if parent is None else portable(parent),
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            **extra,
+            "sessions": [{"started": _now()}],
+        }
         self._wall, self._cpu = time.monotonic(), _cpu_seconds()
 
     def save(self, folder: Path) -> None:
@@ -88,51 +119,6 @@ class Manifest:
         )
         self.record.update(extra)
         self.save(folder)
-
-
-def make_manifest(
-    *,
-    verb: str,
-    seed: int,
-    device: str,
-    command: Sequence[str] | None = None,
-    data_fingerprint: str | None = None,
-    synthetic: bool = False,
-    parent: str | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> Manifest:
-    """Begin the record of a run.
-
-    Args:
-        verb: What makes the run.
-        seed: Its seed.
-        device: The device that was chosen, such as ``"cpu"`` or ``"cuda:0"``.
-        command: The command line; that of this process if None.
-        data_fingerprint: Hash of the data that the run reads.
-        synthetic: Whether those are phantoms.
-        parent: The run or checkpoint that this one starts from.
-        extra: Anything else worth keeping, as JSON values.
-
-    Returns:
-        The manifest; its clock runs from here on.
-    """
-    command = sys.argv if command is None else command
-    return Manifest(
-        {
-            "verb": verb,
-            "command": [Path(command[0]).name, *map(portable, command[1:])] if command else [],
-            "seed": seed,
-            "device": device,
-            "synthetic": synthetic,
-            "data_fingerprint": data_fingerprint,
-            "parent": None if parent is None else portable(parent),
-            "versions": versions(),
-            "git_commit": git_commit(),
-            "threads": os.environ.get("OMP_NUM_THREADS"),
-            **(extra or {}),
-            "sessions": [{"started": _now()}],
-        }
-    )
 
 
 def versions() -> dict[str, str | None]:

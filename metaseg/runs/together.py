@@ -242,6 +242,17 @@ class _Team:
             return error
         return ProcessLostError(found or "another process of the work has died", where=where, remedy=remedy)
 
+    @contextlib.contextmanager
+    def explaining(self, where: Path, remedy: str) -> Iterator[None]:
+        """Raise in place of an error of the block the one that :meth:`explained` gives."""
+        try:
+            yield
+        except BaseException as error:
+            reason = self.explained(error, where, remedy)
+            if reason is error:
+                raise
+            raise reason from error
+
     def say_last_words(self, error: BaseException) -> None:
         """Leave for the first process why this one ends; where it does not hear them, say them oneself."""
         text = str(error).strip() or type(error).__name__
@@ -339,14 +350,8 @@ def open_run(fabric: Fabric, config: Any) -> Iterator[RunFolder]:
         resume = config.resume and (shadow / CONFIG_NAME).exists()
         run = RunFolder.create(replace(config, out=shadow, overwrite=False, resume=resume))
     remedy = f"continue from the last mark: metaseg {command_words(run.verb)} --out {run.path} --resume"
-    with run:
-        try:
-            yield run
-        except BaseException as error:
-            reason = _current.explained(error, run.path, remedy)
-            if reason is error:
-                raise
-            raise reason from error
+    with run, _current.explaining(run.path, remedy):
+        yield run
 
 
 def _kept_files(folder: Path) -> dict[str, bytes]:

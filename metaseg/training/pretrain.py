@@ -20,8 +20,8 @@ from metaseg.models.segmenters import plugin_of
 from metaseg.results import Result, metrics_table
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
-from metaseg.runs.networks import Inputs, inherited_from_weights
-from metaseg.runs.session import RunSession, run_session
+from metaseg.runs.networks import inherited_from_weights
+from metaseg.runs.session import Inputs, RunSession, run_session
 from metaseg.store.prepare import open_cases, phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import share_cache

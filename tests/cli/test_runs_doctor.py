@@ -10,7 +10,7 @@ from metaseg.cli.examination import CheckResult
 from metaseg.cli.runs import metric_lines
 from metaseg.config.segmentation import PretrainConfig
 from metaseg.runs.folder import RunFolder
-from metaseg.runs.manifest import make_manifest
+from metaseg.runs.manifest import Manifest
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -25,7 +25,7 @@ def test_runs_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     monkeypatch.setenv("COLUMNS", "140")
     assert "no runs in runs" in call(capsys, "runs")[1]
     with RunFolder.create(PretrainConfig(out=Path("runs/[a]"))) as run:
-        make_manifest(verb="pretrain", seed=0, device="cpu", synthetic=True).save(run.path)
+        Manifest(verb="pretrain", seed=0, device="cpu", synthetic=True).save(run.path)
         run.state.set_metrics({"dice/val/ET": 0.7512})
     code, text, _ = call(capsys, "runs")
     assert code == 0

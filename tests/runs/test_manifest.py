@@ -4,27 +4,29 @@ import json
 import re
 import socket
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from metaseg.runs.manifest import git_commit, make_manifest, portable, versions
+from metaseg.runs.manifest import Manifest, git_commit, portable, versions
 
 
 def test_manifest_tells_how_the_run_was_made_and_nothing_of_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    manifest = make_manifest(
+    words = ["/usr/local/bin/metaseg", "metatune", "--data", str(tmp_path / "cases"), str(Path.home() / "x")]
+    monkeypatch.setattr(sys, "argv", words)
+    manifest = Manifest(
         verb="metatune",
         seed=3,
         device="cpu",
-        command=["/usr/local/bin/metaseg", "metatune", "--data", str(tmp_path / "cases"), str(Path.home() / "x")],
         data_fingerprint="abc",
         synthetic=True,
         parent=str(tmp_path / "runs" / "pre"),
-        extra={"patients": ["a", "b"]},
+        patients=["a", "b"],
     )
     manifest.save(tmp_path)
     manifest.finish(tmp_path, best=0.5)
@@ -45,7 +47,7 @@ def test_manifest_tells_how_the_run_was_made_and_nothing_of_the_machine(
 
 def test_each_resume_adds_a_session(tmp_path: Path) -> None:
     for count in (1, 2, 3):
-        manifest = make_manifest(verb="pretrain", seed=0, device="cpu", command=["metaseg"])
+        manifest = Manifest(verb="pretrain", seed=0, device="cpu")
         manifest.save(tmp_path)
         manifest.finish(tmp_path)
         manifest.finish(tmp_path)

@@ -12,7 +12,7 @@ from metaseg.config.segmentation import PretrainConfig
 from metaseg.pictures.charts import write_progress_plot
 from metaseg.runs.folder import RunFolder, list_runs
 from metaseg.runs.logs import METRICS_COLUMNS, CsvLog, read_curves
-from metaseg.runs.manifest import make_manifest
+from metaseg.runs.manifest import Manifest
 from metaseg.terminal import progress
 
 
@@ -97,9 +97,7 @@ def test_nothing_to_draw(tmp_path: Path) -> None:
 def test_list_of_runs(tmp_path: Path) -> None:
     for name, synthetic in (("b", True), ("a/c", False)):
         with RunFolder.create(PretrainConfig(data=(Path("cases"),), out=tmp_path / name)) as run:
-            make_manifest(verb="pretrain", seed=0, device="cpu", command=["metaseg"], synthetic=synthetic).save(
-                run.path
-            )
+            Manifest(verb="pretrain", seed=0, device="cpu", synthetic=synthetic).save(run.path)
             run.state.set_metrics({"val/dice": 0.75})
     with pytest.raises(ValueError, match="no"), RunFolder.create(PretrainConfig(out=tmp_path / "failed")):
         raise ValueError("no")
