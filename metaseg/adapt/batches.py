@@ -1,15 +1,10 @@
-"""Class-balanced batches out of the shots' slices, as the paper's naive baseline draws them.
-
-The source slices that a method may draw from, in the form in which the target's are drawn.
-
-Slices of the source disease as tasks of a meta-step, so that it is rehearsed while the target is learned.
-"""
+"""What is drawn from shots and source cases: class-balanced batches, and the tasks of a meta-step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -136,15 +131,17 @@ def source_shots(setup: AdaptationSetup) -> tuple[Shot, ...]:
 
 
 @dataclass(frozen=True)
-class SourceTask:
-    """Support and query out of one source case; stored slices.
+class ChosenTask:
+    """A task of a meta-step; stored slices of one case.
 
     Attributes:
+        kind: The side of the case that it comes from, or ``"source"``.
         case: The case.
         support: Slices of the inner loop.
         query: Slices of the outer loop; none of them is support.
     """
 
+    kind: Literal["learned", "unlearned", "source"]
     case: StoredCase
     support: tuple[int, ...]
     query: tuple[int, ...]
@@ -157,7 +154,7 @@ class SourceTasks:
     without replacement.
 
     Args:
-        memory: Labelled source cases.
+        cases: Labelled source cases.
         space: The network's label space.
         support_size: Slices of an inner loop.
         query_size: Slices of an outer loop.
@@ -167,18 +164,22 @@ class SourceTasks:
         ValueError: No case has slices enough for a task.
     """
 
-    def __init__(self, memory: SliceStore, space: LabelSpace, support_size: int, query_size: int, seed: int) -> None:
+    def __init__(self, cases: SliceStore, space: LabelSpace, support_size: int, query_size: int, seed: int) -> None:
         self.sizes, self.seed = (support_size, query_size), seed
-        bearing = [(case, tumour_slices(case.areas(space)[:, 1:], case.num_slices)) for case in memory]
+        bearing = [(case, tumour_slices(case.areas(space)[:, 1:], case.num_slices)) for case in cases]
         self.cases = [(case, slices) for case, slices in bearing if len(slices) >= support_size + query_size]
         if not self.cases:
             raise ValueError(f"no source case has {support_size + query_size} slices with tumour")
 
-    def draw(self, number: int) -> SourceTask:
+    def draw(self, number: int) -> ChosenTask:
         """The task of a number, counted from 0 over the whole tuning."""
-        round_, position = divmod(number, len(self.cases))
-        chosen = np.random.default_rng([self.seed, 41, round_]).permutation(len(self.cases))[position]
-        case, slices = self.cases[chosen]
+        case, slices = self.cases[place_in_turn(number, len(self.cases), [self.seed, 41])]
         shuffled = np.random.default_rng([self.seed, 42, number]).permutation(slices)
         support, query = group_support_query(shuffled, *self.sizes)[0]
-        return SourceTask(case, support, query)
+        return ChosenTask("source", case, support, query)
+
+
+def place_in_turn(number: int, count: int, seed: list[int]) -> int:
+    """Which of ``count`` things a number goes to: all in turn, in an order drawn anew for every pass."""
+    round_, position = divmod(number, count)
+    return int(np.random.default_rng([*seed, round_]).permutation(count)[position])

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from metaseg.adapt.batches import SourceTasks, augmented
+from metaseg.adapt.batches import ChosenTask, SourceTasks, augmented, place_in_turn
 from metaseg.adapt.engines import EngineChoice, TaskBatch
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.maml import Maml
@@ -119,16 +119,6 @@ class MetaState:
     meta_step: int = 0
 
 
-@dataclass(frozen=True)
-class ChosenTask:
-    """A task of a meta-step; stored slices of one case."""
-
-    kind: Literal["learned", "unlearned", "source"]
-    case: StoredCase
-    support: tuple[int, ...]
-    query: tuple[int, ...]
-
-
 class MetaTuning:
     """One meta-tuning: the pieces that a visit needs.
 
@@ -206,7 +196,8 @@ class MetaTuning:
         self.state.visit += 1
 
     def _shot(self, visit: int) -> Shot:
-        return self.setup.shots[case_of_visit(visit, len(self.setup.shots), self.config.seed)]
+        shots = self.setup.shots
+        return shots[place_in_turn(visit, len(shots), [self.config.seed, 32])]
 
     def _score(self, case: StoredCase, slices: np.ndarray) -> Pool:
         return score_distributed(self.fabric, lambda own: score_slices(self.predictor, case, own), slices)
@@ -311,8 +302,7 @@ class MetaTuning:
         ]
         if self.rehearsal is not None:
             count = self.config.tasks_per_step
-            drawn = [self.rehearsal.draw(self.state.meta_step * count + number) for number in range(count)]
-            chosen += [ChosenTask("source", task.case, task.support, task.query) for task in drawn]
+            chosen += [self.rehearsal.draw(self.state.meta_step * count + number) for number in range(count)]
         return chosen
 
     def _selections(self, chosen: list[ChosenTask], plan: CasePlan, pool: Pool) -> list[Selection]:
@@ -351,7 +341,9 @@ class MetaTuning:
 
     def saved(self) -> dict[str, Any]:
         """Everything that a resumed run needs."""
-        values = asdict(self.state) | {
+        return {
+            **asdict(self.state),
+            **(self.averaged.saved() if self.averaged else {}),
             "metrics": self.metrics,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -359,9 +351,6 @@ class MetaTuning:
             "order": self.order_scores.state_dict(),
             "scores": self.score_cache.state_dict(),
         }
-        if self.averaged:
-            values |= {"average": self.averaged.model.state_dict(), "average_updates": self.averaged.updates}
-        return values
 
     def restore(self, values: dict[str, Any]) -> None:
         """The inverse of :meth:`saved`."""
@@ -371,8 +360,7 @@ class MetaTuning:
         self.order_scores.load_state_dict(values.get("order", {}))
         self.score_cache.load_state_dict(values.get("scores", {}))
         if self.averaged:
-            self.averaged.model.load_state_dict(values["average"])
-            self.averaged.updates = values["average_updates"]
+            self.averaged.restore(values)
         self.state = MetaState(values["visit"], values["spent"], values["meta_step"])
         self.metrics = values["metrics"]
 
@@ -400,9 +388,3 @@ def parse_threshold(text: str) -> str | float:
     if not 0.0 <= value <= 1.0:
         raise UsageError(f"threshold '{text}'", expected="median, otsu or a Dice value between 0 and 1")
     return value
-
-
-def case_of_visit(visit: int, cases: int, seed: int) -> int:
-    """Which case a visit goes to: all in turn, in an order drawn anew for every pass."""
-    round_, position = divmod(visit, cases)
-    return int(np.random.default_rng([seed, 32, round_]).permutation(cases)[position])

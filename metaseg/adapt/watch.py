@@ -21,7 +21,7 @@ from metaseg.runs.logs import CsvLog, EventLog, SelectionLog, read_log
 from metaseg.runs.networks import inherited_rows
 from metaseg.runs.session import RunSession
 from metaseg.terminal import progress
-from metaseg.training.pictures import log_overlay
+from metaseg.training.fitted_run import log_overlay
 
 MARKS_NAME, MARKS_COLUMNS = "marks.csv", ("step", "domain", "case", "patient", "region", "dice")
 TIMING_NAME, TIMING_COLUMNS = "timing.csv", ("step", "seconds")
@@ -142,7 +142,7 @@ class Watch:
                 ]
             )
             if rows and self.config.pictures:
-                log_overlay(self.log, domain, model, store.cases[0], self.setup.modalities, self.setup.space, spent)
+                log_overlay(self.log, domain, predictor, store.cases[0], spent)
         self.log.scalars(metrics, step=spent)
         self.shown = {name.replace("dice/", "").replace("/", " "): value for name, value in metrics.items()}
         if self.config.pictures:

@@ -46,7 +46,7 @@ from metaseg.runs.networks import (
 from metaseg.runs.session import Inputs, RunSession, run_session
 from metaseg.training.augment import Augmentation
 from metaseg.training.fitted_run import FitSummary, Training, Validate, fit_in_run
-from metaseg.training.loop import LoopPlan, LoopState, shared_draw
+from metaseg.training.loop import LoopPlan, LoopState, distributed_draw
 
 SPLIT_NAME = "split.json"
 
@@ -211,7 +211,7 @@ def _train(config: ClassifyTrainConfig, session: RunSession, job: _Fit) -> None:
         card=classifier_card(config, model, slices),
         optimizer=classifier_optimizer(config, job.transfer),
         plan=job.plan,
-        draw=shared_draw(fabric, job.batches.draw, job.batches.batch_size, job.plan.total_steps),
+        draw=distributed_draw(fabric, job.batches.draw, job.batches.batch_size, job.plan.total_steps),
         objective=classifier_objective(job.transfer, lambda: state.extra),
         validate=lambda log: _validation(config, job, state, log, fabric),
         score=lambda metrics, before: watched_score(metrics, config.monitor),

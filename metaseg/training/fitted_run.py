@@ -12,16 +12,22 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 
+import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
+from metaseg.cases.labels import WHOLE_LESION
 from metaseg.errors import RunError, TrainingError, warn_user
 from metaseg.files import finite_metrics
+from metaseg.inference.case_pictures import shown_modality
+from metaseg.inference.predictor import Predictor
 from metaseg.models.checkpoint import ModelCard, checkpoint_files, read_checkpoint, save_checkpoint
 from metaseg.pictures.charts import write_progress_plot
+from metaseg.pictures.contact_sheet import contact_sheet
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
 from metaseg.runs.session import RunSession
+from metaseg.store.stored_case import StoredCase, to_space
 from metaseg.terminal import Progress, progress
 from metaseg.training.loop import Batch, LoopPlan, LoopState, Objective, fit
 
@@ -233,3 +239,40 @@ def _require_best(run: RunFolder, step: int) -> None:
             where=checkpoint_files(path)[0],
             remedy="use checkpoints/last, the weights of the last step, or start the run again with --overwrite",
         )
+
+
+OVERLAY_SLICES = 3
+"""Slices of a case that are shown while a run goes on."""
+
+
+def log_overlay(
+    log: EventLog,
+    domain: str,
+    predictor: Predictor,
+    case: StoredCase,
+    step: int,
+) -> None:
+    """Put label and prediction of a case's fullest slices into TensorBoard.
+
+    Args:
+        log: Where to.
+        domain: ``val``, ``target`` or ``source``; part of the picture's name.
+        predictor: The network.
+        case: A labelled case.
+        step: The step it belongs to.
+    """
+    space = predictor.space
+    chosen = np.sort(np.argsort(case.areas()[:, 1:].sum(axis=1), kind="stable")[-OVERLAY_SLICES:])
+    image = case.images(chosen, (shown_modality(predictor.modalities),))[:, 0]
+    shown = space if space == case.space else WHOLE_LESION
+    sheet = contact_sheet(
+        image,
+        to_space(case.labels(chosen), case.space, shown, case.id),
+        to_space(predictor.classes(case, chosen), space, shown, case.id),
+        shown,
+        title=f"{case.id}, step {step}",
+        synthetic=case.info.synthetic,
+        slices=range(len(chosen)),
+        planar=case.info.geometry.planar,
+    )
+    log.image(f"overlay/{domain}", np.asarray(sheet), step)

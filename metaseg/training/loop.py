@@ -1,13 +1,7 @@
-"""The one ordinary training loop: pretraining and naive tuning both run in it.
+"""The one ordinary training loop: pretraining, naive tuning and the fit of classifiers all run in it.
 
 Everything that is drawn is a function of the seed and the step, so that the loop's state is the step, the weights, the
 optimiser's moments and the best metric so far. A run that was killed continues from the last mark to the same bits.
-
-The end of a training whose numbers are no longer finite, and which weights are still good.
-
-Batches of which each of several processes reads and augments its own share alone.
-
-Batches drawn ahead by threads, while a GPU works on the ones before.
 """
 
 from __future__ import annotations
@@ -15,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,53 +31,8 @@ from metaseg.models.processes import (
 )
 from metaseg.models.weights import non_finite, unique_state
 from metaseg.runs.state import load_training_state, save_training_state
+from metaseg.threads import ReadAhead
 from metaseg.training.optimization import AveragedModel, Loss
-
-
-def diverged(what: str, when: str, checkpoints: Path | None, rates: str = "--learning-rate") -> TrainingError:
-    """The error of a training that diverged.
-
-    Args:
-        what: What is not finite, such as ``"loss"``.
-        when: Such as ``"step 12"``.
-        checkpoints: Folder with the run's checkpoints, which hold finite weights alone; None if nothing is saved.
-        rates: Options to lower.
-    """
-    return TrainingError(
-        f"the {what} became non-finite at {when}",
-        expected="finite numbers",
-        remedy=f"lower {rates} and start again; {_kept(checkpoints)}",
-    )
-
-
-def _kept(checkpoints: Path | None) -> str:
-    """Which weights of before are there."""
-    weights, card = checkpoint_files((checkpoints or Path()) / "last")
-    try:
-        step = read_card(card)[0].step
-    except RunError:
-        return "no weights had been saved"
-    return f"{weights} holds the last good weights, those of step {step}"
-
-
-def require_finite_weights(
-    model: nn.Module, when: str, checkpoints: Path | None, rates: str = "--learning-rate"
-) -> None:
-    """Raise as :func:`diverged` says if a network's parameters or buffers are not finite."""
-    name = non_finite(unique_state(model))
-    if name is not None:
-        raise diverged(f"tensor {name} of the network", when, checkpoints, rates)
-
-
-def require_finite_images(images: Tensor, when: str) -> None:
-    """Raise unless a batch is finite: what spoils a loss may be the data and not the learning rate."""
-    if non_finite({"images": images}) is not None:
-        raise TrainingError(
-            f"the images of the batch hold non-finite values at {when}",
-            expected="finite intensities",
-            remedy="run 'metaseg data check' on the data, and leave the case out; or train with --augment none",
-        )
-
 
 Batch = tuple[Tensor, Tensor]
 """Images ``(batch, modality, height, width)`` and classes ``(batch, height, width)``; of whole slices ``(batch,)``."""
@@ -147,6 +95,73 @@ class LoopState:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class _Loop:
+    """A network in training, with all that a step needs.
+
+    Attributes:
+        module: The plain network.
+        model: The same, set up for device, precision and processes.
+        optimizer: Its optimiser.
+        averaged: Its averaged weights, where they are kept.
+        fabric: Device and precision.
+        plan: Length and pace.
+        checkpoints: Folder with the run's checkpoints; None if nothing is saved.
+    """
+
+    module: nn.Module
+    model: nn.Module
+    optimizer: Optimizer
+    averaged: AveragedModel | None
+    fabric: Fabric
+    plan: LoopPlan
+    checkpoints: Path | None
+
+    def step(self, number: int, draw: Callable[[int], Batch], objective: Objective) -> dict[str, float]:
+        """One step, counted from 0; gives its loss and learning rate."""
+        fabric, plan, optimizer, rate = self.fabric, self.plan, self.optimizer, self.plan.rate(number)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group.get("rate_factor", 1.0)
+        # Dropout draws from torch's global generator: pinned to the step, a resumed run draws the same.
+        torch.manual_seed(plan.seed * 1_000_003 + number)
+        images, classes = draw(number)
+        self.model.train()
+        optimizer.zero_grad(set_to_none=True)
+        value = objective(self.model, fabric.to_device(images), fabric.to_device(classes))
+        values = {"loss": float(value.detach()), "learning_rate": rate}
+        if not math.isfinite(values["loss"]):
+            require_finite_images(images, f"step {number + 1}")
+            raise diverged("loss", f"step {number + 1}", self.checkpoints)
+        fabric.backward(value)
+        combine_gradients(fabric, self.model.parameters(), mean=True)
+        if plan.clip_norm:
+            norm = fabric.clip_gradients(self.model, optimizer, max_norm=plan.clip_norm, error_if_nonfinite=False)
+            values["gradient_norm"] = float(norm) if norm is not None else float("nan")
+            # A gradient scaler skips such a step and lowers its scale by itself.
+            scaled = getattr(fabric._precision, "scaler", None) is not None
+            if not scaled and not math.isfinite(values["gradient_norm"]):
+                raise diverged("gradient", f"step {number + 1}", self.checkpoints)
+        optimizer.step()
+        if self.averaged:
+            self.averaged.update(self.module)
+        return values
+
+    def saved(self, state: LoopState) -> dict[str, Any]:
+        """All that is needed to continue."""
+        networks = {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return vars(state) | networks | (self.averaged.saved() if self.averaged else {})
+
+    def restore(self, values: dict[str, Any], state: LoopState) -> None:
+        """The inverse of :meth:`saved`."""
+        self.module.load_state_dict(values["model"])
+        self.optimizer.load_state_dict(values["optimizer"])
+        if self.averaged:
+            self.averaged.restore(values)
+        state.step, state.stopped = values["step"], values["stopped"]
+        state.extra.clear()
+        state.extra.update(values["extra"])
+
+
 def fit(
     model: nn.Module,
     optimizer: Optimizer,
@@ -187,14 +202,13 @@ def fit(
         agree(fabric, module)
         model = WholeBatch(model, fabric)
     averaged = AveragedModel(module, plan.average) if plan.average else None
-    if resume and state_file is not None:
-        _restore(state_file, module, optimizer, averaged, state, fabric)
-    final = averaged.model if averaged else module
     checkpoints = state_file and state_file.parent
+    loop = _Loop(module, model, optimizer, averaged, fabric, plan, checkpoints)
+    if resume and state_file is not None:
+        loop.restore(load_training_state(state_file), state)
+    final = averaged.model if averaged else module
     while state.step < plan.total_steps and not state.stopped:
-        values = _step(model, optimizer, fabric, plan, draw, objective, state.step, checkpoints)
-        if averaged:
-            averaged.update(module)
+        values = loop.step(state.step, draw, objective)
         state.step += 1
         listener.on_step(state.step, values)
         if plan.is_mark(state.step):
@@ -202,77 +216,53 @@ def fit(
             require_finite_weights(final, f"step {state.step}", checkpoints)
             state.stopped = not listener.on_mark(state.step, final)
             if state_file is not None:
-                _save(state_file, module, optimizer, averaged, state)
+                save_training_state(state_file, loop.saved(state))
     return final
 
 
-def _step(
-    model: nn.Module,
-    optimizer: Optimizer,
-    fabric: Fabric,
-    plan: LoopPlan,
-    draw: Callable[[int], Batch],
-    objective: Objective,
-    step: int,
-    checkpoints: Path | None,
-) -> dict[str, float]:
-    rate = plan.rate(step)
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("rate_factor", 1.0)
-    # Dropout draws from torch's global generator: pinned to the step, a resumed run draws the same.
-    torch.manual_seed(plan.seed * 1_000_003 + step)
-    images, classes = draw(step)
-    model.train()
-    optimizer.zero_grad(set_to_none=True)
-    value = objective(model, fabric.to_device(images), fabric.to_device(classes))
-    number = float(value.detach())
-    if not math.isfinite(number):
-        require_finite_images(images, f"step {step + 1}")
-        raise diverged("loss", f"step {step + 1}", checkpoints)
-    fabric.backward(value)
-    combine_gradients(fabric, model.parameters(), mean=True)
-    values = {"loss": number, "learning_rate": rate}
-    if plan.clip_norm:
-        norm = fabric.clip_gradients(model, optimizer, max_norm=plan.clip_norm, error_if_nonfinite=False)
-        values["gradient_norm"] = float(norm) if norm is not None else float("nan")
-        # A gradient scaler skips such a step and lowers its scale by itself.
-        scaled = getattr(fabric._precision, "scaler", None) is not None
-        if not scaled and not math.isfinite(values["gradient_norm"]):
-            raise diverged("gradient", f"step {step + 1}", checkpoints)
-    optimizer.step()
-    return values
+def diverged(what: str, when: str, checkpoints: Path | None, rates: str = "--learning-rate") -> TrainingError:
+    """The error of a training that diverged.
+
+    Args:
+        what: What is not finite, such as ``"loss"``.
+        when: Such as ``"step 12"``.
+        checkpoints: Folder with the run's checkpoints, which hold finite weights alone; None if nothing is saved.
+        rates: Options to lower.
+    """
+    return TrainingError(
+        f"the {what} became non-finite at {when}",
+        expected="finite numbers",
+        remedy=f"lower {rates} and start again; {_kept(checkpoints)}",
+    )
 
 
-def _save(path: Path, model: nn.Module, optimizer: Optimizer, averaged: AveragedModel | None, state: LoopState) -> None:
-    values: dict[str, Any] = {
-        "step": state.step,
-        "stopped": state.stopped,
-        "extra": state.extra,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    if averaged:
-        values |= {"average": averaged.model.state_dict(), "average_updates": averaged.updates}
-    save_training_state(path, values)
+def _kept(checkpoints: Path | None) -> str:
+    """Which weights of before are there."""
+    weights, card = checkpoint_files((checkpoints or Path()) / "last")
+    try:
+        step = read_card(card)[0].step
+    except RunError:
+        return "no weights had been saved"
+    return f"{weights} holds the last good weights, those of step {step}"
 
 
-def _restore(
-    path: Path,
-    model: nn.Module,
-    optimizer: Optimizer,
-    averaged: AveragedModel | None,
-    state: LoopState,
-    fabric: Fabric,
+def require_finite_weights(
+    model: nn.Module, when: str, checkpoints: Path | None, rates: str = "--learning-rate"
 ) -> None:
-    values = load_training_state(path)
-    model.load_state_dict(values["model"])
-    optimizer.load_state_dict(values["optimizer"])
-    if averaged:
-        averaged.model.load_state_dict(values["average"])
-        averaged.updates = values["average_updates"]
-    state.step, state.stopped = values["step"], values["stopped"]
-    state.extra.clear()
-    state.extra.update(values["extra"])
+    """Raise as :func:`diverged` says if a network's parameters or buffers are not finite."""
+    name = non_finite(unique_state(model))
+    if name is not None:
+        raise diverged(f"tensor {name} of the network", when, checkpoints, rates)
+
+
+def require_finite_images(images: Tensor, when: str) -> None:
+    """Raise unless a batch is finite: what spoils a loss may be the data and not the learning rate."""
+    if non_finite({"images": images}) is not None:
+        raise TrainingError(
+            f"the images of the batch hold non-finite values at {when}",
+            expected="finite intensities",
+            remedy="run 'metaseg data check' on the data, and leave the case out; or train with --augment none",
+        )
 
 
 DrawRows = Callable[[int, slice], Batch]
@@ -287,35 +277,21 @@ def threads_ahead(device: torch.device) -> int:
     return 0 if device.type == "cpu" else min(MOST_THREADS, max(1, (os.cpu_count() or 1) - 1))
 
 
-class DrawAhead:
-    """Draws the same batches as the function it is given, in part before they are asked for.
+def draw_ahead(draw: DrawRows, rows: slice, threads: int, total_steps: int) -> Callable[[int], Batch]:
+    """Draw the same rows of every batch, in part before they are asked for.
 
     Args:
         draw: Takes a step and rows of its batch and gives these rows; a pure function that threads may call.
+        rows: The rows.
         threads: Threads, each of which has one batch under way; 0 draws when asked.
         total_steps: The step at which there is nothing more to draw.
     """
-
-    def __init__(self, draw: DrawRows, threads: int, total_steps: int) -> None:
-        self.draw, self.threads, self.total_steps = draw, threads, total_steps
-        self._pool = ThreadPoolExecutor(threads, "metaseg-draw") if threads else None
-        self._ahead: dict[int, Future[Batch]] = {}
-
-    def __call__(self, step: int, rows: slice) -> Batch:
-        """The rows of a step's batch; what is drawn ahead are the same rows of the steps that follow."""
-        if self._pool is None:
-            return self.draw(step, rows)
-        for number in range(step, max(step + 1, min(step + self.threads + 1, self.total_steps))):
-            if number not in self._ahead:
-                self._ahead[number] = self._pool.submit(self.draw, number, rows)
-        # Of steps that were passed over, nothing is kept.
-        for number in [number for number in self._ahead if number < step]:
-            self._ahead.pop(number).cancel()
-        return self._ahead.pop(step).result()
+    ahead: ReadAhead[int, Batch] = ReadAhead(lambda step: draw(step, rows), threads)
+    return lambda step: ahead(step, range(step + 1, min(step + threads + 1, total_steps)))
 
 
-def shared_draw(fabric: Fabric, draw: DrawRows, batch_size: int, total_steps: int) -> Callable[[int], Batch]:
-    """The loop's draw of a batch of which this process passes its share alone; for a GPU, threads draw ahead.
+def distributed_draw(fabric: Fabric, draw: DrawRows, batch_size: int, total_steps: int) -> Callable[[int], Batch]:
+    """The loop's draw of a batch of which this process passes its own rows alone; for a GPU, threads draw ahead.
 
     Args:
         fabric: Of this process.
@@ -324,25 +300,22 @@ def shared_draw(fabric: Fabric, draw: DrawRows, batch_size: int, total_steps: in
         total_steps: Steps of the loop.
 
     Returns:
-        Draws a batch whose images are zero but for the own share's, see
+        Draws a batch whose images are zero but for the own rows, see
         :class:`~metaseg.models.processes.WholeBatch`; its classes are those of the whole batch.
     """
-    draw = DrawAhead(draw, threads_ahead(fabric.device), total_steps)
+    threads = threads_ahead(fabric.device)
     if not several(fabric):
-        return lambda step: draw(step, slice(None))
+        return draw_ahead(draw, slice(None), threads, total_steps)
     bounds = row_bounds(batch_size, fabric.world_size)
     start, stop = bounds[fabric.global_rank], bounds[fabric.global_rank + 1]
+    # Who has no row still has to know what one looks like.
+    own_rows = draw_ahead(draw, slice(start, max(stop, start + 1)), threads, total_steps)
 
-    def shared(step: int) -> Batch:
-        # Who has no row still has to know what one looks like.
-        images, classes = draw(step, slice(start, max(stop, start + 1)))
+    def whole_batch(step: int) -> Batch:
+        images, classes = own_rows(step)
         whole = images.new_zeros((batch_size, *images.shape[1:]))
         whole[start:stop] = images[: stop - start]
-        return whole, _gathered(fabric, classes[: stop - start], bounds)
+        # On the device: NCCL gathers nowhere else.
+        return whole, gather_rows(fabric.to_device(classes[: stop - start]), bounds)
 
-    return shared
-
-
-def _gathered(fabric: Fabric, classes: Tensor, bounds: list[int]) -> Tensor:
-    """Classes of the whole batch, on the device: NCCL gathers nowhere else."""
-    return gather_rows(fabric.to_device(classes), bounds)
+    return whole_batch

@@ -1,17 +1,10 @@
-"""Segmentation loss: cross-entropy plus soft Dice over the nested tumour regions, weighted toward recall.
-
-Optimisers by name.
-
-Learning rate as a function of the step, so that a resumed run needs no scheduler state.
-
-Exponential moving average of a network's weights.
-"""
+"""What a training minimises and how: the segmentation loss, optimisers, learning rates and averaged weights."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -188,3 +181,12 @@ class AveragedModel:
         torch._foreach_lerp_(averages, values, 1 - decay)
         for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(value)
+
+    def saved(self) -> dict[str, Any]:
+        """What a training state keeps of it."""
+        return {"average": self.model.state_dict(), "average_updates": self.updates}
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`saved`; other values of the training state are passed over."""
+        self.model.load_state_dict(values["average"])
+        self.updates = values["average_updates"]

@@ -26,10 +26,9 @@ from metaseg.store.prepare import open_cases, phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import share_cache
 from metaseg.training.augment import Augmentation
-from metaseg.training.fitted_run import FitSummary, Training, Validate, fit_in_run, smoothed_score
-from metaseg.training.loop import LoopPlan, shared_draw, supervised
+from metaseg.training.fitted_run import FitSummary, Training, Validate, fit_in_run, log_overlay, smoothed_score
+from metaseg.training.loop import LoopPlan, distributed_draw, supervised
 from metaseg.training.optimization import build_loss, build_optimizer, learning_rate
-from metaseg.training.pictures import log_overlay
 from metaseg.training.slices import TrainingSlices, default_window
 from metaseg.training.source import choose_space, divide, shared_modalities
 
@@ -175,7 +174,7 @@ def _train(config: PretrainConfig, session: RunSession, job: _Pretraining) -> No
         card=job.card,
         optimizer=build_optimizer(config.optimizer, job.model.parameters(), config.learning_rate, config.weight_decay),
         plan=job.plan,
-        draw=shared_draw(fabric, job.slices.draw, config.batch_size, job.plan.total_steps),
+        draw=distributed_draw(fabric, job.slices.draw, config.batch_size, job.plan.total_steps),
         objective=supervised(loss),
         validate=partial(_validation, job, fabric),
         score=smoothed_score,
@@ -194,7 +193,7 @@ def _validation(job: _Pretraining, fabric: Fabric, log: EventLog) -> Validate:
         rows = distributed_map(fabric, predictor.dice, job.val.cases)
         metrics = mean_dice(rows)
         if metrics:
-            log_overlay(log, "val", model, job.val.cases[0], modalities, space, step)
+            log_overlay(log, "val", predictor, job.val.cases[0], step)
         return {f"dice/val/{name}": value for name, value in metrics.items()}
 
     return validate

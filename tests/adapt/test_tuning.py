@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import metaseg
-from metaseg.adapt.metatune import case_of_visit, parse_threshold
+from metaseg.adapt.batches import place_in_turn
+from metaseg.adapt.metatune import parse_threshold
 from metaseg.adapt.scoring import score_slices
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.cases.labels import SUBREGIONS
@@ -165,7 +166,7 @@ def test_threshold_words_and_numbers():
 
 
 def test_visits_go_to_every_case_once_a_pass():
-    passes = [[case_of_visit(round_ * 5 + position, 5, 7) for position in range(5)] for round_ in range(4)]
+    passes = [[place_in_turn(round_ * 5 + position, 5, [7]) for position in range(5)] for round_ in range(4)]
     assert all(sorted(cases) == list(range(5)) for cases in passes)
     assert len({tuple(cases) for cases in passes}) > 1
 

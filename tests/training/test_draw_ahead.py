@@ -10,7 +10,7 @@ import torch
 from metaseg.cases.labels import SUBREGIONS
 from metaseg.store.prepare import open_data
 from metaseg.training.augment import Augmentation
-from metaseg.training.loop import DrawAhead, threads_ahead
+from metaseg.training.loop import draw_ahead, threads_ahead
 from metaseg.training.slices import TrainingSlices
 
 
@@ -23,9 +23,9 @@ def slices(write_cases, tmp_path_factory) -> TrainingSlices:
 
 @pytest.mark.parametrize("steps", [range(6), (4, 5), (0, 3, 5)])
 def test_batches_are_the_same_to_the_bit(slices, steps):
-    ahead = DrawAhead(slices.draw, 2, 6)
+    ahead = draw_ahead(slices.draw, slice(1, 3), 2, 6)
     for step in steps:
-        for found, expected in zip(ahead(step, slice(1, 3)), slices.draw(step, slice(1, 3)), strict=True):
+        for found, expected in zip(ahead(step), slices.draw(step, slice(1, 3)), strict=True):
             assert torch.equal(found, expected)
 
 
@@ -36,9 +36,9 @@ def test_every_step_is_drawn_once_and_none_past_the_end():
         drawn.append(step)
         return torch.zeros(1), torch.zeros(1)
 
-    ahead = DrawAhead(draw, 3, 5)
+    ahead = draw_ahead(draw, slice(None), 3, 5)
     for step in range(5):
-        ahead(step, slice(None))
+        ahead(step)
     assert sorted(drawn) == [0, 1, 2, 3, 4]
 
 
@@ -51,11 +51,11 @@ def test_the_next_step_is_drawn_by_a_thread_and_its_error_is_raised_when_it_is_a
             raise ValueError("slice 1")
         return torch.zeros(1), torch.zeros(1)
 
-    ahead = DrawAhead(draw, 1, 3)
-    ahead(0, slice(None))
+    ahead = draw_ahead(draw, slice(None), 1, 3)
+    ahead(0)
     assert begun.wait(20)
     with pytest.raises(ValueError, match="slice 1"):
-        ahead(1, slice(None))
+        ahead(1)
 
 
 def test_a_cpu_has_the_network_to_compute():

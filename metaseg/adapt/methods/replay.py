@@ -1,7 +1,4 @@
-"""Rehearsal: replay that keeps working while a few patients are seen over and over. metaseg's recommended method.
-
-Replay: a share of source slices in every batch (Rolnick et al. 2019).
-"""
+"""Methods that draw from the source: replay, and rehearsal, which metaseg recommends."""
 
 from __future__ import annotations
 
