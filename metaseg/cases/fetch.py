@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import shutil
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -97,7 +98,7 @@ def fetch_dataset(
         raise unknown_name("data set", name, DOWNLOADS)
     download, root = DOWNLOADS[name], Path(out)
     folder, archive = root / download.folder, root / download.archive
-    _say(f"{download.name}: licence {download.licence}; cite {download.citation}")
+    print(f"{download.name}: licence {download.licence}; cite {download.citation}", file=sys.stderr)
     if (folder / _MARKER).is_file():
         return folder
     if folder.exists():
@@ -289,12 +290,6 @@ def _reason(error: Exception) -> str:
     text = str(error)
     match = re.search(r"\[Errno -?\d+\] ([^'\")]+)", text)
     return match[1] if match else text
-
-
-def _say(line: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
 
 
 @contextmanager

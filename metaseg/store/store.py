@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from metaseg.cases.check.report import KINDS, CheckReport, Finding
+from metaseg.cases.readers.common import relative_name
 from metaseg.cases.splits import Absent, Split
 from metaseg.errors import DataError, warn_user
 from metaseg.files import FileKind, read_json, write_text
@@ -197,8 +198,7 @@ def check_store(path: Path, progress: Callable[[int, int], None] | None = None) 
             case = StoredCase(folder)
             case.verify()
         except DataError as error:
-            where = Path(error.where or folder)
-            file = where.relative_to(path).as_posix() if where.is_relative_to(path) else where.as_posix()
+            file = relative_name(Path(error.where or folder), path)
             findings.append(Finding.of("unreadable", folder.name, error.found, file=file, remedy=error.remedy))
         else:
             told = case.info.findings or ()

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from metaseg.cases.case import Case
-from metaseg.cases.check.inspect import Fingerprint, Inspection, relative_name
+from metaseg.cases.check.inspect import Fingerprint, Inspection
 from metaseg.cases.check.parts import Parts, parts_of_file
 from metaseg.cases.check.report import Finding
+from metaseg.cases.readers.common import relative_name
 from metaseg.errors import some
 
 _MOST_NAMED = 3

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from metaseg.cases.case import Case
 from metaseg.cases.check.copies import check_classes, find_copies, find_near_copies, place_images
-from metaseg.cases.check.inspect import Inspection, inspect_case, relative_name
+from metaseg.cases.check.inspect import Inspection, inspect_case
 from metaseg.cases.check.parts import check_patients, check_sessions, check_split, parts_of_split
 from metaseg.cases.check.report import MAY_BE_MISSING, CheckReport, Finding
 from metaseg.cases.labels import doubts
 from metaseg.cases.readers import LeftOut, canonical_modality, find_cases, lacking
+from metaseg.cases.readers.common import relative_name
 from metaseg.errors import DataError
 
 Progress = Callable[[int, int], None]

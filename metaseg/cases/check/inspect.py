@@ -14,6 +14,7 @@ from metaseg.cases.check.report import Finding
 from metaseg.cases.geometry import Geometry, corner_distance
 from metaseg.cases.intensities import Background, find_background, intensity_problem
 from metaseg.cases.labels import LabelScheme
+from metaseg.cases.readers.common import relative_name
 from metaseg.errors import MetasegError
 
 POSITION_TOLERANCE_MM = 1e-3
@@ -222,11 +223,6 @@ class Inspection:
         """True if one of the files was found to be unusable."""
         names = {relative_name(file, self.root) for file in files}
         return any(finding.kind in ("header", "unreadable") and finding.file in names for finding in self.findings)
-
-
-def relative_name(file: Path, root: Path) -> str:
-    """A file's name inside the checked folder, with forward slashes."""
-    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
 
 
 def inspect_case(case: Case, root: Path) -> Inspection:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metaseg.cases.case import Case
-from metaseg.cases.check.inspect import relative_name
 from metaseg.cases.check.report import Finding
 from metaseg.cases.patients import doubtable, doubtful_sessions
+from metaseg.cases.readers.common import relative_name
 from metaseg.cases.splits import SPLIT_KIND, read_split, split_problems
 from metaseg.errors import DataError
 from metaseg.files import read_json

@@ -134,6 +134,11 @@ def walk_files(root: Path, max_depth: int = _WALK_DEPTH) -> Iterator[Path]:
         yield from (here / name for name in sorted(names) if not name.startswith("."))
 
 
+def relative_name(file: Path, root: Path) -> str:
+    """A file's name inside a folder, with forward slashes; its path where it lies elsewhere."""
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
+
+
 def find_doubled(names: Iterable[str]) -> str | None:
     """The first name that comes twice, or None."""
     return next((name for name, count in Counter(names).items() if count > 1), None)
@@ -265,10 +270,8 @@ def tell(left_out: Sequence[LeftOut], where: Path, *, refuse: bool) -> None:
     """
     groups: defaultdict[str, dict[str, LeftOut]] = defaultdict(dict)
     for gap in left_out:
-        file = gap.file and (
-            gap.file.relative_to(where).as_posix() if gap.file.is_relative_to(where) else str(gap.file)
-        )
-        groups[gap.what].setdefault(f"{file or gap.case}{gap.place and f' ({gap.place})'}", gap)
+        named = relative_name(gap.file, where) if gap.file else gap.case
+        groups[gap.what].setdefault(f"{named}{gap.place and f' ({gap.place})'}", gap)
     said = []
     for what, names in groups.items():
         first = next(iter(names.values()))

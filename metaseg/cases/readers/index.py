@@ -7,18 +7,16 @@ outright. What is in doubt is left out and reported, never guessed.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metaseg.cases.case import MODALITIES
 from metaseg.cases.patients import patient_of
 from metaseg.cases.readers.case_folders import COHORT_FOLDERS
-from metaseg.cases.readers.common import natural_key, walk_files
+from metaseg.cases.readers.common import natural_key, relative_name, walk_files
 from metaseg.cases.readers.table import COLUMNS, column_of
 from metaseg.cases.volumes import VOLUME_SUFFIXES, split_name
 from metaseg.config.modalities import canonical_modality
@@ -96,13 +94,14 @@ class Index:
 
     def to_csv(self, folder: Path) -> str:
         """The table, with paths relative to ``folder`` where they lie below it, and absolute elsewhere."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        for case in self.cases:
-            files = {name: _relative(file, folder) for name, file in case.files.items()}
-            writer.writerow([{**case.told, **files}.get(name, "") for name in self.columns])
-        return text.getvalue()
+        import pandas as pd
+
+        base = folder.absolute()
+        rows = [
+            {**case.told, **{name: relative_name(file.absolute(), base) for name, file in case.files.items()}}
+            for case in self.cases
+        ]
+        return pd.DataFrame(rows, columns=list(self.columns)).to_csv(index=False, lineterminator="\n")
 
 
 @dataclass(frozen=True)
@@ -153,11 +152,6 @@ def index_folder(root: Path, patterns: Sequence[str] = ()) -> Index:
             remedy="say how files are named: --pattern '{case}/{modality}.nii.gz' --pattern 'label={case}/roi.nii.gz'",
         )
     return Index(cases, left_out)
-
-
-def _relative(file: Path, folder: Path) -> str:
-    file, folder = file.absolute(), folder.absolute()
-    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.as_posix()
 
 
 def _plain(text: str) -> str:
@@ -298,7 +292,7 @@ def _told_apart(places: Mapping[Path, _Place], root: Path) -> dict[Path, _Place]
                 for name in _telling(path.relative_to(root).parts[:-1])
                 if name.casefold() not in place.case.casefold()
             ]
-            place = _Place("_".join((place.case, *folders)), place.column, place.rank, place.told)
+            place = replace(place, case="_".join((place.case, *folders)))
         result[path] = place
     return result
 

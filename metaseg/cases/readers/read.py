@@ -19,7 +19,7 @@ from metaseg.cases.labels import LabelScheme
 from metaseg.cases.labels import label_scheme as scheme_by_name
 from metaseg.cases.patients import doubtable, patients_of, read_patient_table, warn_of_doubtful
 from metaseg.cases.pictures import GroupCopies
-from metaseg.cases.readers import cheng_mat, image_folder, nnunet, slices, table
+from metaseg.cases.readers import image_folder, nnunet, slices, table
 from metaseg.cases.readers.case_folders import BRATS, BRATS2023, BRATS2023_READER, BRATS_READER
 from metaseg.cases.readers.common import (
     READERS,
@@ -42,7 +42,7 @@ for _reader in (
     BRATS_READER,
     nnunet.READER,
     slices.READER,
-    cheng_mat.READER,
+    slices.CHENG_READER,
     image_folder.READER,
 ):
     register_reader(_reader)

@@ -1,19 +1,25 @@
-"""2-D slices listed in an ``index.csv``; one case per patient and image shape.
+"""2-D slices, of which a patient's of one class, shape and pixel size make a case.
 
-Columns: ``patient_id`` (or ``patient``), ``image``, ``mask``, ``class``; optional ``slice_id`` (or ``slice``),
-``modality``, ``pixel_mm``. Paths are relative to the table. Without an ``image`` column, the files are
-``images/<slice_id>.*`` and ``masks/<slice_id>.*``. A slice in several modalities is one row for each, with one
-``slice_id``.
+They are listed in an ``index.csv`` with the columns ``patient_id`` (or ``patient``), ``image``, ``mask``, ``class``;
+optional ``slice_id`` (or ``slice``), ``modality``, ``pixel_mm``. Paths are relative to the table. Without an ``image``
+column, the files are ``images/<slice_id>.*`` and ``masks/<slice_id>.*``. A slice in several modalities is one row for
+each, with one ``slice_id``.
+
+Or they are Cheng's original files (figshare 1512427): ``1.mat`` to ``3064.mat``, MATLAB v7.3, one T1-CE slice each (Jun
+Cheng et al., "Enhanced Performance of Brain Tumor Classification via Tumor Region Augmentation and Partition", PLoS ONE
+2015). Every file names its patient, so that splits can keep a patient's slices together.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from metaseg.cases.case import Case, Volume
 from metaseg.cases.labels import WHOLE_LESION, LabelScheme, label_scheme
@@ -23,10 +29,11 @@ from metaseg.cases.readers.common import (
     ReadOptions,
     absent_file,
     doubled_files,
+    natural_key,
     other_case,
     unreadable_file,
 )
-from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack, image_size
+from metaseg.cases.volumes import IMAGE_SUFFIXES, ImageStack, MatStack, cheng_numbers, image_size, open_cheng_mat
 from metaseg.config.modalities import canonical_modality
 from metaseg.errors import DataError
 from metaseg.files import FileKind, read_rows
@@ -43,6 +50,8 @@ _KIND = FileKind(
     DataError,
 )
 _ALIASES = {"patient": "patient_id", "slice": "slice_id"}
+TUMOUR_TYPES = {1: "meningioma", 2: "glioma", 3: "pituitary"}
+_MAT_NAME = re.compile(r"\d+\.mat", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -275,10 +284,70 @@ def _label(
     return ImageStack(tuple(masks), pixel_mm, binary=scheme.space is WHOLE_LESION) if masks else None
 
 
+def _matches_cheng(path: Path) -> bool:
+    """Whether numbered ``.mat`` files lie in ``path`` or one folder below (the release comes in four archives)."""
+    return next(_mat_files(path), None) is not None
+
+
+def _read_cheng(path: Path, options: ReadOptions) -> list[Case]:
+    """One case per patient of Cheng's files."""
+    records: list[SliceRecord] = []
+    for file in sorted(_mat_files(path), key=lambda file: natural_key(file.name)):
+        try:
+            records.append(_cheng_record(file))
+        except DataError as error:
+            options.left_out.append(unreadable_file(file, error.found))
+    scheme = options.scheme or label_scheme("whole-lesion")
+    cases = []
+    for case_id, members in group_slices(records).items():
+        files = tuple(record.image for record in members)
+        cases.append(
+            Case(
+                id=case_id,
+                patient=members[0].patient,
+                cohort=members[0].kind,
+                images={options.modality or "t1ce": MatStack(files, "image")},
+                label=MatStack(files, "tumorMask"),
+                scheme=scheme,
+                grade=members[0].kind,
+                format="cheng-mat",
+            )
+        )
+    return cases
+
+
+def _mat_files(path: Path) -> Iterator[Path]:
+    below = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    for folder in (path, *below):
+        yield from (file for file in sorted(folder.iterdir()) if _MAT_NAME.fullmatch(file.name))
+
+
+def _cheng_record(file: Path) -> SliceRecord:
+    with open_cheng_mat(file) as record:
+        number = float(np.ravel(cheng_numbers(record, "label")[()])[0])
+        patient = "".join(chr(int(code)) for code in np.ravel(cheng_numbers(record, "PID")[()])).strip()
+        patient.encode("utf-8")
+        # HDF5 shows the transpose of the MATLAB array.
+        width, height = cheng_numbers(record, "image", 2).shape
+        if cheng_numbers(record, "tumorMask", 2).shape != (width, height):
+            raise ValueError("its image and its outline have other shapes")
+    if number not in TUMOUR_TYPES or not patient:
+        raise DataError(
+            f"the file says tumour type {number:g}, patient '{patient}'",
+            where=file,
+            expected="type " + ", ".join(f"{key} ({name})" for key, name in TUMOUR_TYPES.items()) + ", and a patient",
+            remedy="download the file again",
+        )
+    return SliceRecord(patient, TUMOUR_TYPES[int(number)], (height, width), file, file, slice_id=file.stem)
+
+
 READER = Reader(
     "slices",
     "2-D slices: a table index.csv with columns patient_id, image, mask, class",
     matches,
     read,
     images=PICTURE_FILES,
+)
+CHENG_READER = Reader(
+    "cheng-mat", "Cheng's MATLAB files: 1.mat to 3064.mat", _matches_cheng, _read_cheng, images=(".mat",)
 )
