@@ -120,8 +120,8 @@ def check_shape(content: Any, shape: Any, refuse: Callable[[str], MetasegError])
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         first = "; ".join(
-            f"{'.'.join(map(str, one['loc'])) or 'the whole'}: {one['msg'].partition(' or an instance of')[0]}"
-            for one in problems[:3]
+            f"{'.'.join(map(str, problem['loc'])) or 'the whole'}: {problem['msg'].partition(' or an instance of')[0]}"
+            for problem in problems[:3]
         )
         raise refuse(f"the content is damaged or of another shape: {first}") from error
 

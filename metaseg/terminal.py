@@ -26,12 +26,20 @@ _silent = False
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Show no progress inside, and drop what is printed on standard output; warnings and errors still come."""
+def quiet(*, errors: bool = True) -> Iterator[None]:
+    """Show no progress inside, and drop what is printed on standard output.
+
+    Args:
+        errors: Whether what goes to standard error, warnings among it, is still shown.
+    """
     global _silent
     before, _silent = _silent, True
     try:
-        with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+        with contextlib.ExitStack() as stack:
+            nothing = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nothing))
+            if not errors:
+                stack.enter_context(contextlib.redirect_stderr(nothing))
             yield
     finally:
         _silent = before
@@ -170,7 +178,8 @@ def bars(*columns: ProgressColumn, redirect: bool = True) -> RichProgress:
             if below:
                 yield Text("\n".join(below))
 
-    console = Console(stderr=True)
+    # This very stream: units of a study redirect standard error while their display goes on.
+    console = Console(file=sys.stderr)
     return Bars(
         TextColumn("{task.description}", markup=False, table_column=Column(max_width=console.width // 2)),
         BarColumn(bar_width=None, table_column=Column(min_width=8, max_width=WIDEST_BAR)),

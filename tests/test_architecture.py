@@ -76,10 +76,9 @@ def room(path: Path) -> str:
 
 
 def room_of_import(name: str) -> str | None:
-    """The room that an imported name lies in; None for other packages and for what metaseg/__init__.py holds."""
+    """The room that an imported name lies in: ``__init__`` for the package itself; None for other packages."""
     head, _, rest = name.partition(".")
-    first = rest.partition(".")[0]
-    return first if head == "metaseg" and first and not first.startswith("__") else None
+    return (rest.partition(".")[0] or "__init__") if head == "metaseg" else None
 
 
 def package_of(path: Path) -> str:
@@ -201,8 +200,8 @@ def test_walk_sees_every_kind_of_import(source: str, names: list[str]) -> None:
 def test_walk_tells_rooms() -> None:
     assert room_of_import("metaseg.adapt.engines") == "adapt"
     assert room_of_import("metaseg.config.segmentation") == "config"
-    assert room_of_import("metaseg.__version__") is None
-    assert room_of_import("metaseg") is None
+    assert room_of_import("metaseg.__version__") not in ORDER
+    assert room_of_import("metaseg") == "__init__"
     assert room_of_import("numpy.random") is None
     assert room(PACKAGE / "config" / "io.py") == "config"
     assert room(PACKAGE / "adapt" / "engines" / "base.py") == "adapt"

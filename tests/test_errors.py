@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import typer
 
-from metaseg.cli.messages import messages
+from metaseg.cli.output import messages
 from metaseg.errors import DataWarning, recorded_warnings, warn_user, warnings_so_far
 from metaseg.runs.manifest import MANIFEST_NAME, Manifest
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from metaseg.cli.help import PlainCommand, PlainGroup
-from metaseg.cli.messages import messages
+from metaseg.cli.output import messages
 from metaseg.cli.verbs import option_for
 from metaseg.config.fields import describe_fields
 from metaseg.config.options import DataOptions, MissingOptions

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from metaseg.cli.data import data_app
 from metaseg.cli.help import COMPLETION_VARIABLE, HELP_FLAGS, PlainCommand, PlainGroup, asked_help
-from metaseg.cli.messages import Terminated, debugging, explain, say
+from metaseg.cli.output import Terminated, debugging, explain, say
 from metaseg.cli.runs import doctor, methods, runs
 from metaseg.cli.verbs import add_verbs, find_words, spelled_out
 from metaseg.errors import nearest

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from metaseg.cli.messages import messages
+from metaseg.cli.output import messages
 
 if TYPE_CHECKING:
     from metaseg.adapt.methods import MethodInfo

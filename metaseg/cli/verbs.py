@@ -12,8 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from metaseg.cli.help import PlainCommand, PlainGroup
-from metaseg.cli.messages import messages
-from metaseg.cli.output import do_and_give, loading
+from metaseg.cli.output import do_and_give, loading, messages
 from metaseg.config.classification import ACTIVE, TRANSFER
 from metaseg.config.fields import FieldDescription
 from metaseg.config.options import ADAPT, DATA, METHOD, MODEL, OUT, RUN, TRAIN

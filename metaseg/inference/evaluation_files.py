@@ -35,7 +35,7 @@ from metaseg.metrics.cohort_metrics import to_records
 from metaseg.models.processes import is_first, several
 from metaseg.pictures.overlay import write_picture
 from metaseg.runs.folder import is_run
-from metaseg.runs.manifest import NOTICE, git_commit, portable, versions
+from metaseg.runs.manifest import NOTICE, git_commit, portable_path, versions
 from metaseg.runs.networks import LoadedNetwork
 from metaseg.store.store import SliceStore
 
@@ -69,7 +69,7 @@ def evaluation_record(
         "synthetic": synthetic,
         "notice": NOTICE,
         "networks": {role: network.record() for role, network in networks.items()},
-        "data": [portable(folder) for folder in cases.data],
+        "data": [portable_path(folder) for folder in cases.data],
         "data_found": cases.found_by,
         "data_fingerprint": cases.store.fingerprint,
         "cases": {

@@ -81,12 +81,12 @@ class Manifest:
     ) -> None:
         self.record: dict[str, Any] = {
             "verb": verb,
-            "command": [*(Path(word).name for word in sys.argv[:1]), *map(portable, sys.argv[1:])],
+            "command": [*(Path(word).name for word in sys.argv[:1]), *map(portable_path, sys.argv[1:])],
             "seed": seed,
             "device": device,
             "synthetic": synthetic,
             "data_fingerprint": data_fingerprint,
-            "parent": None if parent is None else portable(parent),
+            "parent": None if parent is None else portable_path(parent),
             "versions": versions(),
             "git_commit": git_commit(),
             "threads": os.environ.get("OMP_NUM_THREADS"),
@@ -149,7 +149,7 @@ def git_commit(folder: Path | None = None) -> str | None:
         return None
 
 
-def portable(text: str) -> str:
+def portable_path(text: str) -> str:
     """A path or argument without this machine's folders: relative to the working directory, or from ``~``."""
     for folder, short in ((Path.cwd(), "."), (Path.home(), "~")):
         if text == str(folder):

@@ -23,7 +23,7 @@ from metaseg.models.classifier import Classifier
 from metaseg.models.segmenters import build_segmenter, give_network, plugin_of
 from metaseg.models.weights import unique_state
 from metaseg.runs.folder import RunFolder, is_run, like_named
-from metaseg.runs.manifest import portable
+from metaseg.runs.manifest import portable_path
 from metaseg.store.prepare import cache_root
 
 PATIENTS_NAME = "patients.json"
@@ -63,14 +63,14 @@ class LoadedNetwork:
         """Name, files, digest (blake2b of the weights) and history as JSON values, without this machine's folders."""
         return {
             "name": self.name,
-            "run": None if self.run is None else portable(str(self.run)),
-            "checkpoint": portable(str(self.checkpoint)),
+            "run": None if self.run is None else portable_path(str(self.run)),
+            "checkpoint": portable_path(str(self.checkpoint)),
             "checkpoint_digest": read_card(checkpoint_files(self.checkpoint)[1])[1],
             "architecture": self.card.name,
             "modalities": list(self.card.modalities),
             "label_space": self.card.label_space,
             "trained_on": list(self.card.trained_on),
-            "parent": None if self.card.parent is None else portable(self.card.parent),
+            "parent": None if self.card.parent is None else portable_path(self.card.parent),
             "synthetic": self.card.synthetic,
         }
 

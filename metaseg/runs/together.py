@@ -30,13 +30,13 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from torch import distributed
 
-import metaseg
 from metaseg.config.fields import command_words, config_verb
 from metaseg.config.io import Config, dump_config
 from metaseg.errors import MetasegError, TrainingError, UsageError
 from metaseg.models.device import Replicas, launched_outside
 from metaseg.models.processes import is_first, several
 from metaseg.runs.folder import CONFIG_NAME, LOCK_NAME, RunFolder
+from metaseg.terminal import quiet
 
 BOUND = "METASEG_STARTED_BY"
 """Environment variable of a started process: the process that started it, with which it ends."""
@@ -87,7 +87,7 @@ class Companions:
         dump_config(self.config, settings)
         words = command_words(config_verb(type(self.config))).split()
         command = [sys.executable, "-m", "metaseg", *words, "--config", str(settings)]
-        package = str(Path(metaseg.__file__).resolve().parents[1])
+        package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
         for local in range(1, self.count):
             own = {"LOCAL_RANK": str(local), BOUND: str(os.getpid()), "PYTHONPATH": path, "TMPDIR": self._folder.name}
@@ -295,7 +295,7 @@ def together(fabric: Fabric, config: Config) -> Iterator[None]:
             if companions is not None:
                 companions.start()
             fabric.launch()
-            with _quiet() if not is_first(fabric) else contextlib.nullcontext():
+            with quiet(errors=False) if not is_first(fabric) else contextlib.nullcontext():
                 yield
             fabric.barrier()
     except BaseException as error:
@@ -362,17 +362,6 @@ def _kept_files(folder: Path) -> dict[str, bytes]:
         for path in places
         if path.is_file() and path.suffix in KEPT and path.name != LOCK_NAME
     }
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Drop what is printed."""
-    with (
-        open(os.devnull, "w") as nothing,
-        contextlib.redirect_stdout(nothing),
-        contextlib.redirect_stderr(nothing),
-    ):
-        yield
 
 
 def _is_broken_connection(error: BaseException) -> bool:

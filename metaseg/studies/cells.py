@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +23,7 @@ from metaseg.runs.folder import RunFolder, config_changes, is_locked, is_run
 from metaseg.runs.manifest import read_manifest
 from metaseg.runs.session import STATE_FILE
 from metaseg.runs.state import RunState
+from metaseg.terminal import quiet
 from metaseg.training.pretrain import run_pretrain
 
 RunConfig = PretrainConfig | NaivetuneConfig | MetatuneConfig | ClassifyTrainConfig | ClassifyActiveConfig
@@ -129,7 +129,8 @@ def _continue(folder: Path, config: RunConfig, show: bool) -> None:
 
 
 def _run(config: RunConfig, show: bool) -> None:
-    with contextlib.nullcontext() if show else quiet():
+    # Many run side by side, and the study has a display of its own.
+    with contextlib.nullcontext() if show else quiet(errors=False):
         if isinstance(config, PretrainConfig):
             run_pretrain(config)
         elif isinstance(config, NaivetuneConfig):
@@ -140,13 +141,6 @@ def _run(config: RunConfig, show: bool) -> None:
             run_classify_train(config)
         else:
             run_classify_active(config)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Let what a verb prints pass away: many run side by side, and the study has a display of its own."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 def drop_weights(folder: Path) -> None:

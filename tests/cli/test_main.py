@@ -15,7 +15,7 @@ import pytest
 
 from metaseg import __version__, verbs
 from metaseg.cli import main
-from metaseg.cli.messages import explain
+from metaseg.cli.output import explain
 from metaseg.cli.verbs import expand_lists
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyEvaluateConfig, ClassifyTrainConfig
 from metaseg.config.io import dump_config

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from metaseg.runs.manifest import Manifest, git_commit, portable, versions
+from metaseg.runs.manifest import Manifest, git_commit, portable_path, versions
 
 
 def test_manifest_tells_how_the_run_was_made_and_nothing_of_the_machine(
@@ -77,7 +77,7 @@ def test_git_commit(tmp_path: Path) -> None:
 
 
 def test_portable_leaves_other_texts_alone() -> None:
-    assert [portable(text) for text in ("--epochs", "/elsewhere/x", "a/b", str(Path.cwd()))] == [
+    assert [portable_path(text) for text in ("--epochs", "/elsewhere/x", "a/b", str(Path.cwd()))] == [
         "--epochs",
         "/elsewhere/x",
         "a/b",
