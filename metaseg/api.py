@@ -179,4 +179,17 @@ def _given_loss(loss: Callable[..., Any]) -> str:
 
 
 def _given_network(value: Any, given: Mapping[str, Any]) -> Any:
-    return value
+    """A checkpoint of a network in memory; what is no module names a run itself.
+
+    Raises:
+        TypeError: The network's modalities are not given.
+    """
+    if "torch" not in sys.modules or not isinstance(value, sys.modules["torch"].nn.Module):
+        return value
+    if not given.get("modalities"):
+        raise TypeError("a network in memory needs its modalities, in the order in which it takes them: modalities=")
+    from metaseg.runs.networks import give_loaded
+
+    names = given["modalities"]
+    names = names.split(",") if isinstance(names, str) else names
+    return give_loaded(value, names, cache=Path(given["cache"]) if given.get("cache") else None)
