@@ -18,7 +18,6 @@ from metaseg.cases.labels import LABEL_SPACES, LabelSpace
 from metaseg.config.segmentation import EvaluateConfig
 from metaseg.errors import RunError, UsageError, recorded_warnings
 from metaseg.inference.case_pictures import KeptPrediction
-from metaseg.inference.each_case import each_case
 from metaseg.inference.evaluation_cases import EvaluationCases, choose_cases, compared_space
 from metaseg.inference.evaluation_files import (
     SAME_QUESTION,
@@ -33,16 +32,15 @@ from metaseg.inference.predictor import Predictor
 from metaseg.metrics.case_metrics import PRESETS, case_metrics
 from metaseg.metrics.cohort_metrics import summarise_cohorts
 from metaseg.metrics.forgetting import change_metrics, domain_metrics
-from metaseg.metrics.metric_tables import print_changes, print_metrics
 from metaseg.models.device import fabric_of, make_fabric
-from metaseg.models.processes import first_of_machine, gather, is_first
+from metaseg.models.processes import each_case, first_of_machine, gather, is_first
 from metaseg.results import Result
 from metaseg.runs.manifest import NOTICE, SYNTHETIC
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.runs.together import together
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import StoredCase, to_space
-from metaseg.terminal import Progress
+from metaseg.terminal import Progress, Table
 
 BOOTSTRAP = 1000
 """Resamples of patients for every interval."""
@@ -296,3 +294,89 @@ def _print(
             known = ", ".join(parent.card.trained_on) or "not recorded"
             print(f"No forgetting: none of the cohorts is one that the parent was trained on ({known}).")
     print(f"metrics: {out}{mark}. {NOTICE}")
+
+
+_LESIONS = {"Dice": "lesionwise_dice", "HD95": "lesionwise_hd95", "F1": "lesionwise_f1", "MIST F1": "mist_f1"}
+_COUNTS = {"valid": "n_valid", "missed": "n_missed", "false": "n_false", "empty": "n_empty_both"}
+
+
+def print_metrics(summary: pd.DataFrame, title: str) -> None:
+    """Print a table of Dice and HD95, and one of lesion-wise metrics and counts, each a row per cohort and target.
+
+    Args:
+        summary: From :func:`metaseg.metrics.cohort_metrics.summarise_cohorts`, with 95 % intervals.
+        title: Heading.
+    """
+    surface = "hd95_mean" in summary and summary["hd95_mean"].notna().any()
+    lesions = _LESIONS if "lesionwise_dice_mean" in summary else {}
+    volumes, counted = [], []
+    for row in summary.to_dict(orient="records"):
+        distance = _spread(row, "hd95", 1, {"pixel": "px"}.get(row["unit"], row["unit"]))
+        volumes.append(
+            _head(row)
+            | {"Dice": _spread(row, "dice", 3), "95 % CI": _interval(row, "dice")}
+            | ({"HD95": distance} if surface else {})
+        )
+        counted.append(
+            {name: text for name, text in _head(row).items() if name != "cases"}
+            | {name: _number(row.get(f"{metric}_mean"), 1 if name == "HD95" else 3) for name, metric in lesions.items()}
+            | {name: str(row[column]) for name, column in _COUNTS.items()}
+        )
+    _print_table(title, volumes)
+    heading = "Lesion-wise (BraTS-METS 2023; MIST), and how many targets were" if lesions else "How many targets were"
+    _print_table(heading, counted)
+
+
+def print_changes(changes: pd.DataFrame) -> None:
+    """Print Dice before and after tuning, forgetting and gain.
+
+    Args:
+        changes: From :func:`metaseg.metrics.forgetting.change_metrics`.
+    """
+    rows = []
+    for row in changes.to_dict(orient="records"):
+        metric = "forgetting" if row["domain"] == "source" else "gain"
+        rows.append(
+            _head(row)
+            | {name: _number(row[name], 3) for name in ("before", "after")}
+            | {name: _number(row[name], 3, "+") if name == metric else "" for name in ("forgetting", "gain")}
+            | {"95 % CI": _interval(row, metric, "+")}
+        )
+    _print_table("Dice before and after tuning", rows)
+
+
+def _head(row: Mapping[str, Any]) -> dict[str, str]:
+    """Cohort, target and number of cases; patients that the network was trained on are a group of their own."""
+    cohort = f"{row['cohort']} (trained on)" if row.get("trained_on") else str(row["cohort"])
+    return {"cohort": cohort, "target": str(row["target"]), "cases": str(row["n_cases"])}
+
+
+def _print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """Print rows whose first column is the cohort, which is named in its first row only."""
+    names = list(rows[0])
+    table = Table(names, title=title, numbers=names[2:])
+    for before, row in zip(({}, *rows), rows, strict=False):
+        new = row["cohort"] != before.get("cohort")
+        if before and new:
+            table.begin_section()
+        table.add(row["cohort"] if new else "", *list(row.values())[1:])
+    table.print()
+
+
+def _number(value: float | None, digits: int, sign: str = "") -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
+
+
+def _spread(row: Mapping[str, Any], metric: str, digits: int, unit: str = "") -> str:
+    mean, spread = (row.get(f"{metric}_{name}", math.nan) for name in ("mean", "sd"))
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.{digits}f}{'' if math.isnan(spread) else f' ± {spread:.{digits}f}'} {unit}".rstrip()
+
+
+def _interval(row: Mapping[str, Any], metric: str, sign: str = "") -> str:
+    """The 95 % interval of several cases."""
+    low, high = row.get(f"{metric}_low", math.nan), row.get(f"{metric}_high", math.nan)
+    if row["n_cases"] <= 1 or math.isnan(low):
+        return "-"
+    return f"{_number(low, 3, sign)} .. {_number(high, 3, sign)}"

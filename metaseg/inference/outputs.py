@@ -1,7 +1,4 @@
-"""Write predictions as NIfTI on the grid of their input: same shape, affine, sform, qform and units.
-
-Write predictions of separate 2-D images as PNG masks, each in the orientation of its image.
-"""
+"""Predictions as files on the grid of their input: NIfTI with its affine and units, PNG masks for separate 2-D images."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Overlap of two label maps, by counting: one joint histogram holds every Dice and adds up over slices.
 
-Boxes around masks: distances and lesions are computed there, not on the whole volume.
+Boxes around masks are here too: distances and lesions are computed inside them, not on the whole volume.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class FCN8s(nn.Module):
         return F.interpolate(scores, scale_factor=8.0, mode="bilinear", align_corners=False)
 
 
-def from_torchvision(state: Mapping[str, torch.Tensor], net: nn.Module) -> dict[str, torch.Tensor]:
+def from_vgg16(state: Mapping[str, torch.Tensor], net: nn.Module) -> dict[str, torch.Tensor]:
     """Bring torchvision's VGG-16 weights to :class:`FCN8s` keys.
 
     The convolutions keep their names. The classifier's two hidden layers become fc6 and fc7 if ``net`` has them: a
@@ -132,7 +132,7 @@ def from_torchvision(state: Mapping[str, torch.Tensor], net: nn.Module) -> dict[
     "fcn-vgg16",
     help="FCN-8s on VGG-16, the network of the meta-tuning paper",
     citation="Long et al., CVPR 2015; Simonyan and Zisserman, ICLR 2015; Han et al. 2018",
-    imagenet=ImageNetWeights("VGG-16", VGG16_Weights.IMAGENET1K_V1, "features.", from_torchvision),
+    imagenet=ImageNetWeights("VGG-16", VGG16_Weights.IMAGENET1K_V1, "features.", from_vgg16),
 )
 def fcn_vgg16(
     in_channels: int,

@@ -132,7 +132,7 @@ def segresnet(
     return PadToStride(net, 2 ** (levels - 1), in_channels)
 
 
-def from_torchvision(state: Mapping[str, torch.Tensor], net: nn.Module) -> dict[str, torch.Tensor]:
+def from_resnet50(state: Mapping[str, torch.Tensor], net: nn.Module) -> dict[str, torch.Tensor]:
     """Bring torchvision's ResNet-50 weights to the keys of MONAI's ``FCN``, without the ImageNet classes."""
     encoder = {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
     # The blocks inside have a bn1 of their own, which keeps its name.
@@ -143,7 +143,7 @@ def from_torchvision(state: Mapping[str, torch.Tensor], net: nn.Module) -> dict[
     "monai-fcn",
     help="FCN with global convolutions on ResNet-50; has batch normalisation",
     citation="Peng et al., CVPR 2017; Liu et al., MICCAI 2018 (MONAI MCFCN)",
-    imagenet=ImageNetWeights("ResNet-50", ResNet50_Weights.IMAGENET1K_V1, "bn1.", from_torchvision),
+    imagenet=ImageNetWeights("ResNet-50", ResNet50_Weights.IMAGENET1K_V1, "bn1.", from_resnet50),
 )
 def monai_fcn(
     in_channels: int,

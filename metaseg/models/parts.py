@@ -1,4 +1,4 @@
-"""Low-rank adapters on the convolutions of a network, put on, taken off and merged in.
+"""The parts of a segmentation network (encoder, head, what lies outside of a part), and adapters on its convolutions.
 
 Hu et al.: LoRA, low-rank adaptation of large language models. ICLR 2022. For convolutions as in Aleem et al.: ConvLoRA
 and AdaBN based domain adaptation via self-training. ISBI 2024.
@@ -6,8 +6,6 @@ and AdaBN based domain adaptation via self-training. ISBI 2024.
 An adapter is a convolution of the adapted one's kernel to few channels (``down``), and a 1 x 1 convolution from those
 to its output channels (``up``). Both are linear, so their sum with the convolution is one convolution, whose kernel is
 the old one plus the product of both: that is what is computed, at nearly the price of the convolution alone.
-
-The parts of a segmentation network: encoder, head, and what lies outside of a part.
 """
 
 from __future__ import annotations

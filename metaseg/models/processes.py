@@ -2,17 +2,14 @@
 
 Every process holds the same network and computes the same loss, that of the whole batch; only the network's passes are
 distributed. Losses that pool a batch (Dice over all its pixels) and penalties on the weights so keep their meaning, and
-the gradient is that of one process, to rounding. With one process everything here does nothing.
-
-Layers whose result depends on the whole batch, for processes that each pass a shard of it.
-
-Batch normalisation pools its statistics, and dropout draws one mask for the batch: so several processes compute what
-one does. Other random layers draw the same mask in every process, for its own rows.
+the gradient is that of one process, to rounding. Layers whose result depends on the whole batch span it: batch
+normalisation pools its statistics, and dropout draws one mask for the batch, of which each process takes its own rows.
+With one process everything here does nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -22,7 +19,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
+from metaseg.cases.case import FailedCase, one_case
 from metaseg.errors import UsageError
+from metaseg.terminal import Progress, progress
+from metaseg.threads import ReadAhead
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -126,6 +126,9 @@ DROPOUTS: dict[type[nn.Module], Callable[..., Tensor]] = {
 
 
 T = TypeVar("T")
+Item = TypeVar("Item")
+Prepared = TypeVar("Prepared")
+Result = TypeVar("Result")
 Draw = Callable[[int], tuple[Tensor, Tensor]]
 
 
@@ -162,6 +165,46 @@ def gather(fabric: Fabric, mine: Sequence[T]) -> list[T]:
 def distributed_map(fabric: Fabric, function: Callable[[T], Any], items: Sequence[T]) -> list[Any]:
     """``[function(item) for item in items]``, the items distributed."""
     return gather(fabric, [function(item) for item in own_part(fabric, items)])
+
+
+def each_case(
+    fabric: Fabric,
+    items: Mapping[str, Item],
+    read: Callable[[Item], Prepared],
+    work: Callable[[Item, Prepared, Progress], Result],
+    done: str,
+) -> tuple[list[Result], list[FailedCase]]:
+    """What is made of every case, one in memory at a time beside the one that is read ahead.
+
+    Args:
+        fabric: Of this process; several processes work on a part of the cases each.
+        items: Case ids, and what stands for each case.
+        read: Reads a case, on a thread of its own while the case before is worked on.
+        work: Takes the item, what was read and the progress bar, and gives the result, which can be pickled.
+        done: What was done to the cases, such as ``"predicted"``.
+
+    Returns:
+        The results of the cases that could be done, in order, and those that failed; the same in all processes.
+    """
+    own = own_part(fabric, list(items.items()))
+    outcomes: list[tuple[list[Result], list[FailedCase]]] = []
+    title = f"{done.removesuffix('ed')}ing"
+
+    def read_at(place: int) -> Prepared:
+        return read(own[place][1])
+
+    with progress(title, len(own)) as bar, ReadAhead(read_at) as ahead:
+        for place, (case, item) in enumerate(own):
+            results, failed = list[Result](), list[FailedCase]()
+            with one_case(case, failed):
+                prepared = ahead(place, following=range(place + 1, min(place + 2, len(own))))
+                results.append(work(item, prepared, bar))
+            outcomes.append((results, failed))
+            for failure in failed:
+                bar.note(f"{case}: not {done}\n{failure.error}")
+            bar.advance()
+    everyones = gather(fabric, outcomes)
+    return [result for part, _ in everyones for result in part], [failure for _, part in everyones for failure in part]
 
 
 @contextmanager

@@ -1,8 +1,6 @@
-"""Loading weights that fit only in part, and saying exactly what was and what was not loaded.
+"""Weights that fit only in part are loaded, with a report of what was and what was not; none that is not finite.
 
-Numbers that are not finite, found in weights and outputs before anything is made of them.
-
-A network with one NaN predicts an empty mask, and its metrics look like those of a poor one. So weights are looked at
+A network with one NaN predicts an empty mask, and its metrics look like those of a poor one. So weights are checked
 whenever they are saved or loaded, and what a network gives whenever it is used.
 """
 

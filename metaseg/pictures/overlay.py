@@ -1,8 +1,6 @@
-"""Pictures of slices: grey image, coloured classes, and the orientation in which radiologists look at them.
+"""Slices as pictures: grey image, coloured classes or probabilities, oriented as radiologists look at them.
 
-Small pieces that all pictures share: enlarged panels, text and colour keys.
-
-A probability map over a slice, red where the network is sure.
+The pieces that all pictures are put together from are here too: pages with a heading, panels, text and colour keys.
 """
 
 from __future__ import annotations

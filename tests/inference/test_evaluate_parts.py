@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseg.inference.case_pictures import KeptPrediction
+from metaseg.inference.evaluate import print_metrics
 from metaseg.metrics.forgetting import change_metrics, domain_metrics, paired_dice
-from metaseg.metrics.metric_tables import print_metrics
 
 
 def rows(*values: tuple, cohort: str = "HGG", target: str = "ET") -> pd.DataFrame:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from metaseg.models import WeightReport, build_segmenter, count_parameters
-from metaseg.models.fcn_vgg16 import BilinearUpsample, FCN8s, from_torchvision
+from metaseg.models.fcn_vgg16 import BilinearUpsample, FCN8s, from_vgg16
 from metaseg.models.weights import inflate_input
 
 VGG16_FEATURES = 14_714_688
@@ -52,7 +52,7 @@ def test_fully_connected_layers_as_convolutions_compute_the_same() -> None:
         net = FCN8s(3, 2, fc_channels=8)
         values = torch.randn(1, 512, 7, 7)
     state = {"classifier.0.weight": linear.weight, "classifier.0.bias": linear.bias}
-    translated = from_torchvision(state, net)
+    translated = from_vgg16(state, net)
     assert list(translated) == ["fc6.weight", "fc6.bias"]
     scores = F.conv2d(values, translated["fc6.weight"], translated["fc6.bias"])
     torch.testing.assert_close(scores.flatten(), linear(values.flatten()), rtol=1e-4, atol=1e-5)
