@@ -1,4 +1,4 @@
-"""Predictions as files on the grid of their input: NIfTI with its affine and units, PNG masks for separate 2-D images."""
+"""Predictions as files on the grid of their input: NIfTI with affine and units, PNG masks for separate 2-D images."""
 
 from __future__ import annotations
 
