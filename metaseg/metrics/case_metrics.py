@@ -21,7 +21,13 @@ _CUBIC_MM_PER_ML = 1000.0
 
 
 def common_regions(space_label: LabelSpace, space_prediction: LabelSpace) -> tuple[str, ...]:
-    """Regions that both label spaces know, in the order of the label's."""
+    """Regions that both label spaces know, in the order of the label's.
+
+    Examples:
+        >>> from metaseg.cases.labels import SUBREGIONS, WHOLE_LESION
+        >>> common_regions(WHOLE_LESION, SUBREGIONS)
+        ('WT',)
+    """
     return tuple(region for region in space_label.regions if region in space_prediction.regions)
 
 

@@ -50,6 +50,12 @@ def classification_metrics(
 
     Raises:
         ValueError: The input is no set of predictions of these classes.
+
+    Examples:
+        >>> probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]])
+        >>> found = classification_metrics(probabilities, [0, 0, 1], ("LGG", "HGG"))
+        >>> found["auc"], found["balanced_accuracy"], found["recall/LGG"]
+        (1.0, 0.75, 0.5)
     """
     chance, truth = checked_probabilities(probabilities, labels)
     names = checked_classes(classes, chance.shape[1])
@@ -85,6 +91,10 @@ def confusion_counts(
 
     Raises:
         ValueError: The lengths differ or an index names no class.
+
+    Examples:
+        >>> confusion_counts([0, 1, 1], [0, 0, 1], 2).tolist()
+        [[1, 1], [0, 1]]
     """
     given, truth = checked_indices(predicted, classes), checked_indices(labels, classes)
     if given.shape != truth.shape or given.ndim != 1:

@@ -22,6 +22,10 @@ def retention_area(steps: np.ndarray, dice: np.ndarray) -> np.ndarray:
 
     Returns:
         Mean heights ``(...)``, in [0, 1]; NaN for a curve with a NaN at one of its marks, or without marks.
+
+    Examples:
+        >>> float(retention_area(np.array([0.0, 10.0, 20.0]), np.array([0.8, 0.6, 0.4])))
+        0.6
     """
     widths = np.diff(steps, axis=-1)
     slabs = widths * (dice[..., 1:] + dice[..., :-1]) / 2.0
@@ -46,6 +50,10 @@ def steps_to_fraction(steps: np.ndarray, dice: np.ndarray, fraction: float = 0.9
 
     Raises:
         ValueError: ``fraction`` is out of range.
+
+    Examples:
+        >>> float(steps_to_fraction(np.array([0.0, 100.0, 200.0]), np.array([0.0, 0.45, 0.5])))
+        100.0
     """
     if not 0.0 < fraction <= 1.0:
         raise ValueError(f"fraction is {fraction}: expected more than 0, at most 1")
@@ -78,6 +86,10 @@ def area_under_budget_curve(labels: ArrayLike, metrics: ArrayLike) -> float:
 
     Raises:
         ValueError: The labels do not rise, a value is not finite, or there are fewer than two rounds.
+
+    Examples:
+        >>> area_under_budget_curve([10, 20, 40], [0.5, 0.7, 0.8])
+        0.7
     """
     spent, height = _curve(labels, metrics)
     if len(spent) < 2:
@@ -103,6 +115,10 @@ def labels_to_reach(labels: ArrayLike, metrics: ArrayLike, target: float) -> flo
 
     Raises:
         ValueError: The labels do not rise, a value is not finite, or there is no round.
+
+    Examples:
+        >>> labels_to_reach([10, 20, 40], [0.5, 0.7, 0.8], 0.75)
+        30.0
     """
     spent, height = _curve(labels, metrics)
     if not math.isfinite(target):
@@ -136,6 +152,10 @@ def labels_saved(labels_a: ArrayLike, metrics_a: ArrayLike, labels_b: ArrayLike,
 
     Raises:
         ValueError: Labels do not rise, a value is not finite, or there is no round.
+
+    Examples:
+        >>> labels_saved([10, 20], [0.5, 0.8], [10, 20, 40], [0.5, 0.7, 0.8])
+        0.5
     """
     _, baseline = _curve(labels_b, metrics_b)
     target = float(baseline[-1])

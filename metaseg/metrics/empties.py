@@ -97,6 +97,11 @@ def settle_empties(label_voxels: int, predicted_voxels: int, diagonal: float, po
 
     Returns:
         The verdict; ``dice`` and ``hd95`` are None exactly where the status is ``valid``.
+
+    Examples:
+        >>> verdict = settle_empties(120, 0, diagonal=250.0, policy=EMPTY_POLICIES["exclude"])
+        >>> str(verdict.status), verdict.dice, verdict.hd95
+        ('missed', 0.0, 250.0)
     """
     if label_voxels and predicted_voxels:
         return Verdict(Status.VALID, None, None)

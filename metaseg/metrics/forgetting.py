@@ -61,6 +61,11 @@ def forgetting_metrics(
 
     Returns:
         The four, and ``forgetting``, ``backward_transfer``, ``plasticity`` (target Dice gained) and ``balanced_mean``.
+
+    Examples:
+        >>> found = forgetting_metrics(source_before=0.75, source_after=0.5, target_before=0.25, target_after=0.5)
+        >>> found["forgetting"], found["plasticity"], found["balanced_mean"]
+        (0.25, 0.25, 0.5)
     """
     return {
         "source_before": source_before,

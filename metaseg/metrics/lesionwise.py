@@ -160,6 +160,13 @@ def lesionwise(
     Raises:
         ValueError: The shapes differ.
         UsageError: There is no such preset.
+
+    Examples:
+        >>> label, prediction = np.zeros((2, 12, 12, 12), bool)
+        >>> label[2:5, 2:5, 2:5] = label[8:11, 8:11, 8:11] = prediction[2:5, 2:5, 2:5] = True
+        >>> found = lesionwise(label, prediction, (1.0, 1.0, 1.0))
+        >>> found.n_lesions, found.tp, found.fn, found.dice
+        (2, 1, 1, 0.5)
     """
     rules = LesionwiseConfig.preset(config) if isinstance(config, str) else config
     if label.shape != prediction.shape:

@@ -142,6 +142,11 @@ def class_counts(label: np.ndarray, prediction: np.ndarray, num_classes: int, pe
 
     Raises:
         ValueError: The shapes differ, or a value is not a class.
+
+    Examples:
+        >>> label, prediction = np.array([[0, 1, 1, 2]]), np.array([[0, 1, 2, 2]])
+        >>> class_counts(label, prediction, 3).dice().round(2).tolist()
+        [1.0, 0.67, 0.67]
     """
     return counts_from_histogram(joint_histogram(label, prediction, num_classes, per_slice))
 
@@ -174,6 +179,10 @@ def dice_from_counts(intersection: np.ndarray, label: np.ndarray, predicted: np.
 
     Returns:
         ``float64`` array of that shape with values in [0, 1]; 0 where only one of both is empty, NaN where both are.
+
+    Examples:
+        >>> float(dice_from_counts(np.array(6), np.array(8), np.array(10)).round(3))
+        0.667
     """
     total = np.asarray(label, dtype=np.float64) + np.asarray(predicted, dtype=np.float64)
     dice = np.full(total.shape, np.nan)

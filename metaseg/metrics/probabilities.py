@@ -153,6 +153,10 @@ def expected_calibration_error(
 
     Raises:
         ValueError: The input is no set of predictions, or there is no bin.
+
+    Examples:
+        >>> round(expected_calibration_error(np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]]), [0, 0, 1]), 3)
+        0.333
     """
     place, confidence, right = binned_confidence(probabilities, labels, bins)
     gaps = np.bincount(place, weights=right - confidence, minlength=bins)

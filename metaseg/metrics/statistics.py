@@ -54,6 +54,11 @@ def paired_wilcoxon(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.nda
 
     Raises:
         ValueError: The lengths differ.
+
+    Examples:
+        >>> test = paired_wilcoxon([0.8, 0.7, 0.9, 0.6, 0.75, 0.8], [0.6, 0.65, 0.8, 0.5, 0.72, 0.66])
+        >>> test.n, test.p, test.rank_biserial
+        (6, 0.03125, 1.0)
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1:
@@ -82,6 +87,10 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 
     Returns:
         Adjusted p values ``(test,)``, at most 1, in the same order; NaN where there was none.
+
+    Examples:
+        >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
+        [0.03, 0.06, 0.06]
     """
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")[: int(np.sum(~np.isnan(p)))]

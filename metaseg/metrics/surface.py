@@ -83,6 +83,12 @@ def hd95(
     Raises:
         ValueError: The shapes differ.
         UsageError: There is no such policy.
+
+    Examples:
+        >>> label = np.zeros((8, 8, 8), bool)
+        >>> label[2:5, 2:5, 2:5] = True
+        >>> hd95(label, np.roll(label, 2, axis=2), spacing=(1.0, 1.0, 0.5))
+        1.0
     """
     if label.shape != prediction.shape:
         raise ValueError(f"label {label.shape} and prediction {prediction.shape} differ in shape")
