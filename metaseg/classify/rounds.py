@@ -126,4 +126,3 @@ def write_curve(folder: Path, table: pd.DataFrame, metric: str, title: str, synt
         above.set_ylabel("AUC" if metric == "auc" else metric.replace("_", " "))
         draw_fractions(below, ends - widths / 2, rounds[chosen].to_numpy(float), classes, sizes=widths)
         below.set(xlabel="labels", ylabel="fraction of what\nwas chosen")
-        below.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

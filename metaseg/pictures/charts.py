@@ -63,39 +63,10 @@ _POINTS_PER_INCH = 72
 
 @contextmanager
 def chart_settings() -> Iterator[None]:
-    """Settings of matplotlib for all charts, inside the block alone."""
+    """The style of all charts, inside the block alone."""
     import matplotlib
 
-    settings: Any = {
-        # A "$" in a name is no formula.
-        "text.parse_math": False,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "metaseg",
-        "pdf.fonttype": 42,
-        "font.size": 10.5,
-        "figure.titlesize": 11,
-        "axes.edgecolor": LIGHT["faint"],
-        "axes.labelcolor": LIGHT["ink"],
-        "axes.titlecolor": LIGHT["ink"],
-        "axes.titlesize": 11,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": LIGHT["grid"],
-        "grid.linewidth": 0.8,
-        "text.color": LIGHT["ink"],
-        "xtick.color": LIGHT["faint"],
-        "ytick.color": LIGHT["faint"],
-        "legend.frameon": False,
-        "legend.fontsize": 9,
-        "figure.facecolor": "none",
-        "axes.facecolor": "none",
-        "savefig.facecolor": "none",
-    }
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(fname=Path(__file__).with_suffix(".mplstyle")):
         yield
 
 
@@ -213,9 +184,9 @@ def draw_fractions(
     classes: Sequence[str],
     *,
     sizes: float | np.ndarray = 0.8,
-    horizontal: bool = False,
+    names: Sequence[str] = (),
 ) -> None:
-    """Draw the fractions of the classes as stacked bars.
+    """Draw the fractions of the classes as stacked bars, with a legend below the figure.
 
     Args:
         axis: Where to.
@@ -223,18 +194,21 @@ def draw_fractions(
         fractions: ``(bars, classes)``.
         classes: Their names.
         sizes: Width of the bars.
-        horizontal: Whether they lie.
+        names: Of the bars, which then lie, the first on top; without names they stand.
     """
     begun = np.zeros(len(fractions))
     for number, name in enumerate(classes):
         column, colour = np.asarray(fractions)[:, number], class_colour(number)
-        if horizontal:
+        if names:
             axis.barh(places, column, sizes, left=begun, color=colour, label=name)
         else:
             axis.bar(places, column, sizes, bottom=begun, color=colour, label=name)
         begun += column
-    (axis.set_xlim if horizontal else axis.set_ylim)(0, 1)
+    (axis.set_xlim if names else axis.set_ylim)(0, 1)
     axis.grid(visible=False)
+    if names:
+        name_rows(axis, names)
+    legend_below(axis, min(len(classes), 3))
 
 
 def confusion_size(classes: int) -> tuple[float, float]:
@@ -340,7 +314,7 @@ def draw_reliability(
         axis.text(middle, height + 0.015, str(count), ha="center", fontsize=8, color=LIGHT["faint"])
     axis.set(xlim=(0, 1), ylim=(0, 1.08), aspect="equal")
     axis.set(xlabel="confidence (probability of the predicted class)", ylabel="fraction that is right")
-    axis.set_title(f"ECE {error:.3f}, {bins} bins")
+    axis.set_title(f"Reliability: ECE {error:.3f}, {bins} bins")
 
 
 def series_roles(names: Iterable[str]) -> dict[str, str]:
@@ -416,14 +390,7 @@ def put_end_labels(axis: Axes, ends: Sequence[tuple[float, str, str, bool]]) -> 
             color=colour if strong else LIGHT["faint"],
             va="center",
             annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "linewidth": 0.6,
-                "shrinkA": 1,
-                "shrinkB": 0,
-                "relpos": (0, 0.5),
-            },
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkB": 0, "relpos": (0, 0.5)},
         )
 
 

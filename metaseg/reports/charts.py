@@ -11,14 +11,12 @@ import pandas as pd
 from metaseg.pictures.charts import (
     LIGHT,
     draw_bands,
-    draw_curves,
     drawn_order,
     legend_below,
     limit_to_fractions,
     new_figure,
     put_end_labels,
 )
-from metaseg.runs.logs import Curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,30 +129,6 @@ def paired_figure(pairs: pd.DataFrame, first: str, second: str, region: str, tit
     axis.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-0.02, 1.02), xlabel=f"Dice {region}: ○ {first}, ● {second}")
     axis.set_title(title)
     axis.grid(axis="y", visible=False)
-    return figure
-
-
-def tasks_figure(tasks: pd.DataFrame) -> Figure:
-    """How many slices of the visited case counted as learned and as unlearned, over the work.
-
-    Args:
-        tasks: Columns ``step``, ``learned``, ``unlearned``.
-    """
-    figure, (axis,) = new_figure(5.2, 3.0)
-    names = ("learned", "unlearned")
-    draw_curves(axis, {name: (tasks["step"], tasks[name]) for name in names}, dict(zip(names, names, strict=True)))
-    axis.set(xlabel=WORK, ylabel="slices of the visited case")
-    axis.set_ylim(bottom=0)
-    axis.set_title("Learned and unlearned slices")
-    return figure
-
-
-def training_figure(curves: Mapping[str, Curve], ylabel: str, title: str) -> Figure:
-    """Curves of one training by name, such as its loss or its validation Dice."""
-    figure, (axis,) = new_figure(5.2, 3.2)
-    draw_curves(axis, curves)
-    axis.set(xlabel="step", ylabel=ylabel)
-    axis.set_title(title)
     return figure
 
 

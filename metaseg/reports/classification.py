@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,20 +24,7 @@ from metaseg.files import FileKind, read_frame
 from metaseg.inference.classification_files import PREDICTIONS
 from metaseg.metrics.classification import confusion_counts
 from metaseg.metrics.probabilities import predicted_classes
-from metaseg.pictures.charts import (
-    confusion_size,
-    draw_bands,
-    draw_confusion,
-    draw_curves,
-    draw_fractions,
-    draw_intervals,
-    draw_reliability,
-    draw_roc,
-    legend_below,
-    name_rows,
-    new_figure,
-    wrapped,
-)
+from metaseg.pictures import charts
 from metaseg.reports.blocks import (
     Block,
     Chart,
@@ -50,7 +38,6 @@ from metaseg.reports.blocks import (
     Pictures,
     Section,
 )
-from metaseg.reports.charts import training_figure
 from metaseg.reports.classification_inputs import (
     EVALUATION,
     TEST,
@@ -65,26 +52,30 @@ from metaseg.reports.inputs import Reopener, ReportRun
 from metaseg.reports.overlays import SlicePainter, data_address
 from metaseg.reports.provenance import NOT_BESIDE
 from metaseg.reports.tables import (
-    LEVEL,
     Column,
     Table,
     Values,
     below,
     columns_table,
     deviation,
+    explained,
     interval,
     number,
-    p_equals,
     p_value,
     percent,
+    plural,
     signed,
     significant,
     text_column,
+    verdict,
     whole,
     with_interval,
 )
 from metaseg.runs.logs import read_curves
 from metaseg.studies.classifiers.tables import NAMES, NOTE, Predictions, beside_paper, label_bands, papers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FREE = ("active", "passive", "extra")
 """Colours of the best entries besides the baseline and the very best, those with a curve first."""
@@ -239,16 +230,14 @@ def _training_charts(run: ReportRun, sink: FigureSink) -> list[Chart]:
         for name, curve in sorted(curves.items())
         if name.endswith("/val")
     }
-    drawn = []
-    for chosen, ylabel, title in (
-        (losses, "loss", "Training loss"),
-        (validated, "metric on the validation part", "Validation part"),
-    ):
-        if chosen:
-            name = f"{file_name(run.method)}-{file_name(title).lower()}"
-            caption = f"{run.method}: {title.lower()} over the steps."
-            drawn.append(sink.chart(training_figure(chosen, ylabel, title), caption, name, run.method))
-    return drawn
+    return [
+        sink.training(run.method, title, chosen, ylabel, file_name(title).lower())
+        for chosen, ylabel, title in (
+            (losses, "loss", "Training loss"),
+            (validated, "metric on the validation part", "Validation part"),
+        )
+        if chosen
+    ]
 
 
 def _active_charts(run: ReportRun, sink: FigureSink) -> list[Chart]:
@@ -257,30 +246,25 @@ def _active_charts(run: ReportRun, sink: FigureSink) -> list[Chart]:
         return []
     table, monitor = read_curve(path), str(run.settings.get("monitor") or "auc")
     name, base = NAMES[monitor], file_name(run.method)
-    figure, (axis,) = new_figure(5.2, 3.4)
-    draw_curves(
-        axis,
-        {
-            PARTS.get(str(part), str(part)): (rows["labels"].tolist(), rows[monitor].tolist())
-            for part, rows in table.groupby("part", sort=False)
-        },
-    )
-    axis.set(xlabel="labels", ylabel=name)
-    axis.set_title(f"{name} against labels")
-    axis.locator_params(axis="x", integer=True)
-    drawn = [sink.chart(figure, f"{run.method}: {name} after each round.", f"{base}-labels", run.method)]
+    curves = {
+        PARTS.get(str(part), str(part)): (rows["labels"].tolist(), rows[monitor].tolist())
+        for part, rows in table.groupby("part", sort=False)
+    }
+    caption = f"{run.method}: {name} after each round."
+    labels = {"xlabel": "labels", "ylabel": name}
+    file = f"{base}-labels"
+    draw: Callable[[Axes], None] = partial(charts.draw_curves, curves=curves)
+    drawn = [sink.draw(draw, (5.2, 3.4), f"{name} against labels", caption, file, run.method, **labels)]
     columns = [column for column in table if column.startswith("chosen_")]
     first = table.drop_duplicates("round")
     if columns and len(first):
         classes = [column.removeprefix("chosen_") for column in columns]
-        figure, (axis,) = new_figure(5.2, 3.4)
-        draw_fractions(axis, first["round"].to_numpy(int), first[columns].to_numpy(np.float64), classes)
-        axis.set(xlabel="round", ylabel="fraction of what was chosen")
-        axis.set_title("Classes of what was chosen")
-        axis.locator_params(axis="x", integer=True)
-        legend_below(axis, min(len(classes), 3))
+        fractions = first[columns].to_numpy(np.float64)
+        draw = partial(charts.draw_fractions, places=first["round"].astype(str), fractions=fractions, classes=classes)
         caption = f"{run.method}: class fractions of each round."
-        drawn.append(sink.chart(figure, caption, f"{base}-fractions", run.method))
+        labels = {"xlabel": "round", "ylabel": "fraction of what was chosen"}
+        file = f"{base}-fractions"
+        drawn.append(sink.draw(draw, (5.2, 3.4), "Classes of what was chosen", caption, file, run.method, **labels))
     return drawn
 
 
@@ -302,34 +286,33 @@ def _confusion_section(runs: Sequence[ReportRun], sink: FigureSink) -> Section:
 
 def _judged(run: ReportRun, found: Predictions, level: str, sink: FigureSink) -> list[Chart]:
     counts = confusion_counts(predicted_classes(found.probabilities), found.labels, len(found.classes))
-    drawn = []
-    for name, size, draw, text in (
+    predictions: dict[str, Any] = {"probabilities": found.probabilities, "labels": found.labels}
+    drawn: Sequence[tuple[str, tuple[float, float], Callable[[Axes], None], str]] = (
         (
-            "confusion",
-            confusion_size(len(found.classes)),
-            partial(draw_confusion, counts=counts, classes=found.classes),
+            "Confusion",
+            charts.confusion_size(len(found.classes)),
+            partial(charts.draw_confusion, counts=counts, classes=found.classes),
             "counts, and fractions of the true class",
         ),
+        ("ROC", (4.4, 4.8), partial(charts.draw_roc, classes=found.classes, **predictions), "ROC of each class"),
         (
-            "roc",
-            (4.4, 4.8),
-            partial(draw_roc, probabilities=found.probabilities, labels=found.labels, classes=found.classes),
-            "ROC of each class",
-        ),
-        (
-            "reliability",
+            "",
             (4.4, 4.6),
-            partial(draw_reliability, probabilities=found.probabilities, labels=found.labels, bins=BINS),
+            partial(charts.draw_reliability, bins=BINS, **predictions),
             "how often it is right at each confidence; numbers are samples",
         ),
-    ):
-        figure, (axis,) = new_figure(*size)
-        draw(axis)
-        title = "ROC" if name == "roc" else name.capitalize()
-        axis.set_title(": ".join(filter(None, (title, axis.get_title("left")))))
-        caption = f"{run.method}: {len(found.labels)} test {level}, {text}."
-        drawn.append(sink.chart(figure, caption, f"{file_name(run.method)}-{name}-{level}", run.method))
-    return drawn
+    )
+    return [
+        sink.draw(
+            draw,
+            size,
+            heading,
+            f"{run.method}: {len(found.labels)} test {level}, {text}.",
+            f"{file_name(run.method)}-{heading.lower() or 'reliability'}-{level}",
+            run.method,
+        )
+        for heading, size, draw, text in drawn
+    ]
 
 
 # Pictures of slices.
@@ -432,10 +415,10 @@ def _chosen_blocks(reopener: Reopener, run: ReportRun) -> list[Block]:
 def _study_lead(study: ClassifierStudy, runs: int) -> str:
     different = {found.classes for found in study.predictions.values()}
     of_classes = f" of {', '.join(*different)}" if len(different) == 1 else ""
-    seeds = len(study.work.study.seeds)
+    seeds = plural(len(study.work.study.seeds), "seed")
     return (
-        f"A comparison of {len(study.work.entries)} slice classifiers{of_classes} over {seeds} "
-        f"seed{'s' if seeds != 1 else ''}, {runs} runs; metrics are of test patients, by patient and by slice."
+        f"A comparison of {len(study.work.entries)} slice classifiers{of_classes} over {seeds}, "
+        f"{runs} runs; metrics are of test patients, by patient and by slice."
     )
 
 
@@ -454,8 +437,7 @@ def _entry_rows(study: ClassifierStudy, frame: pd.DataFrame, roles: Mapping[str,
 
 
 def _seeds(row: Values, name: str) -> str:
-    count = int(row["n_seeds"])
-    return f"{count} seed{'s' if count != 1 else ''}"
+    return plural(int(row["n_seeds"]), "seed")
 
 
 def _reading_help(shown: Sequence[Table]) -> Details:
@@ -471,12 +453,12 @@ def _labels_section(study: ClassifierStudy, roles: Mapping[str, str], sink: Figu
         return Section("labels", "", [])
     name, titles = NAMES[study.metric], study.work.titles
     shown = {titles[label]: roles[label] for label in study.active}
-    figure, (axis,) = new_figure(5.4, float(np.clip(0.2 * len(shown) + 1.6, 3.6, 8.0)))
-    axis.set(xlabel="labels", ylabel=name)
-    axis.set_title(f"{name} on the test part")
-    draw_bands(axis, label_bands(study.curves, study.metric, titles), shown)
+    draw = partial(charts.draw_bands, curves=label_bands(study.curves, study.metric, titles), roles=shown)
+    size = (5.4, float(np.clip(0.2 * len(shown) + 1.6, 3.6, 8.0)))
     caption = f"{name} on the test part against labels: mean over seeds, bands of one standard error."
-    blocks: list[Block] = [Charts([sink.chart(figure, caption, "label-curves", name)], large=True)]
+    heading = f"{name} on the test part"
+    chart = sink.draw(draw, size, heading, caption, "label-curves", name, xlabel="labels", ylabel=name)
+    blocks: list[Block] = [Charts([chart], large=True)]
     if "other" in shown.values():
         blocks.append(Note("Entries in grey have their intervals in the table.", "quiet"))
     table = _labels_table(study, roles)
@@ -486,32 +468,19 @@ def _labels_section(study: ClassifierStudy, roles: Mapping[str, str], sink: Figu
 def _labels_table(study: ClassifierStudy, roles: Mapping[str, str]) -> Table:
     """What the labels of each entry with a curve were worth."""
     base = study.work.titles[study.baseline]
-    columns = [
+    columns = explained(
+        {
+            "labels": "Labels spent in all.",
+            "area": "Area under the curve over the labels: the mean metric on the way, with its 95 % interval.",
+            "labels_needed": f"Labels for the metric with which {base} ends; a dash where it is not reached.",
+            "labels_saved": f"Fraction of the labels that {base} needs for it, with its 95 % interval over seeds.",
+        },
         text_column("title", "entry"),
-        Column("labels", "labels", "Labels spent in all.", whole),
-        Column(
-            "area",
-            "area",
-            "Area under the curve over the labels: the mean metric on the way, with its 95 % interval.",
-            small=(interval,),
-            best="max",
-        ),
-        Column(
-            "labels_needed",
-            "labels needed",
-            f"Labels for the metric with which {base} ends; a dash where it is not reached.",
-            whole,
-            best="min",
-        ),
-        Column(
-            "labels_saved",
-            "labels saved",
-            f"Fraction of the labels that {base} needs for it, with its 95 % interval over seeds.",
-            percent,
-            (_between_saved,),
-            best="max",
-        ),
-    ]
+        Column("labels", "labels", write=whole),
+        Column("area", "area", small=(interval,), best="max"),
+        Column("labels_needed", "labels needed", write=whole, best="min"),
+        Column("labels_saved", "labels saved", write=percent, small=(_between_saved,), best="max"),
+    )
     rows = _entry_rows(study, study.summary[study.summary["entry"].isin(study.active)], roles)
     return Table(f"What labels were worth, {NAMES[study.metric]} on the test part", rows, columns)
 
@@ -535,12 +504,11 @@ def _study_metrics_section(study: ClassifierStudy, roles: Mapping[str, str], sin
         if len(found):
             frame = _entry_rows(study, found, roles)
             values = frame[["title", metric, f"{metric}_low", f"{metric}_high", "role"]]
-            figure, (axis,) = new_figure(5.0, 1.1 + 0.36 * len(frame))
-            draw_intervals(axis, list(values.itertuples(index=False, name=None)))
-            axis.set_xlabel(f"{name} by {level}, test part")
-            axis.set_title("With all labels spent")
+            draw = partial(charts.draw_intervals, rows=list(values.itertuples(index=False, name=None)))
             caption = f"{name} on the test part by {level}, 95 % intervals over patients and seeds."
-            drawn.append(sink.chart(figure, caption, "metrics" if level == "slice" else "metrics-patients", name))
+            size, xlabel = (5.0, 1.1 + 0.36 * len(frame)), f"{name} by {level}, test part"
+            file = "metrics" if level == "slice" else "metrics-patients"
+            drawn.append(sink.draw(draw, size, "With all labels spent", caption, file, name, xlabel=xlabel))
     tables = [_entries_table(study, level, _entry_rows(study, found, roles)) for level, found in levels if len(found)]
     if len(study.pairwise):
         tables.append(_pairs_table(study, roles))
@@ -562,28 +530,21 @@ def _entries_table(study: ClassifierStudy, level: str, frame: pd.DataFrame) -> T
 
 def _pairs_table(study: ClassifierStudy, roles: Mapping[str, str]) -> Table:
     """Each entry against the baseline."""
-    columns = [
+    columns = explained(
+        {
+            "n_patients": "Test patients that both have.",
+            "difference": "Mean difference of the patients' accuracies, entry minus baseline.",
+            "p": "Wilcoxon's signed-rank test over patients, each the mean of its seeds.",
+            "p_holm": "The same, corrected for all comparisons of the table.",
+            "rank_biserial": "Matched-pairs rank-biserial correlation, -1 to 1.",
+        },
         text_column("title", "entry"),
-        Column("n_patients", "patients", "Test patients that both have.", whole),
-        Column(
-            "difference",
-            "difference",
-            "Mean difference of the patients' accuracies, entry minus baseline.",
-            signed,
-            best="max",
-        ),
-        Column("p", "p", "Wilcoxon's signed-rank test over patients, each the mean of its seeds.", p_value),
-        Column(
-            "p_holm", "p (Holm)", "The same, corrected for all comparisons of the table.", p_value, marked=significant
-        ),
-        Column(
-            "rank_biserial",
-            "effect",
-            "Matched-pairs rank-biserial correlation, -1 to 1.",
-            partial(number, digits=2, sign=True),
-            best="max",
-        ),
-    ]
+        Column("n_patients", "patients", write=whole),
+        Column("difference", "difference", write=signed, best="max"),
+        Column("p", "p", write=p_value),
+        Column("p_holm", "p (Holm)", write=p_value, marked=significant),
+        Column("rank_biserial", "effect", write=partial(number, digits=2, sign=True), best="max"),
+    )
     caption = f"Accuracy by patient, against {study.work.titles[study.baseline]}"
     return Table(caption, _entry_rows(study, study.pairwise, roles), columns)
 
@@ -615,11 +576,10 @@ def _classes_section(inputs: ClassifierInputs, study: ClassifierStudy, sink: Fig
         counts = np.sum(
             [confusion_counts(predicted_classes(part.probabilities), part.labels, len(names)) for part in found], axis=0
         )
-        figure, (axis,) = new_figure(*confusion_size(len(names)))
-        draw_confusion(axis, counts, names)
-        axis.set_title(wrapped(title, 30))
+        draw = partial(charts.draw_confusion, counts=counts, classes=names)
         caption = f"{title}: test slices of all seeds, and the fraction of their true class."
-        drawn.append(sink.chart(figure, caption, f"confusion-{label}", title))
+        size, heading = charts.confusion_size(len(names)), charts.wrapped(title, 30)
+        drawn.append(sink.draw(draw, size, heading, caption, f"confusion-{label}", title))
         tested = [tested for run in inputs.runs if run.method == title and (tested := evaluation_of(run, TEST))]
         cells = {"title": title}
         for name in dict.fromkeys(name for part in tested for name in part.predictions.classes):
@@ -652,14 +612,19 @@ def _chosen_section(
     ).fillna(0.0)
     if chosen.empty:
         return Section("chosen", "", [])
-    figure, (axis,) = new_figure(5.0, 1.4 + 0.36 * chosen.shape[1])
-    draw_fractions(axis, range(chosen.shape[1]), chosen.to_numpy().T, list(chosen.index), sizes=0.72, horizontal=True)
-    name_rows(axis, list(chosen.columns))
-    axis.set_xlabel("fraction of what was chosen")
-    axis.set_title("Classes of the labelled slices")
-    legend_below(axis, min(len(chosen.index), 3))
+    draw = partial(
+        charts.draw_fractions,
+        places=range(chosen.shape[1]),
+        fractions=chosen.to_numpy().T,
+        classes=list(chosen.index),
+        sizes=0.72,
+        names=list(chosen.columns),
+    )
+    heading, xlabel = "Classes of the labelled slices", "fraction of what was chosen"
     caption = "Class fractions of what was chosen over all rounds, mean over seeds."
-    blocks: list[Block] = [Charts([sink.chart(figure, caption, "class-fractions", "Class fractions")])]
+    size, file = (5.0, 1.4 + 0.36 * chosen.shape[1]), "class-fractions"
+    chart = sink.draw(draw, size, heading, caption, file, "Class fractions", xlabel=xlabel)
+    blocks: list[Block] = [Charts([chart])]
     for first in (ones[0] for ones in runs.values() if pictures):
         inside = _chosen_blocks(reopener, first)
         if inside:
@@ -694,15 +659,8 @@ def _study_findings(study: ClassifierStudy) -> list[str]:
     best = study.entries[0]
     tests = study.pairwise[study.pairwise["entry"] == best] if len(study.pairwise) else study.pairwise
     if len(tests):
-        test = tests.iloc[0]
-        verdict = "is not shown to differ"
-        if test["p_holm"] < LEVEL:
-            word = "higher" if test["difference"] > 0 else "lower"
-            verdict = f"is {word} by {number(abs(test['difference']))}"
-        verdict += f" ({p_equals(test['p_holm'])}, Holm)"
-        if math.isnan(test["p_holm"]):
-            verdict = "was not tested (too few patients)"
-        told.append(f"Against {titles[study.baseline]}, the accuracy of {titles[best]} by patient {verdict}.")
+        told_by_test = verdict(tests.iloc[0], "difference", "is higher", "is lower")
+        told.append(f"Against {titles[study.baseline]}, the accuracy of {titles[best]} by patient {told_by_test}.")
     return [" ".join(told), *_saving(study)]
 
 

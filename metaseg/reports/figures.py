@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metaseg.files import replacing
-from metaseg.pictures.charts import COLOURS, LIGHT
+from metaseg.pictures.charts import COLOURS, LIGHT, draw_curves, new_figure
 from metaseg.reports.blocks import Chart
+from metaseg.runs.logs import Curve
 from metaseg.runs.manifest import SYNTHETIC
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -40,6 +44,40 @@ class FigureSink:
         if name:
             self.save(figure, name, title)
         return chart
+
+    def draw(
+        self,
+        draw: Callable[[Axes], None],
+        size: tuple[float, float],
+        heading: str,
+        caption: str,
+        name: str = "",
+        title: str = "",
+        **labels: str,
+    ) -> Chart:
+        """Draw one axis as a chart of the page.
+
+        Args:
+            draw: Draws on the axis.
+            size: Width and height in inches.
+            heading: Above the axis; empty leaves that to ``draw``.
+            caption: As for :meth:`chart`.
+            name: As for :meth:`chart`.
+            title: As for :meth:`chart`.
+            **labels: ``xlabel`` and ``ylabel``.
+        """
+        figure, (axis,) = new_figure(*size)
+        axis.set(**labels)
+        draw(axis)
+        if heading:
+            axis.set_title(heading)
+        return self.chart(figure, caption, name, title)
+
+    def training(self, run: str, heading: str, curves: Mapping[str, Curve], ylabel: str, name: str) -> Chart:
+        """Curves of one training over its steps, such as its loss or its validation Dice."""
+        caption, draw = f"{run}: {heading.lower()} over the steps.", partial(draw_curves, curves=curves)
+        file = f"{file_name(run)}-{name}"
+        return self.draw(draw, (5.2, 3.2), heading, caption, file, run, xlabel="step", ylabel=ylabel)
 
     def save(self, figure: Figure, name: str, title: str) -> None:
         """Write a figure as PNG (200 dots an inch) and PDF, on white."""

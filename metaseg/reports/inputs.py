@@ -5,52 +5,28 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from metaseg import files
 from metaseg.adapt.setup import AdaptationSetup, prepare_setup
-from metaseg.config.segmentation import AdaptOptions, MetatuneConfig, NaivetuneConfig, TuneConfig
+from metaseg.config.options import DataOptions, PreparationOptions
+from metaseg.config.segmentation import AdaptOptions
 from metaseg.errors import MetasegError, RunError, UsageError
 from metaseg.files import FileKind, check_shape
 from metaseg.runs.folder import RunFolder, is_run, run_status, settings_file
 from metaseg.runs.logs import read_selection
 from metaseg.runs.manifest import read_manifest
 from metaseg.runs.networks import PatientRow, read_patients
+from metaseg.verbs import ADAPTATION, family_of, verbs_of
 
 T = TypeVar("T")
 
-CONFIGS: dict[str, type[AdaptOptions]] = {
-    "metatune": MetatuneConfig,
-    "naivetune": NaivetuneConfig,
-    "tune": TuneConfig,
-}
-
 STUDY_NAME = "study.yaml"
-DECIDING = (
-    "from_run",
-    "data",
-    "format",
-    "label_scheme",
-    "labels",
-    "modalities",
-    "classes",
-    "split",
-    "image_size",
-    "source",
-    "source_classes",
-    "train_part",
-    "test_part",
-    "shots",
-    "slices",
-    "watch_cases",
-    "seed",
-    "phantom_cases",
-    "cache",
-)
-"""Settings that decide which cases and slices an adaptation sees: runs that share them share what is opened."""
+DECIDING = ("from_run", "source", "source_classes", "train_part", "test_part", "shots", "slices", "watch_cases", "seed")
+"""What decides, beside the settings of data, which cases and slices an adaptation sees."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +60,12 @@ class ReportRun:
     @property
     def tuned(self) -> bool:
         """Whether it is an adaptation."""
-        return self.verb in CONFIGS
+        return self.verb in verbs_of(ADAPTATION)
 
     @property
     def family(self) -> str:
         """``plain`` or ``meta``; empty where it is no adaptation."""
-        return {"naivetune": "plain", "tune": "plain", "metatune": "meta"}.get(self.verb, "")
+        return family_of(self.verb)
 
 
 @dataclass(frozen=True)
@@ -179,7 +155,7 @@ def read_run(path: Path, method: str) -> ReportRun:
     run = RunFolder.open(path)
     settings = read_yaml(settings_file(path))
     patients = read_patients(path)
-    tuned = run.verb in CONFIGS
+    tuned = run.verb in verbs_of(ADAPTATION)
     return ReportRun(
         path=path,
         verb=run.verb,
@@ -273,7 +249,8 @@ class Reopener:
         """
         config = _config(run)
         rehearsed = any(row["task"] == "source" for row in read_selection(run.path))
-        key = repr((rehearsed, [asdict(config)[name] for name in DECIDING]))
+        data = [field.name for options in (DataOptions, PreparationOptions) for field in fields(options)]
+        key = repr((rehearsed, [getattr(config, name) for name in (*data, *DECIDING)]))
         setup = self.once(key, partial(prepare_setup, config, rehearsed))
         for domain, store in (("target", setup.target), ("source", setup.source)):
             if sorted(row.case for row in run.patients.get(domain, ())) != sorted(case.id for case in store):
@@ -286,7 +263,7 @@ class Reopener:
 
 
 def _config(run: ReportRun) -> AdaptOptions:
-    config = RunFolder.open(run.path).config(CONFIGS[run.verb])
+    config: Any = RunFolder.open(run.path).config(verbs_of(ADAPTATION)[run.verb].config)
     parent = config.from_run or run.manifest.get("parent")
     if not parent:
         raise RunError("the run does not say which network it began from", where=run.path)

@@ -9,6 +9,7 @@ from functools import partial
 import pandas as pd
 
 from metaseg.cases.labels import LabelSpace
+from metaseg.pictures.charts import draw_curves
 from metaseg.pictures.overlay import class_colours
 from metaseg.reports import charts
 from metaseg.reports.analysis import Analysis, Comparison, Group, SegmentationInputs, analyse
@@ -18,20 +19,21 @@ from metaseg.reports.inputs import Reopener, ReportRun
 from metaseg.reports.overlays import Choices, Overlays, make_choices, make_overlays
 from metaseg.reports.provenance import NOT_BESIDE
 from metaseg.reports.tables import (
-    LEVEL,
     Column,
     Table,
     Values,
     below,
     columns_table,
     deviation,
+    explained,
     interval,
     number,
-    p_equals,
     p_value,
+    plural,
     signed,
     significant,
     text_column,
+    verdict,
     whole,
     with_interval,
 )
@@ -104,11 +106,10 @@ def _lead(inputs: SegmentationInputs, analysis: Analysis | None) -> str:
             "forgotten."
         )
     shots = ", ".join(str(shots) for shots in sorted({group.shots for group in groups}))
-    seeds = len(set(inputs.table["seed"]))
+    seeds = plural(len(set(inputs.table["seed"])), "seed")
     return (
         f"A comparison of {methods} ways to adapt a brain-tumour segmentation network to {targets} from few "
-        f"labelled patients ({shots}), without forgetting its source disease; {seeds} "
-        f"seed{'s' if seeds != 1 else ''}, {len(inputs.runs)} runs."
+        f"labelled patients ({shots}), without forgetting its source disease; {seeds}, {len(inputs.runs)} runs."
     )
 
 
@@ -212,7 +213,11 @@ def _choices_section(choices: Sequence[Choices], sink: FigureSink) -> Section:
         drawn = []
         if len(made.tasks):
             caption = f"{run.method}: slices of the visited case on both sides of the threshold."
-            drawn.append(sink.chart(charts.tasks_figure(made.tasks), caption))
+            roles = {"learned": "learned", "unlearned": "unlearned"}
+            curves = {name: (made.tasks["step"].tolist(), made.tasks[name].tolist()) for name in roles}
+            draw = partial(draw_curves, curves=curves, roles=roles)
+            labels = {"xlabel": charts.WORK, "ylabel": "slices of the visited case"}
+            drawn.append(sink.draw(draw, (5.2, 3.0), "Learned and unlearned slices", caption, **labels))
         if made.chosen["dice"].notna().any():
             caption = f"{run.method}: Dice of every chosen slice when it was chosen."
             drawn.append(sink.chart(charts.choices_figure(made.chosen), caption))
@@ -247,8 +252,7 @@ def _training_section(runs: Sequence[ReportRun], sink: FigureSink) -> Section:
         for ylabel, word, title in (("loss", "loss", "Training loss"), ("Dice", "dice", "Validation Dice")):
             chosen = {name.split("/", 1)[-1]: curve for name, curve in sorted(curves.items()) if word in name.lower()}
             if chosen:
-                caption, name = f"{run.method}: {title.lower()}.", f"{file_name(run.method)}-{word}"
-                drawn.append(sink.chart(charts.training_figure(chosen, ylabel, title), caption, name, run.method))
+                drawn.append(sink.training(run.method, title, chosen, ylabel, word))
         best = RunFolder.open(run.path).state.metrics
         facts = [(name.removeprefix("dice/val/"), number(value)) for name, value in best.items() if value is not None]
         blocks += [Heading(run.method), Charts(drawn)] if drawn else [Note(f"{run.method} has no metrics yet.")]
@@ -263,69 +267,6 @@ def _slug(group: Group) -> str:
 
 # Tables.
 
-_WITHIN = (interval,)
-_SPREAD = (interval, deviation)
-_TARGET_AFTER = Column(
-    "target_after",
-    "target after",
-    "The same at the end; below it the 95 % interval and the SD over patients.",
-    small=_SPREAD,
-    best="max",
-)
-_SOURCE_AFTER = Column("source_after", "source after", "The same at the end.", small=_SPREAD, best="max")
-_FORGOTTEN = Column(
-    "forgetting",
-    "forgotten",
-    "Source Dice before minus after; positive means lost.",
-    signed,
-    small=_WITHIN,
-    best="min",
-)
-_BALANCED = Column(
-    "balanced_mean", "balanced mean", "Mean of target and source Dice at the end.", small=_WITHIN, best="max"
-)
-_WORK = (
-    Column(
-        "target_before",
-        "target before",
-        "Mean Dice on the target's patients before tuning; below it the SD over patients.",
-        small=(deviation,),
-    ),
-    _TARGET_AFTER,
-    Column("source_before", "source before", "Mean Dice on the source's patients before tuning.", small=(deviation,)),
-    _SOURCE_AFTER,
-    _FORGOTTEN,
-    Column(
-        "backward_transfer",
-        "backward transfer",
-        "Source Dice after minus before: the negative of what was forgotten.",
-        signed,
-        best="max",
-    ),
-    Column(
-        "forward_transfer",
-        "forward transfer",
-        "Target Dice before tuning minus that of a network trained from scratch.",
-        signed,
-        small=_WITHIN,
-    ),
-    _BALANCED,
-    Column(
-        "balanced_area",
-        "area",
-        "Area under the retention curves over the work, mean of target and source.",
-        small=_WITHIN,
-        best="max",
-    ),
-    Column(
-        "steps_to_90",
-        "steps to 90 %",
-        "Work at which a run reaches 90 % of its own final target Dice; a dash where the target fell.",
-        whole,
-        best="min",
-    ),
-)
-
 
 def _difference(row: Values, name: str) -> str:
     """The mean difference to the reference, below a p value."""
@@ -333,24 +274,36 @@ def _difference(row: Values, name: str) -> str:
     return "" if pd.isna(value) else signed(value)
 
 
-_TESTS = (
-    Column(
-        "target_after_p",
-        "p target",
-        "Paired Wilcoxon over patients against the reference, target Dice, Holm-corrected.",
-        p_value,
-        small=(_difference,),
-        marked=significant,
-    ),
-    Column(
-        "forgetting_p",
-        "p forgotten",
-        "The same for what was forgotten.",
-        p_value,
-        small=(_difference,),
-        marked=significant,
-    ),
+_COLUMNS = explained(
+    {
+        "target_before": "Mean Dice on the target's patients before tuning; below it the SD over patients.",
+        "target_after": "The same at the end; below it the 95 % interval and the SD over patients.",
+        "source_before": "Mean Dice on the source's patients before tuning.",
+        "source_after": "The same at the end.",
+        "forgetting": "Source Dice before minus after; positive means lost.",
+        "backward_transfer": "Source Dice after minus before: the negative of what was forgotten.",
+        "forward_transfer": "Target Dice before tuning minus that of a network trained from scratch.",
+        "balanced_mean": "Mean of target and source Dice at the end.",
+        "balanced_area": "Area under the retention curves over the work, mean of target and source.",
+        "steps_to_90": "Work at which a run reaches 90 % of its own final target Dice; a dash where the target fell.",
+        "target_after_p": "Paired Wilcoxon over patients against the reference, target Dice, Holm-corrected.",
+        "forgetting_p": "The same for what was forgotten.",
+    },
+    Column("target_before", "target before", small=(deviation,)),
+    Column("target_after", "target after", small=(interval, deviation), best="max"),
+    Column("source_before", "source before", small=(deviation,)),
+    Column("source_after", "source after", small=(interval, deviation), best="max"),
+    Column("forgetting", "forgotten", write=signed, small=(interval,), best="min"),
+    Column("backward_transfer", "backward transfer", write=signed, best="max"),
+    Column("forward_transfer", "forward transfer", write=signed, small=(interval,)),
+    Column("balanced_mean", "balanced mean", small=(interval,), best="max"),
+    Column("balanced_area", "area", small=(interval,), best="max"),
+    Column("steps_to_90", "steps to 90 %", write=whole, best="min"),
+    Column("target_after_p", "p target", write=p_value, small=(_difference,), marked=significant),
+    Column("forgetting_p", "p forgotten", write=p_value, small=(_difference,), marked=significant),
 )
+"""Columns at equal work, behind the method."""
+_AT_SECONDS = ("target_after", "source_after", "forgetting", "balanced_mean", "target_after_p", "forgetting_p")
 
 
 def _tables_section(analysis: Analysis, synthetic: bool) -> Section:
@@ -382,13 +335,12 @@ def _reading_help() -> Details:
         "them the mean difference to the reference. p values below 0.05 are underlined. A dash: cannot be computed "
         "from these runs."
     )
-    return Details("How to read these tables", [Note(text), columns_table((*_WORK, *_TESTS))])
+    return Details("How to read these tables", [Note(text), columns_table(_COLUMNS)])
 
 
 def _method_column(analysis: Analysis) -> Column:
     def family_and_seeds(row: Values, name: str) -> str:
-        seeds = int(row["n_seeds"])
-        return f"{analysis.families.get(row[name], '')}, {seeds} seed{'s' if seeds != 1 else ''}"
+        return f"{analysis.families.get(row[name], '')}, {plural(int(row['n_seeds']), 'seed')}"
 
     return text_column("method", "method", (family_and_seeds,))
 
@@ -406,11 +358,12 @@ def _method_rows(analysis: Analysis, compared: Comparison, group: Group) -> pd.D
 
 def _work_table(analysis: Analysis, group: Group) -> Table:
     """All methods of a group at equal work, the best balanced mean first."""
-    tests = () if analysis.work.tests.empty else _TESTS
-    caption = f"{group.title}: Dice {analysis.region}"
-    if tests:
+    columns, caption = _COLUMNS, f"{group.title}: Dice {analysis.region}"
+    if analysis.work.tests.empty:
+        columns = [column for column in columns if not column.name.endswith("_p")]
+    else:
         caption += f" at equal work, sorted by balanced mean; p against {analysis.roles.reference}"
-    return Table(caption, _method_rows(analysis, analysis.work, group), [_method_column(analysis), *_WORK, *tests])
+    return Table(caption, _method_rows(analysis, analysis.work, group), [_method_column(analysis), *columns])
 
 
 def _seconds_table(analysis: Analysis, group: Group) -> Table | None:
@@ -426,11 +379,7 @@ def _seconds_table(analysis: Analysis, group: Group) -> Table | None:
             "runs", "runs that got there", "Runs that computed as long; the others count with their last mark.", str
         ),
         Column("spent", "work done", "Slice gradient evaluations by then.", whole),
-        _TARGET_AFTER,
-        _SOURCE_AFTER,
-        _FORGOTTEN,
-        _BALANCED,
-        *_TESTS,
+        *(column for column in _COLUMNS if column.name in _AT_SECONDS),
     ]
     seconds = cut.loc[cut["reached"].astype(bool), "seconds"].max()
     caption = (
@@ -452,13 +401,15 @@ def _both_axes_table(analysis: Analysis, group: Group) -> Table | None:
     test = partial(Column, write=p_value, marked=significant)
     columns = [
         text_column("method", "method"),
-        Column("gain", "target gain", f"Final target Dice minus that of {reference}.", signed, _WITHIN, "max"),
+        Column("gain", "target gain", f"Final target Dice minus that of {reference}.", signed, (interval,), "max"),
         test("gain_p", "p", "Paired Wilcoxon over patients, not corrected."),
         Column("forgotten", "forgotten", write=signed, best="min"),
-        Column("spared", "spared", f"What {reference} forgot minus what the method forgot.", signed, _WITHIN, "max"),
+        Column(
+            "spared", "spared", f"What {reference} forgot minus what the method forgot.", signed, (interval,), "max"
+        ),
         test("spared_p", "p"),
         Column("half", f"half of {reference}'s"),
-        Column("excess", "excess", "Forgotten minus that half; negative keeps within it.", signed, _WITHIN, "min"),
+        Column("excess", "excess", "Forgotten minus that half; negative keeps within it.", signed, (interval,), "min"),
         test("excess_p", "p"),
         Column(
             "both",
@@ -576,25 +527,14 @@ def _against_reference(analysis: Analysis, group: Group, method: str) -> str:
     if method == reference:
         return ""
     told = [
-        _verdict(analysis.work.test(group, method, metric), more, less, what)
+        f"{what} {verdict(test, 'mean_difference', more, less)}"
         for metric, more, less, what in (
             ("target_after", "is higher", "is lower", "its target Dice"),
             ("forgetting", "is greater", "is smaller", "its forgetting"),
         )
+        if (test := analysis.work.test(group, method, metric)) is not None
     ]
-    return f"Against {reference}: {'; '.join(text for text in told if text)}. " if any(told) else ""
-
-
-def _verdict(test: pd.Series | None, more: str, less: str, what: str) -> str:
-    if test is None:
-        return ""
-    if math.isnan(test["p_holm"]):
-        return f"{what} was not tested (too few patients)"
-    p = p_equals(test["p_holm"])
-    if test["p_holm"] >= LEVEL:
-        return f"{what} is not shown to differ ({p}, Holm)"
-    difference = number(abs(test["mean_difference"]))
-    return f"{what} {more if test['mean_difference'] > 0 else less} by {difference} ({p}, Holm)"
+    return f"Against {reference}: {'; '.join(told)}. " if told else ""
 
 
 def _least_forgetting(analysis: Analysis, group: Group, rows: pd.DataFrame) -> str:
@@ -608,8 +548,9 @@ def _least_forgetting(analysis: Analysis, group: Group, rows: pd.DataFrame) -> s
         text += f" ({reference}: {with_interval(known.loc[reference], 'forgetting')})"
         if least != rows.index[0]:
             test = analysis.work.test(group, least, "forgetting")
-            verdict = _verdict(test, "is greater", "is smaller", f"against {reference} its forgetting")
-            text += f"; {verdict}" if verdict else ""
+            if test is not None:
+                told = verdict(test, "mean_difference", "is greater", "is smaller")
+                text += f"; against {reference} its forgetting {told}"
     return text + ". "
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -45,11 +45,6 @@ def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def p_equals(value: float) -> str:
-    """``p = 0.012`` or ``p < 0.001``."""
-    return f"p {p_value(value)}" if value < 0.001 else f"p = {p_value(value)}"
-
-
 def interval(row: Values | pd.Series, name: str) -> str:
     """The 95 % interval of a value, from the columns ``NAME_low`` and ``NAME_high``; empty where it has none."""
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
@@ -71,6 +66,29 @@ def deviation(row: Values, name: str) -> str:
 def below(row: Values, name: str) -> str:
     """The text of the column ``NAME_below``."""
     return str(row.get(f"{name}_below", ""))
+
+
+def verdict(test: Values | pd.Series, difference: str, more: str, less: str) -> str:
+    """What a paired test against a reference says, without claiming a difference that it does not carry.
+
+    Args:
+        test: With ``p_holm``, the p value corrected after Holm.
+        difference: Name of the mean difference in ``test``.
+        more: What a positive difference is called, such as ``is higher``.
+        less: What a negative one is called.
+    """
+    p = test["p_holm"]
+    if pd.isna(p):
+        return "was not tested (too few patients)"
+    text = f"(p {p_value(p)}, Holm)" if p < 0.001 else f"(p = {p_value(p)}, Holm)"
+    if p >= LEVEL:
+        return f"is not shown to differ {text}"
+    return f"{more if test[difference] > 0 else less} by {number(abs(test[difference]))} {text}"
+
+
+def plural(count: int, name: str) -> str:
+    """``1 seed``, ``2 seeds``."""
+    return f"{count} {name}{'s' if count != 1 else ''}"
 
 
 def significant(row: Values, name: str) -> bool:
@@ -114,6 +132,11 @@ class Column:
 def text_column(name: str, title: str, small: Sequence[Callable[[Values, str], str]] = ()) -> Column:
     """A column of words, such as the names of the rows."""
     return Column(name, title, write=str, small=small, number=False)
+
+
+def explained(meanings: Mapping[str, str], *columns: Column) -> list[Column]:
+    """Columns with their hints, by the names of the columns."""
+    return [replace(column, hint=meanings.get(column.name, "")) for column in columns]
 
 
 @dataclass(frozen=True)
