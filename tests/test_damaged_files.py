@@ -27,7 +27,7 @@ from metaseg.models import ModelCard, build_segmenter, resolve_options, save_che
 from metaseg.models.card import read_card
 from metaseg.models.checkpoint import load_checkpoint
 from metaseg.models.weights import read_tensors
-from metaseg.reports.inputs import read_yaml
+from metaseg.reports.inputs import read_settings
 from metaseg.runs.folder import RunFolder, list_runs
 from metaseg.runs.logs import read_curves, read_selection
 from metaseg.runs.manifest import Manifest, read_manifest
@@ -69,7 +69,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "net.pth": lambda run: read_tensors(run / "net.pth"),
     "last.state.pt": lambda run: load_training_state(run / "last.state.pt"),
     "config.yaml": lambda run: load_config(PretrainConfig, run / "config.yaml"),
-    "config.yaml, reported": lambda run: read_yaml(run / "config.yaml"),
+    "config.yaml, reported": lambda run: read_settings(run / "config.yaml"),
     "metrics.csv": read_curves,
     "marks.csv": read_marks,
     "timing.csv": read_timing,

@@ -21,7 +21,7 @@ from metaseg.reports.inputs import (
     inputs_name,
     read_run,
     read_runs,
-    read_yaml,
+    read_settings,
     refuse_runs_without_metrics,
     unfinished,
 )
@@ -77,7 +77,7 @@ def _read_study(folder: Path) -> SegmentationInputs:
             expected="results.csv, which 'metaseg compare' writes as cells end",
             remedy="let the study run on, and report it then",
         )
-    settings = read_yaml(folder / STUDY_NAME)
+    settings = read_settings(folder / STUDY_NAME)
     runs = []
     for path in sorted((folder / "cells").glob("*/*/shots-*/seed-*")):
         if is_run(path):

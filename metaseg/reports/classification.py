@@ -29,6 +29,7 @@ from metaseg.reports.blocks import (
     Block,
     Chart,
     Charts,
+    Column,
     Content,
     Details,
     Facts,
@@ -37,6 +38,23 @@ from metaseg.reports.blocks import (
     Panel,
     Pictures,
     Section,
+    Table,
+    Values,
+    below,
+    columns_table,
+    deviation,
+    explained,
+    interval,
+    number,
+    p_value,
+    plural,
+    signed,
+    significant,
+    text_column,
+    verdict,
+    whole,
+    whole_percent,
+    with_interval,
 )
 from metaseg.reports.classification_inputs import (
     EVALUATION,
@@ -51,26 +69,6 @@ from metaseg.reports.figures import FigureSink, file_name
 from metaseg.reports.inputs import Reopener, ReportRun
 from metaseg.reports.overlays import SlicePainter, data_address
 from metaseg.reports.provenance import NOT_BESIDE
-from metaseg.reports.tables import (
-    Column,
-    Table,
-    Values,
-    below,
-    columns_table,
-    deviation,
-    explained,
-    interval,
-    number,
-    p_value,
-    percent,
-    plural,
-    signed,
-    significant,
-    text_column,
-    verdict,
-    whole,
-    with_interval,
-)
 from metaseg.runs.logs import read_curves
 from metaseg.studies.classifiers.tables import NAMES, NOTE, Predictions, beside_paper, label_bands, papers
 
@@ -479,7 +477,7 @@ def _labels_table(study: ClassifierStudy, roles: Mapping[str, str]) -> Table:
         Column("labels", "labels", write=whole),
         Column("area", "area", small=(interval,), best="max"),
         Column("labels_needed", "labels needed", write=whole, best="min"),
-        Column("labels_saved", "labels saved", write=percent, small=(_between_saved,), best="max"),
+        Column("labels_saved", "labels saved", write=whole_percent, small=(_between_saved,), best="max"),
     )
     rows = _entry_rows(study, study.summary[study.summary["entry"].isin(study.active)], roles)
     return Table(f"What labels were worth, {NAMES[study.metric]} on the test part", rows, columns)
@@ -492,7 +490,7 @@ def _between_saved(row: Values, name: str) -> str:
         return ""
     if all(map(math.isinf, ends)):
         return "not reached"
-    return " to ".join("not reached" if math.isinf(end) else percent(end) for end in ends)
+    return " to ".join("not reached" if math.isinf(end) else whole_percent(end) for end in ends)
 
 
 def _study_metrics_section(study: ClassifierStudy, roles: Mapping[str, str], sink: FigureSink) -> Section:
@@ -672,7 +670,7 @@ def _saving(study: ClassifierStudy) -> Sequence[str]:
     low, high = best["labels_saved_low"], best["labels_saved_high"]
     saved = (
         f"{titles[best['entry']]} reaches the metric with which {base} ends with "
-        f"{percent(1 - best['labels_saved'])} of the labels that {base} needs for it"
+        f"{whole_percent(1 - best['labels_saved'])} of the labels that {base} needs for it"
     )
     if math.isnan(low) or low <= 0 or not math.isfinite(high):
         return [saved + "; over seeds it is not shown that any are saved."]

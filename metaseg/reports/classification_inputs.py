@@ -26,7 +26,7 @@ from metaseg.reports.inputs import (
     is_study,
     read_run,
     read_runs,
-    read_yaml,
+    read_settings,
     refuse_runs_without_metrics,
     unfinished,
 )
@@ -141,7 +141,7 @@ def is_classification(path: Path) -> bool:
     """Whether a folder is a study or a run of ``metaseg classify``; whatever else it may be is for others to say."""
     try:
         if is_study(path):
-            return str(read_yaml(path / STUDY_NAME).get("verb", "")).startswith("classify-")
+            return str(read_settings(path / STUDY_NAME).get("verb", "")).startswith("classify-")
         return is_run(path) and RunFolder.open(path).verb.startswith("classify-")
     except MetasegError:
         return False
@@ -165,7 +165,7 @@ def read_classification(paths: Sequence[Path], region: str | None = None) -> Cla
 
 
 def _read_study(folder: Path) -> ClassifierInputs:
-    settings = read_yaml(folder / STUDY_NAME)
+    settings = read_settings(folder / STUDY_NAME)
     if settings.get("verb") != COMPARE:
         raise UsageError(
             f"this is a study of 'metaseg {str(settings.get('verb')).replace('-', ' ', 1)}'",

@@ -10,12 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from metaseg import files
 from metaseg.adapt.setup import AdaptationSetup, prepare_setup
 from metaseg.config.options import DataOptions, PreparationOptions
 from metaseg.config.segmentation import AdaptOptions
 from metaseg.errors import MetasegError, RunError, UsageError
-from metaseg.files import FileKind, check_shape
+from metaseg.files import FileKind, check_shape, read_yaml
 from metaseg.runs.folder import RunFolder, is_run, run_status, settings_file
 from metaseg.runs.logs import read_selection
 from metaseg.runs.manifest import read_manifest
@@ -105,10 +104,10 @@ class _Settings:
     resamples: int | None = None
 
 
-def read_yaml(path: Path) -> Mapping[str, Any]:
+def read_settings(path: Path) -> Mapping[str, Any]:
     """Settings without their class, which another version may have changed."""
     kind = FileKind("the settings of a metaseg run or study")
-    content = files.read_yaml(path, kind)
+    content = read_yaml(path, kind)
     check_shape(content, _Settings, partial(kind.refuse, path=path))
     return dict(content)
 
@@ -153,7 +152,7 @@ def read_run(path: Path, method: str) -> ReportRun:
             remedy="'metaseg runs' lists the runs there are",
         )
     run = RunFolder.open(path)
-    settings = read_yaml(settings_file(path))
+    settings = read_settings(settings_file(path))
     patients = read_patients(path)
     tuned = run.verb in verbs_of(ADAPTATION)
     return ReportRun(

@@ -9,9 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from metaseg.reports.blocks import Block, Details, Facts, Section
+from metaseg.reports.blocks import Block, Column, Details, Facts, Section, Table, text_column
 from metaseg.reports.inputs import ReportInputs, ReportRun
-from metaseg.reports.tables import Column, Table, text_column
 
 PARTS: Sequence[Mapping[str, str]] = (
     {"train": "labels used", "target": "target, watched", "source": "source, watched", "val": "validation"},

@@ -13,13 +13,19 @@ from metaseg.pictures.charts import draw_curves
 from metaseg.pictures.overlay import class_colours
 from metaseg.reports import charts
 from metaseg.reports.analysis import Analysis, Comparison, Group, SegmentationInputs, analyse
-from metaseg.reports.blocks import Block, Chart, Charts, Content, Details, Facts, Heading, Key, Note, Pictures, Section
-from metaseg.reports.figures import FigureSink, file_name
-from metaseg.reports.inputs import Reopener, ReportRun
-from metaseg.reports.overlays import Choices, Overlays, make_choices, make_overlays
-from metaseg.reports.provenance import NOT_BESIDE
-from metaseg.reports.tables import (
+from metaseg.reports.blocks import (
+    Block,
+    Chart,
+    Charts,
     Column,
+    Content,
+    Details,
+    Facts,
+    Heading,
+    Key,
+    Note,
+    Pictures,
+    Section,
     Table,
     Values,
     below,
@@ -37,6 +43,10 @@ from metaseg.reports.tables import (
     whole,
     with_interval,
 )
+from metaseg.reports.figures import FigureSink, file_name
+from metaseg.reports.inputs import Reopener, ReportRun
+from metaseg.reports.overlays import Choices, Overlays, make_choices, make_overlays
+from metaseg.reports.provenance import NOT_BESIDE
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import read_curves
 from metaseg.studies.pairs import FRACTION

@@ -11,10 +11,10 @@ from scipy.optimize import isotonic_regression
 
 from metaseg.pictures.charts import LIGHT, chart_settings, spread
 from metaseg.reports.analysis import find_roles
+from metaseg.reports.blocks import interval, number, p_value
 from metaseg.reports.charts import MOST_PATIENTS, paired_figure, retention_figure, trajectory_figure
 from metaseg.reports.figures import css_variables, svg_of
 from metaseg.reports.inputs import ReportRun
-from metaseg.reports.tables import interval, number, p_value
 
 
 def run_of(label: str, verb: str, **settings: object) -> ReportRun:

@@ -145,8 +145,8 @@ def test_steps_are_not_told_where_the_target_fell(whole, tmp_path):
     results.loc[rises, "dice"] = 1.0
     write_table(results, study / "results")
     page = report(tmp_path, study, worst=0)
-    assert page.row("active")["steps to 90 %"] == "–"
-    assert page.row("naive")["steps to 90 %"] != "–"
+    assert page.row("active")["steps to 90\u00a0%"] == "–"
+    assert page.row("naive")["steps to 90\u00a0%"] != "–"
 
 
 def test_paper_stands_beside_ours(page):
