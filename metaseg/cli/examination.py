@@ -133,7 +133,7 @@ def _meta_step(device: torch.device) -> str:
     """A second-order meta-step of learn2learn on a tiny network."""
     import torch
 
-    from metaseg.adapt.engines import TaskBatch, build_engine
+    from metaseg.adapt.engines import InnerLoop, TaskBatch, build_engine
 
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(0)
@@ -141,7 +141,7 @@ def _meta_step(device: torch.device) -> str:
     images = torch.randn(1, 1, 8, 8, generator=generator).to(device)
     labels = torch.zeros(1, 8, 8, dtype=torch.long, device=device)
     task = TaskBatch(images, labels, images, labels)
-    build_engine("learn2learn").step(model, [task], torch.nn.functional.cross_entropy, inner_lr=0.1)
+    build_engine("learn2learn").step(model, [task], torch.nn.functional.cross_entropy, InnerLoop(0.1))
     if model.weight.grad is None or not bool(torch.isfinite(model.weight.grad).all()):
         raise RuntimeError("the meta-gradient is missing or not finite")
     return f"learn2learn works ({time.perf_counter() - started:.2f} s)"

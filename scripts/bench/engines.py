@@ -25,7 +25,7 @@ from lightning_fabric import Fabric
 from ratios import compare, parser, show, write_json
 from torch import nn
 
-from metaseg.adapt.engines import BatchedEngine, TaskBatch, build_engine
+from metaseg.adapt.engines import BatchedEngine, InnerLoop, TaskBatch, build_engine
 from metaseg.cases.labels import SUBREGIONS
 from metaseg.models.device import make_fabric
 from metaseg.models.segmenters import build_segmenter
@@ -82,7 +82,7 @@ def sides_of(
         if name == "summed loss":
             return lambda: summed_learn2learn(model, tasks, loss, first_order)
         engine = BatchedEngine(record=False) if name == "one pass" else build_engine(name)
-        return lambda: engine.step(model, tasks, loss, INNER_RATE, 1, first_order)
+        return lambda: engine.step(model, tasks, loss, InnerLoop(INNER_RATE, 1, first_order))
 
     return {"unit": clean(unit)} | {name: clean(step(name)) for name in names}
 

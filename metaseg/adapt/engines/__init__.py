@@ -4,6 +4,7 @@ from metaseg.adapt.engines import learn2learn as learn2learn  # enters its engin
 from metaseg.adapt.engines.base import (
     ENGINES,
     EngineChoice,
+    InnerLoop,
     MetaStepEngine,
     NormStatistics,
     StepResult,
@@ -12,7 +13,7 @@ from metaseg.adapt.engines.base import (
     slice_gradient_evaluations,
 )
 from metaseg.adapt.engines.batched import BatchedEngine
-from metaseg.adapt.engines.functional import FastWeights, FunctionalEngine, InnerLoop
+from metaseg.adapt.engines.functional import FastWeights, FunctionalEngine
 
 __all__ = [
     "ENGINES",

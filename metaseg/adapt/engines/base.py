@@ -7,9 +7,9 @@ gradient. Order, pairing, optimiser and schedule are not theirs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -40,6 +40,43 @@ class TaskBatch:
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All four, in the order above."""
         return self.support_images, self.support_labels, self.query_images, self.query_labels
+
+
+Rates = Mapping[str, Tensor | float]
+"""Inner rates by the name of the parameter: a number, or a tensor that broadcasts to the parameter's shape."""
+
+
+@dataclass(frozen=True, eq=False)
+class InnerLoop:
+    """How a task is adapted.
+
+    Attributes:
+        rates: α for all trainable parameters; or the inner rates of all steps alike, or a table for each of them. A
+            parameter that is missing in a table is not adapted, but still receives its outer gradient. Tensors that
+            require grad are given theirs. Rates may be results of other tensors: the gradient goes on to those.
+        steps: Inner steps, 1 or more.
+        first_order: Leave out the second derivative (Finn et al. 2017, section 5.2).
+        query_weights: Weight of the query loss after each inner step, ``(steps,)`` (the multi-step loss of Antoniou et
+            al. 2019); None weighs the last alone. A step of weight 0 has no query pass, but for the last.
+    """
+
+    rates: float | Rates | Sequence[Rates]
+    steps: int = 1
+    first_order: bool = False
+    query_weights: Sequence[float] | None = None
+
+    @property
+    def tables(self) -> Sequence[Rates]:
+        """The rates of each inner step, where they are given by name."""
+        if isinstance(self.rates, int | float):
+            return []
+        return [self.rates] * self.steps if isinstance(self.rates, Mapping) else self.rates
+
+    def weight_of(self, step: int) -> float:
+        """Weight of the query loss after an inner step, counted from 0."""
+        if self.query_weights is None:
+            return float(step == self.steps - 1)
+        return float(self.query_weights[step])
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,18 +112,11 @@ class EngineChoice:
 class MetaStepEngine(Protocol):
     """Computes the outer gradient of a meta-step."""
 
-    def step(
-        self,
-        model: nn.Module,
-        tasks: Sequence[TaskBatch],
-        loss: Loss,
-        inner_lr: float,
-        inner_steps: int = 1,
-        first_order: bool = False,
-    ) -> StepResult:
+    def step(self, model: nn.Module, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop) -> StepResult:
         """Add the outer gradient ∇_θ Σ_i L(θ'_i; query_i) to ``p.grad`` of the model's trainable parameters.
 
-        θ'_i is θ after ``inner_steps`` steps θ ← θ − α ∇ L(θ; support_i). Parameters and buffers of the model stay as
+        θ'_i is θ after the inner steps θ ← θ − α ∇ L(θ; support_i). With ``query_weights`` the outer loss is
+        Σ_i Σ_k w_k L(θ_k,i; query_i). Parameters and buffers of the model stay as
         they are to the bit; only ``grad`` changes. Frozen parameters are neither adapted nor given a gradient. Modules
         keep the mode (train or eval) in which they come, except that the engine's ``norm_statistics`` rules the
         normalisation layers. Dropout in train mode draws a new mask in each forward from torch's global generator, so
@@ -99,16 +129,15 @@ class MetaStepEngine(Protocol):
             model: The network; called with images, gives logits. Pass the plain module, not a distributed wrapper.
             tasks: The step's tasks, one at least.
             loss: Mean over the slices of a batch, as a scalar.
-            inner_lr: α, the step size of the inner loop.
-            inner_steps: Inner steps, 1 or more.
-            first_order: Leave out the second derivative (Finn et al. 2017, section 5.2).
+            inner: How each task is adapted.
 
         Returns:
-            The losses.
+            The losses; those of the query are unweighted and of the last parameters.
 
         Raises:
-            UsageError: α or the number of steps is out of range, or every parameter is frozen.
-            ValueError: There is no task, or the loss is not a scalar.
+            UsageError: A rate or the number of steps is out of range, every parameter is frozen, or the engine cannot
+                compute such an inner loop.
+            ValueError: There is no task, the loss is not a scalar, or rates or weights do not fit network and steps.
         """
         ...
 
@@ -155,30 +184,42 @@ def slice_gradient_evaluations(
     return tasks * (passes * inner_steps * support_size + query_size)
 
 
-def check_step(tasks: Sequence[TaskBatch], inner_rates: Sequence[float], inner_steps: int, trainable: bool) -> None:
+def check_step(tasks: Sequence[TaskBatch], inner: InnerLoop, trainable: Collection[str]) -> InnerLoop:
     """Check what every meta-step needs.
 
     Args:
         tasks: One at least.
-        inner_rates: The inner learning rates that are plain numbers.
-        inner_steps: 1 or more.
-        trainable: Whether any parameter of the network is.
+        inner: How they are adapted.
+        trainable: Names of the network's trainable parameters.
+
+    Returns:
+        The inner loop with a table of rates for each step.
 
     Raises:
         UsageError: A rate or the number of steps is out of range, or every parameter is frozen.
-        ValueError: There is no task.
+        ValueError: There is no task, or rates or weights do not fit network and steps.
     """
     if not tasks:
         raise ValueError("a meta-step needs a task")
-    for rate in inner_rates:
+    if isinstance(inner.rates, int | float):
+        inner = replace(inner, rates=dict.fromkeys(trainable, inner.rates))
+    for rate in {rate for table in inner.tables for rate in table.values() if not isinstance(rate, Tensor)}:
         if not math.isfinite(rate) or rate < 0:
             raise UsageError(f"an inner learning rate of {rate}", expected="a finite number, 0 or more")
-    if inner_steps < 1:
-        raise UsageError(f"{inner_steps} inner steps", expected="1 or more")
+    if inner.steps < 1:
+        raise UsageError(f"{inner.steps} inner steps", expected="1 or more")
     if not trainable:
         raise UsageError(
             "every parameter of the network is frozen", remedy="unfreeze the layers that are to be adapted"
         )
+    if len(inner.tables) != inner.steps:
+        raise ValueError(f"{len(inner.tables)} tables of rates for {inner.steps} inner steps")
+    if inner.query_weights is not None and len(inner.query_weights) != inner.steps:
+        raise ValueError(f"{len(inner.query_weights)} query weights for {inner.steps} inner steps")
+    unknown = {name for table in inner.tables for name in table} - set(trainable)
+    if unknown:
+        raise ValueError(f"rates of what is no trainable parameter: {', '.join(sorted(unknown))}")
+    return inner
 
 
 def checked_scalar(value: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from torch.func import vmap
 from metaseg.adapt.engines.base import (
     ENGINES,
     Autocast,
+    InnerLoop,
     NormStatistics,
     TaskBatch,
     checked_scalar,
@@ -36,7 +37,6 @@ from metaseg.adapt.engines.base import (
 from metaseg.adapt.engines.functional import (
     FastWeights,
     FunctionalEngine,
-    InnerLoop,
     TaskGradient,
     Values,
     task_gradient,

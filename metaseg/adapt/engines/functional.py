@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from metaseg.adapt.engines.base import (
     ENGINES,
+    InnerLoop,
     NormStatistics,
+    Rates,
     StepResult,
     TaskBatch,
     check_norm_statistics,
@@ -179,40 +181,8 @@ def add_to(total: Values, more: Mapping[str, Tensor]) -> None:
         total[name] = total[name] + value if name in total else value
 
 
-Rates = Mapping[str, Tensor | float]
-"""Inner rates by the name of the parameter: a number, or a tensor that broadcasts to the parameter's shape."""
-
 RateGradients = dict[int, tuple[Tensor, Tensor]]
 """Inner rates with their gradients, by the identity of the rate."""
-
-
-@dataclass(frozen=True, eq=False)
-class InnerLoop:
-    """How a task is adapted.
-
-    Attributes:
-        rates: Of all inner steps alike, or a table for each of them. A parameter that is missing is not adapted, but
-            still receives its outer gradient. Tensors that require grad are given theirs.
-        steps: Inner steps, 1 or more.
-        first_order: Leave out the second derivative.
-        query_weights: Weight of the query loss after each inner step, ``(steps,)`` (the multi-step loss of Antoniou et
-            al. 2019); None weighs the last alone. A step of weight 0 has no query pass, but for the last.
-    """
-
-    rates: Rates | Sequence[Rates]
-    steps: int = 1
-    first_order: bool = False
-    query_weights: Sequence[float] | None = None
-
-    def rates_of(self, step: int) -> Rates:
-        """Rates of an inner step, counted from 0."""
-        return self.rates if isinstance(self.rates, Mapping) else self.rates[step]
-
-    def weight_of(self, step: int) -> float:
-        """Weight of the query loss after an inner step, counted from 0."""
-        if self.query_weights is None:
-            return float(step == self.steps - 1)
-        return float(self.query_weights[step])
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,8 +217,8 @@ class TaskGradient:
 class FunctionalEngine:
     """Meta-steps by parameter values put into the network and taken out again; see :class:`FastWeights`.
 
-    Its gradients equal those of the ``learn2learn`` engine. Only :meth:`meta_gradient` can adapt a part of the
-    parameters, learn inner rates and weigh several query losses.
+    Its gradients equal those of the ``learn2learn`` engine. It can also adapt a part of the parameters, learn inner
+    rates and weigh several query losses.
 
     Args:
         norm_statistics: As in :class:`~metaseg.adapt.engines.learn2learn.Learn2LearnEngine`.
@@ -261,40 +231,10 @@ class FunctionalEngine:
         check_norm_statistics(norm_statistics)
         self.norm_statistics = norm_statistics
 
-    def step(
-        self,
-        model: nn.Module,
-        tasks: Sequence[TaskBatch],
-        loss: Loss,
-        inner_lr: float,
-        inner_steps: int = 1,
-        first_order: bool = False,
-    ) -> StepResult:
+    def step(self, model: nn.Module, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop) -> StepResult:
         """Add the outer gradient to the model's; see :meth:`metaseg.adapt.engines.base.MetaStepEngine.step`."""
-        rates = dict.fromkeys(trainable_parameters(model), inner_lr)
-        return self.meta_gradient(model, tasks, loss, InnerLoop(rates, inner_steps, first_order))
-
-    def meta_gradient(self, model: nn.Module, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop) -> StepResult:
-        """Add the gradient of Σ_i Σ_k w_k L(θ_k,i; query_i) to ``p.grad`` of the parameters and of the rates.
-
-        Otherwise as :meth:`~metaseg.adapt.engines.base.MetaStepEngine.step`. Rates may be results of other tensors:
-        the gradient goes on to those.
-
-        Args:
-            model: The network.
-            tasks: The step's tasks, one at least.
-            loss: Mean over the slices of a batch, as a scalar.
-            inner: How each task is adapted.
-
-        Returns:
-            The losses; those of the query are unweighted and of the last parameters.
-
-        Raises:
-            UsageError: A rate or the number of steps is out of range, or every parameter is frozen.
-            ValueError: There is no task, the loss is not a scalar, or rates or weights do not fit network and steps.
-        """
         weights = FastWeights(model)
-        _check(weights, tasks, inner)
+        inner = check_step(tasks, inner, weights.parameters)
         rates: RateGradients = {}
         losses: dict[int, tuple[Tensor, Tensor]] = {}
         for found in self.task_gradients(weights, tasks, loss, inner):
@@ -347,7 +287,7 @@ def _adapt(weights: FastWeights, task: TaskBatch, loss: Loss, inner: InnerLoop) 
     """The inner loop forward: its steps, and the last query loss."""
     values, trail = weights.values(), []
     for number in range(inner.steps):
-        rates, weight = inner.rates_of(number), inner.weight_of(number)
+        rates, weight = inner.tables[number], inner.weight_of(number)
         support = weights.differentiate(
             values, rates, loss, task.support_images, task.support_labels, not inner.first_order
         )
@@ -398,21 +338,3 @@ def _add_rate(total: RateGradients, rate: Tensor, gradient: Tensor) -> None:
 
 def _constant(rate: Tensor | float) -> Tensor | float:
     return rate.detach() if isinstance(rate, Tensor) else rate
-
-
-def _check(weights: FastWeights, tasks: Sequence[TaskBatch], inner: InnerLoop) -> None:
-    numbers = [
-        rate
-        for table in ([inner.rates] if isinstance(inner.rates, Mapping) else inner.rates)
-        for rate in table.values()
-        if not isinstance(rate, Tensor)
-    ]
-    check_step(tasks, numbers, inner.steps, bool(weights.parameters))
-    if not isinstance(inner.rates, Mapping) and len(inner.rates) != inner.steps:
-        raise ValueError(f"{len(inner.rates)} tables of rates for {inner.steps} inner steps")
-    if inner.query_weights is not None and len(inner.query_weights) != inner.steps:
-        raise ValueError(f"{len(inner.query_weights)} query weights for {inner.steps} inner steps")
-    for step in range(inner.steps):
-        unknown = inner.rates_of(step).keys() - weights.parameters.keys()
-        if unknown:
-            raise ValueError(f"rates of what is no trainable parameter: {', '.join(sorted(unknown))}")

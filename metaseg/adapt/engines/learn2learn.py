@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from metaseg.adapt.engines.base import (
     ENGINES,
+    InnerLoop,
     NormStatistics,
     StepResult,
     TaskBatch,
@@ -46,25 +47,22 @@ class Learn2LearnEngine:
         self.norm_statistics = norm_statistics
         self._maml = _import_maml()
 
-    def step(
-        self,
-        model: nn.Module,
-        tasks: Sequence[TaskBatch],
-        loss: Loss,
-        inner_lr: float,
-        inner_steps: int = 1,
-        first_order: bool = False,
-    ) -> StepResult:
+    def step(self, model: nn.Module, tasks: Sequence[TaskBatch], loss: Loss, inner: InnerLoop) -> StepResult:
         """Add the outer gradient to the model's; see :meth:`metaseg.adapt.engines.base.MetaStepEngine.step`."""
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        check_step(tasks, [inner_lr], inner_steps, bool(parameters))
-        maml = self._maml(model, lr=inner_lr, first_order=first_order, allow_nograd=True)
+        if not isinstance(inner.rates, int | float) or inner.query_weights is not None:
+            raise UsageError(
+                "learn2learn knows one inner rate for all parameters, and the last query loss",
+                remedy="use the functional engine",
+            )
+        parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        check_step(tasks, inner, parameters)
+        maml = self._maml(model, lr=inner.rates, first_order=inner.first_order, allow_nograd=True)
         support_losses, query_losses = [], []
         # A clone made without gradients would silently lose its tie to the model.
         with torch.enable_grad():
             for task in tasks:
-                support, query = self._adapt(maml, task, loss, inner_steps)
-                query.backward(inputs=parameters)
+                support, query = self._adapt(maml, task, loss, inner.steps)
+                query.backward(inputs=list(parameters.values()))
                 support_losses.append(support)
                 query_losses.append(query.detach())
         return StepResult(torch.stack(support_losses), torch.stack(query_losses))

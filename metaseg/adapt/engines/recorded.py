@@ -8,15 +8,15 @@ parameters where they lie, so that steps of the optimiser are seen; data are cop
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metaseg.adapt.engines.base import Autocast, NormStatistics, TaskBatch
-from metaseg.adapt.engines.functional import FastWeights, InnerLoop, TaskGradient, task_gradient
+from metaseg.adapt.engines.base import Autocast, InnerLoop, NormStatistics, TaskBatch
+from metaseg.adapt.engines.functional import FastWeights, TaskGradient, task_gradient
 from metaseg.training.optimization import Loss
 
 STREAMS = 8
@@ -180,8 +180,7 @@ def gradient_of(
 
 def constant_part(inner: InnerLoop) -> Hashable | None:
     """What an inner loop does, if numbers alone say it; None if rates are tensors."""
-    tables = [inner.rates] if isinstance(inner.rates, Mapping) else inner.rates
-    rates = [tuple(table.items()) for table in tables]
+    rates = [tuple(table.items()) for table in inner.tables]
     if any(isinstance(rate, Tensor) for table in rates for _, rate in table):
         return None
     weights = None if inner.query_weights is None else tuple(inner.query_weights)

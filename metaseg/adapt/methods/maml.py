@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from metaseg.adapt.engines import (
     BatchedEngine,
     EngineChoice,
-    FunctionalEngine,
     InnerLoop,
     StepResult,
     TaskBatch,
@@ -132,9 +131,11 @@ class Maml:
         self.adapted = self.inner_parameters(model, trainable)
         self.rates = self.learnable_rates(self.adapted)
         self.multi_step = config.multi_step_loss and config.inner_steps > 1
-        plain = self.rates is None and not self.multi_step and self.adapted.keys() == trainable.keys()
+        # Whether all trainable parameters are adapted at one rate.
+        self.plain = self.rates is None and self.adapted.keys() == trainable.keys()
         # The reference is imported only where it has something to do.
-        self.engine_name = "functional" if config.engine == "learn2learn" and not plain else config.engine
+        reference = self.plain and not self.multi_step
+        self.engine_name = "functional" if config.engine == "learn2learn" and not reference else config.engine
         self.engine = build_engine(self.engine_name)
 
     @classmethod
@@ -200,13 +201,10 @@ class Maml:
 
     def step(self, model: nn.Module, tasks: Sequence[TaskBatch], loss: Loss, progress: float) -> StepResult:
         """Add the outer gradient of a step to ``p.grad`` of the network's and of :meth:`parameters`."""
-        steps, rate = self.config.inner_steps, self.config.inner_learning_rate
-        first_order = self.first_order(progress)
-        if not isinstance(self.engine, FunctionalEngine):
-            return self.engine.step(model, tasks, loss, rate, steps, first_order)
-        rates = self.rates.tables() if self.rates else dict.fromkeys(self.adapted, rate)
-        inner = InnerLoop(rates, steps, first_order, self.query_weights(progress))
-        return self.engine.meta_gradient(model, tasks, loss, inner)
+        rate, weights = self.config.inner_learning_rate, self.query_weights(progress) if self.multi_step else None
+        rates = self.rates.tables() if self.rates else rate if self.plain else dict.fromkeys(self.adapted, rate)
+        inner = InnerLoop(rates, self.config.inner_steps, self.first_order(progress), weights)
+        return self.engine.step(model, tasks, loss, inner)
 
     def engine_choice(self) -> EngineChoice | None:
         """Which engine computed the last step, and why; None where none does."""

@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from metaseg.adapt.engines import EngineChoice, FastWeights, StepResult, TaskBatch
+from metaseg.adapt.engines import EngineChoice, FastWeights, InnerLoop, StepResult, TaskBatch
 from metaseg.adapt.engines.base import check_step
 from metaseg.adapt.engines.functional import Values, add_to
 from metaseg.adapt.methods.maml import Maml
@@ -91,7 +91,7 @@ class Reptile(Maml):
             cost another pass.
         """
         weights = FastWeights(model)
-        check_step(tasks, [self.config.inner_learning_rate], self.config.inner_steps, bool(weights.parameters))
+        check_step(tasks, InnerLoop(self.config.inner_learning_rate, self.config.inner_steps), weights.parameters)
         losses = []
         for task in tasks:
             with weights.task("running"):

@@ -14,7 +14,7 @@ from monai.networks.nets import BasicUNet, DynUNet, UNet
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metaseg.adapt.engines import MetaStepEngine, StepResult, TaskBatch, build_engine
+from metaseg.adapt.engines import InnerLoop, MetaStepEngine, StepResult, TaskBatch, build_engine
 from metaseg.errors import UsageError
 
 CLASSES = 3
@@ -71,7 +71,7 @@ def reference() -> Builder:
     ) -> tuple[dict[str, Tensor], StepResult]:
         if (name, how) not in known:
             model = lab.nets[name]().train()
-            result = build_engine("learn2learn").step(model, tasks, F.cross_entropy, *how)
+            result = build_engine("learn2learn").step(model, tasks, F.cross_entropy, InnerLoop(*how))
             known[name, how] = lab.gradients(model), result
         return known[name, how]
 
@@ -91,7 +91,7 @@ def test_gradients_and_losses_are_learn2learns(
     gradient, losses = reference(lab, name, tasks, 0.05, inner_steps, first_order)
     model = lab.nets[name]().train()
     before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
-    found = build().step(model, tasks, F.cross_entropy, 0.05, inner_steps, first_order)
+    found = build().step(model, tasks, F.cross_entropy, InnerLoop(0.05, inner_steps, first_order))
     assert lab.relative_error(lab.gradients(model), gradient) <= 1e-10
     torch.testing.assert_close(found.support_losses, losses.support_losses, rtol=1e-10, atol=0)
     torch.testing.assert_close(found.query_losses, losses.query_losses, rtol=1e-10, atol=0)
@@ -104,7 +104,7 @@ def test_second_order_is_the_finite_difference_of_the_outer_loss(
     lab: SimpleNamespace, engine: MetaStepEngine, inner_steps: int
 ):
     model, tasks = lab.net(), lab.tasks()
-    engine.step(model, tasks, F.cross_entropy, INNER_LR, inner_steps)
+    engine.step(model, tasks, F.cross_entropy, InnerLoop(INNER_LR, inner_steps))
     generator = torch.Generator().manual_seed(2)
     for _ in range(12):  # random directions through all parameters at once
         direction = {n: torch.randn(p.shape, dtype=p.dtype, generator=generator) for n, p in model.named_parameters()}
@@ -123,7 +123,7 @@ def test_second_order_is_the_finite_difference_of_the_outer_loss(
 @pytest.mark.parametrize("inner_steps", [1, 2])
 def test_second_order_is_torch_funcs(lab: SimpleNamespace, engine: MetaStepEngine, inner_steps: int):
     model, tasks = lab.net(), lab.tasks(slices=2)
-    engine.step(model, tasks, F.cross_entropy, INNER_LR, inner_steps)
+    engine.step(model, tasks, F.cross_entropy, InnerLoop(INNER_LR, inner_steps))
     lab.assert_same(lab.gradients(model), functional_gradients(model, tasks, inner_steps))
 
 
@@ -132,7 +132,7 @@ def test_first_order_is_the_gradient_of_independently_adapted_copies(
     lab: SimpleNamespace, engine: MetaStepEngine, inner_steps: int
 ):
     model, tasks = lab.net(), lab.tasks()
-    result = engine.step(model, tasks, F.cross_entropy, INNER_LR, inner_steps, first_order=True)
+    result = engine.step(model, tasks, F.cross_entropy, InnerLoop(INNER_LR, inner_steps, first_order=True))
     expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for position, task in enumerate(tasks):
         learner = adapted_copy(model, task, inner_steps)
@@ -143,14 +143,14 @@ def test_first_order_is_the_gradient_of_independently_adapted_copies(
         torch.testing.assert_close(result.query_losses[position], query_loss.detach())
     lab.assert_same(lab.gradients(model), expected)
     second = lab.net()
-    engine.step(second, tasks, F.cross_entropy, INNER_LR, inner_steps)
+    engine.step(second, tasks, F.cross_entropy, InnerLoop(INNER_LR, inner_steps))
     assert not torch.allclose(lab.gradients(model)["0.weight"], lab.gradients(second)["0.weight"], rtol=1e-3)
 
 
 @pytest.mark.parametrize("first_order", [True, False])
 def test_losses_are_those_of_the_inner_and_outer_loop(lab: SimpleNamespace, engine: MetaStepEngine, first_order: bool):
     model, tasks = lab.net(), lab.tasks(3)
-    result = engine.step(model, tasks, F.cross_entropy, INNER_LR, 2, first_order)
+    result = engine.step(model, tasks, F.cross_entropy, InnerLoop(INNER_LR, 2, first_order))
     assert (result.support_losses.shape, result.query_losses.shape) == ((3, 2), (3,))
     assert not result.query_losses.requires_grad
     assert not result.support_losses.requires_grad
@@ -174,7 +174,7 @@ def test_the_model_is_left_as_it_was_to_the_bit(
     before, pointers = copy.deepcopy(model.state_dict()), [t.data_ptr() for t in model.state_dict().values()]
     modes = [module.training for module in model.modules()]
     engine = build(norm_statistics=statistics)
-    engine.step(model, lab.tasks(), F.cross_entropy, INNER_LR, 2, first_order)
+    engine.step(model, lab.tasks(), F.cross_entropy, InnerLoop(INNER_LR, 2, first_order))
     after = model.state_dict()
     assert after.keys() == before.keys()
     assert "1.num_batches_tracked" in before
@@ -199,8 +199,8 @@ class Louder(nn.Module):
 
 def test_a_task_does_not_depend_on_the_tasks_before_it(lab: SimpleNamespace, engine: MetaStepEngine):
     tasks, model = lab.tasks(3), nn.Sequential(*lab.net(), Louder())
-    together = engine.step(model, tasks, F.cross_entropy, INNER_LR).query_losses
-    reversed_order = engine.step(model, tasks[::-1], F.cross_entropy, INNER_LR).query_losses
+    together = engine.step(model, tasks, F.cross_entropy, InnerLoop(INNER_LR)).query_losses
+    reversed_order = engine.step(model, tasks[::-1], F.cross_entropy, InnerLoop(INNER_LR)).query_losses
     torch.testing.assert_close(together, reversed_order.flip(0), rtol=0, atol=0)
 
 
@@ -213,7 +213,7 @@ def test_norm_statistics_choose_between_evaluation_and_training(
     engine = build(norm_statistics=statistics)
     for mode in (True, False):  # the mode in which the model comes does not matter
         model = lab.net(norm).train(mode)
-        engine.step(model, tasks, F.cross_entropy, INNER_LR)
+        engine.step(model, tasks, F.cross_entropy, InnerLoop(INNER_LR))
         reference = lab.net(norm).train(training)
         lab.assert_same(lab.gradients(model), functional_gradients(reference, tasks, 1))
 
@@ -221,7 +221,7 @@ def test_norm_statistics_choose_between_evaluation_and_training(
 def test_frozen_layers_are_neither_adapted_nor_given_a_gradient(lab: SimpleNamespace, engine: MetaStepEngine):
     model, tasks = lab.net(), lab.tasks()
     model[0].requires_grad_(False)
-    engine.step(model, tasks, F.cross_entropy, INNER_LR, 2)
+    engine.step(model, tasks, F.cross_entropy, InnerLoop(INNER_LR, 2))
     assert lab.gradients(model).keys() == {"2.weight", "2.bias"}
     lab.assert_same(lab.gradients(model), functional_gradients(model, tasks, 2))
 
@@ -229,7 +229,7 @@ def test_frozen_layers_are_neither_adapted_nor_given_a_gradient(lab: SimpleNames
 def test_a_parameter_that_the_loss_does_not_reach(lab: SimpleNamespace, engine: MetaStepEngine):
     model, tasks = lab.net(), lab.tasks()
     model.register_parameter("unused", nn.Parameter(torch.ones(3, dtype=torch.float64)))
-    engine.step(model, tasks, F.cross_entropy, INNER_LR)
+    engine.step(model, tasks, F.cross_entropy, InnerLoop(INNER_LR))
     assert model.unused.grad is None
     lab.assert_same(lab.gradients(model), functional_gradients(lab.net(), tasks, 1))
 
@@ -241,7 +241,7 @@ def test_shared_parameters_stay_shared(lab: SimpleNamespace, engine: MetaStepEng
         return nn.Sequential(twice, nn.SiLU(), twice, nn.SiLU(), nn.Conv2d(2, CLASSES, 1)).double()
 
     model, tasks = shared(), lab.tasks()
-    engine.step(model, tasks, F.cross_entropy, INNER_LR, 2)
+    engine.step(model, tasks, F.cross_entropy, InnerLoop(INNER_LR, 2))
     lab.assert_same(lab.gradients(model), functional_gradients(shared(), tasks, 2))
 
 
@@ -249,9 +249,9 @@ def test_shared_parameters_stay_shared(lab: SimpleNamespace, engine: MetaStepEng
 def test_gradients_are_added_to_those_that_are_there(lab: SimpleNamespace, engine: MetaStepEngine, first_order: bool):
     tasks = lab.tasks()
     together, apart = lab.net(), lab.net()
-    engine.step(together, tasks, F.cross_entropy, INNER_LR, 1, first_order)
+    engine.step(together, tasks, F.cross_entropy, InnerLoop(INNER_LR, 1, first_order))
     for task in tasks:
-        engine.step(apart, [task], F.cross_entropy, INNER_LR, 1, first_order)
+        engine.step(apart, [task], F.cross_entropy, InnerLoop(INNER_LR, 1, first_order))
     lab.assert_same(lab.gradients(apart), lab.gradients(together))
 
 
@@ -259,7 +259,7 @@ def test_nothing_but_the_models_parameters_gets_a_gradient(lab: SimpleNamespace,
     model, tasks = lab.net(), lab.tasks(1)
     weight = torch.ones((), dtype=torch.float64, requires_grad=True)
     tasks[0].query_images.requires_grad_()
-    engine.step(model, tasks, lambda logits, labels: weight * F.cross_entropy(logits, labels), INNER_LR)
+    engine.step(model, tasks, lambda logits, labels: weight * F.cross_entropy(logits, labels), InnerLoop(INNER_LR))
     assert weight.grad is None
     assert tasks[0].query_images.grad is None
 
@@ -267,20 +267,20 @@ def test_nothing_but_the_models_parameters_gets_a_gradient(lab: SimpleNamespace,
 def test_support_and_query_of_different_sizes(lab: SimpleNamespace, engine: MetaStepEngine):
     model, large, small = lab.net(), lab.tasks(1, size=8)[0], lab.tasks(1, size=6, slices=2)[0]
     task = TaskBatch(large.support_images, large.support_labels, small.query_images, small.query_labels)
-    engine.step(model, [task], F.cross_entropy, INNER_LR)
+    engine.step(model, [task], F.cross_entropy, InnerLoop(INNER_LR))
     lab.assert_same(lab.gradients(model), functional_gradients(model, [task], 1))
 
 
 def test_inside_no_grad(lab: SimpleNamespace, engine: MetaStepEngine):
     model, tasks = lab.net(), lab.tasks()
     with torch.no_grad():
-        engine.step(model, tasks, F.cross_entropy, INNER_LR)
+        engine.step(model, tasks, F.cross_entropy, InnerLoop(INNER_LR))
     lab.assert_same(lab.gradients(model), functional_gradients(model, tasks, 1))
 
 
 def test_a_learning_rate_of_zero_gives_the_plain_gradient_of_the_query(lab: SimpleNamespace, engine: MetaStepEngine):
     model, plain, tasks = lab.net(), lab.net(), lab.tasks()
-    engine.step(model, tasks, F.cross_entropy, 0.0)
+    engine.step(model, tasks, F.cross_entropy, InnerLoop(0.0))
     sum(F.cross_entropy(plain(task.query_images), task.query_labels) for task in tasks).backward()
     lab.assert_same(lab.gradients(model), lab.gradients(plain))
 
@@ -304,7 +304,7 @@ def most_held(lab: SimpleNamespace, engine: MetaStepEngine, count: int) -> int:
         return held
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
-        engine.step(lab.net(), lab.tasks(count), F.cross_entropy, INNER_LR)
+        engine.step(lab.net(), lab.tasks(count), F.cross_entropy, InnerLoop(INNER_LR))
     return most
 
 
@@ -335,7 +335,7 @@ def test_monai_networks(lab: SimpleNamespace, engine: MetaStepEngine, make: Call
     torch.manual_seed(0)
     model, tasks = make().double().train(), lab.tasks(size=32)
     before = copy.deepcopy(model.state_dict())
-    engine.step(model, tasks, F.cross_entropy, INNER_LR, 2)
+    engine.step(model, tasks, F.cross_entropy, InnerLoop(INNER_LR, 2))
     # Looked at before the reference runs: functional_call itself does not restore modules that are held twice.
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
     lab.assert_same(lab.gradients(model), functional_gradients(model, tasks, 2), tolerance=1e-10)
@@ -344,22 +344,22 @@ def test_monai_networks(lab: SimpleNamespace, engine: MetaStepEngine, make: Call
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"inner_lr": float("nan")}, "inner learning rate of nan"),
-        ({"inner_lr": -0.1}, "inner learning rate of -0.1"),
-        ({"inner_steps": 0}, "0 inner steps"),
+        ({"rates": float("nan")}, "inner learning rate of nan"),
+        ({"rates": -0.1}, "inner learning rate of -0.1"),
+        ({"steps": 0}, "0 inner steps"),
     ],
 )
 def test_arguments_out_of_range(lab: SimpleNamespace, engine: MetaStepEngine, arguments: dict, message: str):
     with pytest.raises(UsageError, match=message):
-        engine.step(lab.net(), lab.tasks(1), F.cross_entropy, **{"inner_lr": 0.1, **arguments})
+        engine.step(lab.net(), lab.tasks(1), F.cross_entropy, InnerLoop(**{"rates": 0.1, **arguments}))
 
 
 def test_what_cannot_be_differentiated_is_refused(lab: SimpleNamespace, build: Builder, engine: MetaStepEngine):
     with pytest.raises(UsageError, match="frozen"):
-        engine.step(lab.net().requires_grad_(False), lab.tasks(1), F.cross_entropy, 0.1)
+        engine.step(lab.net().requires_grad_(False), lab.tasks(1), F.cross_entropy, InnerLoop(0.1))
     with pytest.raises(ValueError, match="needs a task"):
-        engine.step(lab.net(), [], F.cross_entropy, 0.1)
+        engine.step(lab.net(), [], F.cross_entropy, InnerLoop(0.1))
     with pytest.raises(ValueError, match="scalar"):
-        engine.step(lab.net(), lab.tasks(1), lambda x, y: F.cross_entropy(x, y, reduction="none"), 0.1)
+        engine.step(lab.net(), lab.tasks(1), lambda x, y: F.cross_entropy(x, y, reduction="none"), InnerLoop(0.1))
     with pytest.raises(UsageError, match="'frozen'"):
         build(norm_statistics="frozen")

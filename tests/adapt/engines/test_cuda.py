@@ -32,7 +32,7 @@ def on_gpu(tasks: list[TaskBatch]) -> list[TaskBatch]:
 
 def step(engine: MetaStepEngine, model: nn.Module, tasks: list[TaskBatch], **how: object) -> dict[str, Tensor]:
     model.zero_grad(set_to_none=True)
-    engine.step(model, tasks, F.cross_entropy, 0.05, **how)
+    engine.step(model, tasks, F.cross_entropy, InnerLoop(0.05, **how))
     return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
 
 
@@ -54,8 +54,8 @@ def test_gradients_are_those_of_the_cpu_at_every_step(
         tasks = [*lab.tasks(3, 32, seed=number), *lab.tasks(1, 28, slices=2, seed=number)]
         for one in (model, here):
             one.zero_grad(set_to_none=True)
-        expected = reference.step(model, tasks, F.cross_entropy, 0.05, 2, first_order)
-        found = found_by.step(here, on_gpu(tasks), F.cross_entropy, 0.05, 2, first_order)
+        expected = reference.step(model, tasks, F.cross_entropy, InnerLoop(0.05, 2, first_order))
+        found = found_by.step(here, on_gpu(tasks), F.cross_entropy, InnerLoop(0.05, 2, first_order))
         gradient = {key: value.cpu() for key, value in lab.gradients(here).items()}
         assert lab.relative_error(gradient, lab.gradients(model)) <= tolerance
         for field in dataclasses.fields(expected):
@@ -86,7 +86,7 @@ def test_the_third_step_is_replayed_and_a_moved_network_is_recorded_anew(lab: Si
 def test_what_is_recorded_for_one_setting_is_not_replayed_for_another(lab: SimpleNamespace):
     model, engine, plain = lab.nets["batch norm"]().cuda().eval(), BatchedEngine(), FunctionalEngine()
     tasks = on_gpu(lab.tasks(2))
-    settings = [{"inner_steps": 1}, {"inner_steps": 2}, {"inner_steps": 1, "first_order": True}]
+    settings = [{"steps": 1}, {"steps": 2}, {"steps": 1, "first_order": True}]
     for _ in range(3):
         for how in settings:
             lab.assert_same(step(engine, model, tasks, **how), step(plain, model, tasks, **how))
@@ -137,7 +137,7 @@ def test_inner_rates_that_are_learned_are_not_recorded(lab: SimpleNamespace):
             model.zero_grad(set_to_none=True)
             for rate in rates.values():
                 rate.grad = None
-            one.meta_gradient(model, tasks, F.cross_entropy, InnerLoop(rates))
+            one.step(model, tasks, F.cross_entropy, InnerLoop(rates))
             found.append({name: rate.grad.clone() for name, rate in rates.items()} | lab.gradients(model))
         lab.assert_same({**found[0]}, {**found[1]})
     assert engine.said == "2 tasks in one pass"

@@ -69,9 +69,7 @@ def test_rates_of_a_part_of_the_layers_and_several_query_losses(
     weights = (0.25, 0.0, 0.75)
     wanted = [*model.parameters(), *elements.values(), factor]
     expected = graph_through_everything(model, tasks, rates(), weights, first_order, wanted)
-    result = own().meta_gradient(
-        model, tasks, F.cross_entropy, InnerLoop(rates(), 3, first_order, query_weights=weights)
-    )
+    result = own().step(model, tasks, F.cross_entropy, InnerLoop(rates(), 3, first_order, query_weights=weights))
     for tensor, gradient in zip(wanted, expected, strict=True):
         torch.testing.assert_close(tensor.grad, gradient, rtol=1e-10, atol=1e-14)
     assert result.support_losses.shape == (2, 3)
@@ -82,7 +80,7 @@ def test_what_is_not_adapted_receives_its_outer_gradient(lab: SimpleNamespace, o
     model, tasks = lab.net(), lab.tasks()
     head = dict.fromkeys(("2.weight", "2.bias"), 0.4)
     expected = graph_through_everything(model, tasks, [head] * 2, (0, 1), False, list(model.parameters()))
-    own().meta_gradient(model, tasks, F.cross_entropy, InnerLoop(head, 2))
+    own().step(model, tasks, F.cross_entropy, InnerLoop(head, 2))
     assert (
         lab.relative_error(lab.gradients(model), dict(zip(dict(model.named_parameters()), expected, strict=True)))
         <= 1e-10
@@ -90,7 +88,7 @@ def test_what_is_not_adapted_receives_its_outer_gradient(lab: SimpleNamespace, o
     # Nothing adapted at all: the gradient of the query slices.
     plain, unmoved = lab.net(), lab.net()
     sum(F.cross_entropy(plain(task.query_images), task.query_labels) for task in tasks).backward()
-    own().meta_gradient(unmoved, tasks, F.cross_entropy, InnerLoop({}))
+    own().step(unmoved, tasks, F.cross_entropy, InnerLoop({}))
     assert lab.relative_error(lab.gradients(unmoved), lab.gradients(plain)) <= 1e-12
 
 
@@ -104,7 +102,7 @@ def test_query_slices_are_forwarded_where_they_weigh_something(
         seen.append(labels is task.query_labels)
         return F.cross_entropy(logits, labels)
 
-    own().meta_gradient(model, [task], loss, InnerLoop(rates, 3, query_weights=(0.5, 0, 0.5)))
+    own().step(model, [task], loss, InnerLoop(rates, 3, query_weights=(0.5, 0, 0.5)))
     assert seen == [False, True, False, False, True]
 
 
@@ -113,7 +111,7 @@ def test_a_network_is_put_back_after_an_error(lab: SimpleNamespace, own: Callabl
     before, parameters = copy.deepcopy(model.state_dict()), list(model.parameters())
     task = TaskBatch(task.support_images, task.support_labels, task.query_images[:, :1], task.query_labels)
     with pytest.raises(RuntimeError, match="channels"):
-        own("batch").step(model, [task], F.cross_entropy, 0.1)
+        own("batch").step(model, [task], F.cross_entropy, InnerLoop(0.1))
     assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
     assert all(module.training for module in model.modules())
@@ -123,20 +121,20 @@ def test_what_does_not_fit_is_refused(lab: SimpleNamespace, own: Callable[..., F
     model, tasks = lab.net(), lab.tasks(1)
     engine, loss = own(), F.cross_entropy
     with pytest.raises(UsageError, match="inner learning rate of nan"):
-        engine.step(model, tasks, loss, float("nan"))
+        engine.step(model, tasks, loss, InnerLoop(float("nan")))
     with pytest.raises(UsageError, match="0 inner steps"):
-        engine.step(model, tasks, loss, 0.1, 0)
+        engine.step(model, tasks, loss, InnerLoop(0.1, 0))
     with pytest.raises(UsageError, match="frozen"):
-        engine.step(lab.net().requires_grad_(False), tasks, loss, 0.1)
+        engine.step(lab.net().requires_grad_(False), tasks, loss, InnerLoop(0.1))
     with pytest.raises(ValueError, match="needs a task"):
-        engine.step(model, [], loss, 0.1)
+        engine.step(model, [], loss, InnerLoop(0.1))
     with pytest.raises(ValueError, match="scalar"):
-        engine.step(model, tasks, lambda x, y: F.cross_entropy(x, y, reduction="none"), 0.1)
+        engine.step(model, tasks, lambda x, y: F.cross_entropy(x, y, reduction="none"), InnerLoop(0.1))
     with pytest.raises(ValueError, match=r"no trainable parameter: 7\.weight"):
-        engine.meta_gradient(model, tasks, loss, InnerLoop({"7.weight": 0.1}))
+        engine.step(model, tasks, loss, InnerLoop({"7.weight": 0.1}))
     with pytest.raises(ValueError, match="1 tables of rates for 2"):
-        engine.meta_gradient(model, tasks, loss, InnerLoop([{}], 2))
+        engine.step(model, tasks, loss, InnerLoop([{}], 2))
     with pytest.raises(ValueError, match="3 query weights for 2"):
-        engine.meta_gradient(model, tasks, loss, InnerLoop({}, 2, query_weights=(0, 0, 1)))
+        engine.step(model, tasks, loss, InnerLoop({}, 2, query_weights=(0, 0, 1)))
     with pytest.raises(UsageError, match="'frozen'"):
         own("frozen")

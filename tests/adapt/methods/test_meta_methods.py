@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import metaseg
-from metaseg.adapt.engines import TaskBatch, build_engine
+from metaseg.adapt.engines import InnerLoop, TaskBatch, build_engine
 from metaseg.adapt.metatune import MetaTuning
 from metaseg.adapt.methods import find_method, method_names
 from metaseg.adapt.methods.maml import UNIT, Maml
@@ -89,7 +89,7 @@ def test_all_of_them_are_registered_and_cite_a_paper():
 class TestMaml:
     def test_without_switches_is_learn2learns_step_to_the_bit(self):
         model, tasks = tiny_net(), make_tasks()
-        build_engine("learn2learn").step(model, tasks, F.cross_entropy, RATE, 2)
+        build_engine("learn2learn").step(model, tasks, F.cross_entropy, InnerLoop(RATE, 2))
         found = outer_gradient("maml", tasks=tasks, inner_steps=2, engine="learn2learn")
         assert all(torch.equal(found[name], grad) for name, grad in gradients(model).items())
 
@@ -118,7 +118,7 @@ class TestMaml:
             ({"engine": "learn2learn"}, r"meta-step engine: learn2learn \(as asked for\)"),
             (
                 {"engine": "learn2learn", "learnable_inner_rates": True},
-                r"engine: functional \(learn2learn has",
+                r"meta-step engine: functional \(learn2learn has",
             ),
             ({"engine": "batched", "learnable_inner_rates": True}, r"meta-step engine: batched \(as asked for; .*\)"),
         ],
