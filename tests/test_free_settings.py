@@ -19,10 +19,9 @@ from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, Pretrai
 from metaseg.config.studies import ClassifyCompareConfig, ClassifySearchConfig, CompareConfig
 from metaseg.errors import UsageError
 from metaseg.runs.folder import RunFolder
-from metaseg.studies.cells import portable
+from metaseg.studies.cells import NETWORK, check_inputs, portable
 from metaseg.studies.classifiers.plan import make_classifier_plan, with_split
 from metaseg.studies.classifiers.search import make_search
-from metaseg.studies.inputs import NETWORK, check_inputs
 from metaseg.studies.plan import make_plan
 
 RUNS = (PretrainConfig, NaivetuneConfig, TuneConfig, MetatuneConfig, ClassifyTrainConfig, ClassifyActiveConfig)

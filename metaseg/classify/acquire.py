@@ -150,8 +150,8 @@ def dropout_probabilities(
         for start in range(0, len(slices), BATCH):
             places = np.arange(start, min(start + BATCH, len(slices)))
             images = slices.images(places).to(device)
-            for one in range(passes):
-                result[one, places] = softmax(model(images))
+            for turn in range(passes):
+                result[turn, places] = softmax(model(images))
     return result
 
 

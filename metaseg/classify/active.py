@@ -18,11 +18,11 @@ import pandas as pd
 
 from metaseg.classify.acquire import check_strategy, choose
 from metaseg.classify.annotator import Annotator, refuse_files_of_others, refuse_to_lose_labels
-from metaseg.classify.data import Parts, part_lines
-from metaseg.classify.fitting import classifier_card, fit_round, new_classifier, part_metrics, weights_file
+from metaseg.classify.data import Parts
+from metaseg.classify.fitting import classifier_card, fit_round, new_classifier, part_metrics
 from metaseg.classify.rounds import Round, budget_areas, curve_table, read_rounds, write_curve, write_round
 from metaseg.classify.slices import ClassifiedSlices
-from metaseg.classify.train import SPLIT_NAME, measure_test_part, open_parts
+from metaseg.classify.train import begin_run, measure_test_part, open_parts
 from metaseg.config.classification import ClassifyActiveConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.files import finite_metrics
@@ -31,7 +31,6 @@ from metaseg.models.checkpoint import checkpoint_files
 from metaseg.results import Result
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
-from metaseg.runs.networks import inherited_from_weights
 from metaseg.runs.session import Inputs, RunSession, run_session
 from metaseg.sampling.scores import share_count, trim
 from metaseg.terminal import Progress, progress
@@ -148,20 +147,12 @@ class _ActiveLearning:
         self._finish()
 
     def _begin(self) -> None:
-        sizes, parts = self.job.sizes, self.job.parts
+        sizes = self.job.sizes
         print(
             f"{self.config.model}, {self.config.acquisition}: {sizes.initial} labels by chance, then "
             f"{sizes.batch} a round up to {sizes.budget} of {len(self.pool)} slices"
         )
-        print("\n".join(part_lines(parts)))
-        parts.split.save(self.run.path / SPLIT_NAME)
-        self.session.begin(
-            self.job.inputs,
-            {"train": parts.train.cases, "val": parts.val.cases},
-            inherited_from_weights(weights_file(self.config.weights)),
-            fingerprint=self.pool.store.fingerprint,
-            synthetic=self.pool.store.synthetic,
-        )
+        begin_run(self.session, self.job.inputs, self.job.parts)
         if self.done:
             # What a kill at the end of a round has left undone.
             self._forget_weights(self.done[-1].checkpoint)
@@ -398,22 +389,22 @@ def read_sizes(config: ClassifyActiveConfig, total: int) -> Sizes:
     """The sizes that settings name, for a pool of ``total`` slices.
 
     Raises:
-        UsageError: A number is not whole, a share is of no slice, or the ends that are dropped leave nothing.
+        UsageError: A number is not whole, a fraction is of no slice, or the ends that are dropped leave nothing.
     """
     initial = _number(config.initial, total, "initial")
     batch, budget = _number(config.batch, total, "batch"), _number(config.budget, total, "budget")
     if not len(trim(np.arange(total), config.drop_top, config.drop_bottom)):
         raise UsageError(
             f"--drop-top {config.drop_top:g} and --drop-bottom {config.drop_bottom:g} leave nothing of {total} slices",
-            expected="shares that leave something to choose from",
+            expected="fractions that leave something to choose from",
         )
     return Sizes(min(initial, total), batch, min(budget, total))
 
 
 def _number(value: float, total: int, name: str) -> int:
-    """A number of slices, or a share of them."""
+    """A number of slices, or a fraction of them."""
     if value > 1 and value != int(value):
-        raise UsageError(f"--{name} {value:g}", expected="a whole number of slices, or a share up to 1")
+        raise UsageError(f"--{name} {value:g}", expected="a whole number of slices, or a fraction up to 1")
     # 1 is one slice for the sizes of rounds, and everything for the budget.
     number = share_count(total, value) if value < 1 or (value == 1 and name == "budget") else int(value)
     if value and not number:

@@ -1,7 +1,4 @@
-"""From what a user names to classified slices, and their division into parts by patient.
-
-The class of each case: a property that its files tell, or a column of a table.
-"""
+"""From what a user names to classified slices, each case's class among it, and their parts by patient."""
 
 from __future__ import annotations
 
@@ -13,7 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metaseg.cases.case import FailedCase
+from metaseg.cases.case import Case, FailedCase
+from metaseg.cases.labels import LABEL_SCHEMES
 from metaseg.cases.readers.common import find_doubled
 from metaseg.cases.splits import Split, make_split
 from metaseg.classify.slices import ClassifiedSlices, choose_slices, classified_slices
@@ -210,6 +208,11 @@ def phantom_folders(cases: int, seed: int, cache: Path | None) -> tuple[Path, ..
     return tuple(phantom_folder(grade, cases, seed, cache) for grade in PHANTOM_GRADES)
 
 
+def graded_case(name: str, patient: str, grade: str | None) -> Case:
+    """A case of which nothing else is known, as a split by classes sees it."""
+    return Case(name, patient, grade or "", {}, None, LABEL_SCHEMES["brats"], grade=grade)
+
+
 def check_cases(cases: Sequence[Any], config: RunConfig) -> None:
     """Find out whether classes and parts can be made of cases, before any of them is prepared.
 
@@ -265,7 +268,7 @@ def _slices_per_case(given: Sequence[str], classes: tuple[str, ...]) -> dict[str
         if not whole or (name and name not in classes) or (not name and len(given) > 1):
             raise UsageError(
                 f"--slices-per-case {','.join(given)}",
-                expected=f"a number such as 20, or one a class such as {','.join(f'{one}=10' for one in classes)}",
+                expected=f"a number such as 20, or one a class such as {','.join(f'{name}=10' for name in classes)}",
             )
         counts.update({name: int(number)} if name else dict.fromkeys(counts, int(number)))
     return counts
@@ -352,24 +355,12 @@ def _narrowed(split: Split, slices: ClassifiedSlices) -> Split:
     return Split(split.seed, split.stratify, parts, split.patients)
 
 
-@dataclass(frozen=True)
-class _Member:
-    """A case as the split sees it, its class for its grade."""
-
-    id: str
-    patient: str
-    grade: str | None
-    cohort: str = ""
-    site: str | None = None
-    files: tuple[Path, ...] = ()
-
-
 def _own_split(slices: ClassifiedSlices, seed: int) -> Split:
     label = dict(zip(slices.owners.tolist(), slices.labels.tolist(), strict=True))
     cases = {owner: slices.store.cases[owner] for owner in label}
     patients = {cases[owner].patient for owner, number in label.items() if number >= 0}
     known = [
-        _Member(cases[owner].id, cases[owner].patient, slices.classes[number] if number >= 0 else None)
+        graded_case(cases[owner].id, cases[owner].patient, slices.classes[number] if number >= 0 else None)
         for owner, number in label.items()
         if cases[owner].patient in patients
     ]
@@ -403,6 +394,6 @@ def part_lines(parts: Parts) -> list[str]:
     lines = []
     for name, part in (("train", parts.train), ("val", parts.val), ("test", parts.test)):
         if len(part):
-            by_class = ", ".join(f"{count} {one}" for one, count in part.counts().items())
+            by_class = ", ".join(f"{count} {kind}" for kind, count in part.counts().items())
             lines.append(f"  {name}: {len(set(part.patients))} patients, {len(part)} slices ({by_class})")
     return lines

@@ -220,7 +220,7 @@ class Transfer:
                     module.requires_grad_(True)
 
     def parameter_groups(self, head_factor: float, bias_factor: float) -> list[dict[str, Any]]:
-        """Groups for the optimiser, each with its share of the learning rate.
+        """Groups for the optimiser, each with its part of the learning rate.
 
         Args:
             head_factor: Of the head, against the base.

@@ -1,7 +1,4 @@
-"""The slices that are classified: which slices of which cases, of which class, as square images.
-
-Batches of slices for the loop, each a pure function of the seed and the step; drawn by the sampler core.
-"""
+"""The slices that are classified: which slices of which cases, of which class, as square images and in batches."""
 
 from __future__ import annotations
 
@@ -22,8 +19,8 @@ from metaseg.store.stored_case import StoredCase, foreground
 from metaseg.training.augment import Augmentation
 from metaseg.training.loop import Batch
 
-HEAD_SHARE = 0.5
-"""A slice of a volume without outline has a say if it shows at least this share of the head's largest cut."""
+HEAD_FRACTION = 0.5
+"""A slice of a volume without outline has a say if it shows at least this fraction of the head's largest cut."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,15 +164,15 @@ def square_images(case: StoredCase, slices: Sequence[int], modalities: Sequence[
     return images
 
 
-def head_slices(case: StoredCase, share: float = HEAD_SHARE) -> np.ndarray:
-    """Slices of a volume that show much of the head: at least ``share`` of its largest cut; all of separate images."""
+def head_slices(case: StoredCase, fraction: float = HEAD_FRACTION) -> np.ndarray:
+    """Slices of a volume that show at least ``fraction`` of the head's largest cut; all of separate images."""
     if case.info.geometry.planar or case.num_slices == 1:
         return np.arange(case.num_slices)
     raw = case.raw_images
     areas = np.array(
         [np.count_nonzero(np.any(foreground(raw[index], case.info.background), axis=0)) for index in range(len(raw))]
     )
-    return np.flatnonzero(areas >= share * areas.max())
+    return np.flatnonzero(areas >= fraction * areas.max())
 
 
 def choose_slices(case: StoredCase, count: int | None, method: str, seed: int) -> np.ndarray:

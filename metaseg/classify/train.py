@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from lightning_fabric import Fabric
@@ -140,6 +141,20 @@ def open_parts(
     return slices, without_inherited(parts, config.weights)
 
 
+def begin_run(session: RunSession, inputs: Inputs, parts: Parts, **extra: Any) -> None:
+    """Print the parts of a run, and write down what it is made from; ``extra`` goes into the manifest."""
+    print("\n".join(part_lines(parts)))
+    parts.split.save(session.run.path / SPLIT_NAME)
+    session.begin(
+        inputs,
+        {"train": parts.train.cases, "val": parts.val.cases},
+        inherited_from_weights(weights_file(session.config.weights)),
+        fingerprint=parts.train.store.fingerprint,
+        synthetic=parts.train.store.synthetic,
+        **extra,
+    )
+
+
 def _plan(config: ClassifyTrainConfig, transfer: Transfer, steps_per_epoch: int) -> LoopPlan:
     epochs, marks = config.epochs, set[int]()
     if transfer.strategy == "gradual-unfreeze":
@@ -192,19 +207,9 @@ def _train(config: ClassifyTrainConfig, session: RunSession, job: _Fit) -> None:
         f"({', '.join(slices.classes)}), {slices.input_size} pixels, {job.plan.total_steps} steps of "
         f"{job.batches.batch_size} slices on {fabric.device}"
     )
-    print("\n".join(part_lines(job.parts)))
+    begin_run(session, job.inputs, job.parts, strategy=job.transfer.strategy, reason=job.reason)
     print(f"strategy {job.transfer.strategy}: {job.reason}")
-    job.parts.split.save(run.path / SPLIT_NAME)
     state = LoopState()
-    session.begin(
-        job.inputs,
-        {"train": job.parts.train.cases, "val": job.parts.val.cases},
-        inherited_from_weights(weights_file(config.weights)),
-        fingerprint=slices.store.fingerprint,
-        synthetic=slices.store.synthetic,
-        strategy=job.transfer.strategy,
-        reason=job.reason,
-    )
     training = Training(
         title="training",
         model=model,

@@ -100,7 +100,9 @@ def _read_runs(paths: Sequence[Path]) -> SegmentationInputs:
     runs = read_runs(paths)
     tuned = [run for run in runs if run.tuned]
     table, timing = (
-        pd.DataFrame([_head(run) | row for run in tuned for row in read(run.path)], columns=list(columns))
+        pd.DataFrame(
+            [_head(run) | row | {"work": row["step"]} for run in tuned for row in read(run.path)], columns=list(columns)
+        )
         for read, columns in ((read_marks, TABLE_COLUMNS), (read_timing, TIMING_COLUMNS))
     )
     if table.empty and not any((run.path / "metrics.csv").exists() for run in runs):
@@ -302,8 +304,8 @@ class Analysis:
         """Columns ``seed``, ``patient``, ``dice`` of a method's runs at their last mark, or at their first."""
         rows = group.of(self.rows)
         rows = rows[(rows["method"] == method) & (rows["domain"] == domain)]
-        ends = rows.groupby("seed")["step"].transform("min" if first else "max")
-        return rows[rows["step"] == ends].groupby(["seed", "patient"], as_index=False)["dice"].mean()
+        ends = rows.groupby("seed")["work"].transform("min" if first else "max")
+        return rows[rows["work"] == ends].groupby(["seed", "patient"], as_index=False)["dice"].mean()
 
     def _by_target(self) -> Iterator[list[Group]]:
         pairs = self.work.summary[["target", "shots"]].drop_duplicates().sort_values(["target", "shots"])

@@ -41,7 +41,7 @@ from metaseg.studies.classifiers.tables import (
     predictions_in,
     summary,
 )
-from metaseg.studies.work import Unit
+from metaseg.studies.workers import Unit
 
 COMPARE = "classify-compare"
 TEST, EVALUATION = "test", "evaluation"

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
+from functools import lru_cache, partial
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +18,9 @@ from lightning_fabric import Fabric
 
 from metaseg.config.fields import Config, describe_fields
 from metaseg.config.options import RunOptions
-from metaseg.errors import RunError, some, warn_user
+from metaseg.errors import DataError, RunError, some, warn_user
 from metaseg.files import FileKind, read_json, write_json
+from metaseg.models.checkpoint import checkpoint_files
 from metaseg.models.device import fabric_of
 from metaseg.models.processes import first_of_machine
 from metaseg.runs.folder import RunFolder, config_paths, is_run
@@ -32,6 +34,7 @@ from metaseg.store.stored_case import FORMAT_VERSION
 STATE_FILE = "last.state.pt"
 RESULT_NAME = "result.json"
 INPUTS_NAME = "inputs.json"
+_BLAKE2B = partial(blake2b, digest_size=16)
 INPUTS_KIND = FileKind("what a metaseg run reads", "start the run again with --overwrite")
 NOT_BY_FILE = frozenset({"out", "cache", "ask", "data", "source"})
 """Paths among the settings that are written to, or that hold cases, which are compared one by one."""
@@ -106,7 +109,7 @@ class Inputs:
         Raises:
             RunError: One is not as it was when the run began.
         """
-        found = {name: _content_digest(value) for name, value in config_paths(config) if name not in NOT_BY_FILE}
+        found = {name: _digest_of_input(value) for name, value in config_paths(config) if name not in NOT_BY_FILE}
         if not self.recorded:
             self.files = found
             return
@@ -214,18 +217,40 @@ class Inputs:
         return RunError(found, where=where, expected="the data and files that the run recorded", remedy=REMEDY)
 
 
-def _content_digest(name: str) -> str | None:
-    """Digest of a file, or of the weights of the run or checkpoint of this name; None if there is neither."""
+def content_digest(name: str | Path, hasher: Callable[[bytes], Any] = sha256) -> str:
+    """Digest of a file, or of the weights of the run or checkpoint of this name; what a study or a run was made from.
+
+    Args:
+        name: The file, run or checkpoint.
+        hasher: As those of ``hashlib``; studies record SHA-256.
+
+    Raises:
+        DataError: The file cannot be read.
+        RunError: There is no such run or checkpoint.
+    """
     path = Path(name).expanduser()
-    if not path.is_file():
-        try:
-            path = find_checkpoint(path)[0]
-        except RunError:
-            return None
-        path = path if path.is_file() else path.with_name(path.name + ".safetensors")
+    if path.is_dir():
+        path = checkpoint_files(find_checkpoint(path)[0])[0]
+    elif not path.exists() and checkpoint_files(path)[0].exists():
+        path = checkpoint_files(path)[0]
     try:
-        return blake2b(path.read_bytes(), digest_size=16).hexdigest()
-    except OSError:
+        state = path.stat()
+        return _digest_of_file(path, state.st_mtime_ns, state.st_size, hasher)
+    except OSError as error:
+        raise DataError(f"the file cannot be read: {error.strerror or error}", where=path) from error
+
+
+@lru_cache(maxsize=64)
+def _digest_of_file(path: Path, modified: int, size: int, hasher: Callable[[bytes], Any]) -> str:
+    # Studies ask often, and weights may be large.
+    return str(hasher(path.read_bytes()).hexdigest())
+
+
+def _digest_of_input(name: str) -> str | None:
+    """Digest of what a setting of a run names; None if there is no such file, run or checkpoint."""
+    try:
+        return content_digest(name, _BLAKE2B)
+    except (DataError, RunError):
         return None
 
 

@@ -1,4 +1,4 @@
-"""A unit's run: whether it is done, cut off or outdated, and running what is missing of it."""
+"""Runs of a study: what they are made from, whether one is done or outdated, and running what is missing of it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,56 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from metaseg.adapt.metatune import run_metatune
-from metaseg.adapt.naivetune import run_naivetune
-from metaseg.classify.active import run_classify_active
 from metaseg.classify.rounds import FOLDER as ROUNDS
-from metaseg.classify.train import run_classify_train
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.config.io import describe_fields
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, PretrainConfig
-from metaseg.errors import MetasegError, RunError, TrainingError
-from metaseg.files import FileKind, read_json
+from metaseg.errors import MetasegError, RunError, TrainingError, UsageError
+from metaseg.files import FileKind, read_json, write_json
 from metaseg.runs.folder import RunFolder, config_changes, is_locked, is_run
 from metaseg.runs.manifest import read_manifest
-from metaseg.runs.session import STATE_FILE
+from metaseg.runs.session import INPUTS_NAME, STATE_FILE
 from metaseg.runs.state import RunState
 from metaseg.terminal import quiet
-from metaseg.training.pretrain import run_pretrain
+from metaseg.verbs import verb_of
+
+FORMER_FILE = "network.json"
+"""Where studies of the first release keep the digest of their source network, and of nothing else."""
+NETWORK = "source network"
+INPUTS = FileKind("the digests of a study's inputs", "name another study folder with --out")
+
+
+def check_inputs(folder: Path, found: Mapping[str, str], has_results: bool) -> None:
+    """Raise if cells were made from other inputs than there are now; write down those of a new study.
+
+    Args:
+        folder: The study's folder.
+        found: Digests by what they are of, such as ``"data of target met"``.
+        has_results: Whether anything was run in the study; inputs may change freely before.
+
+    Raises:
+        UsageError: An input has changed: old and new results would stand in one table.
+    """
+    recorded = _recorded(folder) if has_results else {}
+    changed = [name for name, digest in found.items() if recorded.get(name, digest) != digest]
+    if changed:
+        raise UsageError(
+            f"changed since the study's first cells were run: {', '.join(changed)}",
+            where=folder,
+            expected="the same network, data and split for all results of a study",
+            remedy="name another study folder with --out, or put back what was changed",
+        )
+    write_json(folder / INPUTS_NAME, {**recorded, **found})
+
+
+def _recorded(folder: Path) -> dict[str, str]:
+    if (folder / INPUTS_NAME).exists():
+        digests: dict[str, str] = read_json(folder / INPUTS_NAME, INPUTS, dict[str, str])
+        return digests
+    if (folder / FORMER_FILE).exists():
+        return {NETWORK: read_json(folder / FORMER_FILE, INPUTS, dict[str, str]).get("sha256", "")}
+    return {}
+
 
 RunConfig = PretrainConfig | NaivetuneConfig | MetatuneConfig | ClassifyTrainConfig | ClassifyActiveConfig
 State = Literal["done", "cut off", "missing", "changed", "damaged", "locked"]
@@ -131,16 +165,7 @@ def _continue(folder: Path, config: RunConfig, show: bool) -> None:
 def _run(config: RunConfig, show: bool) -> None:
     # Many run side by side, and the study has a display of its own.
     with contextlib.nullcontext() if show else quiet(errors=False):
-        if isinstance(config, PretrainConfig):
-            run_pretrain(config)
-        elif isinstance(config, NaivetuneConfig):
-            run_naivetune(config)
-        elif isinstance(config, MetatuneConfig):
-            run_metatune(config)
-        elif isinstance(config, ClassifyTrainConfig):
-            run_classify_train(config)
-        else:
-            run_classify_active(config)
+        verb_of(config).run(config)
 
 
 def drop_weights(folder: Path) -> None:

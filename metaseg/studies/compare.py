@@ -17,15 +17,12 @@ from metaseg.errors import UsageError, recorded_warnings
 from metaseg.models.device import make_fabric
 from metaseg.results import Result
 from metaseg.studies.cells import state_of
-from metaseg.studies.data_checks import check_data
-from metaseg.studies.display import Pace, duration
 from metaseg.studies.pairs import at_seconds, both_axes, every_pair
 from metaseg.studies.plan import Plan, make_plan, with_patients
-from metaseg.studies.preparation import dry_patients, known_region, prepare
+from metaseg.studies.preparation import check_data, dry_patients, known_region, prepare
 from metaseg.studies.study_metrics import summary
 from metaseg.studies.tables import TABLE_COLUMNS, TIMING_COLUMNS, write_table
-from metaseg.studies.work import Unit
-from metaseg.studies.workers import continued_by_the_same_command, do_what_is_left, raise_failures
+from metaseg.studies.workers import Pace, Unit, continued_by_the_same_command, do_what_is_left, duration, raise_failures
 from metaseg.terminal import print_table
 
 COLUMNS = {
@@ -132,9 +129,9 @@ def collect(plan: Plan, cells: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFra
         named = {"target": cell.target, "method": cell.label, "shots": cell.shots, "seed": cell.seed}
         for row in read_marks(folder):
             dice = float(row["dice"]) if row["dice"] else math.nan
-            results.append({**row, **named, "family": family, "step": int(row["step"]), "dice": dice})
+            results.append({**row, **named, "family": family, "work": int(row["step"]), "dice": dice})
         for row in read_timing(folder):
-            times.append({**named, "step": int(row["step"]), "seconds": float(row["seconds"])})
+            times.append({**named, "work": int(row["step"]), "seconds": float(row["seconds"])})
     return pd.DataFrame(results, columns=list(TABLE_COLUMNS)), pd.DataFrame(times, columns=list(TIMING_COLUMNS))
 
 

@@ -6,24 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from metaseg.adapt.methods import METHODS, find_method
+from metaseg.adapt.methods import find_method
 from metaseg.config.io import present_names
 from metaseg.config.options import DataOptions, RunOptions
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig
 from metaseg.config.studies import CompareConfig
 from metaseg.errors import UsageError
 from metaseg.sampling import ORDERS
-from metaseg.studies.spaces import Space, default_space, parse_space
-from metaseg.studies.work import ORACLE
+from metaseg.studies.search import Parameter, Space, default_space, parse_space
+from metaseg.studies.workers import ORACLE
 
 Kind = type[NaivetuneConfig] | type[MetatuneConfig]
-VERBS: Mapping[str, tuple[str, Kind]] = {
-    "plain": ("naivetune", NaivetuneConfig),
-    "meta": ("metatune", MetatuneConfig),
-}
-
+CONFIGS: Mapping[str, Kind] = {"plain": NaivetuneConfig, "meta": MetatuneConfig}
+"""Settings of the verb that runs a family's methods."""
 NAMES: Mapping[Kind, frozenset[str]] = {
-    kind: frozenset(item.name for item in fields(kind)) for kind in (NaivetuneConfig, MetatuneConfig)
+    kind: frozenset(item.name for item in fields(kind)) for kind in CONFIGS.values()
 }
 OF_RUNS = frozenset(item.name for item in fields(RunOptions))
 STUDYS_OWN = OF_RUNS | {"from_run", "shots", "budget", "marks", "watch_cases", "test_part"}
@@ -57,14 +54,9 @@ class Entry:
     searched_as: str
 
     @property
-    def verb(self) -> str:
-        """The verb that runs it."""
-        return VERBS[self.family][0]
-
-    @property
     def config(self) -> Kind:
-        """The verb's settings."""
-        return VERBS[self.family][1]
+        """The settings of the verb that runs it."""
+        return CONFIGS[self.family]
 
     @property
     def needs_oracle(self) -> bool:
@@ -72,7 +64,7 @@ class Entry:
         return self.settings.get("order") == ORACLE
 
     @property
-    def needs_memory(self) -> bool:
+    def needs_source_cases(self) -> bool:
         """Whether it draws from the source's training cases."""
         return find_method(self.method).needs_source == "always" or self.settings.get("replay", "none") != "none"
 
@@ -96,28 +88,28 @@ def read_entry(label: str, given: Any, study: CompareConfig) -> Entry:
     settings = plain(given)
     space, title = settings.pop("search", None), settings.pop("title", None)
     method = settings.pop("method", label)
-    if method not in METHODS:
-        try:
-            find_method(str(method))
-        except UsageError as error:
-            error.found = f"{where}: {error.found}"
-            error.remedy = error.remedy if "method" in given else f"{error.remedy} Another label needs 'method: NAME'"
-            raise
-    info = find_method(method)
-    config = VERBS[info.family][1]
+    try:
+        info = find_method(str(method))
+    except UsageError as error:
+        error.found = f"{where}: {error.found}"
+        error.remedy = error.remedy if "method" in given else f"{error.remedy} Another label needs 'method: NAME'"
+        raise
+    config = CONFIGS[info.family]
     settings = present_names(config, settings)
-    check_keys(settings, OF_METHODS[config], where, other=OF_METHODS[_other(config)])
+    check_keys(settings, OF_METHODS[config], where, other=frozenset().union(*OF_METHODS.values()))
     if info.family == "meta":
         shared = plain(study.shared)
         settings = {key: shared[key] for key in ("order", "replay") if key in shared} | settings
         if "order" in settings:
             settings["order"] = ORDERS.get(str(settings["order"])).name
+    searched_as, parsed = label, dict[str, Parameter]()
     if isinstance(space, str):
-        return Entry(label, str(title or label), method, info.family, settings, {}, space)
-    # What an entry sets itself stays so, unless its own space names it.
-    defaults = {key: value for key, value in default_space(method, info.family).items() if key not in settings}
-    parsed = parse_space(defaults if space is None else space, config, OF_METHODS[config], where)
-    return Entry(label, str(title or label), method, info.family, settings, parsed, label)
+        searched_as = space
+    else:
+        # What an entry sets itself stays so, unless its own space names it.
+        defaults = {key: value for key, value in default_space(method, info.family).items() if key not in settings}
+        parsed = parse_space(defaults if space is None else space, config, OF_METHODS[config], where)
+    return Entry(label, str(title or label), method, info.family, settings, parsed, searched_as)
 
 
 def check_shared_searches(entries: Mapping[str, Entry]) -> None:
@@ -131,15 +123,11 @@ def check_shared_searches(entries: Mapping[str, Entry]) -> None:
             continue
         other = entries.get(entry.searched_as)
         if other is None or not other.space or other.family != entry.family:
-            fitting = [one.label for one in entries.values() if one.space and one.family == entry.family]
+            fitting = [label for label, named in entries.items() if named.space and named.family == entry.family]
             raise UsageError(
                 f"methods: {label}: 'search' is '{entry.searched_as}'",
                 expected="a space, or a searched entry of the same family: " + (", ".join(fitting) or "there is none"),
             )
-
-
-def _other(config: Kind) -> Kind:
-    return MetatuneConfig if config is NaivetuneConfig else NaivetuneConfig
 
 
 def check_keys(
@@ -151,7 +139,7 @@ def check_keys(
         settings: The settings.
         allowed: Those that may stand there.
         where: The place, for messages.
-        other: Those that may stand in an entry of the other family.
+        other: Those that may stand in an entry of some family.
 
     Raises:
         UsageError: One does not.

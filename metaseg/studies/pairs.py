@@ -186,7 +186,7 @@ def both_axes(
         UsageError: The fraction is none.
     """
     if not 0 <= fraction <= 1:
-        raise UsageError(f"a share of {fraction:g}", expected="a number from 0 to 1")
+        raise UsageError(f"a fraction of {fraction:g}", expected="a number from 0 to 1")
     rows = [
         {"target": target, "shots": shots, "baseline": baseline, "method": name}
         | _axes(method, methods[baseline], fraction, seed, resamples)
@@ -226,13 +226,13 @@ def at_seconds(table: pd.DataFrame, timing: pd.DataFrame, seconds: float | None 
 
     Args:
         table: The tidy table of a study.
-        timing: Its timing table: seconds of tuning up to every mark of ``table``; none are needed at step 0.
+        timing: Its timing table: seconds of tuning up to every mark of ``table``; none are needed at work 0.
         seconds: Where to cut, above 0. By default, for each target and shots, the smallest of the methods' totals (a
             method's total being the median over seeds), so that each reaches it in at least half of its runs; methods
             that take no time at all are left out of this.
 
     Returns:
-        A tidy table of two marks for each run: its first one, and the cut. Dice and step at the cut lie on straight
+        A tidy table of two marks for each run: its first one, and the cut. Dice and work at the cut lie on straight
         lines between the marks around it. Two columns more: ``seconds`` of the mark, and ``reached``. A run that ended
         before the cut is there with its last mark and False.
 
@@ -247,7 +247,7 @@ def at_seconds(table: pd.DataFrame, timing: pd.DataFrame, seconds: float | None 
     marks = _timed_marks(table, check_table(timing, TIMING_COLUMNS))
     marks["cut"] = _cuts(marks) if seconds is None else float(seconds)
     of_run = [*_RUN, "domain"]
-    rows = (pd.concat(parts) if parts else table).merge(marks, on=[*of_run, "step"])
+    rows = (pd.concat(parts) if parts else table).merge(marks, on=[*of_run, "work"])
     cut = [_at_cut(run) for _, run in rows.groupby(of_run, sort=False)]
     columns = [*TABLE_COLUMNS, "seconds", "reached"]
     frame = pd.concat(cut) if cut else rows.assign(reached=False)
@@ -256,27 +256,27 @@ def at_seconds(table: pd.DataFrame, timing: pd.DataFrame, seconds: float | None 
 
 def _at_cut(run: pd.DataFrame) -> pd.DataFrame:
     """Rows of a run on a domain, at its first mark and at the cut."""
-    marks = run.drop_duplicates("step").sort_values("step")
+    marks = run.drop_duplicates("work").sort_values("work")
     seconds, cut = marks["seconds"].to_numpy(), marks["cut"].iloc[0]
-    step = np.interp(cut, seconds, marks["step"])
-    begin = run[run["step"] == marks["step"].iloc[0]]
+    work = np.interp(cut, seconds, marks["work"])
+    begin = run[run["work"] == marks["work"].iloc[0]]
     reached = bool(seconds.max() >= cut)
-    if not step > marks["step"].iloc[0]:
+    if not work > marks["work"].iloc[0]:
         return begin.assign(reached=reached)
-    by_case = run.pivot(index=["case", "patient", "region"], columns="step", values="dice")
+    by_case = run.pivot(index=["case", "patient", "region"], columns="work", values="dice")
     dice = by_case.apply(lambda curve: np.interp(cut, seconds, curve), axis=1)
     # All rows but those of the mark are the same at every mark.
     end = begin.set_index(["case", "patient", "region"])
-    end = end.assign(dice=dice, step=step, seconds=np.clip(cut, seconds[0], seconds[-1])).reset_index()
+    end = end.assign(dice=dice, work=work, seconds=np.clip(cut, seconds[0], seconds[-1])).reset_index()
     return pd.concat([begin, end]).assign(reached=reached)
 
 
 def _timed_marks(table: pd.DataFrame, timing: pd.DataFrame) -> pd.DataFrame:
     """Every mark of every run on every domain with its seconds, in ascending order."""
-    marks = table[[*_RUN, "domain", "step"]].drop_duplicates()
-    marks = marks.merge(timing[list(TIMING_COLUMNS)], on=[*_RUN, "step"], how="left")
-    marks = marks.sort_values([*_RUN, "domain", "step"], ignore_index=True)
-    marks.loc[marks["seconds"].isna() & (marks["step"] == 0), "seconds"] = 0.0
+    marks = table[[*_RUN, "domain", "work"]].drop_duplicates()
+    marks = marks.merge(timing[list(TIMING_COLUMNS)], on=[*_RUN, "work"], how="left")
+    marks = marks.sort_values([*_RUN, "domain", "work"], ignore_index=True)
+    marks.loc[marks["seconds"].isna() & (marks["work"] == 0), "seconds"] = 0.0
     if (untimed := marks["seconds"].isna()).any():
         raise DataError(
             f"{int(untimed.sum())} of {len(marks)} marks have no seconds, such as {_name(marks[untimed].iloc[0])}",
@@ -299,4 +299,4 @@ def _cuts(marks: pd.DataFrame) -> np.ndarray:
 
 
 def _name(mark: pd.Series) -> str:
-    return ", ".join(f"{name} {mark[name]}" for name in [*_RUN, "step"])
+    return ", ".join(f"{name} {mark[name]}" for name in [*_RUN, "work"])

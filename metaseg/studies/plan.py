@@ -21,6 +21,7 @@ from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, Pretrai
 from metaseg.config.studies import CompareConfig
 from metaseg.errors import RunError, UsageError
 from metaseg.files import FileKind, read_json, write_json
+from metaseg.runs.session import content_digest
 from metaseg.studies.cells import last_step, pace_of, run_unit, state_of
 from metaseg.studies.entries import (
     NAMES,
@@ -33,10 +34,9 @@ from metaseg.studies.entries import (
     plain,
     read_entry,
 )
-from metaseg.studies.inputs import network_digest
 from metaseg.studies.phantoms import phantom_pretraining, phantom_target
 from metaseg.studies.search import RUNS, WORST, Notes, Search
-from metaseg.studies.work import ORACLE, Unit, Work
+from metaseg.studies.workers import ORACLE, Unit, Work
 
 PRETRAIN, BEST = "pretrain", "best.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -211,7 +211,7 @@ class Plan(Work):
         network: tuple[Any, ...] = ()
         if self.study.storage is not None:
             # Studies that share a database may have networks of their own under the same name.
-            network = (shaping_values(self.pretrain) if self.pretrain else network_digest(self.network),)
+            network = (shaping_values(self.pretrain) if self.pretrain else content_digest(self.network),)
         name = f"{unit.target}/{unit.label}"
         number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big")
         return AdaptationSearch(

@@ -118,8 +118,8 @@ def group_runs(table: pd.DataFrame, region: str) -> list[RunGroup]:
     """
     rows = rows_of_region(table, region)
     families = rows.drop_duplicates("method").set_index("method")["family"]
-    rows = rows.groupby([*_RUN, "step", "patient"], as_index=False)["dice"].mean()
-    rows["mark"] = rows.groupby(_RUN)["step"].rank("dense").astype(np.int64) - 1
+    rows = rows.groupby([*_RUN, "work", "patient"], as_index=False)["dice"].mean()
+    rows["mark"] = rows.groupby(_RUN)["work"].rank("dense").astype(np.int64) - 1
     groups = []
     for target, of_target in rows.groupby("target"):
         patients = {
@@ -145,7 +145,7 @@ def _curves(rows: pd.DataFrame, seeds: np.ndarray, patients: pd.Index) -> Curves
     steps = np.full((len(seeds), marks), np.nan)
     dice = np.full((len(seeds), marks, len(patients)), np.nan)
     seed, mark = np.searchsorted(seeds, rows["seed"].to_numpy()), rows["mark"].to_numpy()
-    steps[seed, mark] = rows["step"].to_numpy()
+    steps[seed, mark] = rows["work"].to_numpy()
     dice[seed, mark, patients.get_indexer(rows["patient"])] = rows["dice"].to_numpy()
     return Curves(steps, dice)
 

@@ -47,7 +47,7 @@ _TARGET = Column("target", "target domain", kind="text")
 _METHOD = Column("method", "label of the method", kind="text")
 _SHOTS = Column("shots", "labelled target patients", kind="whole")
 _SEED = Column("seed", "seed of the run", kind="whole")
-_STEP = Column("step", "work spent, 0 before tuning", "slice gradient evaluations")
+_WORK = Column("work", "work spent, 0 before tuning", "slice gradient evaluations")
 
 TABLE_COLUMNS = columns_by_name(
     _TARGET,
@@ -55,7 +55,7 @@ TABLE_COLUMNS = columns_by_name(
     Column("family", "family of the method", kind="text"),
     _SHOTS,
     _SEED,
-    _STEP,
+    _WORK,
     Column("domain", "target or source", kind="text"),
     Column("case", "the evaluated case", kind="text"),
     Column("patient", "its patient", kind="text"),
@@ -69,7 +69,7 @@ TIMING_COLUMNS = columns_by_name(
     _METHOD,
     _SHOTS,
     _SEED,
-    _STEP,
+    _WORK,
     Column("seconds", "time of tuning up to that mark, on a CPU the processor's", "s", "lower"),
 )
 """Columns of the timing table, which has one row per mark."""
@@ -122,6 +122,8 @@ BOTH_AXES_COLUMNS = columns_by_name(
 
 DOMAINS = ("target", "source")
 SUFFIXES = (".csv", ".parquet")
+FORMER_NAMES = {"step": "work"}
+"""Columns that tables of the first release call otherwise."""
 MEASURED = ("dice", "seconds")
 """What was measured; all other columns say what of."""
 _DIGITS = "%.10g"
@@ -198,6 +200,8 @@ def check_table(frame: pd.DataFrame, columns: Columns = TABLE_COLUMNS, where: st
     Raises:
         DataError: Columns are missing, a value makes no sense, or a row is there twice.
     """
+    former = {name: new for name, new in FORMER_NAMES.items() if new in columns and new not in frame.columns}
+    frame = frame.rename(columns=former)
     expected = "columns " + ", ".join(columns)
     if missing := [name for name in columns if name not in frame.columns]:
         found = ", ".join(map(str, frame.columns)) or "(none)"

@@ -1,26 +1,278 @@
-"""Units of a study done one after another in this process, or side by side in several."""
+"""The work of a study: its units, which are left, and processes that do them while a display shows how far they are.
+
+Comparisons of adaptation methods and of classifiers, and searches of hyper-parameters, share processes, restarts and
+display through this.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import statistics
+import sys
 import threading
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from metaseg.errors import MetasegError, RunError
 from metaseg.files import write_json
 from metaseg.studies.cells import BusyError
-from metaseg.studies.display import Display
-from metaseg.studies.work import Work
+from metaseg.terminal import bars, is_quiet, print_line
+
+CELLS, SEARCHES = "cells", "searches"
+ORACLE = "oracle"
+"""Name of the order that needs to know the target, and of the run of each target that does."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of work, done by one process: a cell, the search of an entry, or a target's oracle run.
+
+    Attributes:
+        kind: Which of them.
+        target: Target domain; empty where a study has none.
+        label: The entry that it belongs to; units of one label take about as long.
+        shots: Labelled patients of a cell; None where a study does not vary them.
+        seed: Seed of a cell.
+    """
+
+    kind: Literal["oracle", "search", "cell"]
+    target: str
+    label: str = ORACLE
+    shots: int | None = None
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """As in messages: ``met/naive/shots-5/seed-0``."""
+        parts = [self.target, self.label]
+        if self.kind == "search":
+            parts.append("search")
+        elif self.kind == "cell":
+            parts += ["" if self.shots is None else f"shots-{self.shots}", f"seed-{self.seed}"]
+        return "/".join(filter(None, parts))
+
+    @property
+    def folder(self) -> Path:
+        """Its folder within the study."""
+        if self.kind == "search":
+            return Path(SEARCHES, self.target, self.label)
+        return Path(CELLS, self.name)
+
+
+class Work(ABC):
+    """All units of a study; picklable, since every process has its own.
+
+    A unit is hashable and picklable, and has a ``name`` for messages, a ``label`` and a ``folder`` within the study.
+
+    Attributes:
+        study: Its settings.
+        folder: Its folder.
+    """
+
+    study: Any
+    folder: Path
+
+    @property
+    def jobs(self) -> int:
+        """Processes that work side by side."""
+        return int(self.study.jobs)
+
+    @property
+    def threads(self) -> int:
+        """Threads of each process; 0 divides the cores."""
+        return int(self.study.threads)
+
+    @property
+    @abstractmethod
+    def units(self) -> Sequence[Any]:
+        """All work, each unit behind what it needs."""
+
+    @abstractmethod
+    def is_done(self, unit: Any) -> bool:
+        """Whether a unit is finished with the settings that it should have."""
+
+    @abstractmethod
+    def do(self, unit: Any) -> None:
+        """Do what is missing of a unit.
+
+        Raises:
+            BusyError: Another process is at it.
+            MetasegError: It cannot be done.
+        """
+
+    def needs(self, unit: Any) -> Sequence[Any]:
+        """The units that must be done before this one."""
+        return ()
+
+    def amount(self, unit: Any) -> float:
+        """How much work a unit is, in any measure that all units share."""
+        return 1.0
+
+    def spent(self, unit: Any) -> float:
+        """How much of it is done, by the unit's own files; 0 where nothing of a unit is counted before its end."""
+        return 0.0
+
+    @abstractmethod
+    def pace(self, unit: Any) -> float | None:
+        """Seconds for each piece of that amount, of a unit that is done; None if it does not tell."""
+
+    def left_to_do(self) -> list[Any]:
+        """The units that are not done, and those that need them anew."""
+        todo: list[Any] = []
+        for unit in self.units:
+            if any(need in todo for need in self.needs(unit)) or not self.is_done(unit):
+                todo.append(unit)
+        return todo
+
+
+SECONDS_BETWEEN_REFRESHES = 1.0
+
+
+class Display:
+    """The progress of a study, on standard error; a context manager.
+
+    On a terminal there is a line for the whole and one for each unit at work, elsewhere a line for each unit that
+    ended. It reads how far a unit is from the unit's own files, so it does not matter which process works on it.
+
+    Args:
+        work: All work.
+        todo: The units that are not done yet.
+    """
+
+    def __init__(self, work: Work, todo: Sequence[Any]) -> None:
+        self._work = work
+        self._left = list(todo)
+        self._total = len(work.units)
+        self._done = self._total - len(todo)
+        self._began: dict[Any, float] = {}
+        self._pace = Pace(work)
+        self._live: Any = None
+        self._tasks: dict[Any, Any] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> Display:
+        if sys.stderr.isatty() and not is_quiet():
+            self._open_terminal()
+        else:
+            self.note(f"{self._done} of {self._total} units done before")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._stop.set()
+            self._thread.join()
+            self._live.stop()
+
+    def begin(self, unit: Any) -> None:
+        """A unit is being worked on."""
+        with self._lock:
+            self._began[unit] = time.monotonic()
+            if self._live is not None:
+                self._tasks[unit] = self._live.add_task(unit.name, total=self._work.amount(unit))
+
+    def end(self, unit: Any, word: str = "done") -> None:
+        """A unit has ended: ``done``, ``found`` done by another process, ``left`` to one, or ``failed``.
+
+        Args:
+            unit: The unit.
+            word: How it ended.
+        """
+        with self._lock:
+            seconds = time.monotonic() - self._began.pop(unit, time.monotonic())
+            if unit in self._tasks:
+                self._live.remove_task(self._tasks.pop(unit))
+            if word != "left":
+                self._done += 1
+                self._left = [other for other in self._left if other != unit]
+            if word == "done":
+                self._pace.add(unit, seconds)
+            how = "done by another process" if word == "found" else f"{word} in {duration(seconds)}"
+            if word == "failed" or (self._live is None and word != "left"):
+                self.note(f"{self._done}/{self._total}  {unit.name}: {how}  {self._left_text()}".rstrip())
+            self._refresh()
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        with self._lock:
+            if self._live is not None:
+                print_line(text, self._live.console)
+            elif not is_quiet():
+                print(text, file=sys.stderr, flush=True)
+
+    def _left_text(self) -> str:
+        seconds = self._pace.seconds(self._left)
+        if seconds is None or not self._left:
+            return ""
+        return f"about {duration(seconds / max(1, min(self._work.jobs, len(self._left))))} left"
+
+    def _open_terminal(self) -> None:
+        from rich.progress import TimeElapsedColumn
+
+        # Units print nothing: what they write to standard output is caught by their own redirection.
+        self._live = bars(TimeElapsedColumn(), redirect=False)
+        self._whole = self._live.add_task("cells and searches", total=self._total, completed=self._done)
+        self._live.start()
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._stop.wait(SECONDS_BETWEEN_REFRESHES):
+            self._refresh()
+
+    def _refresh(self) -> None:
+        if self._live is None:
+            return
+        with self._lock:
+            self._live.update(self._whole, completed=self._done, below=[self._left_text()])
+            for unit, task in self._tasks.items():
+                self._live.update(task, completed=self._work.spent(unit))
+
+
+class Pace:
+    """How long work takes: seconds for each piece of it by label, from what is done.
+
+    Args:
+        work: All work; what of it is done is what is known at first.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._paces: dict[str, list[float]] = {}
+        for unit in work.units:
+            if pace := work.pace(unit):
+                self._paces.setdefault(unit.label, []).append(pace)
+
+    def add(self, unit: Any, seconds: float) -> None:
+        """A unit took so long."""
+        self._paces.setdefault(unit.label, []).append(seconds / self._work.amount(unit))
+
+    def seconds(self, units: Sequence[Any]) -> float | None:
+        """Seconds that units will take one after another, by the medians; None if nothing is done yet."""
+        if not self._paces:
+            return None
+        anyone = statistics.median([pace for paces in self._paces.values() for pace in paces])
+        known = {label: statistics.median(paces) for label, paces in self._paces.items()}
+        return sum(known.get(unit.label, anyone) * self._work.amount(unit) for unit in units)
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``12 min`` or ``3.4 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
 
 SECONDS_BETWEEN_LOOKS = 5.0
 PATIENCE = 20.0

@@ -104,7 +104,7 @@ def test_table_holds_the_metrics_of_the_results(page, whole):
     rows = results[results["region"] == "ET"]
     for method in METHODS:
         mine = rows[rows["method"] == method]
-        after = mine[mine["step"] == mine.groupby("seed")["step"].transform("max")]
+        after = mine[mine["work"] == mine.groupby("seed")["work"].transform("max")]
         cells = page.row(method)
         for domain in ("target", "source"):
             means = after[after["domain"] == domain].groupby(["seed", "patient"])["dice"].mean()
@@ -139,9 +139,9 @@ def test_steps_are_not_told_where_the_target_fell(whole, tmp_path):
     study.mkdir()
     shutil.copy(whole / "study.yaml", study)
     results = read_table(whole / "results.csv")
-    fallen = (results["method"] == "active") & (results["domain"] == "target") & (results["step"] > 0)
+    fallen = (results["method"] == "active") & (results["domain"] == "target") & (results["work"] > 0)
     results.loc[fallen, "dice"] = 0.0
-    rises = (results["method"] == "naive") & (results["domain"] == "target") & (results["step"] > 0)
+    rises = (results["method"] == "naive") & (results["domain"] == "target") & (results["work"] > 0)
     results.loc[rises, "dice"] = 1.0
     write_table(results, study / "results")
     page = report(tmp_path, study, worst=0)

@@ -40,7 +40,7 @@ def table() -> pd.DataFrame:
 
 
 def by_patient(table: pd.DataFrame, method: str, domain: str, step: int) -> pd.Series:
-    rows = table.query("method == @method and domain == @domain and step == @step")
+    rows = table.query("method == @method and domain == @domain and work == @step")
     return rows.groupby("patient")["dice"].mean()
 
 
@@ -100,5 +100,5 @@ def test_every_baseline_has_its_rows_and_only_common_seeds_count(table: pd.DataF
 
 
 def test_share_beyond_one_is_refused(table: pd.DataFrame) -> None:
-    with pytest.raises(UsageError, match=r"a share of 1\.5"):
+    with pytest.raises(UsageError, match=r"a fraction of 1\.5"):
         both_axes(table, "WT", ["naive"], fraction=1.5)

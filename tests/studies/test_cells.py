@@ -7,7 +7,6 @@ import pytest
 
 from metaseg.errors import UsageError
 from metaseg.runs.folder import RunFolder, RunLock
-from metaseg.studies import cells
 from metaseg.studies.cells import BusyError, changes_of, run_unit, seconds_of, state_of
 from metaseg.studies.plan import make_plan
 
@@ -43,7 +42,7 @@ def cell(finished, tmp_path):
 def calls(monkeypatch):
     """What is asked of the verbs, without doing it."""
     found = []
-    monkeypatch.setattr(cells, "run_naivetune", found.append)
+    monkeypatch.setattr("metaseg.adapt.naivetune.run_naivetune", found.append)
     return found
 
 
@@ -128,7 +127,7 @@ def test_cell_that_another_process_begins_meanwhile_is_busy(cell, monkeypatch):
         locks.append(RunLock(folder))
         RunFolder.create(wanted)
 
-    monkeypatch.setattr(cells, "run_naivetune", quicker)
+    monkeypatch.setattr("metaseg.adapt.naivetune.run_naivetune", quicker)
     with pytest.raises(BusyError):
         run_unit(folder, config, study)
 
@@ -140,7 +139,7 @@ def test_wrong_data_do_not_delete_a_cut_off_cell(cell, monkeypatch):
     def without_data(wanted):
         raise UsageError("the disk is not mounted")
 
-    monkeypatch.setattr(cells, "run_naivetune", without_data)
+    monkeypatch.setattr("metaseg.adapt.naivetune.run_naivetune", without_data)
     with pytest.raises(UsageError):
         run_unit(folder, config, study)
     assert state_of(folder, config, study) == "cut off"

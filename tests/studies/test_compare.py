@@ -102,7 +102,7 @@ def test_tables_hold_every_evaluation_of_test_patients_alone(whole, domains):
     assert set(table["method"]) == {"naive", "maml-active"}
     assert dict(zip(table["method"], table["family"], strict=True)) == {"naive": "plain", "maml-active": "meta"}
     assert set(table["region"]) == {"WT", "TC", "ET"}
-    cells = table.groupby("method")["step"].nunique()
+    cells = table.groupby("method")["work"].nunique()
     assert (cells == 3).all(), "before, and two marks"
     naive = pd.read_csv(whole / "cells/met/naive/shots-2/seed-0/marks.csv")
     assert len(naive) == len(table[table["method"] == "naive"])

@@ -28,7 +28,7 @@ def tidy(seconds_per_step, steps=STEPS, seeds=(0, 1, 2), shots=5):
 
 
 def cut_rows(frame):
-    return frame[frame["step"] > 0].set_index(["method", "seed", "domain", "patient"])
+    return frame[frame["work"] > 0].set_index(["method", "seed", "domain", "patient"])
 
 
 def test_the_cut_is_the_smallest_median_total():
@@ -39,7 +39,7 @@ def test_the_cut_is_the_smallest_median_total():
     assert rows.loc[("quick", 1), "seconds"].to_numpy() == pytest.approx(22.0)
     # The run that ended earlier is there as it ended, and says so.
     assert rows.loc[("quick", 0), "seconds"].to_numpy() == pytest.approx(20.0)
-    assert rows.loc[("quick", 0), "step"].to_numpy() == pytest.approx(200.0)
+    assert rows.loc[("quick", 0), "work"].to_numpy() == pytest.approx(200.0)
     assert frame.groupby(["method", "seed"])["reached"].agg(["min", "max"]).to_numpy().tolist() == [
         [False, False],
         *[[True, True]] * 5,
@@ -51,11 +51,11 @@ def test_dice_and_step_lie_between_the_marks_around():
     for (method, seed, _, patient), row in rows.iterrows():
         step = 15.0 / ({"quick": 0.1, "slow": 0.5}[method] * (1 + seed / 10))
         start, slope = SLOPES[patient]
-        assert row["step"] == pytest.approx(step)
+        assert row["work"] == pytest.approx(step)
         assert row["dice"] == pytest.approx(start + slope * step)
     # Not on a line through all marks, but through the two around the cut.
     table, timing = tidy({"quick": 0.1}, seeds=(0,))
-    table.loc[table["step"] == 100, "dice"] = 0.9
+    table.loc[table["work"] == 100, "dice"] = 0.9
     rows = cut_rows(at_seconds(table, timing, seconds=17.5))
     assert rows.loc[("quick", 0, "target", "p1"), "dice"] == pytest.approx(0.9 + 0.75 * (0.8 - 0.9))
 
@@ -63,10 +63,10 @@ def test_dice_and_step_lie_between_the_marks_around():
 def test_every_run_begins_where_it_began():
     table, timing = tidy({"quick": 0.1, "slow": 0.5})
     frame = at_seconds(table, timing)
-    first = frame[frame["step"] == 0][list(TABLE_COLUMNS)].reset_index(drop=True)
-    expected = table[table["step"] == 0].sort_values(list(TABLE_COLUMNS), ignore_index=True)
+    first = frame[frame["work"] == 0][list(TABLE_COLUMNS)].reset_index(drop=True)
+    expected = table[table["work"] == 0].sort_values(list(TABLE_COLUMNS), ignore_index=True)
     pd.testing.assert_frame_equal(first, expected, check_dtype=False)
-    assert frame.loc[frame["step"] == 0, "seconds"].eq(0.0).all()
+    assert frame.loc[frame["work"] == 0, "seconds"].eq(0.0).all()
     assert len(frame) == 2 * len(first)
 
 
@@ -90,11 +90,11 @@ def test_metrics_and_pairs_take_it():
 
 def test_methods_without_work_do_not_set_the_cut():
     table, timing = tidy({"quick": 0.1, "none": 0.0}, seeds=(0,))
-    table = table[(table["method"] == "quick") | (table["step"] == 0)]
+    table = table[(table["method"] == "quick") | (table["work"] == 0)]
     frame = at_seconds(table, timing)
     assert frame.loc[frame["method"] == "quick", "seconds"].max() == pytest.approx(20.0)
     alone = frame[frame["method"] == "none"]
-    assert alone["step"].tolist() == [0.0] * 4
+    assert alone["work"].tolist() == [0.0] * 4
     assert not alone["reached"].any()
 
 
@@ -103,7 +103,7 @@ def test_empty_masks_are_settled_before_lines_are_drawn():
     table.loc[table["patient"] == "p0", "dice"] = np.nan
     rows = cut_rows(at_seconds(table, timing, seconds=15.0))
     assert np.isnan(rows.loc[("quick", 0, "target", "p0"), "dice"])
-    table.loc[(table["patient"] == "p0") & (table["step"] == 200) & (table["domain"] == "target"), "dice"] = 0.0
+    table.loc[(table["patient"] == "p0") & (table["work"] == 200) & (table["domain"] == "target"), "dice"] = 0.0
     rows = cut_rows(at_seconds(table, timing, seconds=15.0))
     assert rows.loc[("quick", 0, "target", "p0"), "dice"] == pytest.approx(0.5)
     assert np.isnan(rows.loc[("quick", 0, "source", "p0"), "dice"])
@@ -111,15 +111,15 @@ def test_empty_masks_are_settled_before_lines_are_drawn():
 
 def test_the_start_needs_no_timing_but_every_other_mark_does():
     table, timing = tidy({"quick": 0.1})
-    later = timing[timing["step"] > 0]
+    later = timing[timing["work"] > 0]
     pd.testing.assert_frame_equal(at_seconds(table, later), at_seconds(table, timing))
-    with pytest.raises(DataError, match=r"2 of 18 marks have no seconds, such as target met, method quick, .*step 100"):
-        at_seconds(table, timing[(timing["step"] != 100) | (timing["seed"] != 1)])
+    with pytest.raises(DataError, match=r"2 of 18 marks have no seconds, such as target met, method quick, .*work 100"):
+        at_seconds(table, timing[(timing["work"] != 100) | (timing["seed"] != 1)])
 
 
 def test_times_that_make_no_sense_are_refused():
     table, timing = tidy({"quick": 0.1}, seeds=(0,))
-    with pytest.raises(DataError, match=r"seconds fall before .*step 200"):
+    with pytest.raises(DataError, match=r"seconds fall before .*work 200"):
         at_seconds(table, timing.assign(seconds=[0.0, 5.0, 4.0]))
     with pytest.raises(ValueError, match="more than 0"):
         at_seconds(table, timing, seconds=0.0)

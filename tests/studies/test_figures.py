@@ -102,7 +102,7 @@ def test_areas_and_steps_equal_those_of_single_curves():
     table = random_table()
     rows = seed_metrics(table, "WT").set_index(["method", "seed"])
     for (method, seed), of_run in table.groupby(["method", "seed"]):
-        means = of_run.groupby(["domain", "step"])["dice"].mean()
+        means = of_run.groupby(["domain", "work"])["dice"].mean()
         row = rows.loc[(method, seed)]
         for domain in ("target", "source"):
             assert row[f"{domain}_area"] == pytest.approx(
@@ -128,12 +128,12 @@ def test_intervals_draw_seeds_and_patients_and_compute_anew():
     generator = np.random.default_rng(4)
     draws = [draw_weights(size, resamples, generator).astype(int) for size in (3, 5, 7)]
     dice = {
-        (method, domain): np.stack([one.pivot(index="step", columns="patient", values="dice") for _, one in seeds])
+        (method, domain): np.stack([one.pivot(index="work", columns="patient", values="dice") for _, one in seeds])
         for (method, domain), seeds in (
             (key, rows.groupby("seed")) for key, rows in table.groupby(["method", "domain"])
         )
     }
-    steps = np.unique(table["step"])
+    steps = np.unique(table["work"])
     samples = []
     for seeds, target, source in zip(*draws, strict=True):
         drawn = [np.repeat(np.arange(len(counts)), counts) for counts in (seeds, target, source)]

@@ -34,7 +34,7 @@ def table():
 
 
 def by_patient(table, method, domain, step, shots=5):
-    rows = table.query("method == @method and domain == @domain and step == @step and shots == @shots")
+    rows = table.query("method == @method and domain == @domain and work == @step and shots == @shots")
     return rows.groupby("patient")["dice"].mean()
 
 
@@ -112,7 +112,7 @@ def test_only_seeds_of_both_methods_are_compared(table):
 
 def test_seeing_tumour_where_there_is_none_is_a_difference(table):
     # Patient 0 has nothing to find: the naive network alone finds something, in one seed.
-    none = (table["patient"] == "target0") & (table["step"] == 100)
+    none = (table["patient"] == "target0") & (table["work"] == 100)
     table = table.assign(dice=table["dice"].where(table["patient"] != "target0"))
     table.loc[none & (table["method"] == "naive") & (table["seed"] == 0) & (table["shots"] == 5), "dice"] = 0.0
     rows = every_pair(table, "WT", metrics=["target_after"], resamples=20).query("shots == 5")

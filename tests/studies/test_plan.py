@@ -9,7 +9,7 @@ from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig
 from metaseg.config.studies import CompareConfig, named_after
 from metaseg.errors import UsageError
 from metaseg.studies.plan import make_plan
-from metaseg.studies.work import Unit
+from metaseg.studies.workers import Unit
 
 METHODS = {"naive": {}, "ours": {"method": "maml", "order": "random", "inner-steps": 2, "title": "MAML"}}
 

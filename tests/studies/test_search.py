@@ -16,9 +16,8 @@ from metaseg.studies import search as module
 from metaseg.studies.cells import BusyError
 from metaseg.studies.plan import Plan, make_plan
 from metaseg.studies.preparation import prepare
-from metaseg.studies.search import open_database, spread_values
-from metaseg.studies.spaces import Parameter
-from metaseg.studies.work import Unit
+from metaseg.studies.search import Parameter, open_database, spread_values
+from metaseg.studies.workers import Unit
 
 UNIT = Unit("search", "met", "naive")
 

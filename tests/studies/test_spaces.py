@@ -9,7 +9,7 @@ from metaseg.adapt.methods.registry import resolve_defaults
 from metaseg.config.io import load_config
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig
 from metaseg.errors import UsageError
-from metaseg.studies.spaces import Parameter, default_space, parse_space
+from metaseg.studies.search import Parameter, default_space, parse_space
 
 FIELDS = frozenset(NaivetuneConfig.__dataclass_fields__)
 

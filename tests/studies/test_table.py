@@ -41,7 +41,7 @@ def test_what_is_written_is_read(table, tmp_path):
 
 
 def test_equal_content_gives_equal_bytes(table, tmp_path):
-    other = table.sample(frac=1.0, random_state=0)[list(TABLE_COLUMNS)[::-1]].astype({"step": float, "shots": float})
+    other = table.sample(frac=1.0, random_state=0)[list(TABLE_COLUMNS)[::-1]].astype({"work": float, "shots": float})
     other["dice"] = other["dice"] + 1e-14
     first, second = write_table(table, tmp_path / "a"), write_table(other.astype({"shots": int}), tmp_path / "b")
     assert first[0].read_bytes() == second[0].read_bytes()
@@ -98,8 +98,8 @@ def test_empty_tables_are_tables(tmp_path):
     [
         ("dice", 1.2, "dice is '1.2' in 1 of 24 rows"),
         ("dice", "high", "dice is 'high'"),
-        ("step", -1, "step is '-1'"),
-        ("step", "", "step is ''"),
+        ("work", -1, "work is '-1'"),
+        ("work", "", "work is ''"),
         ("seed", 0.5, "seed is '0.5'"),
         ("shots", "all", "shots is 'all'"),
         ("domain", "brain", "domain is 'brain'"),
@@ -114,7 +114,7 @@ def test_values_that_make_no_sense_are_named(table, column, value, message):
 
 def test_rows_that_are_there_twice_are_found(table):
     again = table.iloc[[3]].assign(dice=0.9)
-    with pytest.raises(DataError, match=r"1 rows are there more than once, such as target met, .*step 120"):
+    with pytest.raises(DataError, match=r"1 rows are there more than once, such as target met, .*work 120"):
         check_table(pd.concat([table, again]))
 
 
@@ -137,7 +137,7 @@ def test_damaged_parquet_gives_one_message(tmp_path):
 
 def test_cases_without_tumour_count_once_someone_sees_some(table):
     assert count_empty_cases(table)["dice"].isna().equals(table["dice"].isna())
-    seen = (table["patient"] == "NA") & (table["method"] == "naive") & (table["step"] == 120) & (table["seed"] == 1)
+    seen = (table["patient"] == "NA") & (table["method"] == "naive") & (table["work"] == 120) & (table["seed"] == 1)
     table.loc[seen, "dice"] = 0.0
     settled = count_empty_cases(table)
     assert settled.loc[seen, "dice"].tolist() == [0.0]
@@ -154,3 +154,9 @@ def test_regions_are_taken_apart(table):
         rows_of_region(both, "TC")
     assert caught.value.expected == "one of ET, WT"
     assert rows_of_region(table.iloc[:0], "TC").empty
+
+
+def test_tables_of_the_first_release_are_read(table, tmp_path):
+    new = write_table(table, tmp_path / "new")[0]
+    (tmp_path / "old.csv").write_text(new.read_text().replace(",work,", ",step,", 1))
+    pd.testing.assert_frame_equal(read_table(tmp_path / "old.csv"), read_table(new))

@@ -16,6 +16,7 @@ from metaseg.errors import recorded_warnings
 from metaseg.results import Result
 from metaseg.runs.manifest import read_manifest
 from metaseg.runs.state import STATE_NAME
+from metaseg.studies.cells import check_inputs
 from metaseg.studies.classifiers.plan import (
     ClassifierWork,
     check_entries,
@@ -33,11 +34,9 @@ from metaseg.studies.classifiers.tables import (
     write_label_curves,
     write_metric_plot,
 )
-from metaseg.studies.inputs import check_inputs
 from metaseg.studies.preparation import STUDY_FILE
 from metaseg.studies.tables import write_table
-from metaseg.studies.work import CELLS
-from metaseg.studies.workers import continued_by_the_same_command, do_what_is_left, raise_failures
+from metaseg.studies.workers import CELLS, continued_by_the_same_command, do_what_is_left, raise_failures
 from metaseg.terminal import print_table
 
 HEADINGS = {"balanced accuracy": "balanced", "macro F1": "F1"}

@@ -7,11 +7,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from metaseg.cases.case import Case
-from metaseg.cases.labels import LABEL_SCHEMES
 from metaseg.classify.data import (
     PHANTOM_GRADES,
     check_cases,
+    graded_case,
     into_parts,
     open_classified,
     open_slices,
@@ -27,12 +26,12 @@ from metaseg.models.card import checkpoint_files, read_card
 from metaseg.models.classifiers import find_classifier
 from metaseg.models.device import make_fabric
 from metaseg.models.weights import read_tensors
+from metaseg.runs.session import content_digest
 from metaseg.store.prepare import list_cases
 from metaseg.studies.cells import run_unit, seconds_of, state_of
 from metaseg.studies.entries import plain
-from metaseg.studies.inputs import file_digest
 from metaseg.studies.plan import NAME
-from metaseg.studies.work import Unit, Work
+from metaseg.studies.workers import Unit, Work
 from metaseg.verbs import CLASSIFIER, verbs_of
 
 ClassifierConfig = ClassifyTrainConfig | ClassifyActiveConfig
@@ -178,16 +177,13 @@ def check_entries(entries: Mapping[str, ClassifierConfig]) -> None:
                 check_transfer(entry.transfer, entry.weights)
             if reading not in seen:
                 # Phantoms are of two grades, and made when the study runs.
-                seen[reading] = (
-                    list_cases(
-                        entry.data,
-                        format=entry.format,
-                        patients=entry.patients,
-                        allow_missing=entry.allow_missing,
-                        group_copies=entry.copies,
-                    )
-                    or _phantoms()
-                )
+                seen[reading] = list_cases(
+                    entry.data,
+                    format=entry.format,
+                    patients=entry.patients,
+                    allow_missing=entry.allow_missing,
+                    group_copies=entry.copies,
+                ) or [graded_case(grade, grade, grade) for grade in map(str.upper, PHANTOM_GRADES)]
             check_cases(seen[reading], entry)
         except MetasegError as error:
             error.found = f"entry '{label}': {error.found}"
@@ -202,16 +198,8 @@ def _check_weights(path: Path) -> None:
     read_tensors(path)
 
 
-def _phantoms() -> list[Case]:
-    """What phantoms tell of themselves."""
-    return [
-        Case(id=grade, patient=grade, cohort=grade, grade=grade, images={}, label=None, scheme=LABEL_SCHEMES["brats"])
-        for grade in map(str.upper, PHANTOM_GRADES)
-    ]
-
-
 def input_digests(entries: Mapping[str, ClassifierConfig]) -> dict[str, str]:
-    """Digests of what runs of entries read, for :func:`~metaseg.studies.inputs.check_inputs`."""
+    """Digests of what runs of entries read, for :func:`~metaseg.studies.cells.check_inputs`."""
     stores: dict[tuple[Any, ...], str] = {}
     found = {}
     for label, entry in entries.items():
@@ -221,7 +209,7 @@ def input_digests(entries: Mapping[str, ClassifierConfig]) -> dict[str, str]:
         found[f"data of {label}"] = stores[reading]
         weights = None if entry.weights in NO_FILES else Path(weights_file(entry.weights))
         files = {"split": entry.split, "case table": entry.case_table, "weights": weights}
-        found |= {f"{name} of {label}": file_digest(path) for name, path in files.items() if path is not None}
+        found |= {f"{name} of {label}": content_digest(path) for name, path in files.items() if path is not None}
     return found
 
 

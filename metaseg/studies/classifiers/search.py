@@ -20,14 +20,12 @@ from metaseg.errors import UsageError, recorded_warnings
 from metaseg.files import FileKind, read_json, read_rows
 from metaseg.results import Result
 from metaseg.runs.state import STATE_NAME
+from metaseg.studies.cells import check_inputs
 from metaseg.studies.classifiers.plan import check_entries, input_digests, read_classifier_entry
 from metaseg.studies.compare import short
-from metaseg.studies.inputs import check_inputs
 from metaseg.studies.preparation import STUDY_FILE
-from metaseg.studies.search import RUNS, TABLE, Notes, Search
-from metaseg.studies.spaces import parse_space
-from metaseg.studies.work import Work
-from metaseg.studies.workers import continued_by_the_same_command, do_what_is_left, raise_failures
+from metaseg.studies.search import RUNS, TABLE, Notes, Search, parse_space
+from metaseg.studies.workers import Work, continued_by_the_same_command, do_what_is_left, raise_failures
 from metaseg.terminal import print_table
 from metaseg.training.fitted_run import FitSummary
 
@@ -165,7 +163,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class SearchWork(Work):
-    """A search as :class:`~metaseg.studies.work.Work`: as many slots as trials are wanted.
+    """A search as :class:`~metaseg.studies.workers.Work`: as many slots as trials are wanted.
 
     Attributes:
         study: Settings of the search.

@@ -20,7 +20,7 @@ from metaseg.metrics.curves import area_under_budget_curve, labels_saved, labels
 from metaseg.metrics.statistics import draw_weights, holm, known_deviation, paired_wilcoxon, percentile_interval
 from metaseg.pictures.charts import chart_file, draw_bands, draw_intervals, series_roles
 from metaseg.studies.classifiers.plan import ClassifierWork
-from metaseg.studies.work import Unit
+from metaseg.studies.workers import Unit
 from metaseg.terminal import print_table
 
 CURVE_COLUMNS = ("entry", "seed", "round", "labels", "part", *METRICS)
@@ -321,7 +321,7 @@ def beside_paper(paper: Paper, summarised: pd.DataFrame) -> list[tuple[PaperRow,
 
 
 def percent(value: float) -> str:
-    """A share in percent; a dash for NaN, ``not reached`` where a resample never got to the metric."""
+    """A fraction in percent; a dash for NaN, ``not reached`` where a resample never got to the metric."""
     if math.isnan(value):
         return "–"
     return "not reached" if math.isinf(value) else f"{100 * value:.1f}".replace("-", "−")

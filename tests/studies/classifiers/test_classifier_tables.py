@@ -18,7 +18,7 @@ from metaseg.studies.classifiers.tables import (
     seed_curves,
     summary,
 )
-from metaseg.studies.work import Unit
+from metaseg.studies.workers import Unit
 
 
 def predictions(seed, classes=3, patients=12, shift=0):

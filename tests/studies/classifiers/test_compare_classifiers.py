@@ -22,7 +22,7 @@ from metaseg.errors import MetasegError, RunError, UsageError
 from metaseg.studies import cells
 from metaseg.studies.classifiers.compare import run_classify_compare
 from metaseg.studies.classifiers.plan import make_classifier_plan, with_split
-from metaseg.studies.work import Unit
+from metaseg.studies.workers import Unit
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from metaseg.studies.display import Display, Pace, duration
 from metaseg.studies.plan import make_plan
+from metaseg.studies.workers import Display, Pace, duration
 
 
 class Terminal(io.StringIO):
