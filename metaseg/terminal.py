@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -180,8 +179,9 @@ def bars(*columns: ProgressColumn, redirect: bool = True) -> RichProgress:
 
     # This very stream: units of a study redirect standard error while their display goes on.
     console = Console(file=sys.stderr)
+    named = min(console.width // 2, max(8, console.width - 36))
     return Bars(
-        TextColumn("{task.description}", markup=False, table_column=Column(max_width=console.width // 2)),
+        TextColumn("{task.description}", markup=False, table_column=Column(max_width=named)),
         BarColumn(bar_width=None, table_column=Column(min_width=8, max_width=WIDEST_BAR)),
         MofNCompleteColumn(),
         *columns,
@@ -286,14 +286,13 @@ class Table:
         if self.title:
             print_line(self.title, console)
         for row in self.rows:
-            print_line(row[0], console)
-            named = [
-                f"{name} {line}".strip()
-                for name, cell in zip(self.columns[1:], row[1:], strict=True)
-                for name, line in zip_longest([name], cell.splitlines(), fillvalue="")
-                if cell
-            ]
-            for line in fill(named, console.width, indent="  "):
+            # A name that stands for several rows is given with the first of them.
+            if row[0]:
+                print_line(row[0], console)
+            named = [(name, cell.splitlines()) for name, cell in zip(self.columns[1:], row[1:], strict=True) if cell]
+            short = [f"{name}: {lines[0]}" for name, lines in named if len(lines) == 1]
+            blocks = [f"  {name}:\n    " + "\n    ".join(lines) for name, lines in named if len(lines) > 1]
+            for line in [*fill(short, console.width, indent="  ", gap="   "), *blocks]:
                 print_line(line, console)
 
     def _narrowest(self) -> int:

@@ -145,6 +145,7 @@ class Watch:
                 log_overlay(self.log, domain, predictor, store.cases[0], spent)
         self.log.scalars(metrics, step=spent)
         self.shown = {name.replace("dice/", "").replace("/", " "): value for name, value in metrics.items()}
+        self.bar.show(**self.shown)
         if self.config.pictures:
             write_progress_plot(self.run.path, synthetic=self.setup.synthetic)
         self._started = self._clock()

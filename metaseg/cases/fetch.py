@@ -20,7 +20,7 @@ from pathlib import Path
 import pooch
 import requests
 
-from metaseg.errors import DataError, MetasegError, unknown_name
+from metaseg.errors import DataError, ExistsError, MetasegError, unknown_name
 
 RETRIES = 5
 """Attempts in a row that may bring nothing before the download is given up."""
@@ -102,7 +102,7 @@ def fetch_dataset(
     if (folder / _MARKER).is_file():
         return folder
     if folder.exists():
-        raise DataError(
+        raise ExistsError(
             f"{folder.name} exists, but was not written by this command",
             where=folder,
             expected=f"a complete download with {_MARKER}, or no folder",

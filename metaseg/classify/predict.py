@@ -103,7 +103,7 @@ def _open(config: ClassifyPredictConfig, card: ModelCard) -> tuple[ClassifiedSli
             cache_root(config.cache) / "cases",
             options,
             config.jobs,
-            lambda done, total: bar.advance(),
+            bar.set,
             publish=False,
             failed=failed,
         )

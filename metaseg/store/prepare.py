@@ -127,7 +127,7 @@ def open_cases(config: Any, data: Sequence[str | Path], **others: Any) -> SliceS
     """
     settings = {name: getattr(config, name) for name in _SETTINGS if hasattr(config, name)}
     with show_progress("preparing cases", None) as bar:
-        return open_data(data, **(settings | others), progress=lambda done, total: bar.advance())
+        return open_data(data, **(settings | others), progress=bar.set)
 
 
 def list_cases(

@@ -21,7 +21,7 @@ import pytest
 
 from metaseg.cases import fetch
 from metaseg.cases.fetch import DOWNLOADS, fetch_dataset
-from metaseg.errors import DataError, UsageError
+from metaseg.errors import DataError, ExistsError, UsageError
 
 
 class Server:
@@ -253,7 +253,7 @@ def test_archive_of_something_else_is_refused(server, tmp_path, monkeypatch):
 
 def test_foreign_folder_is_left_alone(server, tmp_path):
     (tmp_path / "Tiny").mkdir()
-    with pytest.raises(DataError, match="not written by this command"):
+    with pytest.raises(ExistsError, match="not written by this command"):
         get(server, tmp_path)
     assert server.ranges == []
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +14,12 @@ from metaseg.pictures.charts import write_progress_plot
 from metaseg.runs.folder import RunFolder, list_runs
 from metaseg.runs.logs import METRICS_COLUMNS, CsvLog, read_curves
 from metaseg.runs.manifest import Manifest
-from metaseg.terminal import progress
+from metaseg.terminal import Table, progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 def test_log_files_get_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,10 +41,6 @@ def test_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: py
 
 
 def test_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
@@ -120,3 +122,55 @@ def test_list_of_runs(tmp_path: Path) -> None:
 
 def test_list_of_nothing(tmp_path: Path) -> None:
     assert list_runs(tmp_path / "missing") == []
+
+
+ROWS = (
+    ("runs/[a]", "metatune", "target  ET 0.512\nsource  ET 0.733"),
+    ("runs/a-run-whose-name-is-rather-long", "pretrain", "val  ET 0.512"),
+)
+
+
+@pytest.mark.parametrize("width", [40, 60, 100])
+def test_no_terminal_cuts_a_table(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    table = Table(("Run", "Verb", "Best metrics"), title="Runs", whole=("Run", "Best metrics"))
+    for row in ROWS:
+        table.add(*row)
+    table.print()
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    for row in ROWS:
+        for text in (row[0], *row[2].splitlines()):
+            assert any(text in line for line in lines)
+    assert any("Run " in line and "Verb" in line for line in lines) is (width > 60)
+
+
+@pytest.mark.parametrize("width", [40, 120])
+def test_bar_count_and_time_left_are_always_there(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    with progress("metatune (slice gradients)", 24000) as bar:
+        bar.advance(160, **{f"target metric {number}": 0.5 for number in range(6)})
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()).replace("\r", "\n").splitlines()
+    assert max(map(len, last)) <= width
+    [line] = {line for line in last if "160/24000" in line}
+    assert "━" in line
+    assert ":" in line
+    assert "target metric 5 0.500" in "\n".join(last)
+
+
+def test_what_never_began_leaves_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress("preparing cases", None):
+        pass
+    with progress("preparing cases", None) as bar:
+        bar.set(2, 3)
+    shown = terminal.getvalue()
+    assert "0/?" not in shown.rpartition("\x1b")[0].split("2/3")[-1]
+    assert "2/3" in shown
