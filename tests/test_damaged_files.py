@@ -34,7 +34,7 @@ from metaseg.runs.manifest import Manifest, read_manifest
 from metaseg.runs.networks import trained_patients
 from metaseg.runs.state import RunState, load_training_state, save_training_state
 from metaseg.studies.classifiers.tables import predictions_in
-from metaseg.studies.tables import TABLE_COLUMNS, read_table
+from metaseg.studies.tables import TABLE_COLUMNS, read_study_table
 from metaseg.training.fitted_run import FitSummary
 
 NUMBERS = {"dice": "0.5", "shots": "2", "seed": "1", "work": "8", "domain": "target"}
@@ -77,8 +77,8 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "curve.csv": lambda run: read_curve(run / "curve.csv"),
     "predictions.csv": predictions_in,
     "patients.csv": lambda run: read_patient_table(run / "patients.csv"),
-    "table.csv": lambda run: read_table(run / "table.csv"),
-    "table.parquet": lambda run: read_table(run / "table.parquet"),
+    "table.csv": lambda run: read_study_table(run / "table.csv"),
+    "table.parquet": lambda run: read_study_table(run / "table.parquet"),
 }
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda good: b"",

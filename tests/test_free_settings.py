@@ -19,7 +19,7 @@ from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, Pretrai
 from metaseg.config.studies import ClassifyCompareConfig, ClassifySearchConfig, CompareConfig
 from metaseg.errors import UsageError
 from metaseg.runs.folder import RunFolder
-from metaseg.studies.cells import NETWORK, check_inputs, portable
+from metaseg.studies.cells import NETWORK, check_inputs, relocatable
 from metaseg.studies.classifiers.plan import make_classifier_plan, with_split
 from metaseg.studies.classifiers.search import make_search
 from metaseg.studies.plan import make_plan
@@ -96,14 +96,14 @@ def test_a_run_goes_on_with_another_value_only_where_that_is_declared_free(begun
 def compared(study: CompareConfig) -> Any:
     """What must be equal for results of a study to be kept: settings of cells, and of searches."""
     plan = make_plan(study)
-    cells = {unit.name: shaping_values(portable(plan.config(unit), plan.folder)) for unit in plan.cells}
+    cells = {unit.name: shaping_values(relocatable(plan.config(unit), plan.folder)) for unit in plan.cells}
     searches = {unit.name: (plan.search(unit).digest(), study.trials) for unit in plan.units if unit.kind == "search"}
     return cells, searches
 
 
 def compared_classifiers(study: ClassifyCompareConfig) -> Any:
     work = with_split(make_classifier_plan(study))
-    return {cell.name: shaping_values(portable(work.config(cell), work.folder)) for cell in work.units}
+    return {cell.name: shaping_values(relocatable(work.config(cell), work.folder)) for cell in work.units}
 
 
 WHAT_IS_KEPT = {

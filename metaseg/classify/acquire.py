@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from metaseg.classify.fitting import BATCH, slice_probabilities, softmax
-from metaseg.classify.slices import ClassifiedSlices, augmented
+from metaseg.classify.slices import ClassifiedSlices, augmented_images
 from metaseg.config.classification import ClassifyActiveConfig
 from metaseg.errors import UsageError
 from metaseg.models import Classifier, mc_dropout
@@ -127,7 +127,7 @@ def patch_probabilities(model: Classifier, slices: ClassifiedSlices, patches: in
     for place in range(len(slices)):
         image = slices.images([place])
         seeds = np.random.default_rng([seed, 3, int(slices.rows[place])]).integers(2**31, size=patches - 1)
-        changed = augmented(image.repeat(patches - 1, 1, 1, 1), seeds, augmentation)
+        changed = augmented_images(image.repeat(patches - 1, 1, 1, 1), seeds, augmentation)
         result[place] = softmax(model(torch.cat([image, changed]).to(device)))
     return result
 

@@ -83,7 +83,7 @@ def run_classify_predict(config: ClassifyPredictConfig) -> ClassifyPredictionRes
 
 
 def _open(config: ClassifyPredictConfig, card: ModelCard) -> tuple[ClassifiedSlices, list[FailedCase]]:
-    found, failed = find_cases(config.cases, config.format, card.modalities)
+    found, failed = cases_of_arguments(config.cases, config.format, card.modalities)
     cases: list[Case] = []
     for case in found:
         with one_case(case.id, failed):
@@ -129,7 +129,9 @@ def _for_network(case: Case, card: ModelCard, config: ClassifyPredictConfig) -> 
     return replace(case, images=wanted, label=case.label if config.slices == "tumour" else None)
 
 
-def find_cases(paths: Sequence[Path], format: str, modalities: Sequence[str]) -> tuple[list[Case], list[FailedCase]]:
+def cases_of_arguments(
+    paths: Sequence[Path], format: str, modalities: Sequence[str]
+) -> tuple[list[Case], list[FailedCase]]:
     """The cases that arguments name: case folders, folders of cases or pictures, pictures, or the files of one case.
 
     Those of which it is not known what belongs to them are given as failed.

@@ -281,7 +281,7 @@ class SliceBatches:
         epoch, place = divmod(step, self.steps_per_epoch)
         chosen = self._epoch(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
         seeds = np.random.default_rng([self.seed, 2, step]).integers(2**31, size=len(chosen))
-        images = augmented(self.slices.images(chosen[rows]), seeds[rows], self.augmentation)
+        images = augmented_images(self.slices.images(chosen[rows]), seeds[rows], self.augmentation)
         return images, torch.from_numpy(self.slices.labels[chosen[rows]])
 
 
@@ -306,7 +306,7 @@ def balanced_draw(one_hot: np.ndarray, count: int, rng: np.random.Generator) -> 
     return np.concatenate(passes)
 
 
-def augmented(images: torch.Tensor, seeds: np.ndarray, augmentation: Augmentation) -> torch.Tensor:
+def augmented_images(images: torch.Tensor, seeds: np.ndarray, augmentation: Augmentation) -> torch.Tensor:
     """Change images ``(batch, modality, height, width)``, each by its own seed ``(batch,)``."""
     if augmentation.strength == "none":
         return images

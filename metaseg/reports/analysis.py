@@ -27,8 +27,15 @@ from metaseg.reports.inputs import (
 )
 from metaseg.runs.folder import is_run
 from metaseg.studies.pairs import against, at_seconds, both_axes
-from metaseg.studies.study_metrics import curves, summary
-from metaseg.studies.tables import PAIR_COLUMNS, TABLE_COLUMNS, TIMING_COLUMNS, check_table, read_table, rows_of_region
+from metaseg.studies.study_metrics import curves, method_summary
+from metaseg.studies.tables import (
+    PAIR_COLUMNS,
+    TABLE_COLUMNS,
+    TIMING_COLUMNS,
+    check_table,
+    read_study_table,
+    rows_of_region,
+)
 
 RESAMPLES = 2000
 FREE = ("best", "extra", "active", "passive", "naive")
@@ -69,7 +76,7 @@ def read_segmentation(paths: Sequence[Path]) -> SegmentationInputs:
 
 def _read_study(folder: Path) -> SegmentationInputs:
     results = folder / "results.csv"
-    table = read_table(results) if results.exists() else pd.DataFrame()
+    table = read_study_table(results) if results.exists() else pd.DataFrame()
     if table.empty:
         raise RunError(
             "the study has no results yet",
@@ -92,7 +99,9 @@ def _read_study(folder: Path) -> SegmentationInputs:
         runs=tuple(runs),
         notes=_missing_cells(settings, table, runs),
         table=table,
-        timing=read_table(timing, TIMING_COLUMNS) if timing.exists() else pd.DataFrame(columns=list(TIMING_COLUMNS)),
+        timing=read_study_table(timing, TIMING_COLUMNS)
+        if timing.exists()
+        else pd.DataFrame(columns=list(TIMING_COLUMNS)),
     )
 
 
@@ -238,7 +247,7 @@ class Comparison:
     """Metrics of all methods, and their tests against the reference.
 
     Attributes:
-        summary: As from :func:`metaseg.studies.study_metrics.summary`.
+        summary: As from :func:`metaseg.studies.study_metrics.method_summary`.
         tests: As from :func:`metaseg.studies.pairs.against`; empty where there is one method only.
     """
 
@@ -331,7 +340,7 @@ def analyse(inputs: SegmentationInputs, region: str | None) -> Analysis:
     region = _choose_region(inputs, region)
     resamples = int(inputs.settings.get("resamples") or RESAMPLES)
     methods = [str(method) for method in dict.fromkeys(inputs.table["method"])]
-    overview = summary(inputs.table, region, resamples=resamples)
+    overview = method_summary(inputs.table, region, resamples=resamples)
     means = overview.groupby("method")["balanced_mean"].mean().dropna()
     roles = find_roles(methods, str(means.idxmax()) if len(means) else None, inputs.runs)
     tests = pd.DataFrame(columns=list(PAIR_COLUMNS))
@@ -341,7 +350,8 @@ def analyse(inputs: SegmentationInputs, region: str | None) -> Analysis:
         try:
             cut = at_seconds(inputs.table, inputs.timing)
             seconds = Comparison(
-                summary(cut, region, resamples=resamples), against(cut, region, roles.reference, resamples=resamples)
+                method_summary(cut, region, resamples=resamples),
+                against(cut, region, roles.reference, resamples=resamples),
             )
         except DataError as error:
             problem = f"No metrics at equal seconds: {error.found}."

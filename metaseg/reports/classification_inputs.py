@@ -38,8 +38,8 @@ from metaseg.studies.classifiers.tables import (
     Predictions,
     against_baseline,
     curve_rows,
+    entry_summary,
     predictions_in,
-    summary,
 )
 from metaseg.studies.workers import Unit
 
@@ -86,7 +86,7 @@ class ClassifierStudy:
 
     Attributes:
         work: Its plan.
-        summary: By slice, as from :func:`metaseg.studies.classifiers.tables.summary`, the best first.
+        summary: By slice, as from :func:`metaseg.studies.classifiers.tables.entry_summary`, the best first.
         patients: The same by patient; empty where patients have slices of several classes.
         curves: As from :func:`metaseg.studies.classifiers.tables.curve_rows`.
         pairwise: As from :func:`metaseg.studies.classifiers.tables.against_baseline`.
@@ -206,8 +206,8 @@ def _read_study(folder: Path) -> ClassifierInputs:
 def _computed(work: ClassifierWork, found: dict[Unit, Predictions], done: Sequence[Unit]) -> ClassifierStudy:
     baseline, curves = work.baseline, curve_rows(work, done)
     by_patient = {cell: predictions for cell in found if (predictions := of_patients(found[cell])) is not None}
-    patients = summary(work, by_patient, curves.iloc[:0], baseline)
-    by_slice = summary(work, found, curves, baseline).sort_values(work.study.metric, ascending=False)
+    patients = entry_summary(work, by_patient, curves.iloc[:0], baseline)
+    by_slice = entry_summary(work, found, curves, baseline).sort_values(work.study.metric, ascending=False)
     return ClassifierStudy(
         work=work,
         summary=by_slice,

@@ -107,7 +107,7 @@ def changes_of(recorded: RunConfig, wanted: RunConfig, folder: Path, study: Path
     out = recorded.out or folder
     before = out.parents[depth - 1] if len(out.parents) >= depth else out
     ways = [
-        config_changes(portable(recorded, before, resolve), portable(wanted, study, resolve))
+        config_changes(relocatable(recorded, before, resolve), relocatable(wanted, study, resolve))
         for resolve in (False, True)
     ]
     return min(ways, key=len)
@@ -193,7 +193,7 @@ def pace_of(folder: Path) -> float | None:
     return seconds / spent if seconds and spent else None
 
 
-def portable(config: RunConfig, study: Path, resolve: bool = False) -> Any:
+def relocatable(config: RunConfig, study: Path, resolve: bool = False) -> Any:
     """Settings whose paths within a study do not tell where the study lies.
 
     Args:
@@ -203,13 +203,13 @@ def portable(config: RunConfig, study: Path, resolve: bool = False) -> Any:
     """
     kind: Any = type(config)
     paths = [field.name for field in describe_fields(kind) if field.path]
-    changed: Mapping[str, Any] = {name: _portable(getattr(config, name), study, resolve) for name in paths}
+    changed: Mapping[str, Any] = {name: _relocatable(getattr(config, name), study, resolve) for name in paths}
     return replace(config, **changed)
 
 
-def _portable(value: Any, study: Path, resolve: bool) -> Any:
+def _relocatable(value: Any, study: Path, resolve: bool) -> Any:
     if isinstance(value, tuple):
-        return tuple(_portable(item, study, resolve) for item in value)
+        return tuple(_relocatable(item, study, resolve) for item in value)
     if value is None:
         return None
     path = Path(value)

@@ -19,8 +19,8 @@ from metaseg.results import Result
 from metaseg.studies.cells import state_of
 from metaseg.studies.pairs import at_seconds, both_axes, every_pair
 from metaseg.studies.plan import Plan, make_plan, with_patients
-from metaseg.studies.preparation import check_data, dry_patients, known_region, prepare
-from metaseg.studies.study_metrics import summary
+from metaseg.studies.preparation import check_data, dry_patients, known_region, prepare_study
+from metaseg.studies.study_metrics import method_summary
 from metaseg.studies.tables import TABLE_COLUMNS, TIMING_COLUMNS, write_table
 from metaseg.studies.workers import Pace, Unit, continued_by_the_same_command, do_what_is_left, duration, raise_failures
 from metaseg.terminal import print_table
@@ -92,7 +92,7 @@ def run_compare(config: CompareConfig) -> ComparisonResult:
 
 
 def _run(plan: Plan) -> ComparisonResult:
-    plan = prepare(plan)
+    plan = prepare_study(plan)
     todo = plan.left_to_do()
     try:
         failures = do_what_is_left(plan, todo)
@@ -141,12 +141,12 @@ def _write_metrics(plan: Plan, results: pd.DataFrame, timing: pd.DataFrame) -> p
         return pd.DataFrame()
     region, resamples = str(plan.study.region), plan.study.resamples
     baselines = [label for label, entry in plan.entries.items() if entry.method == "naive"]
-    summarised = summary(results, region, resamples=resamples)
+    summarised = method_summary(results, region, resamples=resamples)
     tables = {
         "summary": summarised,
         "pairwise": every_pair(results, region, resamples=resamples),
         "both_axes": both_axes(results, region, baselines, resamples=resamples),
-        "seconds": summary(at_seconds(results, timing), region, resamples=resamples),
+        "seconds": method_summary(at_seconds(results, timing), region, resamples=resamples),
     }
     for name, table in tables.items():
         write_table(table, plan.folder / name)

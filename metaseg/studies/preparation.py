@@ -190,7 +190,7 @@ STUDY_FILE = "study.yaml"
 SECONDS_BETWEEN_LOOKS = 5.0
 
 
-def prepare(plan: Plan) -> Plan:
+def prepare_study(plan: Plan) -> Plan:
     """Make everything that cells start from; what is there stays.
 
     Returns:

@@ -31,7 +31,7 @@ from metaseg.errors import RunError, TrainingError, UsageError
 from metaseg.files import write_text
 from metaseg.runs.folder import RunLock
 from metaseg.runs.state import STATE_NAME, RunState
-from metaseg.studies.cells import BusyError, RunConfig, drop_weights, portable, run_unit, seconds_of
+from metaseg.studies.cells import BusyError, RunConfig, drop_weights, relocatable, run_unit, seconds_of
 from metaseg.training.fitted_run import GivenUpError, Watcher, watched_by
 
 Value = float | int | str | bool
@@ -270,7 +270,7 @@ class Search(ABC):
 
     def shaping_settings(self) -> dict[str, Any]:
         """Settings of the trials that shape a search."""
-        return shaping_values(portable(self.config, self.study))
+        return shaping_values(relocatable(self.config, self.study))
 
     @cached_property
     def database(self) -> Any:

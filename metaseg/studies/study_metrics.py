@@ -233,7 +233,7 @@ def seed_metrics(table: pd.DataFrame, region: str, *, scratch: str = "scratch") 
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_CELL, "seed", *METRICS])
 
 
-def summary(
+def method_summary(
     table: pd.DataFrame, region: str, *, resamples: int = 2000, seed: int = 0, scratch: str = "scratch"
 ) -> pd.DataFrame:
     """Metrics of every method: mean over seeds, spread and 95 % bootstrap interval.

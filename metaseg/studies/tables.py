@@ -156,7 +156,7 @@ def write_table(frame: pd.DataFrame, path_without_suffix: Path) -> list[Path]:
     return [csv, parquet]
 
 
-def read_table(path: Path, columns: Columns = TABLE_COLUMNS) -> pd.DataFrame:
+def read_study_table(path: Path, columns: Columns = TABLE_COLUMNS) -> pd.DataFrame:
     """Read a table that :func:`write_table` wrote, and check it.
 
     Args:

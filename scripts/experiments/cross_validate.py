@@ -15,8 +15,8 @@ import pandas as pd
 
 import metaseg
 from metaseg.studies.pairs import both_axes
-from metaseg.studies.study_metrics import summary
-from metaseg.studies.tables import read_table, write_table
+from metaseg.studies.study_metrics import method_summary
+from metaseg.studies.tables import read_study_table, write_table
 
 
 def write_splits(folds: Path, out: Path) -> list[Path]:
@@ -38,11 +38,11 @@ def main(config: Path, folds: Path, out: Path, jobs: int = 2) -> None:
         os.environ["METASEG_SPLIT"] = str(split)
         study = out / f"fold-{number}"
         metaseg.compare(config=config, out=study, jobs=jobs)
-        tables.append(read_table(study / "results"))
+        tables.append(read_study_table(study / "results"))
     pooled = pd.concat(tables, ignore_index=True)
     region = str(pooled["region"].iloc[0])
     write_table(pooled, out / "results")
-    write_table(summary(pooled, region), out / "summary")
+    write_table(method_summary(pooled, region), out / "summary")
     write_table(both_axes(pooled, region, ["naive"]), out / "both_axes")
 
 

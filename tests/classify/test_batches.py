@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metaseg.classify.fitting import new_classifier, slice_probabilities, watched_score
-from metaseg.classify.slices import SliceBatches, augmented
+from metaseg.classify.slices import SliceBatches, augmented_images
 from metaseg.training.augment import Augmentation
 
 
@@ -84,19 +84,19 @@ class TestSliceBatches:
 class TestAugmented:
     def test_none_changes_nothing(self, slices):
         images = slices.images([0, 1])
-        assert torch.equal(augmented(images, np.array([1, 2]), Augmentation("none")), images)
+        assert torch.equal(augmented_images(images, np.array([1, 2]), Augmentation("none")), images)
 
     def test_light_only_flips(self, slices):
         image = slices.images([0])[0]
         flips = [image, image.flip(1), image.flip(2), image.flip(1, 2)]
         for seed in range(12):
-            changed = augmented(image[None], np.array([seed]), Augmentation("light"))[0]
+            changed = augmented_images(image[None], np.array([seed]), Augmentation("light"))[0]
             assert any(torch.equal(changed, flipped) for flipped in flips)
 
     def test_leaves_the_read_images_as_they_were(self, slices):
         before = slices.images(np.arange(4))
         batches_of(slices, strength="full").draw(0)
-        augmented(slices.images(np.arange(4)), np.arange(4), Augmentation("full"))
+        augmented_images(slices.images(np.arange(4)), np.arange(4), Augmentation("full"))
         assert torch.equal(slices.images(np.arange(4)), before)
 
 

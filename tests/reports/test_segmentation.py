@@ -24,8 +24,8 @@ from metaseg.reports.inputs import Reopener
 from metaseg.reports.overlays import CaseDrawing, volume_text
 from metaseg.reports.page import run_report
 from metaseg.studies.compare import run_compare
-from metaseg.studies.study_metrics import summary
-from metaseg.studies.tables import read_table, write_table
+from metaseg.studies.study_metrics import method_summary
+from metaseg.studies.tables import read_study_table, write_table
 
 if TYPE_CHECKING:
     from metaseg.store.stored_case import StoredCase
@@ -100,7 +100,7 @@ def test_links_and_ids_of_a_page_fit_together(page):
 
 
 def test_table_holds_the_metrics_of_the_results(page, whole):
-    results = read_table(whole / "results.csv")
+    results = read_study_table(whole / "results.csv")
     rows = results[results["region"] == "ET"]
     for method in METHODS:
         mine = rows[rows["method"] == method]
@@ -109,7 +109,7 @@ def test_table_holds_the_metrics_of_the_results(page, whole):
         for domain in ("target", "source"):
             means = after[after["domain"] == domain].groupby(["seed", "patient"])["dice"].mean()
             assert float(cells[f"{domain} after"].split()[0]) == pytest.approx(means.mean(), abs=6e-4)
-    expected = summary(results, "ET", resamples=100).set_index("method")
+    expected = method_summary(results, "ET", resamples=100).set_index("method")
     for method in METHODS:
         told = page.row(method)["balanced mean"].replace("−", "-").split()
         wanted = [expected.loc[method, f"balanced_mean{end}"] for end in ("", "_low", "_high")]
@@ -138,7 +138,7 @@ def test_steps_are_not_told_where_the_target_fell(whole, tmp_path):
     study = tmp_path / "study"
     study.mkdir()
     shutil.copy(whole / "study.yaml", study)
-    results = read_table(whole / "results.csv")
+    results = read_study_table(whole / "results.csv")
     fallen = (results["method"] == "active") & (results["domain"] == "target") & (results["work"] > 0)
     results.loc[fallen, "dice"] = 0.0
     rises = (results["method"] == "naive") & (results["domain"] == "target") & (results["work"] > 0)
@@ -234,7 +234,7 @@ def test_unfinished_study_says_how_much_is_done(whole, tmp_path):
     study = tmp_path / "study"
     study.mkdir()
     shutil.copy(whole / "study.yaml", study)
-    results = read_table(whole / "results.csv")
+    results = read_study_table(whole / "results.csv")
     write_table(results[(results["method"] != "passive") | (results["seed"] == 0)], study / "results")
     page = report(tmp_path, study, worst=0)
     assert "5 of 6 cells are done" in page.text
@@ -251,7 +251,9 @@ def test_pretraining_is_reported_with_its_curves(domains, tmp_path):
 
 def test_region_is_chosen_among_those_evaluated(whole, tmp_path):
     page = report(tmp_path, whole, region="WT", worst=0)
-    after = summary(read_table(whole / "results.csv"), "WT", resamples=100).set_index("method")["target_after"]
+    after = method_summary(read_study_table(whole / "results.csv"), "WT", resamples=100).set_index("method")[
+        "target_after"
+    ]
     assert float(page.row("naive")["target after"].split()[0]) == pytest.approx(after["naive"], abs=6e-4)
     with pytest.raises(UsageError, match="'lesion'"):
         report(tmp_path, whole, region="lesion")

@@ -22,8 +22,8 @@ from metaseg.errors import DataError, MetasegError, RunError, TrainingError, Usa
 from metaseg.studies import workers
 from metaseg.studies.compare import run_compare
 from metaseg.studies.plan import Plan, make_plan
-from metaseg.studies.preparation import prepare
-from metaseg.studies.tables import read_table
+from metaseg.studies.preparation import prepare_study
+from metaseg.studies.tables import read_study_table
 from metaseg.studies.workers import do_units
 
 TABLES = ("results.csv", "summary.csv", "pairwise.csv")
@@ -70,7 +70,7 @@ def test_study_killed_three_times_has_the_tables_of_one_left_alone(study, whole,
         assert caught.value.__notes__ == ["To continue: give the same command again; what is done stays done."]
     result = run_compare(config)
     assert tables(result.study) == tables(whole)
-    assert list(result.results.columns) == list(read_table(whole / "results.csv").columns)
+    assert list(result.results.columns) == list(read_study_table(whole / "results.csv").columns)
 
 
 def test_processes_side_by_side_give_the_same_tables(study, whole):
@@ -96,7 +96,7 @@ def test_longer_study_runs_what_is_new(study, whole, monkeypatch, tmp_path):
 
 
 def test_tables_hold_every_evaluation_of_test_patients_alone(whole, domains):
-    table = read_table(whole / "results.csv")
+    table = read_study_table(whole / "results.csv")
     split = Split.load(domains["split"])
     assert set(table["case"]) == set(split.parts["test"])
     assert set(table["method"]) == {"naive", "maml-active"}
@@ -229,7 +229,7 @@ def test_failed_unit_is_told_and_the_others_go_on(study, monkeypatch, capsys):
     folder = study().out
     failures = json.loads((folder / "failures.json").read_text())
     assert [one["unit"] for one in failures if "Traceback" in one["details"]] == ["met/maml-active/shots-2/seed-1"]
-    assert set(read_table(folder / "results.csv")["method"]) == {"maml-active"}
+    assert set(read_study_table(folder / "results.csv")["method"]) == {"maml-active"}
     assert "1 of 4 cells are done" in capsys.readouterr().out
     monkeypatch.setattr(Plan, "do", do_unit)
     run_compare(study(seeds=2))
@@ -285,7 +285,7 @@ class Silent:
 
 
 def test_worker_that_dies_loses_its_unit_alone(study):
-    plan = prepare(make_plan(study(jobs=2, methods={"naive": {}}, seeds=2)))
+    plan = prepare_study(make_plan(study(jobs=2, methods={"naive": {}}, seeds=2)))
     display = Silent(kill=True)
     failures = do_units(plan, plan.left_to_do(), display)
     assert [failure.unit.seed for failure in failures] == [0], failures
@@ -327,7 +327,7 @@ def test_study_of_phantoms_with_its_own_pretraining_and_an_oracle(study, tmp_pat
     assert set(result.results["domain"]) == {"target", "source"}
     oracle = json.loads((result.study / "cells/met/oracle/patients.json").read_text())
     assert len(oracle["train"]) == 2
-    assert prepare(make_plan(config)).left_to_do() == []
+    assert prepare_study(make_plan(config)).left_to_do() == []
     # Other settings of the pretraining would make another study of it.
     changed = replace(config, pretrain={**(config.pretrain or {}), "epochs": 2})
     with pytest.raises(UsageError) as caught:

@@ -4,7 +4,7 @@ import pytest
 
 from metaseg.errors import DataError
 from metaseg.studies.pairs import at_seconds, every_pair
-from metaseg.studies.study_metrics import summary
+from metaseg.studies.study_metrics import method_summary
 from metaseg.studies.tables import TABLE_COLUMNS, TIMING_COLUMNS, check_table
 
 STEPS = (0, 100, 200)
@@ -80,7 +80,7 @@ def test_each_target_and_shots_has_its_own_cut():
 def test_metrics_and_pairs_take_it():
     frame = at_seconds(*tidy({"quick": 0.1, "slow": 0.5}, seeds=(0,)))
     check_table(frame)
-    rows = summary(frame, "WT", resamples=20).set_index("method")
+    rows = method_summary(frame, "WT", resamples=20).set_index("method")
     # 20 seconds are 200 steps of the quick method and 40 of the slow one, and Dice gains 0.0015 a step.
     assert rows["target_after"].to_dict() == pytest.approx({"quick": 0.6, "slow": 0.36})
     assert rows["target_before"].to_dict() == pytest.approx({"quick": 0.3, "slow": 0.3})

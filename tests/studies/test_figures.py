@@ -12,9 +12,9 @@ from metaseg.studies.study_metrics import (
     PATIENT_METRICS,
     curves,
     group_runs,
+    method_summary,
     patient_values,
     seed_metrics,
-    summary,
 )
 from metaseg.studies.tables import TABLE_COLUMNS
 
@@ -76,7 +76,7 @@ def test_metrics_of_a_run_by_hand():
 
 
 def test_summary_by_hand():
-    row = summary(BY_HAND, "WT", resamples=50).set_index("method").loc["naive"]
+    row = method_summary(BY_HAND, "WT", resamples=50).set_index("method").loc["naive"]
     assert (row["n_seeds"], row["n_target_patients"], row["n_source_patients"]) == (2, 2, 2)
     assert row["target_after"] == pytest.approx(0.5)
     # Patients' means over seeds are 0.7 and 0.3; both runs' means are 0.5.
@@ -94,7 +94,7 @@ def test_summary_is_the_mean_of_the_runs():
     table = random_table()
     means = seed_metrics(table, "WT").groupby("method")[list(METRICS)].mean()
     pd.testing.assert_frame_equal(
-        summary(table, "WT", resamples=10).set_index("method")[list(METRICS)], means, check_dtype=False
+        method_summary(table, "WT", resamples=10).set_index("method")[list(METRICS)], means, check_dtype=False
     )
 
 
@@ -150,7 +150,7 @@ def test_intervals_draw_seeds_and_patients_and_compute_anew():
                 "forward_transfer": (t[:, 0] - floor).mean(),
             }
         )
-    row = summary(table, "WT", resamples=resamples, seed=4).set_index("method").loc["naive"]
+    row = method_summary(table, "WT", resamples=resamples, seed=4).set_index("method").loc["naive"]
     for metric, values in pd.DataFrame(samples).items():
         ends = np.percentile(values, [2.5, 97.5])
         assert (row[f"{metric}_low"], row[f"{metric}_high"]) == pytest.approx(tuple(ends)), metric
@@ -158,11 +158,13 @@ def test_intervals_draw_seeds_and_patients_and_compute_anew():
 
 def test_rows_depend_neither_on_their_order_nor_on_other_methods():
     table = random_table()
-    whole = summary(table, "WT", resamples=40, seed=1)
-    pd.testing.assert_frame_equal(summary(table.sample(frac=1.0, random_state=3), "WT", resamples=40, seed=1), whole)
-    fewer = summary(table[table["method"] != "replay"], "WT", resamples=40, seed=1)
+    whole = method_summary(table, "WT", resamples=40, seed=1)
+    pd.testing.assert_frame_equal(
+        method_summary(table.sample(frac=1.0, random_state=3), "WT", resamples=40, seed=1), whole
+    )
+    fewer = method_summary(table[table["method"] != "replay"], "WT", resamples=40, seed=1)
     pd.testing.assert_frame_equal(fewer, whole[whole["method"] != "replay"].reset_index(drop=True))
-    assert not summary(table, "WT", resamples=40, seed=2)["target_after_low"].equals(whole["target_after_low"])
+    assert not method_summary(table, "WT", resamples=40, seed=2)["target_after_low"].equals(whole["target_after_low"])
 
 
 def test_forward_transfer_needs_a_start_from_scratch():
@@ -214,7 +216,7 @@ def test_cases_of_a_patient_are_averaged_first():
 
 def test_nothing_to_find_and_nothing_found_is_in_no_mean():
     empty = [[0.6, np.nan, 0.2], [0.5, np.nan, 0.1]]
-    row = summary(tidy(run("naive", 0, [0, 10], empty, empty)), "WT", resamples=20).iloc[0]
+    row = method_summary(tidy(run("naive", 0, [0, 10], empty, empty)), "WT", resamples=20).iloc[0]
     assert (row["n_target_patients"], row["source_before"], row["source_after"]) == (2, pytest.approx(0.4), 0.3)
     # Tumour seen where there is none costs as much as it does in `metaseg evaluate`: 1 before, 0 after.
     false = [[0.6, np.nan, 0.2], [0.5, 0.0, 0.1]]
@@ -223,7 +225,7 @@ def test_nothing_to_find_and_nothing_found_is_in_no_mean():
 
 
 def test_small_tables_have_metrics_without_spread():
-    row = summary(tidy(run("naive", 0, [0, 10], [[0.2], [0.4]], [[0.5], [0.3]])), "WT", resamples=20).iloc[0]
+    row = method_summary(tidy(run("naive", 0, [0, 10], [[0.2], [0.4]], [[0.5], [0.3]])), "WT", resamples=20).iloc[0]
     assert row["forgetting"] == pytest.approx(0.2)
     for metric in METRICS:
         assert all(math.isnan(row[f"{metric}_{name}"]) for name in ("sd", "low", "high")), metric
@@ -231,7 +233,7 @@ def test_small_tables_have_metrics_without_spread():
 
 
 def test_one_seed_draws_patients_alone():
-    row = summary(random_table(seeds=1), "WT", resamples=200).iloc[0]
+    row = method_summary(random_table(seeds=1), "WT", resamples=200).iloc[0]
     assert row["target_after_low"] < row["target_after"] < row["target_after_high"]
     assert math.isnan(row["spent_low"])
     assert math.isnan(row["balanced_mean_sd"])
@@ -239,7 +241,7 @@ def test_one_seed_draws_patients_alone():
 
 def test_a_domain_without_patients_has_no_metrics():
     table = random_table(domains=("target",))
-    row = summary(table, "WT", resamples=50).iloc[0]
+    row = method_summary(table, "WT", resamples=50).iloc[0]
     assert row["n_source_patients"] == 0
     assert math.isnan(row["forgetting"])
     assert math.isnan(row["balanced_mean"])
@@ -251,7 +253,7 @@ def test_empty_tables_give_empty_metrics():
     nothing = pd.DataFrame(columns=list(TABLE_COLUMNS))
     for frame, full in (
         (seed_metrics(nothing, "WT"), seed_metrics(BY_HAND, "WT")),
-        (summary(nothing, "WT"), summary(BY_HAND, "WT", resamples=5)),
+        (method_summary(nothing, "WT"), method_summary(BY_HAND, "WT", resamples=5)),
         (curves(nothing, "WT"), curves(BY_HAND, "WT", resamples=5)),
     ):
         assert frame.empty
@@ -260,4 +262,4 @@ def test_empty_tables_give_empty_metrics():
 
 def test_regions_that_are_not_there_are_named():
     with pytest.raises(DataError, match="no region 'ET'"):
-        summary(BY_HAND, "ET")
+        method_summary(BY_HAND, "ET")

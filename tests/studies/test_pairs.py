@@ -8,7 +8,7 @@ from scipy import stats
 from metaseg.errors import DataError, UsageError
 from metaseg.metrics.statistics import holm
 from metaseg.studies.pairs import against, every_pair
-from metaseg.studies.study_metrics import summary
+from metaseg.studies.study_metrics import method_summary
 from metaseg.studies.tables import PAIR_COLUMNS, TABLE_COLUMNS
 
 METHODS = {"naive": (0.20, -0.20), "replay": (0.22, -0.02), "active": (0.10, -0.05)}
@@ -68,7 +68,7 @@ def test_pairs_are_patients_averaged_over_seeds(table):
 
 
 def test_differences_are_those_of_the_summary(table):
-    means = summary(table, "WT", resamples=5).set_index(["shots", "method"])
+    means = method_summary(table, "WT", resamples=5).set_index(["shots", "method"])
     for row in every_pair(table, "WT", metrics=["source_area", "target_after"], resamples=5).to_dict("records"):
         a, b = (means.loc[(row["shots"], row[name]), row["metric"]] for name in ("method_a", "method_b"))
         assert row["mean_difference"] == pytest.approx(a - b)

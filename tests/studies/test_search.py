@@ -15,7 +15,7 @@ from metaseg.runs.logs import read_log
 from metaseg.studies import search as module
 from metaseg.studies.cells import BusyError
 from metaseg.studies.plan import Plan, make_plan
-from metaseg.studies.preparation import prepare
+from metaseg.studies.preparation import prepare_study
 from metaseg.studies.search import Parameter, open_database, spread_values
 from metaseg.studies.workers import Unit
 
@@ -178,7 +178,7 @@ def test_database_that_cannot_be_reached(study, url):
 
 
 def test_no_trial_sees_a_test_patient(study, domains):
-    plan = prepare(make_plan(study(trials=2)))
+    plan = prepare_study(make_plan(study(trials=2)))
     plan.do(UNIT)
     split = Split.load(domains["split"])
     test = {split.patients[case] for case in split.parts["test"]}

@@ -11,7 +11,7 @@ from metaseg.studies.tables import (
     TIMING_COLUMNS,
     check_table,
     count_empty_cases,
-    read_table,
+    read_study_table,
     rows_of_region,
     write_table,
 )
@@ -32,7 +32,7 @@ def table():
 def test_what_is_written_is_read(table, tmp_path):
     write_table(table, tmp_path / "results")
     for path in (tmp_path / "results", tmp_path / "results.csv"):
-        back = read_table(path)
+        back = read_study_table(path)
         expected = table.sort_values(list(TABLE_COLUMNS), ignore_index=True)
         pd.testing.assert_frame_equal(back, expected, check_dtype=False, atol=1e-9)
     # Names that look like numbers, or like nothing, stay what they are.
@@ -55,9 +55,9 @@ def test_parquet_holds_what_the_csv_holds(table, tmp_path):
     pytest.importorskip("pyarrow")
     csv, parquet = write_table(table, tmp_path / "results")
     assert (csv.name, parquet.name) == ("results.csv", "results.parquet")
-    pd.testing.assert_frame_equal(read_table(parquet), read_table(csv), check_dtype=False, rtol=0, atol=0)
+    pd.testing.assert_frame_equal(read_study_table(parquet), read_study_table(csv), check_dtype=False, rtol=0, atol=0)
     csv.unlink()
-    assert len(read_table(tmp_path / "results")) == len(table)
+    assert len(read_study_table(tmp_path / "results")) == len(table)
 
 
 def test_no_parquet_without_pyarrow(table, tmp_path, monkeypatch):
@@ -70,12 +70,12 @@ def test_no_parquet_without_pyarrow(table, tmp_path, monkeypatch):
 
 def test_dots_in_a_name_are_no_suffix(table, tmp_path):
     assert write_table(table, tmp_path / "study.v1")[0].name == "study.v1.csv"
-    assert len(read_table(tmp_path / "study.v1")) == len(table)
+    assert len(read_study_table(tmp_path / "study.v1")) == len(table)
 
 
 def test_columns_of_one_s_own_come_last_and_other_tables_keep_their_order(table, tmp_path):
     write_table(table.assign(reached=True, note="x"), tmp_path / "more")
-    assert list(read_table(tmp_path / "more").columns) == [*TABLE_COLUMNS, "note", "reached"]
+    assert list(read_study_table(tmp_path / "more").columns) == [*TABLE_COLUMNS, "note", "reached"]
     summary = pd.DataFrame({"method": ["b", "a"], "mean": [-0.0, 0.1 + 0.2]})
     assert write_table(summary, tmp_path / "summary")[0].read_text() == "method,mean\nb,0\na,0.3\n"
 
@@ -83,14 +83,14 @@ def test_columns_of_one_s_own_come_last_and_other_tables_keep_their_order(table,
 def test_timing_is_read_as_timing(tmp_path):
     timing = pd.DataFrame([("met", "naive", 5, 0, 120, 3.25), ("met", "naive", 5, 0, 0, 0.0)], columns=TIMING_COLUMNS)
     write_table(timing, tmp_path / "timing")
-    assert read_table(tmp_path / "timing", TIMING_COLUMNS)["seconds"].tolist() == [0.0, 3.25]
+    assert read_study_table(tmp_path / "timing", TIMING_COLUMNS)["seconds"].tolist() == [0.0, 3.25]
     with pytest.raises(DataError, match=r"lacks column family.*it has target, method"):
-        read_table(tmp_path / "timing")
+        read_study_table(tmp_path / "timing")
 
 
 def test_empty_tables_are_tables(tmp_path):
     write_table(pd.DataFrame(columns=list(TABLE_COLUMNS)), tmp_path / "none")
-    assert list(read_table(tmp_path / "none").columns) == list(TABLE_COLUMNS)
+    assert list(read_study_table(tmp_path / "none").columns) == list(TABLE_COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_files_that_are_no_table_give_one_message(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        read_table(path)
+        read_study_table(path)
     assert caught.value.where == path
     assert caught.value.expected
 
@@ -132,7 +132,7 @@ def test_files_that_are_no_table_give_one_message(tmp_path, content):
 def test_damaged_parquet_gives_one_message(tmp_path):
     (tmp_path / "results.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(DataError):
-        read_table(tmp_path / "results.parquet")
+        read_study_table(tmp_path / "results.parquet")
 
 
 def test_cases_without_tumour_count_once_someone_sees_some(table):
@@ -159,4 +159,4 @@ def test_regions_are_taken_apart(table):
 def test_tables_of_the_first_release_are_read(table, tmp_path):
     new = write_table(table, tmp_path / "new")[0]
     (tmp_path / "old.csv").write_text(new.read_text().replace(",work,", ",step,", 1))
-    pd.testing.assert_frame_equal(read_table(tmp_path / "old.csv"), read_table(new))
+    pd.testing.assert_frame_equal(read_study_table(tmp_path / "old.csv"), read_study_table(new))

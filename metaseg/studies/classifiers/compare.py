@@ -28,9 +28,9 @@ from metaseg.studies.classifiers.tables import (
     NAMES,
     against_baseline,
     curve_rows,
+    entry_summary,
     predictions_in,
     print_paper,
-    summary,
     write_label_curves,
     write_metric_plot,
 )
@@ -98,7 +98,7 @@ def write_tables(work: ClassifierWork) -> ClassifierComparison:
     read = {cell: predictions_in(work.folder / cell.folder / "test") for cell in done}
     found = {cell: predictions for cell, predictions in read.items() if predictions is not None}
     curves = curve_rows(work, done)
-    summarised = summary(work, found, curves, work.baseline)
+    summarised = entry_summary(work, found, curves, work.baseline)
     write_table(summarised, work.folder / "summary")
     write_table(curves, work.folder / "curves")
     write_table(against_baseline(work, found, work.baseline), work.folder / "pairwise")

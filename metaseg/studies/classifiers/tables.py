@@ -79,7 +79,7 @@ def curve_rows(work: ClassifierWork, cells: Sequence[Unit]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(CURVE_COLUMNS))
 
 
-def summary(
+def entry_summary(
     work: ClassifierWork, predictions: dict[Unit, Predictions], curves: pd.DataFrame, baseline: str
 ) -> pd.DataFrame:
     """One row for each entry: final metrics on the test part, and for active learning what its labels were worth.
@@ -307,20 +307,20 @@ def beside_paper(paper: Paper, summarised: pd.DataFrame) -> list[tuple[PaperRow,
 
     Args:
         paper: The paper.
-        summarised: As from :func:`metaseg.studies.classifiers.tables.summary`.
+        summarised: As from :func:`metaseg.studies.classifiers.tables.entry_summary`.
     """
     ours = {} if summarised.empty else summarised.set_index("entry").to_dict("index")
     rows = []
     for row in paper.rows:
         found = ours.get(row.entry, {})
         value, low, high = (found.get(f"{paper.metric}{end}", math.nan) for end in ("", "_low", "_high"))
-        between = "" if math.isnan(low) or math.isnan(high) else f"{percent(low)} to {percent(high)}"
+        between = "" if math.isnan(low) or math.isnan(high) else f"{_percent(low)} to {_percent(high)}"
         between = "not reached" if math.isinf(high) else between
-        rows.append((row, percent(value), between))
+        rows.append((row, _percent(value), between))
     return rows
 
 
-def percent(value: float) -> str:
+def _percent(value: float) -> str:
     """A fraction in percent; a dash for NaN, ``not reached`` where a resample never got to the metric."""
     if math.isnan(value):
         return "–"

@@ -12,11 +12,11 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, r
 from metaseg.studies.classifiers.tables import (
     Predictions,
     against_baseline,
+    entry_summary,
     final_metrics,
     label_metrics,
     mean_curve,
     seed_curves,
-    summary,
 )
 from metaseg.studies.workers import Unit
 
@@ -143,7 +143,7 @@ class TestPairwise:
 
     def test_summary_has_the_entries_that_are_done(self, found):
         work = SimpleNamespace(entries=dict.fromkeys("abcd"), study=SimpleNamespace(resamples=200, metric="auc"))
-        table = summary(work, found, curves(a=[{10: 0.5, 20: 0.6}] * 2), "a").set_index("entry")
+        table = entry_summary(work, found, curves(a=[{10: 0.5, 20: 0.6}] * 2), "a").set_index("entry")
         assert table.index.tolist() == ["a", "b", "c"]
         assert table.loc["a", "labels"] == 20
         assert np.isnan(table.loc["b", "labels"])
