@@ -1,44 +1,13 @@
 """Cases: patients' scans on disk, their labels and geometry, readers for each file convention, and splits.
 
-Names are imported when first used, so that ``import metaseg.cases`` costs nothing.
+Names are imported when first used, so that ``import metaseg.cases`` costs nothing; ``__init__.pyi`` lists them for type
+checkers and editors.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from metaseg.cases.case import MODALITIES, Case, Volume
-    from metaseg.cases.geometry import Geometry
-    from metaseg.cases.labels import LABEL_SCHEMES, LabelScheme, LabelSpace, label_scheme
-    from metaseg.cases.readers import READERS, Reader, give_cases, read_case_files, read_cases, register_reader
-    from metaseg.cases.splits import MissingStratum, Split, make_split, missing_strata, read_split
-    from metaseg.cases.summary import Summary, summarise
-
-__all__ = [
-    "LABEL_SCHEMES",
-    "MODALITIES",
-    "READERS",
-    "Case",
-    "Geometry",
-    "LabelScheme",
-    "LabelSpace",
-    "MissingStratum",
-    "Reader",
-    "Split",
-    "Summary",
-    "Volume",
-    "give_cases",
-    "label_scheme",
-    "make_split",
-    "missing_strata",
-    "read_case_files",
-    "read_cases",
-    "read_split",
-    "register_reader",
-    "summarise",
-]
+from typing import Any
 
 _HOMES = {
     "case": ("MODALITIES", "Case", "Volume"),
@@ -49,6 +18,7 @@ _HOMES = {
     "summary": ("Summary", "summarise"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import metaseg.cases
 from metaseg.cases import READERS, label_scheme, read_case_files, read_cases
 from metaseg.cases.readers import Reader, find_cases, give_cases, register_reader
 from metaseg.errors import DataError, UsageError
@@ -25,6 +26,12 @@ def loaded_after(code: str) -> set[str]:
 
 def test_importing_the_package_is_cheap() -> None:
     assert loaded_after("import metaseg.cases") == set()
+
+
+def test_the_stub_lists_what_the_package_has() -> None:
+    stub = Path(metaseg.cases.__file__).with_suffix(".pyi").read_text()
+    assert sorted(line.split()[-1] for line in stub.splitlines()) == metaseg.cases.__all__
+    assert [name for name in metaseg.cases.__all__ if not hasattr(metaseg.cases, name)] == []
 
 
 def test_reading_needs_neither_torch_nor_pandas() -> None:
