@@ -174,7 +174,7 @@ class TestSplits:
             words = (*words, tmp_path / "pre")
         code, output, error = call(*words)
         assert code in (1, 2)
-        assert "there twice" in error or "split by patient" in output
+        assert "listed twice" in error or "split by patient" in output
         assert "Traceback" not in error
         assert not out.exists()
 
