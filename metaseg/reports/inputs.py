@@ -189,7 +189,7 @@ def read_runs(paths: Sequence[Path]) -> list[ReportRun]:
 
 def inputs_name(runs: Sequence[ReportRun]) -> str:
     """What a report on runs is called."""
-    return " against ".join(run.method for run in runs[:4])
+    return (" against " if len(runs) == 2 else ", ").join(run.method for run in runs[:4])
 
 
 def refuse_runs_without_metrics(runs: Sequence[ReportRun], expected: str) -> None:
