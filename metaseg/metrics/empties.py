@@ -42,11 +42,6 @@ class EmptyPolicy:
     hd95_empty_both: float
     hd95_penalty: float | None
 
-    @property
-    def counts_empty_both(self) -> bool:
-        """True if cases empty in both enter the means."""
-        return not math.isnan(self.dice_empty_both)
-
     def penalty(self, diagonal: float) -> float:
         """HD95 of a missed or false target in an image of this ``diagonal`` (same unit)."""
         return diagonal if self.hd95_penalty is None else self.hd95_penalty

@@ -225,28 +225,6 @@ def painted_slice(
     return paint(grey, enlarged(seen, grey.shape[::-1], Image.Resampling.NEAREST), palette, alpha)
 
 
-def overlay_slice(
-    image: np.ndarray,
-    classes: np.ndarray,
-    space: LabelSpace,
-    alpha: float = 0.5,
-    limits: tuple[float, float] | None = None,
-) -> np.ndarray:
-    """Colour the classes of one slice over its image; fills are translucent, outlines solid.
-
-    Args:
-        image: Intensities ``(height, width)``.
-        classes: Class values ``(height, width)``.
-        space: What the values mean.
-        alpha: Opacity of the fills in [0, 1].
-        limits: Intensities of black and white; by default :func:`contrast_limits` of the slice.
-
-    Returns:
-        ``uint8`` array ``(height, width, 3)``, oriented as ``image``.
-    """
-    return paint(grey_slice(image, limits), classes, class_palette(space), alpha)
-
-
 def paint(grey: np.ndarray, codes: np.ndarray, palette: np.ndarray, alpha: float = 0.5) -> np.ndarray:
     """Colour codes over a grey slice.
 

@@ -37,7 +37,7 @@ def test_defined_metrics_are_left_to_be_computed(policy):
 
 
 def test_only_exclude_leaves_cases_empty_in_both_out():
-    assert {name: policy.counts_empty_both for name, policy in EMPTY_POLICIES.items()} == {
+    assert {name: not math.isnan(policy.dice_empty_both) for name, policy in EMPTY_POLICIES.items()} == {
         "exclude": False,
         "brats": True,
         "mist": True,

@@ -11,7 +11,7 @@ from metaseg.pictures.overlay import (
     for_display,
     grey_slice,
     outlines,
-    overlay_slice,
+    paint,
     visible_part,
 )
 
@@ -49,7 +49,7 @@ def test_overlay_colours_only_the_classes():
     image = np.linspace(0, 100, 400).reshape(20, 20)
     classes = np.zeros((20, 20), dtype=np.uint8)
     classes[5:15, 5:15] = 2
-    picture = overlay_slice(image, classes, SUBREGIONS, alpha=0.5)
+    picture = paint(grey_slice(image), classes, class_palette(SUBREGIONS), alpha=0.5)
     assert picture.dtype == np.uint8
     assert picture.shape == (20, 20, 3)
     outside = picture[classes == 0]
@@ -57,7 +57,7 @@ def test_overlay_colours_only_the_classes():
     grey = grey_slice(image)
     expected = 0.5 * grey[10, 10] + 0.5 * np.array(CLASS_COLOURS["ED"])
     np.testing.assert_allclose(picture[10, 10], expected, atol=1)
-    np.testing.assert_array_equal(overlay_slice(image, np.zeros_like(classes), SUBREGIONS)[..., 0], grey)
+    np.testing.assert_array_equal(paint(grey, np.zeros_like(classes), class_palette(SUBREGIONS))[..., 0], grey)
 
 
 def test_outlines_lie_inside_the_classes():
