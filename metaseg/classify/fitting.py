@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,42 +17,17 @@ from torch.optim import Optimizer
 
 from metaseg.classify.slices import ClassifiedSlices, SliceBatches
 from metaseg.config.classification import ClassifyActiveConfig, FitOptions
-from metaseg.errors import RunError, UsageError
+from metaseg.errors import UsageError
 from metaseg.metrics.classification import classification_metrics
 from metaseg.models import Classifier, ModelCard, build_classifier
-from metaseg.models.checkpoint import checkpoint_files
 from metaseg.models.parts import freeze, hold_still
 from metaseg.models.processes import distributed_map, several
 from metaseg.models.weights import finite_output
-from metaseg.runs.folder import is_run
+from metaseg.runs.networks import NO_FILES, weights_file
 from metaseg.terminal import Progress
 from metaseg.training.augment import Augmentation
 from metaseg.training.loop import LoopPlan, LoopState, Objective, fit
 from metaseg.training.optimization import build_optimizer, learning_rate
-
-NO_FILES = ("none", "imagenet")
-"""Words for weights that are no files."""
-
-
-def weights_file(weights: str) -> str:
-    """The file of weights that a user names: a run stands for its best checkpoint.
-
-    Raises:
-        RunError: The run has no checkpoint.
-    """
-    path = Path(weights).expanduser()
-    if weights in NO_FILES or not path.is_dir():
-        return weights
-    for name in ("best", "last"):
-        file = checkpoint_files(path / "checkpoints" / name)[0]
-        if is_run(path) and file.exists():
-            return str(file)
-    raise RunError(
-        "the folder named as weights holds no checkpoint",
-        where=path,
-        expected="a run of 'metaseg classify train'",
-        remedy="name such a run, a weights file, imagenet or none",
-    )
 
 
 def new_classifier(config: FitOptions, slices: ClassifiedSlices, seed: int) -> Classifier:

@@ -13,7 +13,6 @@ from torch import nn
 from metaseg.classify.annotator import refuse_to_lose_labels
 from metaseg.classify.data import Parts, into_parts, open_slices, part_lines
 from metaseg.classify.fitting import (
-    NO_FILES,
     Rates,
     Transfer,
     check_transfer,
@@ -26,7 +25,6 @@ from metaseg.classify.fitting import (
     slice_probabilities,
     watched,
     watched_score,
-    weights_file,
 )
 from metaseg.classify.slices import ClassifiedSlices, SliceBatches
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
@@ -38,11 +36,13 @@ from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
 from metaseg.runs.manifest import read_manifest
 from metaseg.runs.networks import (
+    NO_FILES,
     inherited_from_weights,
     load_classifier_network,
     patients_known,
     run_of_checkpoint,
     trained_patients,
+    weights_file,
 )
 from metaseg.runs.session import Inputs, RunSession, run_session
 from metaseg.training.augment import Augmentation
@@ -148,7 +148,7 @@ def begin_run(session: RunSession, inputs: Inputs, parts: Parts, **extra: Any) -
     session.begin(
         inputs,
         {"train": parts.train.cases, "val": parts.val.cases},
-        inherited_from_weights(weights_file(session.config.weights)),
+        inherited_from_weights(session.config.weights),
         fingerprint=parts.train.store.fingerprint,
         synthetic=parts.train.store.synthetic,
         **extra,

@@ -82,7 +82,10 @@ class PretrainConfig(RunOptions, ProcessOptions, DataOptions, MissingOptions):
         Settings, Help("Options of the network as JSON, such as '{\"channels\": [16, 32, 64]}'.", MODEL)
     ] = field(default_factory=dict)
     weights: Annotated[
-        str, Help("none, imagenet (where the backbone has it) or a weights file.", MODEL, common=True, path=True)
+        str,
+        Help(
+            "none, imagenet (where the backbone has it), a weights file, or another run.", MODEL, common=True, path=True
+        ),
     ] = "none"
     epochs: Annotated[
         Count | None,

@@ -257,15 +257,38 @@ def inherited_rows(patients: Iterable[str], *, known: bool = True) -> list[dict[
     return [{"case": "", "patient": patient, "cohort": ""} for patient in names]
 
 
+NO_FILES = ("none", "imagenet")
+"""Words for weights that are no files."""
+
+
+def weights_file(weights: str) -> str:
+    """The file of weights that a user names: a run stands for its best checkpoint.
+
+    Raises:
+        RunError: The folder is no run, or the run has no checkpoint.
+    """
+    path = Path(weights).expanduser()
+    if weights in NO_FILES or not path.is_dir():
+        return weights
+    if is_run(path):
+        return str(checkpoint_files(find_checkpoint(path)[0])[0])
+    raise RunError(
+        "the folder named as weights holds no checkpoint",
+        where=path,
+        expected="a run that trained a network",
+        remedy="name such a run, a weights file, imagenet or none",
+    )
+
+
 def inherited_from_weights(weights: str) -> list[dict[str, str]]:
     """Patients whom the weights that a training begins with have seen, for ``patients.json``.
 
     Args:
-        weights: ``none``, ``imagenet`` or a weights file. One of an earlier run brings that run's patients along: they
-            are no test patients of the new one either.
+        weights: ``none``, ``imagenet``, a weights file or a run. An earlier run brings its patients along: they are no
+            test patients of the new one either.
     """
-    earlier = run_of_checkpoint(Path(weights))
-    known = weights in ("none", "imagenet") or (earlier is not None and patients_known(earlier))
+    earlier = run_of_checkpoint(Path(weights_file(weights)))
+    known = weights in NO_FILES or (earlier is not None and patients_known(earlier))
     return inherited_rows(trained_patients(earlier) if earlier else (), known=known)
 
 

@@ -20,7 +20,7 @@ from metaseg.models.segmenters import plugin_of
 from metaseg.results import Result, metrics_table
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
-from metaseg.runs.networks import inherited_from_weights
+from metaseg.runs.networks import inherited_from_weights, weights_file
 from metaseg.runs.session import Inputs, RunSession, run_session
 from metaseg.store.prepare import open_cases, phantom_folder
 from metaseg.store.store import SliceStore
@@ -108,7 +108,7 @@ def _prepare(config: PretrainConfig) -> _Pretraining:
         config.model,
         card.in_channels,
         card.num_classes,
-        weights=config.weights,
+        weights=weights_file(config.weights),
         seed=config.seed,
         on_weights=lambda report: print("\n".join(report.lines())),
         **config.model_options,

@@ -85,11 +85,12 @@ class TestPretrain:
         assert {row["case"] for row in patients["val"]} == set(split.parts["fold-1"])
         assert {row["case"] for row in patients["train"]} == {*split.parts["fold-0"], *split.parts["fold-2"]}
 
-    def test_weights_of_an_earlier_run_bring_its_patients_along(self, folder, cache, write_cases, tmp_path):
+    @pytest.mark.parametrize("named", ["checkpoints/best", ""])
+    def test_weights_of_an_earlier_run_bring_its_patients_along(self, folder, cache, write_cases, tmp_path, named):
         first = metaseg.pretrain(data=folder, cache=cache, out=tmp_path / "a", epochs=1, **TINY)
         second = metaseg.pretrain(
             data=write_cases("MET", 2, centre=0.4), cache=cache, out=tmp_path / "b", epochs=1,
-            weights=first.run / "checkpoints" / "best", val_fraction=0, **TINY,
+            weights=first.run / named, val_fraction=0, **TINY,
         )  # fmt: skip
         assert load_network(first.run).trained_patients < load_network(second.run).trained_patients
 

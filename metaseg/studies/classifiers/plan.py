@@ -16,7 +16,7 @@ from metaseg.classify.data import (
     open_slices,
     phantom_folders,
 )
-from metaseg.classify.fitting import NO_FILES, check_transfer, weights_file
+from metaseg.classify.fitting import check_transfer
 from metaseg.classify.train import SPLIT_NAME
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.config.io import load_config, present_names
@@ -26,6 +26,7 @@ from metaseg.models.card import checkpoint_files, read_card
 from metaseg.models.classifiers import find_classifier
 from metaseg.models.device import make_fabric
 from metaseg.models.weights import read_tensors
+from metaseg.runs.networks import NO_FILES, weights_file
 from metaseg.runs.session import content_digest
 from metaseg.store.prepare import list_cases
 from metaseg.studies.cells import run_unit, seconds_of, state_of
