@@ -225,7 +225,7 @@ class _PredictionWriter:
     ) -> dict[str, Any]:
         geometry = stored.info.geometry
         outputs = {self._relative(file): file for kind, file in job.files.items() if kind != "summary"}
-        digests = {name: content_digest([file]) for name, file in outputs.items()}
+        digests = {name: digest_of_files([file]) for name, file in outputs.items()}
         classes = self.predictor.space.classes
         own = dict(zip(classes, job.scheme.encode(np.arange(len(classes))).tolist(), strict=True))
         return {
@@ -489,7 +489,7 @@ def _unusable(job: PredictionJob, made_from: MadeFrom | None, out: Path) -> str 
     changed = [
         name
         for name, digest in made_from.outputs.items()
-        if (out / name).is_file() and content_digest([out / name]) != digest
+        if (out / name).is_file() and digest_of_files([out / name]) != digest
     ]
     return f"{changed[0]} is not as it was written" if changed else None
 
@@ -502,10 +502,10 @@ def input_digest(case: Case) -> str:
     """
     files = [file for volume in case.images.values() for file in volume.files]
     with reading(files[0], f"file of case {case.id}"):
-        return content_digest(files)
+        return digest_of_files(files)
 
 
-def content_digest(files: Iterable[Path]) -> str:
+def digest_of_files(files: Iterable[Path]) -> str:
     """Digest of the content of files."""
     digest = blake2b(digest_size=16)
     for file in files:
