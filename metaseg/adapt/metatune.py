@@ -35,18 +35,18 @@ from metaseg.adapt.scoring import (
     score_distributed,
     score_slices,
 )
-from metaseg.adapt.setup import AdaptationResult, AdaptationSetup, Shot, run_adaptation
+from metaseg.adapt.setup import AdaptationResult, AdaptationSetup, Shot, adaptation_result, prepare_setup
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import DataError, UsageError, recorded_warnings
 from metaseg.inference.predictor import Predictor
 from metaseg.models.processes import agree, own_part
 from metaseg.runs.logs import Selection
-from metaseg.runs.session import RunSession
+from metaseg.runs.session import RunSession, run_session
 from metaseg.runs.state import save_training_state
 from metaseg.sampling import Pool, plan_case
 from metaseg.sampling.tasks import CasePlan, Step
-from metaseg.store.stored_case import StoredCase
+from metaseg.store.stored_case import StoredCase, share_cache
 from metaseg.threads import ReadAhead
 from metaseg.training.augment import Augmentation
 from metaseg.training.loop import diverged, require_finite_weights
@@ -74,11 +74,12 @@ def run_metatune(config: MetatuneConfig) -> AdaptationResult:
     config = resolve_defaults(config)
     if config.precision == "16-mixed":
         raise UsageError("16-mixed cannot scale meta-gradients", remedy="use --precision bf16-mixed or 32-true")
-    return run_adaptation(config, _tune, config.replay != "none")
+    return run_session(config, lambda: prepare_setup(config, config.replay != "none"), _tune, adaptation_result)
 
 
 def _tune(session: RunSession, setup: AdaptationSetup) -> None:
     config, fabric = session.config, session.fabric
+    share_cache(setup.cases, config.cache_gb)
     setup = replace(setup, network=replace(setup.network, model=fabric.to_device(setup.network.model)))
     model = setup.network.model
     method: Maml = find_method(config.method, "meta").build(config, model, fabric)

@@ -12,12 +12,13 @@ from metaseg.adapt.batches import BatchSource
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.naive import Interpolation, Naive
 from metaseg.adapt.methods.registry import resolve_defaults
-from metaseg.adapt.setup import AdaptationResult, AdaptationSetup, run_adaptation
+from metaseg.adapt.setup import AdaptationResult, AdaptationSetup, adaptation_result, prepare_setup
 from metaseg.adapt.watch import Watch, due_marks
 from metaseg.config.segmentation import NaivetuneConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.files import replacing
-from metaseg.runs.session import RunSession
+from metaseg.runs.session import RunSession, run_session
+from metaseg.store.stored_case import share_cache
 from metaseg.training.loop import LoopPlan, LoopState, fit
 from metaseg.training.optimization import build_optimizer, learning_rate
 
@@ -68,11 +69,13 @@ def run_naivetune(config: NaivetuneConfig) -> AdaptationResult:
         TrainingError: The loss became non-finite.
     """
     config, info = resolve_defaults(config), find_method(config.method, "plain")
-    return run_adaptation(config, _tune, info.needs_source == "always")
+    draws_from_source = info.needs_source == "always"
+    return run_session(config, lambda: prepare_setup(config, draws_from_source), _tune, adaptation_result)
 
 
 def _tune(session: RunSession, setup: AdaptationSetup) -> None:
     config, fabric = session.config, session.fabric
+    share_cache(setup.cases, config.cache_gb)
     method: Naive = find_method(config.method, "plain").build(config, setup, fabric)
     state, saved = LoopState(), session.saved_state()
     before = fabric.to_device(setup.network.model)

@@ -1,11 +1,7 @@
-"""What every adaptation method starts from: a network, the target's shots, and the cases watched or drawn from.
-
-Here is also the frame of the adaptation verbs: prepare, work in the run folder, give the result.
-"""
+"""What every adaptation method starts from: a network, the target's shots, and the cases watched or drawn from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,11 +15,11 @@ from metaseg.errors import DataError, UsageError
 from metaseg.results import Result, metrics_table
 from metaseg.runs.folder import RUNS, RunFolder
 from metaseg.runs.networks import LoadedNetwork, load_network, newest_run
-from metaseg.runs.session import Inputs, RunSession, run_session
+from metaseg.runs.session import Inputs
 from metaseg.sampling import tumour_slices
 from metaseg.store.prepare import open_cases, phantom_folder
 from metaseg.store.store import SliceStore
-from metaseg.store.stored_case import StoredCase, share_cache
+from metaseg.store.stored_case import StoredCase
 from metaseg.training.pretrain import open_pretraining_data, run_pretrain
 from metaseg.training.source import absent_cases
 
@@ -368,30 +364,3 @@ def adaptation_result(run: RunFolder) -> AdaptationResult:
 
 def _shown(value: float | None) -> str:
     return "   - " if value is None else f"{value:5.3f}"
-
-
-def run_adaptation(
-    config: AdaptOptions,
-    tune: Callable[[RunSession, AdaptationSetup], None],
-    draws_from_source: bool,
-) -> AdaptationResult:
-    """Run one adaptation, or say that it is finished.
-
-    Args:
-        config: The verb's settings.
-        tune: Does the work inside the run folder.
-        draws_from_source: The method draws from the source's training cases.
-
-    Raises:
-        DataError: The data cannot be used.
-        UsageError: Settings contradict each other or the data.
-        RunError: There is no such pretrained run, or the run folder cannot be written or resumed.
-        TrainingError: A loss or gradient became non-finite.
-    """
-
-    def prepare() -> AdaptationSetup:
-        setup = prepare_setup(config, draws_from_source)
-        share_cache(setup.cases, config.cache_gb)
-        return setup
-
-    return run_session(config, prepare, tune, adaptation_result)

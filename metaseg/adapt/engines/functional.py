@@ -274,37 +274,31 @@ def task_gradient(
         statistics: Of normalisation layers.
         positions: Of the task among those of the step.
     """
+    trail: list[_InnerStep] = []
     with weights.task(statistics):
-        trail, query_loss = _adapt(weights, task, loss, inner)
+        values = weights.values()
+        for number in range(inner.steps):
+            rates, weight = inner.tables[number], inner.weight_of(number)
+            support = weights.differentiate(
+                values, rates, loss, task.support_images, task.support_labels, not inner.first_order
+            )
+            values = values | {
+                name: values[name] - _constant(rates[name]) * gradient.detach()
+                for name, gradient in support.gradient.items()
+            }
+            if not _needed_on_the_way_back(rates, inner.first_order):
+                support = replace(support, gradient={})
+            query: Values = {}
+            if weight or number == inner.steps - 1:
+                after = weights.differentiate(values, weights.parameters, loss, task.query_images, task.query_labels)
+                query, last = after.gradient, after.loss
+                if weight != 1:
+                    query = {name: weight * gradient for name, gradient in query.items()}
+            trail.append(_InnerStep(support, rates, query))
         support_losses = torch.stack([step.support.loss for step in trail], dim=-1)
-        gradient, rates = _sweep_back(weights, trail, inner.first_order)
-    return TaskGradient(
-        positions, support_losses.reshape(len(positions), -1), query_loss.reshape(len(positions)), gradient, rates
-    )
-
-
-def _adapt(weights: FastWeights, task: TaskBatch, loss: Loss, inner: InnerLoop) -> tuple[list[_InnerStep], Tensor]:
-    """The inner loop forward: its steps, and the last query loss."""
-    values, trail = weights.values(), []
-    for number in range(inner.steps):
-        rates, weight = inner.tables[number], inner.weight_of(number)
-        support = weights.differentiate(
-            values, rates, loss, task.support_images, task.support_labels, not inner.first_order
-        )
-        values = values | {
-            name: values[name] - _constant(rates[name]) * gradient.detach()
-            for name, gradient in support.gradient.items()
-        }
-        if not _needed_on_the_way_back(rates, inner.first_order):
-            support = replace(support, gradient={})
-        query: Values = {}
-        if weight or number == inner.steps - 1:
-            after = weights.differentiate(values, weights.parameters, loss, task.query_images, task.query_labels)
-            query, last = after.gradient, after.loss
-            if weight != 1:
-                query = {name: weight * gradient for name, gradient in query.items()}
-        trail.append(_InnerStep(support, rates, query))
-    return trail, last
+        gradient, of_rates = _sweep_back(weights, trail, inner.first_order)
+    count = len(positions)
+    return TaskGradient(positions, support_losses.reshape(count, -1), last.reshape(count), gradient, of_rates)
 
 
 def _needed_on_the_way_back(rates: Rates, first_order: bool) -> bool:
