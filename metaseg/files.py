@@ -1,10 +1,9 @@
-"""The one reader of JSON, YAML and CSV files: whatever is wrong with a file becomes one error that names it.
+"""Files: read and checked in one way, and written whole or not at all.
 
 A file may be missing, a folder, a pipe, empty, cut off, full of zeros after a power cut, in another encoding, nested
-beyond all depth, or hold values of another type than its readers count on. All of that is settled here, so that no
-reader of a value needs to ask.
-
-Files that are written whole or not at all, and never in the place of others unless that is asked for.
+beyond all depth, or hold values of another type than its readers count on. All of that is settled here: whatever is
+wrong becomes one error that names the file. What is written takes the place of another file only where that is asked
+for.
 """
 
 from __future__ import annotations
@@ -34,6 +33,30 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+FORMER_KEYS = {"figure": "metric", "figures": "metrics"}
+"""Keys of files by metaseg before 0.2, and what they are called today."""
+_PROBE_BYTES = 1 << 16
+_ANOTHER_PLACE = "choose another place, or ask who runs the machine"
+_ROOM = "make room there, then give the command again"
+# What the system's refusals mean to the user, and what to do about them.
+_REFUSALS: dict[int | None, tuple[str, str]] = {
+    errno.ENOSPC: ("the disk is full", _ROOM),
+    errno.EDQUOT: ("the disk quota is used up", _ROOM),
+    errno.EFBIG: ("the file would be larger than the system allows", "raise the limit with 'ulimit -f'"),
+    errno.EROFS: ("the disk can only be read", _ANOTHER_PLACE),
+    errno.EACCES: ("permission is denied", _ANOTHER_PLACE),
+    errno.EPERM: ("permission is denied", _ANOTHER_PLACE),
+    errno.EIO: ("the disk reports an error", "check the disk, or choose another place"),
+    errno.EMFILE: ("too many files are open", "raise the limit with 'ulimit -n', or use fewer --jobs"),
+    errno.ENFILE: ("too many files are open", "end other programs, or use fewer --jobs"),
+    errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
+    errno.ELOOP: ("its links lead in a circle", "mend the links, or choose another place"),
+    errno.ENOTDIR: ("a file stands where a folder should be", "choose another name"),
+    errno.EEXIST: ("a file stands where a folder should be", "choose another name"),
+    errno.EISDIR: ("a folder stands where a file should be", "choose another name"),
+}
+
+
 @dataclass(frozen=True)
 class FileKind:
     """What a file should be, for the message where it is something else.
@@ -51,6 +74,9 @@ class FileKind:
     def refuse(self, found: str, path: Path, remedy: str | None = None) -> MetasegError:
         """The error about a file, with a remedy of its own or the usual one."""
         return self.error(found, where=path, expected=self.expected, remedy=remedy or self.remedy)
+
+
+TABLE = FileKind("a CSV file in UTF-8", error=DataError)
 
 
 def read_text(path: Path, kind: FileKind, *, nulls: bool = False) -> str:
@@ -247,10 +273,6 @@ def _adapter(shape: Any) -> Any:
     return TypeAdapter(shape)
 
 
-FORMER_KEYS = {"figure": "metric", "figures": "metrics"}
-"""Keys of files by metaseg before 0.2, and what they are called today."""
-
-
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [FORMER_KEYS.get(name, name) for name, _ in pairs]
     found = dict(zip(names, (value for _, value in pairs), strict=True))
@@ -282,31 +304,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeEncodeError):
         return "it holds half a character (a lone surrogate)"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-TABLE = FileKind("a CSV file in UTF-8", error=DataError)
-
-
-_PROBE_BYTES = 1 << 16
-_ANOTHER_PLACE = "choose another place, or ask who runs the machine"
-_ROOM = "make room there, then give the command again"
-# What the system's refusals mean to the user, and what to do about them.
-_REFUSALS: dict[int | None, tuple[str, str]] = {
-    errno.ENOSPC: ("the disk is full", _ROOM),
-    errno.EDQUOT: ("the disk quota is used up", _ROOM),
-    errno.EFBIG: ("the file would be larger than the system allows", "raise the limit with 'ulimit -f'"),
-    errno.EROFS: ("the disk can only be read", _ANOTHER_PLACE),
-    errno.EACCES: ("permission is denied", _ANOTHER_PLACE),
-    errno.EPERM: ("permission is denied", _ANOTHER_PLACE),
-    errno.EIO: ("the disk reports an error", "check the disk, or choose another place"),
-    errno.EMFILE: ("too many files are open", "raise the limit with 'ulimit -n', or use fewer --jobs"),
-    errno.ENFILE: ("too many files are open", "end other programs, or use fewer --jobs"),
-    errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
-    errno.ELOOP: ("its links lead in a circle", "mend the links, or choose another place"),
-    errno.ENOTDIR: ("a file stands where a folder should be", "choose another name"),
-    errno.EEXIST: ("a file stands where a folder should be", "choose another name"),
-    errno.EISDIR: ("a folder stands where a file should be", "choose another name"),
-}
 
 
 @contextlib.contextmanager

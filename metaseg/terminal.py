@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -177,7 +178,7 @@ def bars(*columns: ProgressColumn, redirect: bool = True) -> RichProgress:
             if below:
                 yield Text("\n".join(below))
 
-    # This very stream: units of a study redirect standard error while their display goes on.
+    # This very stream: units of a study redirect standard error while their display is shown.
     console = Console(file=sys.stderr)
     named = min(console.width // 2, max(8, console.width - 36))
     return Bars(
@@ -222,9 +223,10 @@ def print_line(text: str, console: Console | None = None) -> None:
 
 
 def print_text(text: str) -> None:
-    """Print a text on standard output, broken between words; brackets in it are no styles."""
-    console = _console()
-    console.print("\n".join(fill(text.split(), console.width, gap=" ")), markup=False, highlight=False)
+    """Print a text on standard output, on a terminal broken between words."""
+    terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
+    width = shutil.get_terminal_size().columns if terminal else len(text)
+    print("\n".join(fill(text.split(), width, gap=" ")))
 
 
 def _console() -> Console:

@@ -45,6 +45,7 @@ from metaseg.runs.networks import (
     weights_file,
 )
 from metaseg.runs.session import Inputs, RunSession, run_session
+from metaseg.terminal import print_text
 from metaseg.training.augment import Augmentation
 from metaseg.training.fitted_run import FitSummary, Training, Validate, fit_in_run
 from metaseg.training.loop import LoopPlan, LoopState, distributed_draw
@@ -202,7 +203,7 @@ def without_inherited(parts: Parts, weights: str) -> Parts:
 def _train(config: ClassifyTrainConfig, session: RunSession, job: _Fit) -> None:
     run, fabric = session.run, session.fabric
     model, slices = job.transfer.model, job.parts.train
-    print(
+    print_text(
         f"{config.model} with {len(slices.modalities)} modalities and {len(slices.classes)} classes "
         f"({', '.join(slices.classes)}), {slices.input_size} pixels, {job.plan.total_steps} steps of "
         f"{job.batches.batch_size} slices on {fabric.device}"

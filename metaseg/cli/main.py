@@ -95,7 +95,7 @@ def _call(words: Sequence[str]) -> int:
 
 
 def _is_usage_error(error: BaseException) -> bool:
-    # typer carries its own copy of click since 0.26: told by shape, not by class.
+    # typer carries its own copy of click since 0.26: identified by shape, not by class.
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
 
 

@@ -1,9 +1,4 @@
-"""``metaseg runs``: what was run, how far it came and how good it is.
-
-``metaseg doctor``: does everything that metaseg needs work here?
-
-``metaseg methods``: what adaptation methods there are, what each needs and what to cite.
-"""
+"""The verbs that only show something: ``metaseg methods``, ``metaseg runs`` and ``metaseg doctor``."""
 
 from __future__ import annotations
 
@@ -22,25 +17,6 @@ if TYPE_CHECKING:
     from metaseg.runs.folder import RunRow
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
-) -> None:
-    """Check versions, devices, learn2learn, memory and folders; exit code 1 if something does not work."""
-    with messages():
-        from metaseg.cli.examination import examine
-
-        findings = examine()
-        if as_json:
-            content = [{"name": item.name, "ok": item.ok, "found": item.found} for item in findings]
-            print(json.dumps({"ok": all(item.ok for item in findings), "checks": content}, indent=2))
-        else:
-            width = max(len(item.name) for item in findings)
-            for item in findings:
-                print(f"{'ok  ' if item.ok else 'BAD '} {item.name:<{width}}  {item.found}")
-        if not all(item.ok for item in findings):
-            raise typer.Exit(1)
-
-
 VERB_OF_FAMILY = {"plain": "naivetune", "meta": "metatune"}
 """The verb whose ``--method`` takes the methods of a family."""
 
@@ -56,7 +32,7 @@ def methods(
         if as_json:
             print(json.dumps([_values(entry) for entry in entries], indent=2))
         else:
-            _print_table(entries)
+            _print_methods(entries)
 
 
 def _plain_first(entry: MethodInfo) -> tuple[bool, bool, str]:
@@ -75,7 +51,7 @@ def _values(entry: MethodInfo) -> dict[str, str]:
     }
 
 
-def _print_table(entries: list[MethodInfo]) -> None:
+def _print_methods(entries: list[MethodInfo]) -> None:
     from metaseg.terminal import Table, print_text
 
     table = Table(
@@ -104,7 +80,7 @@ def runs(
         if as_json:
             print(json.dumps([asdict(row) for row in rows], indent=2, default=str))
         elif rows:
-            _print_table_runs(rows)
+            _print_runs(rows)
         else:
             print(f"no runs in {root}; 'metaseg pretrain' makes one")
 
@@ -119,7 +95,7 @@ def metric_lines(metrics: Mapping[str, float | None]) -> list[str]:
     return [f"{domain}  {'  '.join(cells)}".strip() for domain, cells in lines.items()]
 
 
-def _print_table_runs(rows: list[RunRow]) -> None:
+def _print_runs(rows: list[RunRow]) -> None:
     from metaseg.terminal import Table
 
     table = Table(
@@ -132,3 +108,22 @@ def _print_table_runs(rows: list[RunRow]) -> None:
         status = row.status + (f"\n{row.reason}" if row.reason else "")
         table.add(str(row.path), row.verb, status, row.started[:16].replace("T", " "), metrics, data)
     table.print()
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Check versions, devices, learn2learn, memory and folders; exit code 1 if something does not work."""
+    with messages():
+        from metaseg.cli.examination import examine
+
+        findings = examine()
+        if as_json:
+            content = [{"name": item.name, "ok": item.ok, "found": item.found} for item in findings]
+            print(json.dumps({"ok": all(item.ok for item in findings), "checks": content}, indent=2))
+        else:
+            width = max(len(item.name) for item in findings)
+            for item in findings:
+                print(f"{'ok  ' if item.ok else 'BAD '} {item.name:<{width}}  {item.found}")
+        if not all(item.ok for item in findings):
+            raise typer.Exit(1)

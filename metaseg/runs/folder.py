@@ -259,8 +259,8 @@ def settings_file(path: Path, as_written: type[Config] | None = None) -> Path:
 
     Args:
         path: The run folder.
-        as_written: The settings must also be those that the run wrote, of this class: a run goes on with what it began
-            with. Paths may be others, since data may be moved; ``inputs.json`` tells what must lie there.
+        as_written: The settings must also be those that the run wrote, of this class: a run continues with what it
+            began with. Paths may be others, since data may be moved; ``inputs.json`` tells what must lie there.
 
     Raises:
         RunError: The file is gone or damaged, or not as written.

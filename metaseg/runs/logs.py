@@ -39,7 +39,7 @@ LOG_KIND = FileKind("a log of a metaseg run", "start the run again with --overwr
 class CsvLog:
     """A CSV file with a ``step`` column, written a row at a time.
 
-    Rows reach the file at once, so that a killed run keeps them, and the disk with :meth:`sync`. A run that goes on
+    Rows reach the file at once, so that a killed run keeps them, and the disk with :meth:`sync`. A run that continues
     from an earlier step drops the rows beyond it, and what a kill or a power cut has left of others; the file then
     grows as if the run had never stopped. Where rows up to that step are missing, it is said.
 
@@ -50,7 +50,7 @@ class CsvLog:
         expected: How many rows there were up to that step; None if that is not known.
 
     Raises:
-        RunError: The file to go on with has other columns.
+        RunError: The file to continue with has other columns.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class CsvLog:
         if resume_step and (len(kept) < expected if expected is not None else not path.exists()):
             lost = "the rows" if expected is None else f"{expected - len(kept)} of {expected} rows"
             warn_user(
-                f"{lost} of {path.name} up to step {resume_step} are lost; the run goes on, its history has a gap",
+                f"{lost} of {path.name} up to step {resume_step} are lost; the run continues, its history has a gap",
                 where=path,
                 remedy="copy the file back and resume again, or start the run again with --overwrite",
             )
@@ -175,7 +175,7 @@ class EventLog(CsvLog):
 
     Args:
         run: The run folder.
-        resume_step: The step of the training state from which the run goes on; None for a run that begins, or that
+        resume_step: The step of the training state from which the run continues; None for a run that begins, or that
             was cut off before it had saved one and begins anew.
         expected: How many rows ``metrics.csv`` had at that step, as :meth:`sync` gave it; None if that is not known.
     """

@@ -56,10 +56,10 @@ class InputsContent:
 
 @dataclass
 class Inputs:
-    """What a run reads; of a run that begins it is gathered, of one that goes on it is compared with the record.
+    """What a run reads; of a run that begins it is gathered, of one that continues it is compared with the record.
 
     Attributes:
-        run: The run that goes on; None for one that begins.
+        run: The run that continues; None for one that begins.
         cases: For each set of cases (``data``, ``source``) the key of each case's content by its id.
         files: Digest of each file that a setting names; None where the setting names no file.
         store_format: Version of the rules by which the cases were prepared.
@@ -129,7 +129,7 @@ class Inputs:
             store: All cases that were opened.
 
         Returns:
-            The cases to go on with, in the order in which the run had them.
+            The cases to continue with, in the order in which the run had them.
 
         Raises:
             RunError: Cases are gone, or their images or labels are not as they were.
@@ -260,7 +260,7 @@ def _counted(names: Sequence[str], what: str) -> str:
 
 
 class RunSession:
-    """One start of a verb in its run folder: what the run is made from, where it goes on, and what comes out.
+    """One start of a verb in its run folder: what the run is made from, where it continues, and what comes out.
 
     Args:
         run: The folder, locked.
@@ -268,7 +268,7 @@ class RunSession:
         fabric: Devices and precision.
 
     Attributes:
-        state_file: Where the training state lies from which the run goes on.
+        state_file: Where the training state lies from which the run continues.
     """
 
     def __init__(self, run: RunFolder, config: Any, fabric: Fabric) -> None:
@@ -276,7 +276,7 @@ class RunSession:
         self.state_file = run.checkpoints / STATE_FILE
 
     def saved_state(self) -> dict[str, Any] | None:
-        """The training state to go on from; None where the training begins.
+        """The training state to continue from; None where the training begins.
 
         Raises:
             RunError: It is damaged.

@@ -1,6 +1,6 @@
-"""The state that a training goes on from, to the same bits: weights, optimiser, counters and random generators.
+"""How far a run has come: ``state.json``, by which it is listed, and the state from which its training continues.
 
-``state.json``: how far a run has come, so that it can be continued and listed.
+The training state (weights, optimiser, counters and random generators) continues a training to the same bits.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def save_training_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def can_go_on(path: Path, resume: bool) -> bool:
-    """Whether there is a training state to go on from; says so where weights are there without one."""
+    """Whether there is a training state to continue from; says so where weights are there without one."""
     if resume and not path.exists() and any(path.parent.glob("*.safetensors")):
         warn_user(
             "there is no training state beside the weights: the training begins again at step 0",

@@ -4,8 +4,6 @@ Processes come about in two ways. Where torchrun or SLURM started all of them, e
 Otherwise the first starts the others of its machine as ``python -m metaseg VERB --config FILE`` with its own settings,
 so that a script or notebook that calls metaseg is not run again. All of them then do the same verb. Only the first
 (rank 0) speaks and writes: what the others print is dropped, and their run folder is a temporary one.
-
-The processes that the first process of a machine starts: their start, their watch and their end.
 """
 
 from __future__ import annotations
@@ -44,6 +42,11 @@ SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_TO_NOTICE = 10.0
 """How long the main thread has to notice by itself that a process died; then it is interrupted."""
 SECONDS_TO_END = 10.0
+HEARD, LAST_WORDS = "metaseg/heard", "metaseg/last-words/"
+SECONDS_TO_LEARN = 5.0
+"""How long a process whose connection broke waits to learn who died, and of what."""
+KEPT = (".json", ".yaml", ".csv", ".pt", ".safetensors")
+"""Files of a run that a process may read again when the run continues."""
 
 
 class Companions:
@@ -182,13 +185,6 @@ def bind_to_parent() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-HEARD, LAST_WORDS = "metaseg/heard", "metaseg/last-words/"
-SECONDS_TO_LEARN = 5.0
-"""How long a process whose connection broke waits to learn who died, and of what."""
-KEPT = (".json", ".yaml", ".csv", ".pt", ".safetensors")
-"""Files of a run that a process may read again when the run goes on."""
-
-
 class ProcessLostError(TrainingError):
     """Another process of the work has died."""
 
@@ -324,7 +320,7 @@ def together(fabric: Fabric, config: Config) -> Iterator[None]:
 def open_run(fabric: Fabric, config: Any) -> Iterator[RunFolder]:
     """The run folder of a verb, inside :func:`together`; the first process's is the one that stays.
 
-    The others write what they write into a temporary folder, which holds what the run had when it goes on.
+    The others write what they write into a temporary folder, which holds what the run had when it continues.
 
     Args:
         fabric: Of this process.
@@ -355,7 +351,7 @@ def open_run(fabric: Fabric, config: Any) -> Iterator[RunFolder]:
 
 
 def _kept_files(folder: Path) -> dict[str, bytes]:
-    """What a process needs of a run that goes on, by path within the folder."""
+    """What a process needs of a run that continues, by path within the folder."""
     places = (*folder.iterdir(), *(folder / "checkpoints").glob("*"))
     return {
         str(path.relative_to(folder)): path.read_bytes()

@@ -25,6 +25,7 @@ from metaseg.runs.session import Inputs, RunSession, run_session
 from metaseg.store.prepare import open_cases, phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import share_cache
+from metaseg.terminal import print_text
 from metaseg.training.augment import Augmentation
 from metaseg.training.fitted_run import FitSummary, Training, Validate, fit_in_run, log_overlay, smoothed_score
 from metaseg.training.loop import LoopPlan, distributed_draw, supervised
@@ -155,7 +156,7 @@ def _card(config: PretrainConfig, store: SliceStore, train: SliceStore, modaliti
 
 def _train(config: PretrainConfig, session: RunSession, job: _Pretraining) -> None:
     fabric = session.fabric
-    print(
+    print_text(
         f"{len(job.train)} cases to train on, {len(job.val)} to validate; {config.model} with "
         f"{job.card.in_channels} modalities and {job.card.num_classes} classes; {job.plan.total_steps} steps of "
         f"{config.batch_size} slices of {job.slices.window[0]}x{job.slices.window[1]} pixels on {fabric.device}"
