@@ -42,9 +42,14 @@ from metaseg.store.store import SliceStore
 CSV_NAME, JSON_NAME, PICTURES = "metrics.csv", "metrics.json", "pictures"
 FORMER_NAMES = "figures.json", "figures.csv"
 """What metaseg before 0.2 called these files."""
-_COUNT = re.compile(r"(^|_)n_(lesions|tp|fp|fn)$")
+PATTERN = "unfinished.*.jsonl"
 SAME_QUESTION = ("networks", "data_fingerprint", "cases", "options")
 """Entries of the record that must agree for an earlier evaluation to be replaced by the same one."""
+METRICS_KIND = FileKind(
+    "the metrics of a metaseg evaluation", "name another folder with --out, or replace it with --overwrite"
+)
+_NEEDED = {"network", "case", "target", "dice"}
+_COUNT = re.compile(r"(^|_)n_(lesions|tp|fp|fn)$")
 
 
 def evaluation_record(
@@ -94,11 +99,6 @@ def evaluation_record(
         "versions": versions(),
         "git_commit": git_commit(),
     }
-
-
-METRICS_KIND = FileKind(
-    "the metrics of a metaseg evaluation", "name another folder with --out, or replace it with --overwrite"
-)
 
 
 @dataclass(frozen=True)
@@ -272,10 +272,6 @@ def _earlier_pictures(folder: Path) -> set[Path]:
         earlier = None
     named = (Path(name) for name in (earlier.pictures if earlier else ()))
     return {folder / name for name in named if name.parent == Path(PICTURES)}
-
-
-PATTERN = "unfinished.*.jsonl"
-_NEEDED = {"network", "case", "target", "dice"}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from metaseg.files import replacing
 from metaseg.pictures.overlay import write_picture
 from metaseg.version import __version__
 
+INSIDE = 255
+"""Grey value of the lesion in a mask of the whole lesion, so that the mask can be seen."""
 _DESCRIPTION_BYTES = 79
 _LABEL_INTENT = "label"
 # Of zlib-ng: at level 1 files are half as large again as at level 2, or more; up to level 6 they shrink by a tenth.
@@ -119,10 +121,6 @@ def _write(path: Path, array: np.ndarray, header: nib.Nifti1Header, level: int) 
         gzip_ng.GzipNGFile(filename="", fileobj=stream, mode="wb", compresslevel=level, mtime=0) as packed,
     ):
         image.to_stream(packed)
-
-
-INSIDE = 255
-"""Grey value of the lesion in a mask of the whole lesion, so that the mask can be seen."""
 
 
 def mask_values(scheme: LabelScheme) -> dict[str, int]:

@@ -24,107 +24,6 @@ from metaseg.errors import UsageError
 from metaseg.terminal import Progress, progress
 from metaseg.threads import ReadAhead
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-
-def span_batches(model: nn.Module) -> None:
-    """Let batch normalisation and dropout work on the batch of all processes; in place, weights stay.
-
-    By changing the layers' class, since whoever freezes layers holds on to these very objects.
-    """
-    for module in model.modules():
-        if type(module) in NORMS:
-            module.__class__ = WholeBatchNorm
-        elif type(module) in DROPOUTS:
-            drop, module.__class__ = DROPOUTS[type(module)], WholeBatchDropout
-            module.drop = drop  # type: ignore[assignment]
-
-
-class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over the slices of all processes, on any device (torch's own knows CUDA only).
-
-    Gradients that come in are those of :class:`WholeBatch`: times the number of processes.
-    """
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of axes."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise ``(shard, channel, ...)``."""
-        if not self.training:
-            return super().forward(input)
-        values = input.to(torch.promote_types(input.dtype, torch.float32))
-        axes = [axis for axis in range(input.dim()) if axis != 1]
-        shape = [1, -1, *[1] * (input.dim() - 2)]
-        count = values.new_tensor([values.numel() / values.shape[1]])
-        sums = _SumOverProcesses.apply(torch.cat([values.sum(dim=axes), count]))
-        number, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
-        centred = values - mean.view(shape)
-        # In two passes: the difference of two large sums would lose digits.
-        variance = _SumOverProcesses.apply(centred.square().sum(dim=axes)) / number
-        self._follow(mean.detach(), variance.detach() * number / (number - 1))
-        result = centred * torch.rsqrt(variance + self.eps).view(shape)
-        if self.affine:
-            result = result * self.weight.view(shape) + self.bias.view(shape)
-        return result.to(input.dtype)
-
-    @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics."""
-        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
-            return
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-        factor = 1.0 / float(self.num_batches_tracked or 1) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean), factor)
-        self.running_var.lerp_(variance.to(self.running_var), factor)
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """The sum over all processes; its gradient is the sum of theirs."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.detach().clone()
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
-        distributed.all_reduce(total)
-        return total
-
-
-class WholeBatchDropout(nn.modules.dropout._DropoutNd):
-    """Dropout whose mask is drawn for the whole batch, as one process draws it, and of which the own rows are taken.
-
-    The processes' generators have to stand alike.
-
-    Attributes:
-        drop: The function of its kind, such as that of whole channels.
-        rows: Where the own shard of the batch begins and ends, and the rows of the batch; set before each pass.
-    """
-
-    drop: Callable[..., Tensor]
-    rows: tuple[int, int, int]
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Drop values of ``(shard, ...)``."""
-        if not self.training or not self.p:
-            return input
-        start, stop, count = self.rows
-        return input * self.drop(input.new_ones((count, *input.shape[1:])), self.p)[start:stop]
-
-
-DROPOUTS: dict[type[nn.Module], Callable[..., Tensor]] = {
-    nn.Dropout: F.dropout,
-    nn.Dropout1d: F.dropout1d,
-    nn.Dropout2d: F.dropout2d,
-    nn.Dropout3d: F.dropout3d,
-}
-
-
 T = TypeVar("T")
 Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
@@ -325,3 +224,104 @@ def gather_rows(own: Tensor, bounds: Sequence[int]) -> Tensor:
     parts = [torch.empty_like(padded) for _ in sizes]
     distributed.all_gather(parts, padded)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def span_batches(model: nn.Module) -> None:
+    """Let batch normalisation and dropout work on the batch of all processes; in place, weights stay.
+
+    By changing the layers' class, since whoever freezes layers holds on to these very objects.
+    """
+    for module in model.modules():
+        if type(module) in NORMS:
+            module.__class__ = WholeBatchNorm
+        elif type(module) in DROPOUTS:
+            drop, module.__class__ = DROPOUTS[type(module)], WholeBatchDropout
+            module.drop = drop  # type: ignore[assignment]
+
+
+class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation over the slices of all processes, on any device (torch's own knows CUDA only).
+
+    Gradients that come in are those of :class:`WholeBatch`: times the number of processes.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of axes."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``(shard, channel, ...)``."""
+        if not self.training:
+            return super().forward(input)
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
+        axes = [axis for axis in range(input.dim()) if axis != 1]
+        shape = [1, -1, *[1] * (input.dim() - 2)]
+        count = values.new_tensor([values.numel() / values.shape[1]])
+        sums = _SumOverProcesses.apply(torch.cat([values.sum(dim=axes), count]))
+        number, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
+        centred = values - mean.view(shape)
+        # In two passes: the difference of two large sums would lose digits.
+        variance = _SumOverProcesses.apply(centred.square().sum(dim=axes)) / number
+        self._follow(mean.detach(), variance.detach() * number / (number - 1))
+        result = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.affine:
+            result = result * self.weight.view(shape) + self.bias.view(shape)
+        return result.to(input.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics."""
+        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
+            return
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        factor = 1.0 / float(self.num_batches_tracked or 1) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean), factor)
+        self.running_var.lerp_(variance.to(self.running_var), factor)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum over all processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.detach().clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total)
+        return total
+
+
+class WholeBatchDropout(nn.modules.dropout._DropoutNd):
+    """Dropout whose mask is drawn for the whole batch, as one process draws it, and of which the own rows are taken.
+
+    The processes' generators have to stand alike.
+
+    Attributes:
+        drop: The function of its kind, such as that of whole channels.
+        rows: Where the own shard of the batch begins and ends, and the rows of the batch; set before each pass.
+    """
+
+    drop: Callable[..., Tensor]
+    rows: tuple[int, int, int]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Drop values of ``(shard, ...)``."""
+        if not self.training or not self.p:
+            return input
+        start, stop, count = self.rows
+        return input * self.drop(input.new_ones((count, *input.shape[1:])), self.p)[start:stop]
+
+
+DROPOUTS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.Dropout: F.dropout,
+    nn.Dropout1d: F.dropout1d,
+    nn.Dropout2d: F.dropout2d,
+    nn.Dropout3d: F.dropout3d,
+}

@@ -28,26 +28,10 @@ from metaseg.errors import MetasegError, UsageError
 from metaseg.models.weights import WeightReport, load_weights, read_tensors
 from metaseg.registry import Registry, import_object
 
+logger = logging.getLogger(__name__)
+State = Mapping[str, Tensor]
 _STRIDE = 32
 """Pixels by which the sides of images for other packages' networks are divisible; most halve at most five times."""
-
-
-class GroupedInstanceNorm2d(nn.InstanceNorm2d):
-    """As :class:`torch.nn.InstanceNorm2d` without running statistics, weights and names of weights included."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise every channel of every image of ``(batch, channel, height, width)`` by itself."""
-        if input.dim() != 4 or input.shape[2] * input.shape[3] < 2:
-            # Single images; and single pixels, of which torch says that they have no deviation.
-            return super().forward(input)
-        return F.group_norm(input, self.num_features, self.weight, self.bias, self.eps)
-
-
-def use_grouped_kernels(model: nn.Module) -> None:
-    """Change the instance normalisations of a network; in place, weights stay."""
-    for module in model.modules():
-        if type(module) is nn.InstanceNorm2d and not module.track_running_stats:
-            module.__class__ = GroupedInstanceNorm2d
 
 
 class PadToStride(nn.Module):
@@ -100,9 +84,22 @@ class PadToStride(nn.Module):
         return self.net(padded)[..., top : top + height, left : left + width]
 
 
-logger = logging.getLogger(__name__)
+class GroupedInstanceNorm2d(nn.InstanceNorm2d):
+    """As :class:`torch.nn.InstanceNorm2d` without running statistics, weights and names of weights included."""
 
-State = Mapping[str, Tensor]
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise every channel of every image of ``(batch, channel, height, width)`` by itself."""
+        if input.dim() != 4 or input.shape[2] * input.shape[3] < 2:
+            # Single images; and single pixels, of which torch says that they have no deviation.
+            return super().forward(input)
+        return F.group_norm(input, self.num_features, self.weight, self.bias, self.eps)
+
+
+def use_grouped_kernels(model: nn.Module) -> None:
+    """Change the instance normalisations of a network; in place, weights stay."""
+    for module in model.modules():
+        if type(module) is nn.InstanceNorm2d and not module.track_running_stats:
+            module.__class__ = GroupedInstanceNorm2d
 
 
 def fetch_torchvision(title: str, weights: WeightsEnum) -> State:

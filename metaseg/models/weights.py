@@ -18,46 +18,10 @@ from torch import Tensor, nn
 
 from metaseg.errors import DataError, TrainingError
 
-
-def non_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Name of the first tensor that holds NaN or infinity; None if there is none."""
-    floating = {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point()}
-    # Sums tell of all tensors of a device at once. Only where one is not finite, which may be its own overflow, is each
-    # tensor looked at.
-    sums: dict[torch.device, list[Tensor]] = {}
-    for tensor in floating.values():
-        sums.setdefault(tensor.device, []).append(tensor.sum().float())
-    if all(bool(torch.isfinite(torch.stack(some)).all()) for some in sums.values()):
-        return None
-    return next((name for name, tensor in floating.items() if not bool(torch.isfinite(tensor).all())), None)
-
-
-def finite_output(output: Tensor, of: str) -> Tensor:
-    """What a network gives, unchanged.
-
-    Args:
-        output: Logits or embeddings.
-        of: What it is given for, such as ``"case P1"``, for the message.
-
-    Raises:
-        TrainingError: A value is not finite.
-    """
-    if non_finite({"output": output}) is not None:
-        raise TrainingError(
-            f"the network gives numbers that are not finite for {of}",
-            expected="finite numbers; its weights are so large that they overflow",
-            remedy="use an earlier checkpoint or train again with a lower learning rate; with --precision 16-mixed, "
-            "try 32-true",
-        )
-    return output
-
-
 PREFIXES = ("module.", "_orig_mod.", "net.")
 """What DataParallel, torch.compile and our ``PadToStride`` put before a network's own keys."""
-
 NESTED = ("state_dict", "model_state_dict", "model", "network_weights")
 """Under which key training scripts keep the state dict of a ``.pth`` file."""
-
 Shape = tuple[int, ...]
 
 
@@ -103,101 +67,6 @@ class WeightReport:
 def _listed(title: str, entries: tuple[str, ...] | list[str], limit: int) -> list[str]:
     lines = [f"  {title}: {entry}" for entry in entries[:limit]]
     return [*lines, f"  {title}: {len(entries) - limit} more"] if len(entries) > limit else lines
-
-
-def unique_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters and buffers of a model, each once, under the first of its names.
-
-    Some networks (MONAI's ``DynUNet``) hold a layer under two names; a state dict then lists its tensors twice.
-    """
-    unique: dict[int, str] = {}
-    state = model.state_dict(keep_vars=True)
-    for name, tensor in state.items():
-        unique.setdefault(id(tensor), name)
-    return {name: state[name] for name in unique.values()}
-
-
-def bare_key(key: str) -> str:
-    """A state dict's key without the prefixes of wrappers (:data:`PREFIXES`)."""
-    stripped = key
-    while stripped.startswith(PREFIXES):
-        stripped = stripped.partition(".")[2]
-    return stripped
-
-
-def inflate_input(kernel: torch.Tensor, in_channels: int) -> torch.Tensor:
-    """Spread a convolution's kernel over another number of input channels.
-
-    Every new channel gets the mean over the old ones, scaled so that the response to equal channels is unchanged.
-
-    Args:
-        kernel: ``(out, old, height, width)``.
-        in_channels: The new number.
-
-    Returns:
-        ``(out, in_channels, height, width)``.
-    """
-    scale = kernel.shape[1] / in_channels
-    return (kernel.mean(dim=1, keepdim=True) * scale).repeat(1, in_channels, 1, 1)
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of a weight file onto the CPU; nothing but tensors is ever unpickled.
-
-    Args:
-        path: A ``.safetensors`` file, with or without its suffix, or a file that ``torch.save`` wrote.
-
-    Returns:
-        Name to tensor; of a training script's file, its state dict.
-
-    Raises:
-        DataError: The file is missing, damaged, or holds something else.
-    """
-    named = path.with_name(path.name + ".safetensors")
-    file = path if path.is_file() or not named.is_file() else named
-    try:
-        content = load_safetensors(file.read_bytes()) if file.suffix == ".safetensors" else _torch_load(file)
-    except OSError as error:
-        raise DataError(
-            f"cannot read the weights ({error.strerror})",
-            where=path,
-            expected="a metaseg checkpoint, a .safetensors or a .pth file",
-            remedy="name the file itself, such as RUN/checkpoints/best",
-        ) from error
-    except SafetensorError as error:
-        raise DataError(
-            f"the weights are damaged ({error})",
-            where=file,
-            expected="a complete .safetensors file",
-            remedy="copy or download the file again",
-        ) from error
-    nested = [value for key in NESTED if isinstance(value := content.get(key), Mapping)]
-    state = nested[0] if nested else content
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise DataError(
-            "the file holds no weights",
-            where=file,
-            expected="tensors by name, at the top or under one of " + ", ".join(NESTED),
-        )
-    return tensors
-
-
-def _torch_load(file: Path) -> Mapping[str, object]:
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch.load answers a damaged or refused file with nearly any type of error
-        raise DataError(
-            "cannot read the weights: the file is damaged or holds more than tensors",
-            where=file,
-            expected="a file of tensors alone, as torch.save(model.state_dict(), file) writes it",
-            remedy="copy the file again; if it holds other objects and you trust it, save its state dict alone",
-        ) from error
-    if not isinstance(content, Mapping):
-        raise DataError(f"the file holds a {type(content).__name__}", where=file, expected="a state dict")
-    return content
 
 
 def load_weights(
@@ -296,3 +165,131 @@ def _require(report: WeightReport, fitting: Mapping[str, torch.Tensor], min_load
             expected="finite numbers",
             remedy="use an earlier checkpoint, from before the training diverged",
         )
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a weight file onto the CPU; nothing but tensors is ever unpickled.
+
+    Args:
+        path: A ``.safetensors`` file, with or without its suffix, or a file that ``torch.save`` wrote.
+
+    Returns:
+        Name to tensor; of a training script's file, its state dict.
+
+    Raises:
+        DataError: The file is missing, damaged, or holds something else.
+    """
+    named = path.with_name(path.name + ".safetensors")
+    file = path if path.is_file() or not named.is_file() else named
+    try:
+        content = load_safetensors(file.read_bytes()) if file.suffix == ".safetensors" else _torch_load(file)
+    except OSError as error:
+        raise DataError(
+            f"cannot read the weights ({error.strerror})",
+            where=path,
+            expected="a metaseg checkpoint, a .safetensors or a .pth file",
+            remedy="name the file itself, such as RUN/checkpoints/best",
+        ) from error
+    except SafetensorError as error:
+        raise DataError(
+            f"the weights are damaged ({error})",
+            where=file,
+            expected="a complete .safetensors file",
+            remedy="copy or download the file again",
+        ) from error
+    nested = [value for key in NESTED if isinstance(value := content.get(key), Mapping)]
+    state = nested[0] if nested else content
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise DataError(
+            "the file holds no weights",
+            where=file,
+            expected="tensors by name, at the top or under one of " + ", ".join(NESTED),
+        )
+    return tensors
+
+
+def _torch_load(file: Path) -> Mapping[str, object]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch.load answers a damaged or refused file with nearly any type of error
+        raise DataError(
+            "cannot read the weights: the file is damaged or holds more than tensors",
+            where=file,
+            expected="a file of tensors alone, as torch.save(model.state_dict(), file) writes it",
+            remedy="copy the file again; if it holds other objects and you trust it, save its state dict alone",
+        ) from error
+    if not isinstance(content, Mapping):
+        raise DataError(f"the file holds a {type(content).__name__}", where=file, expected="a state dict")
+    return content
+
+
+def unique_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters and buffers of a model, each once, under the first of its names.
+
+    Some networks (MONAI's ``DynUNet``) hold a layer under two names; a state dict then lists its tensors twice.
+    """
+    unique: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        unique.setdefault(id(tensor), name)
+    return {name: state[name] for name in unique.values()}
+
+
+def bare_key(key: str) -> str:
+    """A state dict's key without the prefixes of wrappers (:data:`PREFIXES`)."""
+    stripped = key
+    while stripped.startswith(PREFIXES):
+        stripped = stripped.partition(".")[2]
+    return stripped
+
+
+def inflate_input(kernel: torch.Tensor, in_channels: int) -> torch.Tensor:
+    """Spread a convolution's kernel over another number of input channels.
+
+    Every new channel gets the mean over the old ones, scaled so that the response to equal channels is unchanged.
+
+    Args:
+        kernel: ``(out, old, height, width)``.
+        in_channels: The new number.
+
+    Returns:
+        ``(out, in_channels, height, width)``.
+    """
+    scale = kernel.shape[1] / in_channels
+    return (kernel.mean(dim=1, keepdim=True) * scale).repeat(1, in_channels, 1, 1)
+
+
+def non_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of the first tensor that holds NaN or infinity; None if there is none."""
+    floating = {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point()}
+    # Sums tell of all tensors of a device at once. Only where one is not finite, which may be its own overflow, is each
+    # tensor looked at.
+    sums: dict[torch.device, list[Tensor]] = {}
+    for tensor in floating.values():
+        sums.setdefault(tensor.device, []).append(tensor.sum().float())
+    if all(bool(torch.isfinite(torch.stack(some)).all()) for some in sums.values()):
+        return None
+    return next((name for name, tensor in floating.items() if not bool(torch.isfinite(tensor).all())), None)
+
+
+def finite_output(output: Tensor, of: str) -> Tensor:
+    """What a network gives, unchanged.
+
+    Args:
+        output: Logits or embeddings.
+        of: What it is given for, such as ``"case P1"``, for the message.
+
+    Raises:
+        TrainingError: A value is not finite.
+    """
+    if non_finite({"output": output}) is not None:
+        raise TrainingError(
+            f"the network gives numbers that are not finite for {of}",
+            expected="finite numbers; its weights are so large that they overflow",
+            remedy="use an earlier checkpoint or train again with a lower learning rate; with --precision 16-mixed, "
+            "try 32-true",
+        )
+    return output

@@ -16,15 +16,29 @@ from metaseg.files import replacing
 from metaseg.metrics.overlap import Box, bounding_box, grown
 
 Colour = tuple[int, int, int]
-
 BACKGROUND: Colour = (17, 18, 20)
 TEXT: Colour = (236, 236, 236)
 FAINT: Colour = (165, 168, 172)
 AMBER: Colour = (255, 176, 32)
-
-
+# As in Han et al. 2018: edema yellow, necrosis green, enhancing tumour brown.
+CLASS_COLOURS: Mapping[str, Colour] = {
+    "ED": (255, 221, 51),
+    "NCR": (60, 190, 90),
+    "ET": (190, 96, 32),
+    "RC": (70, 150, 220),
+    "lesion": (190, 96, 32),
+}
+"""Class name to red, green, blue."""
+ERROR_COLOURS: Mapping[str, Colour] = {
+    "false positive": (235, 50, 50),
+    "missed": (60, 140, 255),
+    "other class": (200, 90, 220),
+}
+"""Kind of error to red, green, blue; ``other class`` is tumour in both maps, but of another class."""
+_SPARE_COLOUR: Colour = (0, 200, 200)
 GAP, SMALL, LARGE = 8, 15, 20
 """Pixels between panels, and sizes of text and of headings."""
+_BAR = 18
 
 
 def new_page(width: int, height: int, title: str, synthetic: bool) -> tuple[Image.Image, int]:
@@ -118,26 +132,6 @@ def write_picture(path: Path, picture: Image.Image) -> None:
     """Write a picture as PNG, whole or not at all."""
     with replacing(path) as stream:
         picture.save(stream, format="PNG")
-
-
-# As in Han et al. 2018: edema yellow, necrosis green, enhancing tumour brown.
-CLASS_COLOURS: Mapping[str, Colour] = {
-    "ED": (255, 221, 51),
-    "NCR": (60, 190, 90),
-    "ET": (190, 96, 32),
-    "RC": (70, 150, 220),
-    "lesion": (190, 96, 32),
-}
-"""Class name to red, green, blue."""
-
-ERROR_COLOURS: Mapping[str, Colour] = {
-    "false positive": (235, 50, 50),
-    "missed": (60, 140, 255),
-    "other class": (200, 90, 220),
-}
-"""Kind of error to red, green, blue; ``other class`` is tumour in both maps, but of another class."""
-
-_SPARE_COLOUR: Colour = (0, 200, 200)
 
 
 def class_colours(space: LabelSpace) -> list[tuple[str, Colour]]:
@@ -278,9 +272,6 @@ def error_codes(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     codes[(label > 0) & (prediction == 0)] = 2
     codes[(label > 0) & (prediction > 0) & (label != prediction)] = 3
     return codes
-
-
-_BAR = 18
 
 
 def probability_heatmap(
