@@ -445,6 +445,7 @@ def classify_train(
     patience: int = 0,
     test: bool = True,
     config: str | Path | None = None,
+    cases: Sequence[Case] | None = None,
     progress: bool = True,
 ) -> ClassifyTrainResult:
     """Fit a slice classifier by a transfer strategy, validated and tested on patients of their own."""
@@ -518,6 +519,7 @@ def classify_active(
     dropout_passes: int = 10,
     ask: str | Path | None = None,
     config: str | Path | None = None,
+    cases: Sequence[Case] | None = None,
     progress: bool = True,
 ) -> ActiveResult:
     """Choose which slices to label next, round after round, and fit a classifier on them."""

@@ -31,11 +31,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metaseg.results import Result
-from metaseg.verbs import STUDY, VERBS, Verb
+from metaseg.verbs import ADAPTATION, CLASSIFIER, PRETRAINING, STUDY, VERBS, Verb
 
 if TYPE_CHECKING:
     from metaseg.inference.predictor import Predictor
 
+OBJECTS = {
+    "cases": "Cases of metaseg.cases.read_cases or of your own, instead of data.",
+    "network": "A network to adapt, instead of from_run; with modalities, unless it is of metaseg.load.",
+}
 CLASSES = {
     "Case": "metaseg.cases.case",
     "MetasegError": "metaseg.errors",
@@ -78,6 +82,12 @@ def positional(verb: Verb) -> tuple[str, ...]:
     return tuple(field.name for field in verb.fields if field.argument) or ("data",)
 
 
+def objects(verb: Verb) -> tuple[str, ...]:
+    """Names of a function's arguments that are objects and no settings."""
+    trains = verb.kind in (PRETRAINING, ADAPTATION, CLASSIFIER)
+    return (*(("cases",) if trains else ()), *(("network",) if verb.kind == ADAPTATION else ()))
+
+
 def verb_function(verb: Verb) -> Callable[..., Any]:
     """A verb as a function."""
     names = positional(verb)
@@ -103,7 +113,8 @@ def verb_function(verb: Verb) -> Callable[..., Any]:
 def signature(verb: Verb) -> inspect.Signature:
     """The parameters of a verb's function, as ``help()`` shows them."""
     names, fields = positional(verb), {field.name: field for field in verb.fields}
-    defaults = {name: field.default for name, field in fields.items()} | {"config": None, "progress": True}
+    defaults = {name: field.default for name, field in fields.items()}
+    defaults |= dict.fromkeys((*objects(verb), "config")) | {"progress": True}
     ordered = [*names, *(name for name in defaults if name not in names)]
     empty = inspect.Parameter.empty
     return inspect.Signature(
@@ -121,6 +132,7 @@ def signature(verb: Verb) -> inspect.Signature:
 def docstring(verb: Verb) -> str:
     """What a verb's function does, and its settings."""
     helps = {field.name: field.help for field in verb.fields}
+    helps |= {name: OBJECTS[name] for name in objects(verb)}
     helps |= {"config": "YAML file of settings; others win over it.", "progress": "False: print and show nothing."}
     lines = [f"    {name}: {text}" for name, text in helps.items()]
     result = verb.result.partition(":")[2]
@@ -136,12 +148,16 @@ def as_settings(verb: Verb, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     known = {field.name for field in verb.fields}
+    if given.get("network") is not None and given.get("from_run") is not None:
+        raise TypeError("network and from_run are both given")
     for name, value in given.items():
+        if value is None and name in objects(verb):
+            continue
         if name == "cases" and name not in known:
             name = "data"
         elif name == "loss" and callable(value):
             value = _given_loss(value)
-        elif name == "network" and name not in known and "from_run" in known:
+        elif name == "network" and "from_run" in known:
             name, value = "from_run", _given_network(value, given)
         values[name] = _as_setting(value)
     return values
@@ -178,18 +194,17 @@ def _given_loss(loss: Callable[..., Any]) -> str:
     return give_loss(loss)
 
 
-def _given_network(value: Any, given: Mapping[str, Any]) -> Any:
-    """A checkpoint of a network in memory; what is no module names a run itself.
+def _given_network(network: Any, given: Mapping[str, Any]) -> str:
+    """The checkpoint that stands for a network in memory: of a predictor, or a module and ``modalities``.
 
     Raises:
         TypeError: The network's modalities are not given.
     """
-    if "torch" not in sys.modules or not isinstance(value, sys.modules["torch"].nn.Module):
-        return value
-    if not given.get("modalities"):
-        raise TypeError("a network in memory needs its modalities, in the order in which it takes them: modalities=")
     from metaseg.runs.networks import give_loaded
 
-    names = given["modalities"]
-    names = names.split(",") if isinstance(names, str) else names
-    return give_loaded(value, names, cache=Path(given["cache"]) if given.get("cache") else None)
+    modalities, space = getattr(network, "modalities", given.get("modalities")), getattr(network, "space", None)
+    if not modalities:
+        raise TypeError("a network in memory needs its modalities, in the order in which it takes them: modalities=")
+    names = modalities.split(",") if isinstance(modalities, str) else list(modalities)
+    cache = Path(given["cache"]) if given.get("cache") else None
+    return give_loaded(getattr(network, "network", network), names, space and space.name, cache)

@@ -75,7 +75,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     text = name.casefold()
     if text.lstrip("-") in by_letters:
         return by_folded[by_letters[text.lstrip("-")]]
-    near = difflib.get_close_matches(text, by_folded, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(text, by_folded, n=1)
     return by_folded[near[0]] if near else None
 
 

@@ -184,6 +184,22 @@ def plugin_names(group: str) -> tuple[str, ...]:
     return tuple(sorted({*entered, *(point.name for point in _entry_points(group))}))
 
 
+def plugin_of(group: str, name: str) -> str | None:
+    """The installed plug-in that offers a name in an entry-point group, such as ``"my-package 1.2"``."""
+    return next((_distribution(point) for point in _entry_points(group) if point.name == name), None)
+
+
+def is_installed(plugin: str) -> bool:
+    """Whether a plug-in is there, in whatever version; its name is as :func:`plugin_of` gives it."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        distribution(plugin.partition(" ")[0])
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def import_object(reference: str, what: str) -> Any:
     """Import what a reference such as ``package.module:name`` names; modules of the working folder are found too.
 

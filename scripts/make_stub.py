@@ -12,9 +12,9 @@ import textwrap
 from pathlib import Path
 
 import metaseg
-from metaseg.api import positional
+from metaseg.api import objects, positional
 from metaseg.config.fields import FieldDescription
-from metaseg.verbs import ADAPTATION, PRETRAINING, VERBS, Verb
+from metaseg.verbs import VERBS, Verb
 
 FILE = Path(metaseg.__file__).with_suffix(".pyi")
 HEAD = '''"""Signatures of the package's functions. This file is made by ``python scripts/make_stub.py``."""
@@ -53,7 +53,10 @@ OBJECTS = {
     "runs": " | Result | Sequence[Result]",
 }
 """What may be given beside what the setting of that name takes."""
-CASES, NETWORK = "cases: Sequence[Case] | None = None", "network: nn.Module | Predictor | None = None"
+GIVEN = {
+    "cases": "cases: Sequence[Case] | None = None",
+    "network": "network: nn.Module | Predictor | None = None",
+}
 
 
 def stub() -> str:
@@ -70,8 +73,7 @@ def _function(verb: Verb) -> str:
     by_place = ["config: str | Path" if name == "config" else _parameter(fields[name]) for name in first]
     by_name = [_parameter(field) for name, field in fields.items() if name not in first]
     by_name += [] if first == ("config",) else ["config: str | Path | None = None"]
-    by_name += [CASES] if verb.kind in (PRETRAINING, ADAPTATION) else []
-    by_name += [NETWORK] if verb.kind == ADAPTATION else []
+    by_name += [GIVEN[name] for name in objects(verb)]
     parameters = [*by_place, "*", *by_name, "progress: bool = True"]
     lines = "".join(f"    {parameter},\n" for parameter in parameters)
     text = textwrap.fill(verb.help.partition(". ")[0].rstrip("."), 112, subsequent_indent="    ")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import metaseg
-from metaseg.api import as_settings, positional
+from metaseg.api import as_settings, objects, positional
 from metaseg.cases.case import Case
 from metaseg.config.segmentation import PredictConfig, PretrainConfig
 from metaseg.errors import UsageError
@@ -56,7 +56,8 @@ def test_function_does_the_verb_with_its_settings(verb: Verb, tmp_path: Path):
     if verb.file_argument:
         assert config.out == Path("studies/name")
     signature = inspect.signature(function)
-    assert {field.name for field in verb.fields} | {"config", "progress"} == set(signature.parameters)
+    known = {field.name for field in verb.fields} | {"config", "progress", *objects(verb)}
+    assert known == set(signature.parameters)
     assert verb.help in str(function.__doc__)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -124,7 +125,8 @@ def check_command(words: list[str]) -> None:
     if verb:
         file = values.pop("config_file")
         assert file is None or (ROOT / file).is_file(), f"no file {file}"
-        overrides = {name: value for name, value in values.items() if value not in (None, [], ())}
+        names = {field.name for field in verb.fields}
+        overrides = {name: value for name, value in values.items() if name in names and value not in (None, [], ())}
         load_config(verb.config, None if file is None else ROOT / file, overrides)
 
 
@@ -187,11 +189,12 @@ def _check_verb_call(node: ast.AST) -> None:
     if name not in CONFIGS:
         return
     assert hasattr(metaseg, function)
-    fields = {field.name for field in CONFIGS[name].fields} | {"config"}
-    given = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
-    assert set(given) <= fields, f"{name}: {sorted(set(given) - fields)}"
+    known = inspect.signature(getattr(metaseg, function)).parameters
+    given = dict(zip(known, node.args, strict=False))
+    given |= {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
+    assert set(given) <= set(known), f"{name}: {sorted(set(given) - set(known))}"
     literal = {key: ast.literal_eval(value) for key, value in given.items() if _is_literal(value)}
-    literal.pop("config", None)
+    literal = {key: value for key, value in literal.items() if key not in ("config", "progress")}
     arguments = {field.name: "x" for field in CONFIGS[name].fields if field.argument}
     load_config(CONFIGS[name].config, None, {**arguments, **literal})
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, Union
 from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 
 from metaseg.config.options import Choice, Help
+from metaseg.registry import plugin_of
 
 
 class Config(Protocol):
@@ -100,6 +101,16 @@ class FieldDescription(Help):
 def config_verb(cls: type[Config]) -> str:
     """The verb that a config class belongs to: ``"pretrain"`` for ``PretrainConfig``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__.removesuffix("Config")).lower()
+
+
+def plugins_of(config: Config) -> dict[str, str]:
+    """The installed plug-ins whose names settings have, by option: ``{"order": "my-package 1.2"}``."""
+    chosen = {
+        field.option: plugin_of(field.choice.group, getattr(config, field.name))
+        for field in describe_fields(type(config))
+        if field.choice is not None and field.choice.group
+    }
+    return {option: plugin for option, plugin in chosen.items() if plugin is not None}
 
 
 def command_words(verb: str) -> str:

@@ -34,6 +34,7 @@ from metaseg.files import (
     write_json,
     writing,
 )
+from metaseg.registry import is_installed
 from metaseg.runs.manifest import read_manifest
 from metaseg.runs.state import STATE_NAME, RunState
 
@@ -187,6 +188,7 @@ class RunFolder:
             RunError: The file is damaged.
             UsageError: They are not settings of ``cls``.
         """
+        _require_plugins(self.path)
         return load_config(cls, settings_file(self.path))
 
     def write_json(self, name: str, content: Any) -> None:
@@ -229,6 +231,17 @@ class RunFolder:
             self.close()
 
 
+def _require_plugins(path: Path) -> None:
+    """Raise where a run was made with plug-ins, as its manifest tells, that are not installed."""
+    file = path / "manifest.json"
+    made_with = read_json(file, FileKind("the manifest of a run")).get("plugins", {}) if file.exists() else {}
+    missing = sorted({plugin for plugin in made_with.values() if not is_installed(plugin)})
+    if missing:
+        raise RunError(
+            "the run was made with plug-ins that are not installed", where=path, remedy=f"install {', '.join(missing)}"
+        )
+
+
 def is_run(path: Path) -> bool:
     """Whether ``path`` is a run folder."""
     return (path / STATE_NAME).is_file()
@@ -251,6 +264,7 @@ def saved_settings(path: Path, cls: type[Config]) -> Path | None:
     """
     if not is_run(path) or RunState.open(path / STATE_NAME).verb != config_verb(cls):
         return None
+    _require_plugins(path)
     return settings_file(path, cls)
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from lightning_fabric import Fabric
 
-from metaseg.config.fields import Config, describe_fields
+from metaseg.config.fields import Config, describe_fields, plugins_of
 from metaseg.config.options import RunOptions
 from metaseg.errors import DataError, RunError, some, warn_user
 from metaseg.files import FileKind, read_json, write_json
@@ -315,6 +315,7 @@ class RunSession:
             data_fingerprint=fingerprint,
             synthetic=synthetic,
             parent=parent,
+            **({"plugins": plugins} if (plugins := plugins_of(self.config)) else {}),
             **extra,
         )
         self.manifest.save(self.run.path)
