@@ -48,7 +48,7 @@ COLOURS: Mapping[str, tuple[str, str]] = {
     "unlearned": ("#b8473d", "#f58a7e"),
     "source": ("#4a6fa5", "#86aeea"),
 }
-"""Role to colour, on a light and on a dark page. No two light colours are the same: the SVG is told by them."""
+"""Role to colour, on a light and on a dark page. All light colours differ, since they identify the role in an SVG."""
 
 LIGHT: Mapping[str, str] = {role: pair[0] for role, pair in COLOURS.items()}
 SERIES = ("passive", "naive", "active", "best", "extra", "source", "unlearned")

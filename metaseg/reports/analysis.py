@@ -133,7 +133,7 @@ def _head(run: ReportRun) -> dict[str, Any]:
 
 
 def _missing_cells(settings: Mapping[str, Any], table: pd.DataFrame, runs: Sequence[ReportRun]) -> tuple[str, ...]:
-    """Says so where a study is not done: its tables hold finished cells alone."""
+    """A note where a study is not finished: its tables hold finished cells alone."""
     done = len(table[["target", "method", "shots", "seed"]].drop_duplicates())
     parts = (settings.get(name) for name in ("targets", "methods", "shots", "seeds"))
     planned = math.prod(len(part) if isinstance(part, Mapping | list) else 1 for part in parts)
@@ -145,7 +145,7 @@ def _missing_cells(settings: Mapping[str, Any], table: pd.DataFrame, runs: Seque
 
 
 def _unlike(runs: Sequence[ReportRun]) -> tuple[str, ...]:
-    """What makes runs side by side no fair comparison."""
+    """Notes on what makes the comparison of runs unfair."""
     notes = []
     for name, text in (
         ("budget", "budgets"),
@@ -302,7 +302,7 @@ class Analysis:
     def groups(self) -> list[Group]:
         """All targets and numbers of shots: of each target the main one first."""
         main = self.main_groups
-        return [group for groups in self._by_target() for group in sorted(groups, key=lambda one: one not in main)]
+        return [group for groups in self._by_target() for group in sorted(groups, key=lambda group: group not in main)]
 
     @property
     def main_groups(self) -> list[Group]:

@@ -1,7 +1,7 @@
 """What a section of the page is built from; ``page.html`` has a piece of markup for each kind.
 
 Texts are plain: the template escapes them, so that a run called ``<b>`` stays a name. Only a chart's SVG, which
-:mod:`metaseg.reports.figures` makes, is put in as it is.
+:mod:`metaseg.reports.figures` makes, is inserted unescaped.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class Key(Block):
 
 @dataclass(frozen=True)
 class Facts(Block):
-    """Names and values, such as versions or settings; long values stand below their names."""
+    """Names and values, such as versions or settings; long values are set below their names."""
 
     title: str
     entries: Sequence[tuple[str, str]]

@@ -104,7 +104,7 @@ def classification_content(inputs: ClassifierInputs, sink: FigureSink, *, worst:
     Args:
         inputs: What was read.
         sink: Takes the figures.
-        worst: Worst mistakes to show; 0 leaves all pictures of slices out.
+        worst: Worst mistakes to show; 0 shows no pictures of slices.
     """
     reopener, runs, study = Reopener(), inputs.runs, inputs.study
     if study is None:
@@ -133,7 +133,7 @@ def classification_content(inputs: ClassifierInputs, sink: FigureSink, *, worst:
 def _runs_lead(runs: Sequence[ReportRun]) -> str:
     what = "A slice classifier" if len(runs) == 1 else f"{len(runs)} slice classifiers"
     classes = {tested.predictions.classes for run in runs if (tested := evaluation_of(run, TEST))}
-    return f"{what} of {', '.join(*classes)}." if len(classes) == 1 else f"{what}."
+    return f"{what} of {', '.join(classes.pop())}." if len(classes) == 1 else f"{what}."
 
 
 def _run_findings(runs: Sequence[ReportRun]) -> list[str]:
@@ -396,11 +396,11 @@ def _chosen_blocks(reopener: Reopener, run: ReportRun) -> list[Block]:
             return []
         classes = [str(name) for name in run.settings.get("classes") or ()] or _slices(run, reopener).classes
         blocks: list[Block] = []
-        for number_, chosen in {done.number: done for done in (rounds[0], rounds[-1])}.items():
+        for order, chosen in {done.number: done for done in (rounds[0], rounds[-1])}.items():
             scores = [f"score {score:.3g}" if score is not None else "" for score in chosen.scores]
             rows = list(zip(chosen.chosen, chosen.labels, scores, strict=True))[:SHOWN]
             captions = {name: (classes[label], score) for name, label, score in rows}
-            title = f"Round {number_}: the first {len(rows)} of {len(chosen.chosen)} that were chosen"
+            title = f"Round {order}: the first {len(rows)} of {len(chosen.chosen)} that were chosen"
             blocks.append(Pictures(title, _panels(run, captions, SMALL, reopener), small=True))
         return blocks
     except MetasegError as error:
@@ -412,7 +412,7 @@ def _chosen_blocks(reopener: Reopener, run: ReportRun) -> list[Block]:
 
 def _study_lead(study: ClassifierStudy, runs: int) -> str:
     different = {found.classes for found in study.predictions.values()}
-    of_classes = f" of {', '.join(*different)}" if len(different) == 1 else ""
+    of_classes = f" of {', '.join(different.pop())}" if len(different) == 1 else ""
     seeds = plural(len(study.work.study.seeds), "seed")
     return (
         f"A comparison of {len(study.work.entries)} slice classifiers{of_classes} over {seeds}, "

@@ -171,7 +171,7 @@ def _read_study(folder: Path) -> ClassifierInputs:
             f"this is a study of 'metaseg {str(settings.get('verb')).replace('-', ' ', 1)}'",
             where=folder,
             expected="a study of 'metaseg classify compare', or runs",
-            remedy="a search is told by its trials.csv; train with its best.yaml, and report that run",
+            remedy="the results of a search are in its trials.csv; train with its best.yaml, and report that run",
         )
     work = make_classifier_plan(replace(load_config(ClassifyCompareConfig, folder / STUDY_NAME), out=folder))
     cells = [Unit("cell", "", label, seed=seed) for label in work.entries for seed in work.study.seeds]
@@ -228,13 +228,13 @@ def of_patients(found: Predictions) -> Predictions | None:
 
 
 def _few_patients(found: Iterable[Predictions]) -> tuple[str, ...]:
-    """Says so where the test part is too small for what is told of it."""
+    """A warning where the test part is small."""
     count = min((len(set(predictions.patients)) for predictions in found), default=FEW_PATIENTS)
     if count >= FEW_PATIENTS:
         return ()
     return (
         f"Only {count} test patient{'s' if count > 1 else ''}: metrics, intervals and tests over so few patients say "
-        "little of others, however many slices they have.",
+        "little about others, however many slices there are.",
     )
 
 
@@ -248,7 +248,7 @@ def _read_runs(paths: Sequence[Path]) -> ClassifierInputs:
 
 
 def _with_test_patients(run: ReportRun) -> ReportRun:
-    """A run that also knows its test patients, whom ``patients.json`` leaves out."""
+    """A run that also knows its test patients, whom ``patients.json`` omits."""
     rows = read_log(run.path / TEST / PREDICTIONS, ("patient",))
     return replace(run, patients={**run.patients, "test": [PatientRow(row["patient"]) for row in rows]})
 
@@ -270,6 +270,6 @@ def evaluation_of(run: ReportRun, part: str) -> Evaluation | None:
 
 
 def _unlike(runs: Sequence[ReportRun]) -> tuple[str, ...]:
-    """What makes runs side by side no fair comparison."""
+    """A note where the comparison of runs is unfair."""
     tests = [frozenset(row.patient for row in run.patients.get("test", ())) for run in runs]
     return ("The runs were tested on different patients.",) if len(set(filter(None, tests))) > 1 else ()

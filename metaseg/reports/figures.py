@@ -38,7 +38,7 @@ class FigureSink:
     _count: int = 0
 
     def chart(self, figure: Figure, caption: str, name: str = "", title: str = "") -> Chart:
-        """A figure as a chart of the page; with a ``name``, as files too, which stand under a title of their own."""
+        """A figure as a chart of the page; with a ``name``, also as files, under a title of their own."""
         self._count += 1
         chart = Chart(svg_of(figure, f"c{self._count}", caption), caption)
         if name:

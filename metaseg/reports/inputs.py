@@ -207,7 +207,7 @@ def refuse_runs_without_metrics(runs: Sequence[ReportRun], expected: str) -> Non
 
 
 def unfinished(runs: Sequence[ReportRun]) -> tuple[str, ...]:
-    """Says so where runs did not come to their end."""
+    """A note where runs are not finished."""
     open_runs = [run for run in runs if run.status != "finished"]
     if not open_runs:
         return ()

@@ -85,7 +85,7 @@ def run_report(config: ReportConfig) -> ReportResult:
         build = partial(segmentation_content, segmentation, worst=config.worst, region=config.region)
     file = _page_path(config, inputs.folder)
     figures = file.parent / FIGURES_NAME
-    # The report in a run's own folder is drawn again as the run goes on.
+    # The report in a run's own folder is drawn again as the run continues.
     refuse_existing([file, *([figures] if config.figures else [])], config.overwrite or config.out is None)
     require_writable(file.parent)
     sink = FigureSink(figures if config.figures else None, inputs.synthetic)

@@ -139,7 +139,7 @@ def _retention_section(analysis: Analysis, sink: FigureSink) -> Section:
 
 
 def _open_or_folded(analysis: Analysis, group: Group, blocks: Sequence[Block]) -> list[Block]:
-    """The main groups stand open under a heading, the others are folded away."""
+    """The main groups are shown under a heading, the others are folded away."""
     if group in analysis.main_groups:
         return [Heading(group.title), *blocks]
     return [Details(group.title, blocks)]
