@@ -321,14 +321,15 @@ def _print_summary(summary: Summary) -> None:
     facts.add("slices with tumour", f"{slices['tumour']} of {slices['all']}")
     facts.print()
     sizes = ("Lowest", "Median", "Highest")
-    volumes = Table(("Region", "Unit", "Present in", *sizes), numbers=("Present in", *sizes))
+    volumes = Table(("Region", "Unit", "Present in", *sizes), title="\nTumour sizes", numbers=("Present in", *sizes))
     for unit, regions in summary.volumes().items():
         for region, found in regions.items():
             cells = (f"{found[key]:.2f}" if found["present"] else "-" for key in ("min", "median", "max"))
             volumes.add(region, unit, f"{found['present']:g} of {found['labelled']:g}", *cells)
     if volumes.rows:
         volumes.print()
-    intensities = Table(("Modality", "1st percentile", "Median", "99th percentile", "Highest value"))
+    columns = ("Modality", "1st percentile", "Median", "99th percentile", "Highest value")
+    intensities = Table(columns, title="\nIntensities other than 0, from the lowest case to the highest")
     for name, ranges in summary.intensities().items():
         keys = ("p1", "p50", "p99", "max")
         intensities.add(name, *(f"{ranges[f'{key}_min']:.4g} to {ranges[f'{key}_max']:.4g}" for key in keys))

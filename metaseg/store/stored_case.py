@@ -113,21 +113,19 @@ class SliceCache:
 
     Args:
         limit: Most bytes to hold.
+
+    Attributes:
+        held: Bytes held now.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._arrays: OrderedDict[Hashable, np.ndarray] = OrderedDict()
-        self._held = 0
+        self.held = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._arrays)
-
-    @property
-    def held(self) -> int:
-        """Bytes held now."""
-        return self._held
 
     def get(self, key: Hashable) -> np.ndarray | None:
         """The array of a key, not to be written to; None where it is not held."""
@@ -145,11 +143,11 @@ class SliceCache:
         kept.flags.writeable = False
         with self._lock:
             old = self._arrays.pop(key, None)
-            self._held += kept.nbytes - (0 if old is None else old.nbytes)
+            self.held += kept.nbytes - (0 if old is None else old.nbytes)
             self._arrays[key] = kept
-            while self._held > self.limit:
+            while self.held > self.limit:
                 _, dropped = self._arrays.popitem(last=False)
-                self._held -= dropped.nbytes
+                self.held -= dropped.nbytes
 
 
 def share_cache(cases: Iterable[StoredCase], gigabytes: float) -> SliceCache | None:
