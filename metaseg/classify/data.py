@@ -275,19 +275,13 @@ def _slices_per_case(given: Sequence[str], classes: tuple[str, ...]) -> dict[str
 
 
 def into_parts(
-    slices: ClassifiedSlices,
-    config: PartOptions,
-    seed: int,
-    *,
-    annotator: bool = False,
-    recorded: Path | None = None,
+    slices: ClassifiedSlices, config: RunConfig, *, annotator: bool = False, recorded: Path | None = None
 ) -> Parts:
     """Divide slices by patient: by the split file, or 70, 15 and 15 % of the patients of each class.
 
     Args:
         slices: All slices.
-        config: The split and its parts.
-        seed: Of a split that is drawn.
+        config: The split and its parts, and the seed of a split that is drawn.
         annotator: Slices of unknown class may be trained on, since somebody will be asked; none of them is measured.
         recorded: The split that a run to resume has kept, which it goes on with.
 
@@ -295,7 +289,7 @@ def into_parts(
         UsageError: The split has no such part.
         DataError: The split is of other data, or a part that must not be lacks a class.
     """
-    split, names = _split(slices, config, seed, recorded)
+    split, names = _split(slices, config, recorded)
     train, val, test = (
         slices.of_cases([case.id for name in group for case in split.select(slices.store.cases, name)])
         for group in names
@@ -307,13 +301,11 @@ def into_parts(
     return parts
 
 
-def _split(
-    slices: ClassifiedSlices, config: PartOptions, seed: int, recorded: Path | None
-) -> tuple[Split, list[list[str]]]:
+def _split(slices: ClassifiedSlices, config: RunConfig, recorded: Path | None) -> tuple[Split, list[list[str]]]:
     if config.split is None:
         if config.fold is not None:
             raise lone_fold()
-        own = _own_split(slices, seed) if recorded is None else Split.load(recorded)
+        own = _own_split(slices, config.seed) if recorded is None else Split.load(recorded)
         # Where few have a class, a part of an own split may be empty.
         return own, [[name] if own.parts.get(name) else [] for name in ("train", "val", "test")]
     split = _narrowed(Split.load(recorded or config.split), slices)

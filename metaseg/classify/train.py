@@ -138,7 +138,7 @@ def open_parts(
     inputs.check_fingerprint(slices.store.fingerprint)
     kept = None if inputs.run is None else inputs.run / SPLIT_NAME
     recorded = kept if kept is not None and kept.exists() else None
-    parts = into_parts(slices, config, config.seed, annotator=annotator, recorded=recorded)
+    parts = into_parts(slices, config, annotator=annotator, recorded=recorded)
     return slices, without_inherited(parts, config.weights)
 
 

@@ -215,7 +215,7 @@ class Plan(Work):
         name = f"{unit.target}/{unit.label}"
         number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big")
         return AdaptationSearch(
-            study=self.folder,
+            root=self.folder,
             folder=self.folder / unit.folder,
             name=name,
             config=self.config(unit),

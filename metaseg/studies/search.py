@@ -220,7 +220,7 @@ class Search(ABC):
     """A search; what a trial is worth is told by the task.
 
     Attributes:
-        study: The study's folder.
+        root: The study's folder.
         folder: The search's own, the study's or one within.
         name: Its name among the searches of a database.
         config: Settings of the first trial.
@@ -231,7 +231,7 @@ class Search(ABC):
         pruning: Whether trials below the median of earlier ones are ended early.
     """
 
-    study: Path
+    root: Path
     folder: Path
     name: str
     config: RunConfig
@@ -270,7 +270,7 @@ class Search(ABC):
 
     def shaping_settings(self) -> dict[str, Any]:
         """Settings of the trials that shape a search."""
-        return shaping_values(relocatable(self.config, self.study))
+        return shaping_values(relocatable(self.config, self.root))
 
     @cached_property
     def database(self) -> Any:
@@ -278,7 +278,7 @@ class Search(ABC):
         import optuna
 
         return optuna.create_study(
-            storage=open_database(self.study, self.storage),
+            storage=open_database(self.root, self.storage),
             study_name=f"{self.name}/{self.digest()}",
             direction="maximize",
             load_if_exists=True,
@@ -433,7 +433,7 @@ class Search(ABC):
         state = None
         try:
             with watched_by(self._watcher(trial)):
-                run_unit(run, replace(self.config, **trial.params, out=run), self.study)
+                run_unit(run, replace(self.config, **trial.params, out=run), self.root)
             value, notes = self.judge(run)
         except GivenUpError as end:
             RunState.open(run / STATE_NAME).set_status("stopped", end.found)

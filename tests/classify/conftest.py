@@ -129,7 +129,7 @@ def parts_of(common) -> Callable[..., Any]:
 
     def divide_it(**changes: Any) -> Any:
         config = load_config(ClassifyTrainConfig, None, common | changes)
-        return into_parts(open_slices(config), config, config.seed)
+        return into_parts(open_slices(config), config)
 
     return divide_it
 

@@ -122,7 +122,7 @@ class TestDivide:
     @given(seed=st.integers(0, 10_000))
     def test_patients_are_on_one_side_and_classes_on_all(self, open_set, common, patients, seed):
         slices = open_set(data=patients)
-        parts = into_parts(slices, load_config(ClassifyTrainConfig, None, common), seed)
+        parts = into_parts(slices, load_config(ClassifyTrainConfig, None, common | {"seed": seed}))
         groups = [set(part.patients) for part in (parts.train, parts.val, parts.test)]
         assert set.union(*groups) == set(slices.patients)
         assert sum(map(len, groups)) == len(set(slices.patients))
@@ -209,7 +209,7 @@ class TestAnnotator:
             common | {"data": [tmp_path / "set", tmp_path / "new"], "classes": "left,right", "slices_per_case": "2"},
         )
         slices = open_slices(config, annotator=True)
-        return into_parts(slices, config, 0, annotator=True)
+        return into_parts(slices, config, annotator=True)
 
     def test_those_of_unknown_class_are_to_train_on(self, divided):
         unknown = divided.train.labels < 0

@@ -231,6 +231,6 @@ def with_split(work: ClassifierWork) -> ClassifierWork:
         path = work.folder / SPLIT_NAME
         if not path.exists():
             first = entries[without[0]]
-            into_parts(open_slices(first), first, 0).split.save(path)
+            into_parts(open_slices(first), first).split.save(path)
         entries |= {label: replace(entries[label], split=path) for label in without}
     return replace(work, entries=entries)

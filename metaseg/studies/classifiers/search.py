@@ -62,14 +62,60 @@ class ClassifierSearch(Result):
 
 
 @dataclass(frozen=True)
-class TrainingSearch(Search):
-    """The search of a classifier's hyper-parameters.
+class Slot:
+    """One trial that is to be done, whichever it will be: a unit of work.
 
     Attributes:
+        number: From 0.
+    """
+
+    number: int
+    label: str = "trial"
+
+    @property
+    def name(self) -> str:
+        """As in messages."""
+        return f"{self.label} {self.number}"
+
+    @property
+    def folder(self) -> Path:
+        """Where it will lie, if nothing intervenes."""
+        return Path(RUNS, f"{self.number:03d}")
+
+
+@dataclass(frozen=True)
+class TrainingSearch(Search, Work):
+    """The search of a classifier's hyper-parameters; as work it has as many slots as trials are wanted.
+
+    Attributes:
+        study: Its settings.
         config: Settings of the first trial.
     """
 
+    study: ClassifySearchConfig
     config: ClassifyTrainConfig
+
+    @property
+    def units(self) -> Sequence[Slot]:
+        """All slots."""
+        return tuple(Slot(number) for number in range(self.trials))
+
+    def needs(self, unit: Slot) -> Sequence[Slot]:
+        """The slot as many places before as processes work: what fails once would fail for all that come after."""
+        return (Slot(unit.number - self.jobs),) if unit.number >= self.jobs else ()
+
+    def is_done(self, unit: Slot) -> bool:
+        """Whether that many trials are finished, by whichever process."""
+        return len(self.finished()) > unit.number
+
+    def do(self, unit: Slot) -> None:
+        """Run a trial."""
+        self.run_trial()
+
+    def pace(self, unit: Slot) -> float | None:
+        """Seconds of a finished trial."""
+        done = self.finished()
+        return done[unit.number].user_attrs.get("seconds") if unit.number < len(done) else None
 
     @property
     def metric(self) -> str:
@@ -83,7 +129,7 @@ class TrainingSearch(Search):
     def shaping_settings(self) -> dict[str, Any]:
         """Settings of the trials; where no split is given, the study draws one of its own from the seed."""
         settings = super().shaping_settings()
-        if self.config.split in (None, self.study / SPLIT_NAME):
+        if self.config.split in (None, self.root / SPLIT_NAME):
             del settings["split"]
         return settings
 
@@ -119,14 +165,14 @@ class TrainingSearch(Search):
         """The same with one division of the patients for all trials, which the best settings are given too."""
         if self.config.split is not None:
             return self
-        path = self.study / SPLIT_NAME
+        path = self.root / SPLIT_NAME
         if not path.exists():
             self.parts().split.save(path)
         return replace(self, config=replace(self.config, split=path))
 
     def parts(self) -> Parts:
         """The slices of every part."""
-        return into_parts(open_slices(self.config), self.config, self.config.seed)
+        return into_parts(open_slices(self.config), self.config)
 
     def check_validation(self) -> None:
         """Raise unless there is a validation part."""
@@ -137,65 +183,6 @@ class TrainingSearch(Search):
                 expected=f"slices in part '{self.config.val_part}'",
                 remedy="make a split with one ('metaseg data split'), or name its part in 'val_part'",
             )
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One trial that is to be done, whichever it will be: a unit of work.
-
-    Attributes:
-        number: From 0.
-    """
-
-    number: int
-    label: str = "trial"
-
-    @property
-    def name(self) -> str:
-        """As in messages."""
-        return f"{self.label} {self.number}"
-
-    @property
-    def folder(self) -> Path:
-        """Where it will lie, if nothing intervenes."""
-        return Path(RUNS, f"{self.number:03d}")
-
-
-@dataclass(frozen=True)
-class SearchWork(Work):
-    """A search as :class:`~metaseg.studies.workers.Work`: as many slots as trials are wanted.
-
-    Attributes:
-        study: Settings of the search.
-        folder: Its folder.
-        search: The search.
-    """
-
-    study: ClassifySearchConfig
-    folder: Path
-    search: TrainingSearch
-
-    @property
-    def units(self) -> Sequence[Slot]:
-        """All slots."""
-        return tuple(Slot(number) for number in range(self.search.trials))
-
-    def needs(self, unit: Slot) -> Sequence[Slot]:
-        """The slot as many places before as processes work: what fails once would fail for all that come after."""
-        return (Slot(unit.number - self.jobs),) if unit.number >= self.jobs else ()
-
-    def is_done(self, unit: Slot) -> bool:
-        """Whether that many trials are finished, by whichever process."""
-        return len(self.search.finished()) > unit.number
-
-    def do(self, unit: Slot) -> None:
-        """Run a trial."""
-        self.search.run_trial()
-
-    def pace(self, unit: Slot) -> float | None:
-        """Seconds of a finished trial."""
-        done = self.search.finished()
-        return done[unit.number].user_attrs.get("seconds") if unit.number < len(done) else None
 
 
 @recorded_warnings()
@@ -216,22 +203,21 @@ def run_classify_search(config: ClassifySearchConfig) -> ClassifierSearch:
     _check_same(config, search)
     check_entries({"the search": search.config})
     if config.dry_run:
-        _print_plan(config, search)
-        return ClassifierSearch(search.study, pd.DataFrame(), {}, math.nan)
-    search.study.mkdir(parents=True, exist_ok=True)
-    dump_config(config, search.study / STUDY_FILE)
+        _print_plan(search)
+        return ClassifierSearch(search.root, pd.DataFrame(), {}, math.nan)
+    search.root.mkdir(parents=True, exist_ok=True)
+    dump_config(config, search.root / STUDY_FILE)
     search = search.with_split()
     digests = input_digests({"the search": search.config})
-    check_inputs(search.study, digests, any((search.study / RUNS).rglob(STATE_NAME)))
-    work = SearchWork(config, search.study, search)
-    todo = work.left_to_do()
+    check_inputs(search.root, digests, any((search.root / RUNS).rglob(STATE_NAME)))
+    todo = search.left_to_do()
     if todo:
         search.check_validation()
     with continued_by_the_same_command("finished trials stay"):
-        failures = do_what_is_left(work, todo)
-    result = _write_result(search, config.device)
+        failures = do_what_is_left(search, todo)
+    result = _write_result(search)
     # Of trials that were not even begun there is nothing to say.
-    raise_failures(work, [failure for failure in failures if not failure.error.startswith("needs ")])
+    raise_failures(search, [failure for failure in failures if not failure.error.startswith("needs ")])
     return result
 
 
@@ -258,7 +244,8 @@ def make_search(config: ClassifySearchConfig) -> TrainingSearch:
         for value in parameter.ends():
             load_config(ClassifyTrainConfig, None, {**given, parameter.name: value})
     return TrainingSearch(
-        study=folder,
+        study=config,
+        root=folder,
         folder=folder,
         name="classify",
         config=entry,
@@ -272,7 +259,7 @@ def make_search(config: ClassifySearchConfig) -> TrainingSearch:
 
 def _check_same(config: ClassifySearchConfig, search: TrainingSearch) -> None:
     """Raise if the folder holds another study: trials of different searches cannot be told apart."""
-    path = search.study / STUDY_FILE
+    path = search.root / STUDY_FILE
     if not path.exists():
         return
     before = make_search(replace(load_config(ClassifySearchConfig, path), out=config.out))
@@ -286,21 +273,21 @@ def _check_same(config: ClassifySearchConfig, search: TrainingSearch) -> None:
         )
 
 
-def _write_result(search: TrainingSearch, device: str) -> ClassifierSearch:
+def _write_result(search: TrainingSearch) -> ClassifierSearch:
     """Write what is found so far, and print it."""
     table, best = search.table(), search.best()
     search.write_table()
     if best is None:
         print(f"{len(table)} trials, none of which came to its end: no {BEST}")
-        return ClassifierSearch(search.study, table, {}, math.nan)
-    path = search.study / BEST
-    dump_config(replace(search.config, **best.params, out=None, test=True, jobs=0, device=device), path)
+        return ClassifierSearch(search.root, table, {}, math.nan)
+    path = search.root / BEST
+    dump_config(replace(search.config, **best.params, out=None, test=True, jobs=0, device=search.study.device), path)
     search.clear()
     _print_trials(search, table, best.number)
     print(f"best: trial {best.number}, {search.metric} {best.value:.3f}; its settings are in {path}")
-    command = f"{config_verb(ClassifyTrainConfig).replace('-', ' ', 1)} --config {path} --out {search.study / 'best'}"
+    command = f"{config_verb(ClassifyTrainConfig).replace('-', ' ', 1)} --config {path} --out {search.root / 'best'}"
     print(f"The test part was not looked at: metaseg {command}")
-    return ClassifierSearch(search.study, table, dict(best.params), float(best.value))
+    return ClassifierSearch(search.root, table, dict(best.params), float(best.value))
 
 
 def _print_trials(search: TrainingSearch, table: pd.DataFrame, best: int) -> None:
@@ -314,14 +301,14 @@ def _print_trials(search: TrainingSearch, table: pd.DataFrame, best: int) -> Non
     print_table(title, headings, rows, left=[len(headings) - 1])
 
 
-def _print_plan(config: ClassifySearchConfig, search: TrainingSearch) -> None:
+def _print_plan(search: TrainingSearch) -> None:
     path = search.folder / TABLE
     done = len(read_rows(path, FileKind("the trials of a search"), ("trial",))) if path.exists() else 0
     entry, first = search.config, search.first_values()
-    print(f"search {search.study}: {entry.model}, {search.metric} with {entry.epochs} epochs a trial")
+    print(f"search {search.root}: {entry.model}, {search.metric} with {entry.epochs} epochs a trial")
     for name, parameter in search.space.items():
         print(f"  {parameter.text()}; first {short(first[name])}")
     pruning = "trials below the median end early" if search.pruning else "no trial ends early"
     left = max(0, search.trials - done)
-    print(f"  {search.trials} trials, {done} done, {left} to do; {pruning}; {config.jobs} processes")
-    print(f"  database: {'in the study' if config.storage is None else config.storage.rpartition('@')[2]}")
+    print(f"  {search.trials} trials, {done} done, {left} to do; {pruning}; {search.jobs} processes")
+    print(f"  database: {'in the study' if search.storage is None else search.storage.rpartition('@')[2]}")
