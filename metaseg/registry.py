@@ -33,6 +33,9 @@ T = TypeVar("T")
 _BY_GROUP: dict[str, Registry[Any]] = {}
 """The registries that plug-ins can add to, by their group."""
 
+_loading: list[str] = []
+"""The plug-ins that are being imported: what is entered into any registry meanwhile is theirs."""
+
 
 class PluginError(UsageError):
     """An installed plug-in that cannot be used."""
@@ -61,7 +64,6 @@ class Registry(Generic[T]):
         self.what, self.group, self.kind = what, group, kind
         self._entries: dict[str, T] = {}
         self._origins: dict[str, str] = {}
-        self._loading: str | None = None
         if group is not None:
             _BY_GROUP[group] = self
 
@@ -82,8 +84,8 @@ class Registry(Generic[T]):
         if name in self._entries:
             raise ValueError(f"there is already a registered {self.what} '{name}'")
         self._entries[name] = entry
-        if self._loading is not None:
-            self._origins[name] = self._loading
+        if _loading:
+            self._origins[name] = _loading[-1]
         return entry
 
     def names(self) -> tuple[str, ...]:
@@ -153,7 +155,7 @@ class Registry(Generic[T]):
             raise PluginError(
                 f"several installed plug-ins offer a {self.what} '{name}': {both}", remedy="uninstall all but one"
             )
-        self._loading = origin
+        _loading.append(origin)
         try:
             found = point.load()
         except Exception as error:
@@ -163,7 +165,7 @@ class Registry(Generic[T]):
                 remedy="update the plug-in, or uninstall it",
             ) from error
         finally:
-            self._loading = None
+            _loading.pop()
         if name not in self._entries and self.kind is not None and isinstance(found, self.kind):
             self._entries[name], self._origins[name] = found, origin
         if name not in self._entries:

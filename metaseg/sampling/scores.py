@@ -79,7 +79,7 @@ def slice_entropy(probabilities: np.ndarray) -> FloatArray:
     if probabilities.ndim != 4:
         raise ValueError(f"need (slices, class, height, width), got shape {probabilities.shape}")
     # One slice at a time: the float64 copy of a whole case would take gigabytes.
-    return np.array([predictive_entropy(one, axis=0).mean() for one in probabilities], dtype=np.float64)
+    return np.array([predictive_entropy(pixels, axis=0).mean() for pixels in probabilities], dtype=np.float64)
 
 
 def require_finite(what: str, values: np.ndarray) -> None:

@@ -117,7 +117,7 @@ def build_optimizer(
     Raises:
         ValueError: Unknown name.
     """
-    trained: list[Any] = [one for one in parameters if isinstance(one, dict) or one.requires_grad]
+    trained: list[Any] = [entry for entry in parameters if isinstance(entry, dict) or entry.requires_grad]
     if name == "adamw":
         return torch.optim.AdamW(trained, lr=rate, weight_decay=weight_decay)
     if name == "adam":

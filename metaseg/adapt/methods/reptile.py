@@ -105,7 +105,7 @@ class Reptile(Maml):
         values, total, losses = weights.values(), Values(), []
         for batches in inner_batches(task, steps):
             value, gradient = _differentiate(weights, values, batches, loss)
-            values = values | {name: values[name] - rate * one for name, one in gradient.items()}
+            values = values | {name: values[name] - rate * slope for name, slope in gradient.items()}
             add_to(total, gradient)
             losses.append(value)
         weights.add_gradient(total, 1 / steps)
@@ -126,7 +126,7 @@ def _differentiate(weights: FastWeights, values: Values, batches: Batches, loss:
     """Loss and gradient of an inner step, the mean over its slices."""
     slices, total, losses = sum(len(images) for images, _ in batches), Values(), []
     for images, labels in batches:
-        one, share = weights.differentiate(values, weights.parameters, loss, images, labels), len(images) / slices
-        add_to(total, {name: share * gradient for name, gradient in one.gradient.items()})
-        losses.append(share * one.loss)
+        found, part = weights.differentiate(values, weights.parameters, loss, images, labels), len(images) / slices
+        add_to(total, {name: part * gradient for name, gradient in found.gradient.items()})
+        losses.append(part * found.loss)
     return torch.stack(losses).sum(), total
