@@ -45,7 +45,7 @@ def candidates(field: FieldDescription) -> Iterator[Any]:
         int: (1, 2, 17, 200),
         float: (0.125, 0.5, 2.0),
         bool: (True, False),
-        str: ("another", "otsu"),
+        str: ("another", "otsu", "module:function"),
         Path: ("/x",),
     }
     yield from kinds.get(field.annotation, ())

@@ -27,7 +27,6 @@ from metaseg.config.options import (
     Count,
     EvaluationOptions,
     Format,
-    Help,
     MissingOptions,
     Modalities,
     Names,
@@ -42,6 +41,7 @@ from metaseg.config.options import (
     RunOptions,
     TeamOptions,
     Whole,
+    option,
 )
 
 TRANSFER, ACTIVE = "Transfer", "Active learning"
@@ -69,115 +69,98 @@ def _as_texts(value: Any) -> Any:
 class SliceOptions(PatientOptions, MissingOptions):
     """Which slices are classified, and what their classes are."""
 
-    data: Annotated[
-        Paths,
-        Help(
-            "Folder of cases, of images in a folder per class, or a prepared store; several are pooled. Default: "
-            "synthetic phantoms of two grades.",
-            DATA,
-            common=True,
-        ),
-    ] = ()
+    data: Paths = option(
+        (),
+        "Folder of cases, of images in a folder per class, or a prepared store; several are pooled. Default: "
+        "synthetic phantoms of two grades.",
+        DATA,
+        common=True,
+    )
     format: Format = "auto"
     modalities: Modalities = ()
-    label: Annotated[
-        str, Help("What the class of a case is: grade, cohort, site, or a column of --case-table.", DATA, common=True)
-    ] = "grade"
-    case_table: Annotated[
-        Path | None, Help("CSV with a column 'case' or 'patient' and the column named by --label.", DATA)
-    ] = None
-    classes: Annotated[
-        Names,
-        Help(
-            "Classes to tell apart, in order, comma-separated; by default all that occur, by name. Of two, the second "
-            "is the positive one.",
-            DATA,
-            common=True,
-        ),
-    ] = ()
-    copies: Annotated[
-        Literal["near", "identical", "none"],
-        Help(
-            "Images without patients: what counts as one patient. Near-copies, identical files, or nothing, which "
-            "shows what leaking does.",
-            DATA,
-        ),
-    ] = "near"
-    slices_per_case: Annotated[
-        Names,
-        Read(_as_texts),
-        Help(
-            "Tumour-bearing slices of each case, such as 20, or by class as HGG=10,LGG=30; by default all of them.",
-            DATA,
-        ),
-    ] = ()
-    slice_choice: Annotated[
-        Literal["even", "random"], Help("How those are chosen: evenly through the tumour, or by chance.", DATA)
-    ] = "even"
-    input_size: Annotated[
-        int, Interval(ge=16, le=4096), Help("Height and width of the network's input in pixels.", DATA)
-    ] = 224
-    phantom_cases: Annotated[
-        int, Ge(6), Help("Without --data: number of phantoms of each grade.", DATA, without="data")
-    ] = 12
+    label: str = option(
+        "grade", "What the class of a case is: grade, cohort, site, or a column of --case-table.", DATA, common=True
+    )
+    case_table: Path | None = option(
+        None, "CSV with a column 'case' or 'patient' and the column named by --label.", DATA
+    )
+    classes: Names = option(
+        (),
+        "Classes to tell apart, in order, comma-separated; by default all that occur, by name. Of two, the second "
+        "is the positive one.",
+        DATA,
+        common=True,
+    )
+    copies: Literal["near", "identical", "none"] = option(
+        "near",
+        "Images without patients: what counts as one patient. Near-copies, identical files, or nothing, which "
+        "shows what leaking does.",
+        DATA,
+    )
+    slices_per_case: Annotated[Names, Read(_as_texts)] = option(
+        (),
+        "Tumour-bearing slices of each case, such as 20, or by class as HGG=10,LGG=30; by default all of them.",
+        DATA,
+    )
+    slice_choice: Literal["even", "random"] = option(
+        "even", "How those are chosen: evenly through the tumour, or by chance.", DATA
+    )
+    input_size: Annotated[int, Interval(ge=16, le=4096)] = option(
+        224, "Height and width of the network's input in pixels.", DATA
+    )
+    phantom_cases: Annotated[int, Ge(6)] = option(
+        12, "Without --data: number of phantoms of each grade.", DATA, without="data"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartOptions(Options):
     """Which patients train, validate and test."""
 
-    split: Annotated[
-        Path | None,
-        Help(
-            "Split file of 'metaseg data split'; by default 70, 15 and 15 % of the patients by class.",
-            DATA,
-            common=True,
-        ),
-    ] = None
-    train_part: Annotated[str, Help("Part of --split to train on.", DATA, needs="split")] = "train"
-    val_part: Annotated[str, Help("Part of --split to validate on.", DATA, needs="split")] = "val"
-    test_part: Annotated[str, Help("Part of --split for the metrics.", DATA, needs="split")] = "test"
-    fold: Annotated[
-        Whole | None,
-        Help("With a --split of folds: the fold to test on; the next one validates, all others train.", DATA),
-    ] = None
+    split: Path | None = option(
+        None,
+        "Split file of 'metaseg data split'; by default 70, 15 and 15 % of the patients by class.",
+        DATA,
+        common=True,
+    )
+    train_part: str = option("train", "Part of --split to train on.", DATA, needs="split")
+    val_part: str = option("val", "Part of --split to validate on.", DATA, needs="split")
+    test_part: str = option("test", "Part of --split for the metrics.", DATA, needs="split")
+    fold: Whole | None = option(
+        None, "With a --split of folds: the fold to test on; the next one validates, all others train.", DATA
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions(Options):
     """Network and training of a slice classifier."""
 
-    model: Annotated[str, CLASSIFIERS, Help("The network.", MODEL, common=True)] = "mobilenetv2"
-    weights: Annotated[
-        str, Help("none, imagenet, a weights file, or the run of another classifier.", MODEL, common=True, path=True)
-    ] = "none"
-    head: Annotated[
-        Literal["linear", "dense"],
-        Help("One linear layer, or dense, ReLU, batch norm, dropout 0.1, dense (Al-Janabi).", MODEL),
-    ] = "linear"
-    optimizer: Annotated[Literal["adam", "adamw", "sgd"], Help("Optimiser.", TRAIN)] = "adam"
-    momentum: Annotated[BelowOne, Help("Of SGD.", TRAIN)] = 0.9
-    learning_rate: Annotated[Positive, Help("First learning rate of the base.", TRAIN, common=True)] = 3e-4
-    head_factor: Annotated[Positive, Help("The head's learning rate, as a multiple of the base's.", TRAIN)] = 1.0
-    bias_factor: Annotated[
-        Positive, Help("The biases' learning rate, as a multiple of the weights' (2 in Zhou 2017).", TRAIN)
-    ] = 1.0
-    weight_decay: Annotated[NotNegative, Help("Decoupled for AdamW, L2 otherwise.", TRAIN)] = 1e-4
-    schedule: Annotated[
-        Literal["constant", "cosine", "poly", "exponential"], Help("Decay of the learning rate.", TRAIN)
-    ] = "constant"
-    gamma: Annotated[AboveZero, Help("Factor of the exponential decay, an epoch.", TRAIN)] = 0.95
-    batch_size: Annotated[Count, Help("Slices of one step.", TRAIN)] = 16
-    epochs: Annotated[Count, Help("Passes over the training slices.", TRAIN, common=True)] = 30
-    balance: Annotated[
-        bool, Help("Draw all classes equally often, instead of passing over the slices as they are.", TRAIN)
-    ] = False
-    augment: Annotated[
-        Augmentation, Help("Strength of augmentation; it only ever touches the training part.", TRAIN)
-    ] = "light"
-    monitor: Annotated[Monitors, Help("Metric on the validation part by which the best weights are chosen.", TRAIN)] = (
-        "auc"
+    model: Annotated[str, CLASSIFIERS] = option("mobilenetv2", "The network.", MODEL, common=True)
+    weights: str = option(
+        "none", "none, imagenet, a weights file, or the run of another classifier.", MODEL, common=True, path=True
     )
+    head: Literal["linear", "dense"] = option(
+        "linear", "One linear layer, or dense, ReLU, batch norm, dropout 0.1, dense (Al-Janabi).", MODEL
+    )
+    optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "Optimiser.", TRAIN)
+    momentum: BelowOne = option(0.9, "Of SGD.", TRAIN)
+    learning_rate: Positive = option(3e-4, "First learning rate of the base.", TRAIN, common=True)
+    head_factor: Positive = option(1.0, "The head's learning rate, as a multiple of the base's.", TRAIN)
+    bias_factor: Positive = option(
+        1.0, "The biases' learning rate, as a multiple of the weights' (2 in Zhou 2017).", TRAIN
+    )
+    weight_decay: NotNegative = option(1e-4, "Decoupled for AdamW, L2 otherwise.", TRAIN)
+    schedule: Literal["constant", "cosine", "poly", "exponential"] = option(
+        "constant", "Decay of the learning rate.", TRAIN
+    )
+    gamma: AboveZero = option(0.95, "Factor of the exponential decay, an epoch.", TRAIN)
+    batch_size: Count = option(16, "Slices of one step.", TRAIN)
+    epochs: Count = option(30, "Passes over the training slices.", TRAIN, common=True)
+    balance: bool = option(
+        False, "Draw all classes equally often, instead of passing over the slices as they are.", TRAIN
+    )
+    augment: Augmentation = option("light", "Strength of augmentation; it only ever touches the training part.", TRAIN)
+    monitor: Monitors = option("auc", "Metric on the validation part by which the best weights are chosen.", TRAIN)
     clip_norm: ClipNorm = 12.0
 
 
@@ -185,134 +168,111 @@ class FitOptions(Options):
 class ClassifyTrainConfig(RunOptions, TeamOptions, SliceOptions, PartOptions, FitOptions):
     """``metaseg classify train``: fit a slice classifier."""
 
-    transfer: Annotated[
-        Literal["auto", "freeze", "finetune", "gradual-unfreeze", "scratch"],
-        Help(
-            "freeze the base, finetune all, gradual-unfreeze block after block, from scratch, or auto, which chooses "
-            "by the data (Al-Janabi) and says why.",
-            TRANSFER,
-            common=True,
-            earlier=("strategy",),
-        ),
-    ] = "auto"
-    unfreeze_target: Annotated[
-        AboveZero,
-        Help("gradual-unfreeze: --monitor on the validation part from which no more blocks are let go.", TRANSFER),
-    ] = 0.9
-    unfreeze_epochs: Annotated[Count, Help("gradual-unfreeze: epochs with each number of blocks.", TRANSFER)] = 5
-    validate_every: Annotated[Count, Help("Epochs between validations; large networks take long to save.", TRAIN)] = 1
-    patience: Annotated[
-        Whole, Help("Validations without a better metric before stopping; 0 never stops early.", TRAIN)
-    ] = 0
-    test: Annotated[bool, Help("Evaluate the best weights on the test part at the end.", RUN)] = True
+    transfer: Literal["auto", "freeze", "finetune", "gradual-unfreeze", "scratch"] = option(
+        "auto",
+        "freeze the base, finetune all, gradual-unfreeze block after block, from scratch, or auto, which chooses "
+        "by the data (Al-Janabi) and says why.",
+        TRANSFER,
+        common=True,
+        earlier=("strategy",),
+    )
+    unfreeze_target: AboveZero = option(
+        0.9, "gradual-unfreeze: --monitor on the validation part from which no more blocks are let go.", TRANSFER
+    )
+    unfreeze_epochs: Count = option(5, "gradual-unfreeze: epochs with each number of blocks.", TRANSFER)
+    validate_every: Count = option(1, "Epochs between validations; large networks take long to save.", TRAIN)
+    patience: Whole = option(0, "Validations without a better metric before stopping; 0 never stops early.", TRAIN)
+    test: bool = option(True, "Evaluate the best weights on the test part at the end.", RUN)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyActiveConfig(RunOptions, SliceOptions, PartOptions, FitOptions):
     """``metaseg classify active``: which slices to label next, round after round."""
 
-    acquisition: Annotated[
-        str,
-        ACQUISITIONS,
-        Help("How slices are chosen; 'docs/sampling.md' describes each.", ACTIVE, common=True, earlier=("strategy",)),
-    ] = "aift"
-    transfer: Annotated[
-        Literal["finetune", "freeze", "scratch"],
-        Help("What is trained: all layers, the head alone, or all from random weights.", TRANSFER),
-    ] = "finetune"
-    initial: Annotated[
-        NotNegative,
-        Options,
-        Help("Slices labelled by chance before the first choice: a number, or a fraction below 1.", ACTIVE),
-    ] = 0.0
-    batch: Annotated[
-        Positive, Help("Slices labelled in each round: a number, or a fraction below 1.", ACTIVE, common=True)
-    ] = 20.0
-    budget: Annotated[
-        Positive, Help("Labels in all: a number, or a fraction up to 1 of the training part.", ACTIVE, common=True)
-    ] = 200.0
-    rounds: Annotated[Count | None, Help("Rounds at most, the labels by chance among them.", ACTIVE)] = None
-    stop_at: Annotated[
-        AboveZero | None, Help("Stop as soon as --monitor on the validation part reaches this.", ACTIVE)
-    ] = None
-    fit: Annotated[
-        Literal["continue", "reset"],
-        Help("Each round: fine-tune the network of the round before, or begin anew.", ACTIVE),
-    ] = "continue"
-    fit_on: Annotated[
-        Literal["labelled", "chosen"],
-        Help("Each round: train on all that is labelled, or on what was chosen in it (Hao 2021).", ACTIVE),
-    ] = "labelled"
-    keep: Annotated[
-        Literal["last", "best"],
-        Help("Weights of a round: those at its end, or the best by --monitor on the validation part.", ACTIVE),
-    ] = "last"
-    later_epochs: Annotated[Count | None, Help("Epochs of the rounds after the first; by default as many.", ACTIVE)] = (
-        None
+    acquisition: Annotated[str, ACQUISITIONS] = option(
+        "aift", "How slices are chosen; 'docs/sampling.md' describes each.", ACTIVE, common=True, earlier=("strategy",)
     )
-    later_head_factor: Annotated[
-        Positive | None, Help("--head-factor of the rounds after the first; by default the same.", ACTIVE)
-    ] = None
-    rank: Annotated[
-        Literal["pool", "all"],
-        Help("Rank the unlabelled slices, or all, so that labelled ones can be chosen again at no cost.", ACTIVE),
-    ] = "pool"
-    drop_top: Annotated[BelowOne, Help("Fraction of the ranking left out at its top (Hao 2021: 0.1).", ACTIVE)] = 0.0
-    drop_bottom: Annotated[BelowOne, Help("Fraction of the ranking left out at its end.", ACTIVE)] = 0.0
-    draw: Annotated[
-        Literal["top", "random"],
-        Help("Take the first of what is left of the ranking, or draw from it by chance.", ACTIVE),
-    ] = "top"
-    patches: Annotated[
-        int, Ge(2), Help("aift: patches that each slice is augmented to; the first is the slice itself.", ACTIVE)
-    ] = 12
-    patch_fraction: Annotated[
-        AboveZero, Help("aift: fraction of them that is kept by majority selection.", ACTIVE, earlier=("patch_share",))
-    ] = 0.25
-    lambda_entropy: Annotated[NotNegative, Help("aift: weight of the entropy.", ACTIVE)] = 1.0
-    lambda_diversity: Annotated[NotNegative, Help("aift: weight of the diversity.", ACTIVE)] = 1.0
-    committee_rates: Annotated[
-        tuple[Positive, Positive, Positive], Help("committee: learning rates of its three members.", ACTIVE)
-    ] = (1e-3, 5e-4, 1e-4)
-    dropout_passes: Annotated[int, Ge(2), Help("bald: passes with dropout.", ACTIVE)] = 10
-    ask: Annotated[
-        Path | None,
-        Help(
-            "CSV that an annotator fills: the slices wanted are written there, and the run goes on with --resume when "
-            "the labels are there. Without it labels come from the data set.",
-            ACTIVE,
-            common=True,
-        ),
-    ] = None
+    transfer: Literal["finetune", "freeze", "scratch"] = option(
+        "finetune", "What is trained: all layers, the head alone, or all from random weights.", TRANSFER
+    )
+    initial: Annotated[NotNegative, Options] = option(
+        0.0, "Slices labelled by chance before the first choice: a number, or a fraction below 1.", ACTIVE
+    )
+    batch: Positive = option(
+        20.0, "Slices labelled in each round: a number, or a fraction below 1.", ACTIVE, common=True
+    )
+    budget: Positive = option(
+        200.0, "Labels in all: a number, or a fraction up to 1 of the training part.", ACTIVE, common=True
+    )
+    rounds: Count | None = option(None, "Rounds at most, the labels by chance among them.", ACTIVE)
+    stop_at: AboveZero | None = option(None, "Stop as soon as --monitor on the validation part reaches this.", ACTIVE)
+    fit: Literal["continue", "reset"] = option(
+        "continue", "Each round: fine-tune the network of the round before, or begin anew.", ACTIVE
+    )
+    fit_on: Literal["labelled", "chosen"] = option(
+        "labelled", "Each round: train on all that is labelled, or on what was chosen in it (Hao 2021).", ACTIVE
+    )
+    keep: Literal["last", "best"] = option(
+        "last", "Weights of a round: those at its end, or the best by --monitor on the validation part.", ACTIVE
+    )
+    later_epochs: Count | None = option(None, "Epochs of the rounds after the first; by default as many.", ACTIVE)
+    later_head_factor: Positive | None = option(
+        None, "--head-factor of the rounds after the first; by default the same.", ACTIVE
+    )
+    rank: Literal["pool", "all"] = option(
+        "pool", "Rank the unlabelled slices, or all, so that labelled ones can be chosen again at no cost.", ACTIVE
+    )
+    drop_top: BelowOne = option(0.0, "Fraction of the ranking left out at its top (Hao 2021: 0.1).", ACTIVE)
+    drop_bottom: BelowOne = option(0.0, "Fraction of the ranking left out at its end.", ACTIVE)
+    draw: Literal["top", "random"] = option(
+        "top", "Take the first of what is left of the ranking, or draw from it by chance.", ACTIVE
+    )
+    patches: Annotated[int, Ge(2)] = option(
+        12, "aift: patches that each slice is augmented to; the first is the slice itself.", ACTIVE
+    )
+    patch_fraction: AboveZero = option(
+        0.25, "aift: fraction of them that is kept by majority selection.", ACTIVE, earlier=("patch_share",)
+    )
+    lambda_entropy: NotNegative = option(1.0, "aift: weight of the entropy.", ACTIVE)
+    lambda_diversity: NotNegative = option(1.0, "aift: weight of the diversity.", ACTIVE)
+    committee_rates: tuple[Positive, Positive, Positive] = option(
+        (1e-3, 5e-4, 1e-4), "committee: learning rates of its three members.", ACTIVE
+    )
+    dropout_passes: Annotated[int, Ge(2)] = option(10, "bald: passes with dropout.", ACTIVE)
+    ask: Path | None = option(
+        None,
+        "CSV that an annotator fills: the slices wanted are written there, and the run goes on with --resume when "
+        "the labels are there. Without it labels come from the data set.",
+        ACTIVE,
+        common=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyEvaluateConfig(EvaluationOptions, PatientOptions):
     """``metaseg classify evaluate``: metrics of a classifier, by slice and by patient."""
 
-    data: Annotated[
-        Paths, Help("Cases or classified images; by default the test part of the data of the run.", DATA, common=True)
-    ] = ()
+    data: Paths = option(
+        (), "Cases or classified images; by default the test part of the data of the run.", DATA, common=True
+    )
     format: Format = "auto"
-    label: Annotated[str | None, Help("What the class of a case is; by default as for the run.", DATA)] = None
-    case_table: Annotated[Path | None, Help("CSV with the column named by --label.", DATA)] = None
-    split: Annotated[Path | None, Help("Split file; with --part, evaluate that part only.", DATA, common=True)] = None
-    out: Annotated[
-        Path | None, Help("Folder to write; evaluation/ in the run if not given.", OUT, common=True, free=ONLY_PLACE)
-    ] = None
-    pictures: Annotated[Whole, Help("Grad-CAM pictures to write, worst mistakes first.", OUT, free=SAME_RESULTS)] = 8
-    resamples: Annotated[int, Ge(100), Help("Resamples of the bootstrap.")] = 1000
+    label: str | None = option(None, "What the class of a case is; by default as for the run.", DATA)
+    case_table: Path | None = option(None, "CSV with the column named by --label.", DATA)
+    split: Path | None = option(None, "Split file; with --part, evaluate that part only.", DATA, common=True)
+    out: Path | None = option(
+        None, "Folder to write; evaluation/ in the run if not given.", OUT, common=True, free=ONLY_PLACE
+    )
+    pictures: Whole = option(8, "Grad-CAM pictures to write, worst mistakes first.", OUT, free=SAME_RESULTS)
+    resamples: Annotated[int, Ge(100)] = option(1000, "Resamples of the bootstrap.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyPredictConfig(PredictionOptions, PreparationOptions):
     """``metaseg classify predict``: class probabilities of slices and verdicts on cases."""
 
-    slices: Annotated[
-        Literal["brain", "tumour"],
-        Help(
-            "Slices of a volume that have a say: all with enough brain, or those where a label shows tumour.",
-            common=True,
-        ),
-    ] = "brain"
-    pictures: Annotated[Whole, Help("Grad-CAM pictures of each case.", OUT, common=True, free=SAME_RESULTS)] = 3
+    slices: Literal["brain", "tumour"] = option(
+        "brain",
+        "Slices of a volume that have a say: all with enough brain, or those where a label shows tumour.",
+        common=True,
+    )
+    pictures: Whole = option(3, "Grad-CAM pictures of each case.", OUT, common=True, free=SAME_RESULTS)

@@ -133,8 +133,8 @@ def _describe(field: dataclasses.Field[Any], hint: Any) -> FieldDescription:
     default = field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
-    # The last wins: a field may say otherwise than the type that it uses.
-    help_ = next((mark for mark in reversed(marks) if isinstance(mark, Help)), Help())
+    # A field may say otherwise than the type that it uses.
+    help_ = field.metadata.get("help") or next((mark for mark in marks if isinstance(mark, Help)), Help())
     known = vars(help_) | {
         "option": (help_.option or field.name).lstrip("-").replace("-", "_"),
         "path": help_.path or annotation is Path or Path in typing.get_args(annotation),

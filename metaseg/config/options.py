@@ -8,7 +8,7 @@ Only the standard library is imported here, so that ``--help`` answers at once. 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -48,6 +48,21 @@ class Help:
     path: bool = False
     needs: str = ""
     without: str = ""
+
+
+def option(default: Any, help: str, panel: str = "Options", **marks: Any) -> Any:
+    """A setting as the field of a dataclass.
+
+    Args:
+        default: Its value where none is given.
+        help: One or two sentences.
+        panel: Heading under which ``--help`` lists it.
+        **marks: The other attributes of :class:`Help`.
+    """
+    metadata = {"help": Help(help, panel, **marks)}
+    if isinstance(default, dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 SAME_RESULTS = "results do not depend on it beyond rounding"
@@ -160,178 +175,156 @@ class Options:
 class DeviceOptions(Options):
     """Where and how exactly is computed."""
 
-    device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", RUN, common=True)] = "auto"
-    precision: Annotated[Precision, Help("Number format; mixed precision pays on a GPU only.", RUN)] = "32-true"
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", RUN, common=True)
+    precision: Precision = option("32-true", "Number format; mixed precision pays on a GPU only.", RUN)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparationOptions(Options):
     """How cases are prepared, and where they are kept."""
 
-    jobs: Annotated[Whole, Help("Threads that prepare cases; 0 takes one a core.", RUN, free=SAME_RESULTS)] = 0
-    cache: Annotated[
-        Path | None,
-        Help(
-            "Folder of prepared cases and phantoms; METASEG_CACHE or the user's cache by default.", RUN, free=ONLY_PLACE
-        ),
-    ] = None
+    jobs: Whole = option(0, "Threads that prepare cases; 0 takes one a core.", RUN, free=SAME_RESULTS)
+    cache: Path | None = option(
+        None,
+        "Folder of prepared cases and phantoms; METASEG_CACHE or the user's cache by default.",
+        RUN,
+        free=ONLY_PLACE,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(PreparationOptions, DeviceOptions):
     """What every long verb shares."""
 
-    out: Annotated[
-        Path | None,
-        Help("Run folder to write; a new name under runs/ if not given.", RUN, common=True, free=ONLY_PLACE),
-    ] = None
-    seed: Annotated[Whole, Help("Seed of everything that is drawn.", RUN, common=True)] = 0
-    resume: Annotated[
-        bool,
-        Help(
-            "Continue the run in --out from its last checkpoint, to the same bits on a CPU.",
-            RUN,
-            common=True,
-            free=ONLY_START,
-        ),
-    ] = False
-    overwrite: Annotated[bool, Help("Replace an existing run in --out.", RUN, common=True, free=ONLY_START)] = False
+    out: Path | None = option(
+        None, "Run folder to write; a new name under runs/ if not given.", RUN, common=True, free=ONLY_PLACE
+    )
+    seed: Whole = option(0, "Seed of everything that is drawn.", RUN, common=True)
+    resume: bool = option(
+        False,
+        "Continue the run in --out from its last checkpoint, to the same bits on a CPU.",
+        RUN,
+        common=True,
+        free=ONLY_START,
+    )
+    overwrite: bool = option(False, "Replace an existing run in --out.", RUN, common=True, free=ONLY_START)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions(DeviceOptions):
     """Which trained network is used."""
 
-    run: Annotated[str, Help("Run folder or checkpoint.", argument=True, path=True)] = ""
-    checkpoint: Annotated[Literal["best", "last"], Help("Which weights of the run.", common=True)] = "best"
+    run: str = option("", "Run folder or checkpoint.", argument=True, path=True)
+    checkpoint: Literal["best", "last"] = option("best", "Which weights of the run.", common=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions(NetworkOptions, PreparationOptions):
     """What evaluations of segmenters and of classifiers share."""
 
-    part: Annotated[str | None, Help("With --split: evaluate this part only.", DATA, common=True)] = None
-    include_training: Annotated[
-        bool, Help("Evaluate the patients the network was trained on as well; they are marked.", DATA)
-    ] = False
-    overwrite: Annotated[
-        bool, Help("Replace the metrics of another evaluation in --out.", OUT, common=True, free=ONLY_START)
-    ] = False
-    seed: Annotated[Whole, Help("Seed of the bootstrap.", RUN)] = 0
+    part: str | None = option(None, "With --split: evaluate this part only.", DATA, common=True)
+    include_training: bool = option(
+        False, "Evaluate the patients the network was trained on as well; they are marked.", DATA
+    )
+    overwrite: bool = option(
+        False, "Replace the metrics of another evaluation in --out.", OUT, common=True, free=ONLY_START
+    )
+    seed: Whole = option(0, "Seed of the bootstrap.", RUN)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionOptions(NetworkOptions):
     """What predictions of segmenters and of classifiers share."""
 
-    cases: Annotated[Paths, MinLen(1), Help("Case folders, folders of cases, or image files.", argument=True)] = ()
-    out: Annotated[Path, Help("Folder to write.", OUT, common=True, free=ONLY_PLACE)] = Path("predictions")
+    cases: Annotated[Paths, MinLen(1)] = option((), "Case folders, folders of cases, or image files.", argument=True)
+    out: Path = option(Path("predictions"), "Folder to write.", OUT, common=True, free=ONLY_PLACE)
     format: Format = "auto"
-    overwrite: Annotated[bool, Help("Replace existing files.", OUT, common=True, free=ONLY_START)] = False
+    overwrite: bool = option(False, "Replace existing files.", OUT, common=True, free=ONLY_START)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SkipOptions(Options):
     """Going on with work on single cases."""
 
-    resume: Annotated[
-        bool,
-        Help(
-            "Go on in --out: skip the cases that are done there with the same network and settings.",
-            OUT,
-            free=ONLY_START,
-        ),
-    ] = False
+    resume: bool = option(
+        False,
+        "Go on in --out: skip the cases that are done there with the same network and settings.",
+        OUT,
+        free=ONLY_START,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeamOptions(Options):
     """Several processes at one verb."""
 
-    devices: Annotated[
-        Count, Help("Processes on each machine; each takes a GPU where there are GPUs.", RUN, free=SAME_RESULTS)
-    ] = 1
-    nodes: Annotated[
-        Count, Help("Machines; more than one are started by srun or torchrun.", RUN, free=SAME_RESULTS)
-    ] = 1
+    devices: Count = option(
+        1, "Processes on each machine; each takes a GPU where there are GPUs.", RUN, free=SAME_RESULTS
+    )
+    nodes: Count = option(1, "Machines; more than one are started by srun or torchrun.", RUN, free=SAME_RESULTS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessOptions(TeamOptions):
     """As :class:`TeamOptions`, with a choice of how the processes work together."""
 
-    processes: Annotated[
-        Literal["auto", "ddp"],
-        Help(
-            "How several processes share the work; auto is ddp for several.",
-            RUN,
-            earlier=("strategy",),
-            free=SAME_RESULTS,
-        ),
-    ] = "auto"
+    processes: Literal["auto", "ddp"] = option(
+        "auto",
+        "How several processes share the work; auto is ddp for several.",
+        RUN,
+        earlier=("strategy",),
+        free=SAME_RESULTS,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatientOptions(Options):
     """Whose scans the cases are."""
 
-    patients: Annotated[
-        Path | None,
-        Help(
-            "CSV table with columns case and patient: whose scan each case is. By default the case's name tells, "
-            "without what names a session.",
-            DATA,
-        ),
-    ] = None
+    patients: Path | None = option(
+        None,
+        "CSV table with columns case and patient: whose scan each case is. By default the case's name tells, "
+        "without what names a session.",
+        DATA,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MissingOptions(Options):
     """What a training does about data that are not complete."""
 
-    allow_missing: Annotated[
-        bool,
-        Help(
-            "Leave out what is missing, with a warning, instead of refusing the data: cases without a label or a "
-            "modality of --modalities, modalities that some cases lack, files that are not there or of no case.",
-            DATA,
-            free=ONLY_REFUSES,
-        ),
-    ] = False
+    allow_missing: bool = option(
+        False,
+        "Leave out what is missing, with a warning, instead of refusing the data: cases without a label or a "
+        "modality of --modalities, modalities that some cases lack, files that are not there or of no case.",
+        DATA,
+        free=ONLY_REFUSES,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions(PatientOptions):
     """How cases are read and prepared."""
 
-    data: Annotated[
-        Paths,
-        Help(
-            "Folder of cases, a table of cases, or a prepared store; several are pooled. Default: synthetic phantoms.",
-            DATA,
-            common=True,
-        ),
-    ] = ()
+    data: Paths = option(
+        (),
+        "Folder of cases, a table of cases, or a prepared store; several are pooled. Default: synthetic phantoms.",
+        DATA,
+        common=True,
+    )
     format: Format = "auto"
-    label_scheme: Annotated[
-        str | None,
-        Help(
-            "What label values mean: brats (4 is ET), brats2023 (3 is ET), brats-ped, brats-post, msd-brats, "
-            "whole-lesion, any-lesion; or spelled out, such as 1=NCR,2=ED,3=ET.",
-            DATA,
-        ),
-    ] = None
-    labels: Annotated[
-        Literal["subregions", "whole-lesion"] | None,
-        Help("Classes to learn; by default those of the data. whole-lesion unites all tumour classes.", DATA),
-    ] = None
+    label_scheme: str | None = option(
+        None,
+        "What label values mean: brats (4 is ET), brats2023 (3 is ET), brats-ped, brats-post, msd-brats, "
+        "whole-lesion, any-lesion; or spelled out, such as 1=NCR,2=ED,3=ET.",
+        DATA,
+    )
+    labels: Literal["subregions", "whole-lesion"] | None = option(
+        None, "Classes to learn; by default those of the data. whole-lesion unites all tumour classes.", DATA
+    )
     modalities: Modalities = ()
-    classes: Annotated[Names, Help("Keep only cases of these cohorts or classes, comma-separated.", DATA)] = ()
-    split: Annotated[Path | None, Help("Split file of 'metaseg data split'.", DATA, common=True)] = None
-    image_size: Annotated[
-        int | None,
-        Ge(16),
-        Help(
-            "Shrink slices so that the longer side has at most this many pixels; metrics stay on the full grid.", DATA
-        ),
-    ] = None
+    classes: Names = option((), "Keep only cases of these cohorts or classes, comma-separated.", DATA)
+    split: Path | None = option(None, "Split file of 'metaseg data split'.", DATA, common=True)
+    image_size: Annotated[int | None, Ge(16)] = option(
+        None, "Shrink slices so that the longer side has at most this many pixels; metrics stay on the full grid.", DATA
+    )

@@ -7,7 +7,7 @@ Only the standard library is imported here, so that ``--help`` answers at once. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,7 +33,6 @@ from metaseg.config.options import (
     DataOptions,
     EvaluationOptions,
     Fraction,
-    Help,
     Loss,
     MissingOptions,
     Names,
@@ -46,6 +45,7 @@ from metaseg.config.options import (
     Settings,
     SkipOptions,
     Whole,
+    option,
 )
 
 Schedule = Literal["constant", "cosine", "poly"]
@@ -66,57 +66,52 @@ META_METHODS = Choice(_META, "metaseg.methods", elsewhere=_PLAIN)
 class PretrainConfig(RunOptions, ProcessOptions, DataOptions, MissingOptions):
     """``metaseg pretrain``: train a segmentation network on a source disease."""
 
-    train_part: Annotated[str, Help("Part of --split to train on.", DATA, needs="split")] = "train"
-    val_part: Annotated[str, Help("Part of --split to validate on.", DATA, needs="split")] = "val"
-    fold: Annotated[Whole | None, Help("With a --split of folds: the fold to validate on.", DATA)] = None
-    val_fraction: Annotated[
-        BelowOne,
-        Help(
-            "Without --split: fraction of the patients kept for validation (0: none, the last weights are the best).",
-            DATA,
-            earlier=("val_share",),
-        ),
-    ] = 0.1
-    model: Annotated[str, SEGMENTERS, Help("The network.", MODEL, common=True)] = "unet"
-    model_options: Annotated[
-        Settings, Help("Options of the network as JSON, such as '{\"channels\": [16, 32, 64]}'.", MODEL)
-    ] = field(default_factory=dict)
-    weights: Annotated[
-        str,
-        Help(
-            "none, imagenet (where the backbone has it), a weights file, or another run.", MODEL, common=True, path=True
-        ),
-    ] = "none"
-    epochs: Annotated[
-        Count | None,
-        Help("Epochs; all rates follow from this length. Default: 200, or 30 on phantoms.", TRAIN, common=True),
-    ] = None
-    slices_per_epoch: Annotated[Count, Help("Slices drawn for one epoch.", TRAIN)] = 300
-    batch_size: Annotated[Count, Help("Slices of one step.", TRAIN, common=True)] = 8
-    foreground_fraction: Annotated[
-        Fraction, Help("Fraction of slices drawn for their tumour classes.", TRAIN, earlier=("foreground_share",))
-    ] = 0.67
-    optimizer: Annotated[Literal["adamw", "sgd"], Help("SGD has Nesterov momentum 0.99.", TRAIN)] = "adamw"
-    learning_rate: Annotated[Positive, Help("First learning rate.", TRAIN, common=True)] = 1e-3
-    weight_decay: Annotated[NotNegative, Help("Decoupled for AdamW, L2 for SGD.", TRAIN)] = 1e-2
-    schedule: Annotated[Literal["poly", "cosine", "constant"], Help("Decay of the learning rate.", TRAIN)] = "poly"
-    warmup_steps: Annotated[Whole, Help("Steps over which the learning rate rises.", TRAIN)] = 50
+    train_part: str = option("train", "Part of --split to train on.", DATA, needs="split")
+    val_part: str = option("val", "Part of --split to validate on.", DATA, needs="split")
+    fold: Whole | None = option(None, "With a --split of folds: the fold to validate on.", DATA)
+    val_fraction: BelowOne = option(
+        0.1,
+        "Without --split: fraction of the patients kept for validation (0: none, the last weights are the best).",
+        DATA,
+        earlier=("val_share",),
+    )
+    model: Annotated[str, SEGMENTERS] = option("unet", "The network.", MODEL, common=True)
+    model_options: Settings = option(
+        {}, "Options of the network as JSON, such as '{\"channels\": [16, 32, 64]}'.", MODEL
+    )
+    weights: str = option(
+        "none",
+        "none, imagenet (where the backbone has it), a weights file, or another run.",
+        MODEL,
+        common=True,
+        path=True,
+    )
+    epochs: Count | None = option(
+        None, "Epochs; all rates follow from this length. Default: 200, or 30 on phantoms.", TRAIN, common=True
+    )
+    slices_per_epoch: Count = option(300, "Slices drawn for one epoch.", TRAIN)
+    batch_size: Count = option(8, "Slices of one step.", TRAIN, common=True)
+    foreground_fraction: Fraction = option(
+        0.67, "Fraction of slices drawn for their tumour classes.", TRAIN, earlier=("foreground_share",)
+    )
+    optimizer: Literal["adamw", "sgd"] = option("adamw", "SGD has Nesterov momentum 0.99.", TRAIN)
+    learning_rate: Positive = option(1e-3, "First learning rate.", TRAIN, common=True)
+    weight_decay: NotNegative = option(1e-2, "Decoupled for AdamW, L2 for SGD.", TRAIN)
+    schedule: Literal["poly", "cosine", "constant"] = option("poly", "Decay of the learning rate.", TRAIN)
+    warmup_steps: Whole = option(50, "Steps over which the learning rate rises.", TRAIN)
     clip_norm: ClipNorm = 12.0
-    ema: Annotated[BelowOne, Help("Decay of the averaged weights that are kept; 0 switches it off.", TRAIN)] = 0.998
+    ema: BelowOne = option(0.998, "Decay of the averaged weights that are kept; 0 switches it off.", TRAIN)
     loss: Loss = "dice-ce"
-    recall_weight: Annotated[
-        Fraction, Help("Weight of missed against false pixels in the Dice term; 0.5 is plain Dice.", TRAIN)
-    ] = 0.7
-    augment: Annotated[Augmentation, Help("Strength of augmentation.", TRAIN)] = "full"
-    window: Annotated[
-        tuple[Annotated[int, Ge(16)], Annotated[int, Ge(16)]] | None,
-        Help("Height,width to which training slices are cropped or padded; by default the data's median.", TRAIN),
-    ] = None
-    validate_every: Annotated[Count, Help("Epochs between validations on whole patients.", TRAIN)] = 10
-    patience: Annotated[
-        Whole, Help("Validations without a better metric before stopping; 0 never stops early.", TRAIN)
-    ] = 0
-    phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms.", DATA, without="data")] = 16
+    recall_weight: Fraction = option(
+        0.7, "Weight of missed against false pixels in the Dice term; 0.5 is plain Dice.", TRAIN
+    )
+    augment: Augmentation = option("full", "Strength of augmentation.", TRAIN)
+    window: tuple[Annotated[int, Ge(16)], Annotated[int, Ge(16)]] | None = option(
+        None, "Height,width to which training slices are cropped or padded; by default the data's median.", TRAIN
+    )
+    validate_every: Count = option(10, "Epochs between validations on whole patients.", TRAIN)
+    patience: Whole = option(0, "Validations without a better metric before stopping; 0 never stops early.", TRAIN)
+    phantom_cases: Annotated[int, Ge(2)] = option(16, "Without --data: number of phantoms.", DATA, without="data")
     cache_gb: CacheSize = 0.5
 
 
@@ -124,72 +119,60 @@ class PretrainConfig(RunOptions, ProcessOptions, DataOptions, MissingOptions):
 class AdaptOptions(RunOptions, ProcessOptions, DataOptions, MissingOptions):
     """What all adaptation methods share: which patients, which slices, how much work."""
 
-    from_run: Annotated[
-        str | None,
-        Help(
-            "Pretrained run or checkpoint; needed with --data. On phantoms, by default the newest pretraining under "
-            "runs/, or one made now.",
-            ADAPT,
-            common=True,
-            option="--from",
-            path=True,
-        ),
-    ] = None
-    data: Annotated[
-        Paths,
-        Help(
-            "Cases of the target disease: folders, tables of cases or prepared stores. Default: synthetic phantoms.",
-            DATA,
-            common=True,
-        ),
-    ] = ()
-    source: Annotated[
-        Paths,
-        Help(
-            "Cases of the source disease. Patients that the network was trained on are rehearsed by the methods that "
-            "rehearse; the others are watched.",
-            DATA,
-            common=True,
-        ),
-    ] = ()
-    source_classes: Annotated[Names, Help("As --classes, for --source.", DATA)] = ()
-    train_part: Annotated[str, Help("Part of --split from which the shots are drawn.", DATA, needs="split")] = "train"
-    test_part: Annotated[str, Help("Part of --split that is watched.", DATA, needs="split")] = "test"
-    shots: Annotated[Count, Help("Target patients whose labels are used.", ADAPT, common=True)] = 5
-    slices: Annotated[int, Ge(2), Help("Tumour-bearing slices used of each of them.", ADAPT, common=True)] = 25
-    budget: Annotated[Count, Help("Work to spend, in slice gradient evaluations.", ADAPT, common=True)] = 600
-    loss: Annotated[Loss, Help("Loss; see the loss of pretrain.", ADAPT, later=True)] = "dice-ce"
-    recall_weight: Annotated[
-        Fraction, Help("Weight of missed against false pixels in the Dice term; 0.5 is plain Dice.", ADAPT)
-    ] = 0.7
-    augment: Annotated[
-        Augmentation | None,
-        Help("Strength of augmentation of the slices that are tuned on; by default none, or the method's.", ADAPT),
-    ] = None
-    interpolation: Annotated[
-        AboveZero | None,
-        Help(
-            "Fraction of the way from the pretrained to the tuned weights that is kept (WiSE-FT); by default all of "
-            "it, or the method's.",
-            ADAPT,
-        ),
-    ] = None
-    ema: Annotated[
-        BelowOne | None,
-        Help("Decay of averaged weights that are kept; by default 0, which keeps the last, or the method's.", ADAPT),
-    ] = None
-    watch_cases: Annotated[Whole, Help("Cases of each domain that are evaluated while tuning; 0 takes all.", ADAPT)] = 8
-    marks: Annotated[Count, Help("Evaluations while tuning, evenly over the budget.", ADAPT)] = 4
-    pictures: Annotated[
-        bool,
-        Help(
-            "Draw overlays and the progress plot at every mark; small runs spend most time on them.",
-            RUN,
-            free=SAME_RESULTS,
-        ),
-    ] = True
-    clip_norm: Annotated[NotNegative, Help("Largest gradient norm; 0 switches clipping off.", ADAPT)] = 12.0
-    phantom_cases: Annotated[int, Ge(2), Help("Without --data: number of phantoms.", DATA, without="data")] = 12
+    from_run: str | None = option(
+        None,
+        "Pretrained run or checkpoint; needed with --data. On phantoms, by default the newest pretraining under "
+        "runs/, or one made now.",
+        ADAPT,
+        common=True,
+        option="--from",
+        path=True,
+    )
+    data: Paths = option(
+        (),
+        "Cases of the target disease: folders, tables of cases or prepared stores. Default: synthetic phantoms.",
+        DATA,
+        common=True,
+    )
+    source: Paths = option(
+        (),
+        "Cases of the source disease. Patients that the network was trained on are rehearsed by the methods that "
+        "rehearse; the others are watched.",
+        DATA,
+        common=True,
+    )
+    source_classes: Names = option((), "As --classes, for --source.", DATA)
+    train_part: str = option("train", "Part of --split from which the shots are drawn.", DATA, needs="split")
+    test_part: str = option("test", "Part of --split that is watched.", DATA, needs="split")
+    shots: Count = option(5, "Target patients whose labels are used.", ADAPT, common=True)
+    slices: Annotated[int, Ge(2)] = option(25, "Tumour-bearing slices used of each of them.", ADAPT, common=True)
+    budget: Count = option(600, "Work to spend, in slice gradient evaluations.", ADAPT, common=True)
+    loss: Loss = option("dice-ce", "Loss; see the loss of pretrain.", ADAPT, later=True)
+    recall_weight: Fraction = option(
+        0.7, "Weight of missed against false pixels in the Dice term; 0.5 is plain Dice.", ADAPT
+    )
+    augment: Augmentation | None = option(
+        None, "Strength of augmentation of the slices that are tuned on; by default none, or the method's.", ADAPT
+    )
+    interpolation: AboveZero | None = option(
+        None,
+        "Fraction of the way from the pretrained to the tuned weights that is kept (WiSE-FT); by default all of "
+        "it, or the method's.",
+        ADAPT,
+    )
+    ema: BelowOne | None = option(
+        None, "Decay of averaged weights that are kept; by default 0, which keeps the last, or the method's.", ADAPT
+    )
+    watch_cases: Whole = option(8, "Cases of each domain that are evaluated while tuning; 0 takes all.", ADAPT)
+    marks: Count = option(4, "Evaluations while tuning, evenly over the budget.", ADAPT)
+    pictures: bool = option(
+        True,
+        "Draw overlays and the progress plot at every mark; small runs spend most time on them.",
+        RUN,
+        free=SAME_RESULTS,
+    )
+    clip_norm: NotNegative = option(12.0, "Largest gradient norm; 0 switches clipping off.", ADAPT)
+    phantom_cases: Annotated[int, Ge(2)] = option(12, "Without --data: number of phantoms.", DATA, without="data")
     cache_gb: CacheSize = 0.5
 
 
@@ -197,167 +180,138 @@ class AdaptOptions(RunOptions, ProcessOptions, DataOptions, MissingOptions):
 class MetatuneConfig(AdaptOptions):
     """``metaseg metatune``: MAML adaptation to a new disease (Han et al. 2018)."""
 
-    method: Annotated[
-        str, META_METHODS, Help("Meta-learning method; 'metaseg methods' describes them.", ADAPT, common=True)
-    ] = "maml"
-    order: Annotated[str, ORDERS, Help("Order in which slices become tasks.", ADAPT, common=True)] = "active"
-    threshold: Annotated[
-        str, Help("Dice that parts learned from unlearned slices: median, otsu or a number.", ADAPT)
-    ] = "median"
-    inner_steps: Annotated[Count, Help("Steps of the inner loop.", ADAPT, common=True)] = 1
-    inner_learning_rate: Annotated[Positive, Help("Alpha of the inner loop.", ADAPT)] = 0.01
-    outer_learning_rate: Annotated[Positive, Help("Beta of the outer loop.", ADAPT)] = 3e-4
-    outer_optimizer: Annotated[Literal["adam", "sgd"], Help("Optimiser of the outer loop.", ADAPT)] = "adam"
-    first_order: Annotated[bool, Help("Drop the second derivative (first-order MAML).", ADAPT, common=True)] = False
-    tasks_per_step: Annotated[Count, Help("Learned tasks, and unlearned tasks, of one meta-step.", ADAPT)] = 1
-    rescore_every: Annotated[
-        Whole, Help("Meta-steps between new scores inside a case; 0: once a visit to the case.", ADAPT)
-    ] = 0
-    rescore_tolerance: Annotated[
-        NotNegative,
-        Help("Relative change of the parameters up to which a case's scores are used again; 0: never.", ADAPT),
-    ] = 0.0
-    support_size: Annotated[
-        int, Interval(ge=1, le=10000), Help("Slices of a task's inner loop; 1 in the paper.", ADAPT)
-    ] = 1
-    query_size: Annotated[
-        int, Interval(ge=1, le=10000), Help("Slices of a task's outer loop; 1 in the paper.", ADAPT)
-    ] = 1
-    replay: Annotated[
-        Literal["none", "learned", "added"],
-        Help("Source slices as tasks: none, in place of the learned task, or one more task a step.", ADAPT),
-    ] = "none"
-    multi_step_loss: Annotated[
-        bool, Help("MAML++: the outer loss after every inner step, not the last alone.", ADAPT)
-    ] = False
-    first_order_fraction: Annotated[
-        Fraction,
-        Help(
-            "MAML++: fraction of the budget, from the start, without the second derivative.",
-            ADAPT,
-            earlier=("first_order_share",),
-        ),
-    ] = 0.0
-    learnable_inner_rates: Annotated[
-        bool,
-        Help("MAML++: learn an inner rate for every layer and inner step.", ADAPT, earlier=("learned_inner_rates",)),
-    ] = False
-    oracle: Annotated[
-        str | None,
-        Help("For --order oracle: run that knows the target; its Dice is the true difficulty.", ADAPT, path=True),
-    ] = None
-    outer_schedule: Annotated[Schedule, Help("Decay of the outer learning rate.", ADAPT)] = "constant"
-    engine: Annotated[
-        Literal["auto", "learn2learn", "functional", "batched"],
-        Help("Who computes the meta-gradient; auto takes the quickest for network and device.", ADAPT),
-    ] = "auto"
+    method: Annotated[str, META_METHODS] = option(
+        "maml", "Meta-learning method; 'metaseg methods' describes them.", ADAPT, common=True
+    )
+    order: Annotated[str, ORDERS] = option("active", "Order in which slices become tasks.", ADAPT, common=True)
+    threshold: str = option("median", "Dice that parts learned from unlearned slices: median, otsu or a number.", ADAPT)
+    inner_steps: Count = option(1, "Steps of the inner loop.", ADAPT, common=True)
+    inner_learning_rate: Positive = option(0.01, "Alpha of the inner loop.", ADAPT)
+    outer_learning_rate: Positive = option(3e-4, "Beta of the outer loop.", ADAPT)
+    outer_optimizer: Literal["adam", "sgd"] = option("adam", "Optimiser of the outer loop.", ADAPT)
+    first_order: bool = option(False, "Drop the second derivative (first-order MAML).", ADAPT, common=True)
+    tasks_per_step: Count = option(1, "Learned tasks, and unlearned tasks, of one meta-step.", ADAPT)
+    rescore_every: Whole = option(0, "Meta-steps between new scores inside a case; 0: once a visit to the case.", ADAPT)
+    rescore_tolerance: NotNegative = option(
+        0.0, "Relative change of the parameters up to which a case's scores are used again; 0: never.", ADAPT
+    )
+    support_size: Annotated[int, Interval(ge=1, le=10000)] = option(
+        1, "Slices of a task's inner loop; 1 in the paper.", ADAPT
+    )
+    query_size: Annotated[int, Interval(ge=1, le=10000)] = option(
+        1, "Slices of a task's outer loop; 1 in the paper.", ADAPT
+    )
+    replay: Literal["none", "learned", "added"] = option(
+        "none", "Source slices as tasks: none, in place of the learned task, or one more task a step.", ADAPT
+    )
+    multi_step_loss: bool = option(False, "MAML++: the outer loss after every inner step, not the last alone.", ADAPT)
+    first_order_fraction: Fraction = option(
+        0.0,
+        "MAML++: fraction of the budget, from the start, without the second derivative.",
+        ADAPT,
+        earlier=("first_order_share",),
+    )
+    learnable_inner_rates: bool = option(
+        False, "MAML++: learn an inner rate for every layer and inner step.", ADAPT, earlier=("learned_inner_rates",)
+    )
+    oracle: str | None = option(
+        None, "For --order oracle: run that knows the target; its Dice is the true difficulty.", ADAPT, path=True
+    )
+    outer_schedule: Schedule = option("constant", "Decay of the outer learning rate.", ADAPT)
+    engine: Literal["auto", "learn2learn", "functional", "batched"] = option(
+        "auto", "Who computes the meta-gradient; auto takes the quickest for network and device.", ADAPT
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class NaivetuneConfig(AdaptOptions):
     """``metaseg naivetune``: fine-tuning on class-balanced slices, plain or guarded against forgetting."""
 
-    method: Annotated[str, PLAIN_METHODS, Help("Method; 'metaseg methods' describes them.", ADAPT, common=True)] = (
-        "naive"
+    method: Annotated[str, PLAIN_METHODS] = option(
+        "naive", "Method; 'metaseg methods' describes them.", ADAPT, common=True
     )
-    batch_size: Annotated[Count, Help("Slices of one step.", ADAPT)] = 4
-    optimizer: Annotated[Literal["adam", "sgd"], Help("Optimiser.", ADAPT)] = "adam"
-    learning_rate: Annotated[
-        Positive | None, Help("Learning rate; by default 3e-4, or the method's.", ADAPT, common=True)
-    ] = None
-    schedule: Annotated[
-        Schedule | None, Help("Decay of the learning rate; by default constant, or the method's.", ADAPT)
-    ] = None
-    l2_sp_alpha: Annotated[NotNegative, Help("l2-sp: weight of the distance to the pretrained weights.", METHOD)] = 0.01
-    l2_sp_beta: Annotated[NotNegative, Help("l2-sp: weight decay of the head.", METHOD)] = 0.01
-    ewc_lambda: Annotated[NotNegative, Help("ewc: weight of the Fisher-weighted distance.", METHOD)] = 100.0
-    fisher_slices: Annotated[Count, Help("ewc: source slices that the Fisher is measured on.", METHOD)] = 64
-    lwf_lambda: Annotated[NotNegative, Help("lwf: weight of the distillation.", METHOD)] = 1.0
-    lwf_temperature: Annotated[Positive, Help("lwf: temperature of the distillation.", METHOD)] = 2.0
-    replay_fraction: Annotated[
-        BelowOne,
-        Help("replay and rehearse: fraction of source slices in the batches.", METHOD, earlier=("replay_share",)),
-    ] = 0.25
-    replay_weight: Annotated[
-        NotNegative, Help("rehearse: weight of the loss on source slices, beside their fraction.", METHOD)
-    ] = 0.7
-    transplant_fraction: Annotated[
-        Fraction,
-        Help(
-            "rehearse: fraction of the source slices into which a target lesion is pasted.",
-            METHOD,
-            earlier=("transplant_share",),
-        ),
-    ] = 0.4
-    lora_rank: Annotated[int, Interval(ge=1, le=4096), Help("lora: rank of the adapters.", METHOD)] = 4
+    batch_size: Count = option(4, "Slices of one step.", ADAPT)
+    optimizer: Literal["adam", "sgd"] = option("adam", "Optimiser.", ADAPT)
+    learning_rate: Positive | None = option(
+        None, "Learning rate; by default 3e-4, or the method's.", ADAPT, common=True
+    )
+    schedule: Schedule | None = option(None, "Decay of the learning rate; by default constant, or the method's.", ADAPT)
+    l2_sp_alpha: NotNegative = option(0.01, "l2-sp: weight of the distance to the pretrained weights.", METHOD)
+    l2_sp_beta: NotNegative = option(0.01, "l2-sp: weight decay of the head.", METHOD)
+    ewc_lambda: NotNegative = option(100.0, "ewc: weight of the Fisher-weighted distance.", METHOD)
+    fisher_slices: Count = option(64, "ewc: source slices that the Fisher is measured on.", METHOD)
+    lwf_lambda: NotNegative = option(1.0, "lwf: weight of the distillation.", METHOD)
+    lwf_temperature: Positive = option(2.0, "lwf: temperature of the distillation.", METHOD)
+    replay_fraction: BelowOne = option(
+        0.25, "replay and rehearse: fraction of source slices in the batches.", METHOD, earlier=("replay_share",)
+    )
+    replay_weight: NotNegative = option(
+        0.7, "rehearse: weight of the loss on source slices, beside their fraction.", METHOD
+    )
+    transplant_fraction: Fraction = option(
+        0.4,
+        "rehearse: fraction of the source slices into which a target lesion is pasted.",
+        METHOD,
+        earlier=("transplant_share",),
+    )
+    lora_rank: Annotated[int, Interval(ge=1, le=4096)] = option(4, "lora: rank of the adapters.", METHOD)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig(NaivetuneConfig):
     """``metaseg tune``: adaptation by the recommended method, which rehearses the source."""
 
-    method: Annotated[str, PLAIN_METHODS, Help("Method; 'metaseg methods' describes them.", ADAPT, common=True)] = (
-        "rehearse"
+    method: Annotated[str, PLAIN_METHODS] = option(
+        "rehearse", "Method; 'metaseg methods' describes them.", ADAPT, common=True
     )
-    budget: Annotated[Count, Help("Work to spend, in slice gradient evaluations.", ADAPT, common=True)] = 1200
+    budget: Count = option(1200, "Work to spend, in slice gradient evaluations.", ADAPT, common=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(EvaluationOptions, ProcessOptions, DataOptions, SkipOptions):
     """``metaseg evaluate``: whole-patient metrics of a network on one or more cohorts."""
 
-    parent: Annotated[
-        str | None,
-        Help(
-            "Network before tuning, for the forgetting; by default the one the run was tuned from.",
-            common=True,
-            path=True,
-        ),
-    ] = None
-    data: Annotated[
-        Paths,
-        Help(
-            "Labelled cases: folders, tables of cases or prepared stores. By default those that the run names in its "
-            "settings, or phantoms for a network of phantoms.",
-            DATA,
-            common=True,
-        ),
-    ] = ()
-    labels: Annotated[
-        Literal["subregions", "whole-lesion"] | None,
-        Help("Classes to compare; by default the network's. whole-lesion unites all tumour classes.", DATA),
-    ] = None
-    tta: Annotated[bool, Help("Average over flips.", common=True)] = True
-    surface: Annotated[bool, Help("Compute HD95 and lesion-wise metrics too.", common=True)] = True
-    out: Annotated[
-        Path | None,
-        Help(
-            "Folder for metrics.csv and metrics.json; evaluation/ in the run if not given.",
-            OUT,
-            common=True,
-            free=ONLY_PLACE,
-        ),
-    ] = None
-    pictures: Annotated[Whole, Help("Overlay pictures to write, worst cases first.", OUT, free=SAME_RESULTS)] = 4
-    phantom_cases: Annotated[
-        int, Ge(2), Help("Without --data, of a network of phantoms: how many of each cohort.", DATA, without="data")
-    ] = 12
+    parent: str | None = option(
+        None,
+        "Network before tuning, for the forgetting; by default the one the run was tuned from.",
+        common=True,
+        path=True,
+    )
+    data: Paths = option(
+        (),
+        "Labelled cases: folders, tables of cases or prepared stores. By default those that the run names in its "
+        "settings, or phantoms for a network of phantoms.",
+        DATA,
+        common=True,
+    )
+    labels: Literal["subregions", "whole-lesion"] | None = option(
+        None, "Classes to compare; by default the network's. whole-lesion unites all tumour classes.", DATA
+    )
+    tta: bool = option(True, "Average over flips.", common=True)
+    surface: bool = option(True, "Compute HD95 and lesion-wise metrics too.", common=True)
+    out: Path | None = option(
+        None,
+        "Folder for metrics.csv and metrics.json; evaluation/ in the run if not given.",
+        OUT,
+        common=True,
+        free=ONLY_PLACE,
+    )
+    pictures: Whole = option(4, "Overlay pictures to write, worst cases first.", OUT, free=SAME_RESULTS)
+    phantom_cases: Annotated[int, Ge(2)] = option(
+        12, "Without --data, of a network of phantoms: how many of each cohort.", DATA, without="data"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig(PredictionOptions, ProcessOptions, SkipOptions):
     """``metaseg predict``: segment cases and write NIfTI files on their own grid."""
 
-    label_scheme: Annotated[
-        str | None,
-        Help(
-            "Values to write: brats (ET is 4), brats2023 (ET is 3), brats-ped, msd-brats, or spelled out, such as "
-            "1=NCR,2=ED,3=ET; by default the input's own.",
-            OUT,
-        ),
-    ] = None
-    probabilities: Annotated[bool, Help("Write class probabilities too (4-D float NIfTI).", OUT, common=True)] = False
-    pictures: Annotated[
-        bool, Help("Write an overlay and a heat map of each case.", OUT, common=True, free=SAME_RESULTS)
-    ] = True
-    tta: Annotated[bool, Help("Average over flips.", common=True)] = True
+    label_scheme: str | None = option(
+        None,
+        "Values to write: brats (ET is 4), brats2023 (ET is 3), brats-ped, msd-brats, or spelled out, such as "
+        "1=NCR,2=ED,3=ET; by default the input's own.",
+        OUT,
+    )
+    probabilities: bool = option(False, "Write class probabilities too (4-D float NIfTI).", OUT, common=True)
+    pictures: bool = option(True, "Write an overlay and a heat map of each case.", OUT, common=True, free=SAME_RESULTS)
+    tta: bool = option(True, "Average over flips.", common=True)

@@ -5,7 +5,7 @@ As for ``metaseg.config.segmentation``, only the standard library is imported he
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +27,7 @@ from metaseg.config.options import (
     Read,
     Settings,
     Whole,
+    option,
 )
 
 STUDY, SEARCH = "Study", "Search of hyper-parameters"
@@ -66,143 +67,122 @@ Storage = Annotated[
 class StudyOptions(Options):
     """What all comparisons and searches share."""
 
-    shared: Annotated[
-        Settings, Help("Settings of all entries, such as data, split and slices.", STUDY, common=True)
-    ] = field(default_factory=dict)
-    out: Annotated[
-        Path | None,
-        Help(
-            "Study folder; studies/ and the name of the settings file if not given.", OUT, common=True, free=ONLY_PLACE
-        ),
-    ] = None
-    dry_run: Annotated[
-        bool, Help("Print what is left to do and its cost, and write nothing.", OUT, common=True, free=ONLY_START)
-    ] = False
-    jobs: Annotated[Count, Help("Processes that work side by side.", RUN, common=True, free=SAME_RESULTS)] = 1
-    threads: Annotated[
-        Whole,
-        Help(
-            "Threads of each process; 0 divides the cores. Fix it for results equal to the bit.", RUN, free=SAME_RESULTS
-        ),
-    ] = 0
-    device: Annotated[str, Help("auto, cpu, cuda, cuda:N or mps.", RUN, common=True)] = "auto"
-    cache: Annotated[Path | None, Help("Folder of prepared cases.", RUN, free=ONLY_PLACE)] = None
+    shared: Settings = option({}, "Settings of all entries, such as data, split and slices.", STUDY, common=True)
+    out: Path | None = option(
+        None,
+        "Study folder; studies/ and the name of the settings file if not given.",
+        OUT,
+        common=True,
+        free=ONLY_PLACE,
+    )
+    dry_run: bool = option(
+        False, "Print what is left to do and its cost, and write nothing.", OUT, common=True, free=ONLY_START
+    )
+    jobs: Count = option(1, "Processes that work side by side.", RUN, common=True, free=SAME_RESULTS)
+    threads: Whole = option(
+        0, "Threads of each process; 0 divides the cores. Fix it for results equal to the bit.", RUN, free=SAME_RESULTS
+    )
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", RUN, common=True)
+    cache: Path | None = option(None, "Folder of prepared cases.", RUN, free=ONLY_PLACE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig(StudyOptions):
     """``metaseg compare``: methods, orders, shots and seeds at equal budgets, and one table of all their results."""
 
-    from_run: Annotated[
-        str | None,
-        Help("Pretrained run or checkpoint that every method starts from.", STUDY, common=True, option="from"),
-    ] = None
-    pretrain: Annotated[
-        Settings | None, Help("Instead of --from: settings of 'metaseg pretrain', run first inside the study.", STUDY)
-    ] = None
-    targets: Annotated[
-        Settings, Help("Target domains by name, each with its data settings, or 'phantoms: met'.", STUDY, common=True)
-    ] = field(default_factory=dict)
-    methods: Annotated[
-        Settings,
-        Help(
-            "Entries by label, each with its settings; a label that is a method's name needs none.", STUDY, common=True
-        ),
-    ] = field(default_factory=dict)
-    shots: Annotated[Numbers, Read(_one_or_more), Help("Numbers of target patients.", STUDY, common=True)] = (5,)
+    from_run: str | None = option(
+        None, "Pretrained run or checkpoint that every method starts from.", STUDY, common=True, option="from"
+    )
+    pretrain: Settings | None = option(
+        None, "Instead of --from: settings of 'metaseg pretrain', run first inside the study.", STUDY
+    )
+    targets: Settings = option(
+        {}, "Target domains by name, each with its data settings, or 'phantoms: met'.", STUDY, common=True
+    )
+    methods: Settings = option(
+        {}, "Entries by label, each with its settings; a label that is a method's name needs none.", STUDY, common=True
+    )
+    shots: Annotated[Numbers, Read(_one_or_more)] = option((5,), "Numbers of target patients.", STUDY, common=True)
     seeds: Seeds = (0, 1, 2, 3, 4)
-    budget: Annotated[Count, Help("Work of every cell, in slice gradient evaluations.", STUDY, common=True)] = 600
-    marks: Annotated[Count, Help("Evaluations while tuning, evenly over the budget.", STUDY)] = 8
-    test_part: Annotated[str, Help("Part of the split that the metrics are of.", DATA)] = "test"
-    region: Annotated[
-        str | None, Help("Region of the tables and of the search; by default ET, or WT for whole lesions.", STUDY)
-    ] = None
+    budget: Count = option(600, "Work of every cell, in slice gradient evaluations.", STUDY, common=True)
+    marks: Count = option(8, "Evaluations while tuning, evenly over the budget.", STUDY)
+    test_part: str = option("test", "Part of the split that the metrics are of.", DATA)
+    region: str | None = option(
+        None, "Region of the tables and of the search; by default ET, or WT for whole lesions.", STUDY
+    )
     resamples: Resamples = 2000
-    trials: Annotated[
-        Whole, Help("Trials of each method's search; 0 takes all settings as given.", SEARCH, common=True)
-    ] = 0
-    search_part: Annotated[str, Help("Part of the split that the search is judged on.", SEARCH)] = "val"
-    search_shots: Annotated[
-        Count | None, Help("Patients that a trial tunes on; by default the first of --shots.", SEARCH)
-    ] = None
-    search_seed: Annotated[Whole, Help("Seed of the search, none of --seeds.", SEARCH)] = 1000
-    objective: Annotated[
-        Literal["balanced", "target"],
-        Help("What a trial is judged by: the mean of target and source Dice, or target Dice alone.", SEARCH),
-    ] = "balanced"
+    trials: Whole = option(0, "Trials of each method's search; 0 takes all settings as given.", SEARCH, common=True)
+    search_part: str = option("val", "Part of the split that the search is judged on.", SEARCH)
+    search_shots: Count | None = option(
+        None, "Patients that a trial tunes on; by default the first of --shots.", SEARCH
+    )
+    search_seed: Whole = option(1000, "Seed of the search, none of --seeds.", SEARCH)
+    objective: Literal["balanced", "target"] = option(
+        "balanced", "What a trial is judged by: the mean of target and source Dice, or target Dice alone.", SEARCH
+    )
     storage: Storage = None
-    precision: Annotated[Precision, Help("Number format; mixed precision pays on a GPU only.", RUN)] = "32-true"
+    precision: Precision = option("32-true", "Number format; mixed precision pays on a GPU only.", RUN)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyCompareConfig(StudyOptions):
     """``metaseg classify compare``: classifiers, ways of transfer or active learning over seeds, in one table."""
 
-    entries: Annotated[
-        Settings,
-        Help(
-            "Entries by label, each with its settings of 'classify train', or of 'classify active' where it says "
-            "'verb: active'.",
-            STUDY,
-            common=True,
-        ),
-    ] = field(default_factory=dict)
+    entries: Settings = option(
+        {},
+        "Entries by label, each with its settings of 'classify train', or of 'classify active' where it says "
+        "'verb: active'.",
+        STUDY,
+        common=True,
+    )
     seeds: Seeds = (0, 1, 2, 3, 4)
-    new_splits: Annotated[bool, Help("Divide the patients anew for each seed, instead of once for all.", STUDY)] = False
-    baseline: Annotated[
-        str | None,
-        Help("Entry that the others are compared with; by default random, or the first.", STUDY, free=TABLES_ANEW),
-    ] = None
-    metric: Annotated[
-        Literal["auc", "accuracy", "balanced_accuracy", "f1"],
-        Help("Metric of the tables.", STUDY, common=True, earlier=("figure",), free=TABLES_ANEW),
-    ] = "auc"
+    new_splits: bool = option(False, "Divide the patients anew for each seed, instead of once for all.", STUDY)
+    baseline: str | None = option(
+        None, "Entry that the others are compared with; by default random, or the first.", STUDY, free=TABLES_ANEW
+    )
+    metric: Literal["auc", "accuracy", "balanced_accuracy", "f1"] = option(
+        "auc", "Metric of the tables.", STUDY, common=True, earlier=("figure",), free=TABLES_ANEW
+    )
     resamples: Resamples = 2000
-    paper: Annotated[
-        Literal["zhou2017", "hao2021", "hao2021-balanced", "lau2021", "aljanabi"] | None,
-        Help(
-            "Paper whose results stand beside ours, where entries are named as in configs/paper.",
-            STUDY,
-            free=TABLES_ANEW,
-        ),
-    ] = None
+    paper: Literal["zhou2017", "hao2021", "hao2021-balanced", "lau2021", "aljanabi"] | None = option(
+        None,
+        "Paper whose results stand beside ours, where entries are named as in configs/paper.",
+        STUDY,
+        free=TABLES_ANEW,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifySearchConfig(StudyOptions):
     """``metaseg classify search``: hyper-parameters of a classifier, judged on the validation part."""
 
-    space: Annotated[
-        Settings,
-        Help(
-            "Settings to search, each {low: 1e-5, high: 1e-2, log: true} or a list; by default the learning rate, the "
-            "weight decay and the batch size.",
-            SEARCH,
-            common=True,
-        ),
-    ] = field(default_factory=dict)
-    trials: Annotated[Count, Help("Trials.", SEARCH, common=True, free=GROWS)] = 20
-    pruning: Annotated[
-        bool, Help("End a trial early whose metric lies below the median of the earlier ones.", SEARCH, common=True)
-    ] = True
+    space: Settings = option(
+        {},
+        "Settings to search, each {low: 1e-5, high: 1e-2, log: true} or a list; by default the learning rate, the "
+        "weight decay and the batch size.",
+        SEARCH,
+        common=True,
+    )
+    trials: Count = option(20, "Trials.", SEARCH, common=True, free=GROWS)
+    pruning: bool = option(
+        True, "End a trial early whose metric lies below the median of the earlier ones.", SEARCH, common=True
+    )
     storage: Storage = None
-    seed: Annotated[Whole, Help("Seed of the search and of every trial.", RUN, common=True)] = 0
+    seed: Whole = option(0, "Seed of the search and of every trial.", RUN, common=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(Options):
     """``metaseg report``: one self-contained page on runs or on a whole study."""
 
-    runs: Annotated[Paths, MinLen(1), Help("Run folders, or study folders.", argument=True)] = ()
-    out: Annotated[
-        Path | None, Help("HTML file; report.html in the first folder if not given.", OUT, common=True, free=ONLY_PLACE)
-    ] = None
-    figures: Annotated[bool, Help("Write every figure as PNG and PDF too.", OUT, common=True)] = True
-    overwrite: Annotated[bool, Help("Replace existing files of --out.", OUT, common=True, free=ONLY_START)] = False
-    region: Annotated[
-        str | None, Help("Region of the metrics; by default ET, or WT for whole lesions.", common=True)
-    ] = None
-    worst: Annotated[Whole, Help("Worst cases to show.", common=True)] = 6
+    runs: Annotated[Paths, MinLen(1)] = option((), "Run folders, or study folders.", argument=True)
+    out: Path | None = option(
+        None, "HTML file; report.html in the first folder if not given.", OUT, common=True, free=ONLY_PLACE
+    )
+    figures: bool = option(True, "Write every figure as PNG and PDF too.", OUT, common=True)
+    overwrite: bool = option(False, "Replace existing files of --out.", OUT, common=True, free=ONLY_START)
+    region: str | None = option(None, "Region of the metrics; by default ET, or WT for whole lesions.", common=True)
+    worst: Whole = option(6, "Worst cases to show.", common=True)
 
 
 def named_after(config: StudyOptions, file: Path | None) -> StudyOptions:
