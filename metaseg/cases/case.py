@@ -25,10 +25,10 @@ from metaseg.threads import ordered_map
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 """The four sequences of BraTS, in the order in which networks take them (Han et al. 2018)."""
-
-
 PLACE_TOLERANCE_MM = 0.1
 """How far corners of a case's volumes may lie apart: rounding in headers, not another position."""
+FAILED_NAME = "metaseg-failed.json"
+_SHOWN = 20
 
 
 def printable(name: str) -> str:
@@ -223,10 +223,6 @@ class Case:
                 expected=", ".join(modalities),
                 remedy="add the file, or use a network built for fewer with --modalities",
             )
-
-
-FAILED_NAME = "metaseg-failed.json"
-_SHOWN = 20
 
 
 @dataclass(frozen=True)

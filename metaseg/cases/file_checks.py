@@ -43,6 +43,11 @@ _FILE_ERRORS: tuple[type[BaseException], ...] = (  # type: ignore[assignment]  #
     HeaderTypeError,
     WrapStructError,
 )
+CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
+_GZIP_MAGIC, _BZIP2_MAGIC = b"\x1f\x8b", b"BZh"
+_MOST_PACKED = 1100
+"""Bytes that one byte may hold, compressed with gzip: 1,032 at most."""
 
 
 @contextmanager
@@ -65,13 +70,6 @@ def reading(path: Path, kind: str) -> Iterator[None]:
             expected=f"an intact {kind}",
             remedy="copy or download it again, or leave the case out",
         ) from error
-
-
-CGROUP = Path("/sys/fs/cgroup")
-MEMINFO = Path("/proc/meminfo")
-_GZIP_MAGIC, _BZIP2_MAGIC = b"\x1f\x8b", b"BZh"
-_MOST_PACKED = 1100
-"""Bytes that one byte may hold, compressed with gzip: 1,032 at most."""
 
 
 def require_possible(claimed: int, held: int, path: Path) -> None:

@@ -17,11 +17,30 @@ from scipy import ndimage
 
 LARGEST, SMALLEST = 1e30, 1e-30
 """Sizes of intensities that 32-bit numbers can be normalised from, with room for sums of them."""
-
 MOST_SPREADS = 1000.0
 """Distance of a voxel from the median, in ranges of the others, from which it leaves nothing of their contrast."""
-
 SAMPLED = 20_000
+BackgroundKind = Literal["zero", "constant", "noise", "none", "unclear"]
+_MIN_FRACTION = 0.05
+"""Fraction of the border that a constant background fills at least: heads may touch most of a tight crop."""
+_NEAR = 0.02
+"""Values this close to a constant, as a fraction of the image's range, suggest noise rather than tissue."""
+_DEVIATIONS = 5.0
+"""Noise ends so many standard deviations from its level; beyond lies one in 20,000 voxels of air."""
+_FAINT = 1e-3
+"""Fraction of the image's range below which nothing is tissue: what is left of 0 after resampling."""
+_FAINT_RIM = 0.01
+"""The same for noise: up to here a hole in the tissue can be distinguished from dark tissue, and is left open."""
+_DARK = 0.03
+"""The same for what lies between a constant and the head."""
+_LARGEST_HOLE = 10
+"""Voxels of a slice, enclosed by tissue, that happen to have the level of the background."""
+_CLOSING = 2
+"""Voxels by which gaps in the head's rim are closed where tissue is as dark as the noise."""
+_RIM_SLICES = 40
+"""Slices that are looked at for what lies between a constant and the head."""
+_SAMPLE = 100_000
+"""Voxels that statistics of a volume are taken from."""
 
 
 def intensity_problem(array: np.ndarray) -> str | None:
@@ -61,30 +80,6 @@ def spoiled_file(array: np.ndarray, files: Sequence[Path]) -> Path:
     """Which of an image's files has the problem: of a stack of pictures, the first that has one by itself."""
     pictures = zip(array, files, strict=True) if len(files) == len(array) else ()
     return next((file for part, file in pictures if intensity_problem(part)), files[0])
-
-
-BackgroundKind = Literal["zero", "constant", "noise", "none", "unclear"]
-
-_MIN_FRACTION = 0.05
-"""Fraction of the border that a constant background fills at least: heads may touch most of a tight crop."""
-_NEAR = 0.02
-"""Values this close to a constant, as a fraction of the image's range, suggest noise rather than tissue."""
-_DEVIATIONS = 5.0
-"""Noise ends so many standard deviations from its level; beyond lies one in 20,000 voxels of air."""
-_FAINT = 1e-3
-"""Fraction of the image's range below which nothing is tissue: what is left of 0 after resampling."""
-_FAINT_RIM = 0.01
-"""The same for noise: up to here a hole in the tissue can be told from dark tissue, and is left open."""
-_DARK = 0.03
-"""The same for what lies between a constant and the head."""
-_LARGEST_HOLE = 10
-"""Voxels of a slice, enclosed by tissue, that happen to have the level of the background."""
-_CLOSING = 2
-"""Voxels by which gaps in the head's rim are closed where tissue is as dark as the noise."""
-_RIM_SLICES = 40
-"""Slices that are looked at for what lies between a constant and the head."""
-_SAMPLE = 100_000
-"""Voxels that statistics of a volume are taken from."""
 
 
 @dataclass(frozen=True)

@@ -18,40 +18,10 @@ from typing import Protocol
 from metaseg.errors import DataError, some, warn_user
 from metaseg.files import FileKind, read_rows
 
-
-class SplitMember(Protocol):
-    """What a split asks of a case: a read one and a stored one both have it."""
-
-    @property
-    def id(self) -> str:
-        """Unique in the data set."""
-
-    @property
-    def patient(self) -> str:
-        """The patient."""
-
-    @property
-    def cohort(self) -> str:
-        """Where it comes from."""
-
-    @property
-    def grade(self) -> str | None:
-        """Grade or class."""
-
-    @property
-    def site(self) -> str | None:
-        """Centre."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Files, for messages."""
-
-
 SITED = re.compile(
     r"brats\d\d_(?P<site>(?!training|validation|testing)[a-z0-9]+)_(?P<number>[a-z0-9]+)_\d+", re.IGNORECASE
 )
 """BraTS until 2019, such as ``Brats18_CBICA_ALU_1``: year, site, patient, time point."""
-
 # Published names in which a bare number is the time point.
 _PUBLISHED = re.compile(
     r"(?P<patient>brats[-_][a-z_-]+[-_]\d+)[-_]\d{1,3}|(?P<bids>sub-[a-z0-9]+)_.+"
@@ -83,7 +53,6 @@ _WEAK = re.compile(
 _GENERIC = re.compile(
     r"brain|case|data|id|ima?ge?|mri|pat|patient|patientid|scan|study|subj?|subject|vol", re.IGNORECASE
 )
-
 # What may be a session, or count patients. The last: a number whose last two digits begin anew for each patient.
 _DOUBTFUL = (
     re.compile(rf"(?P<stem>.*\d){_GAP}\d{{1,3}}"),
@@ -95,6 +64,38 @@ _DOUBTFUL = (
 _RESTARTING = re.compile(r"(?P<stem>(?:.*\D)?0*[1-9]\d*)(?P<last>\d\d)")
 MOST_SESSIONS = 6
 """A group of more names than this is a count of patients."""
+_KIND = FileKind(
+    "a CSV file in UTF-8 with the columns case and patient, one patient for each case", "correct it", DataError
+)
+REMEDY = "say whose scans they are with --patients TABLE, a CSV file with the columns case and patient"
+
+
+class SplitMember(Protocol):
+    """What a split asks of a case: a read one and a stored one both have it."""
+
+    @property
+    def id(self) -> str:
+        """Unique in the data set."""
+
+    @property
+    def patient(self) -> str:
+        """The patient."""
+
+    @property
+    def cohort(self) -> str:
+        """Where it comes from."""
+
+    @property
+    def grade(self) -> str | None:
+        """Grade or class."""
+
+    @property
+    def site(self) -> str | None:
+        """Centre."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files, for messages."""
 
 
 def patient_of(name: str) -> str:
@@ -142,12 +143,6 @@ def _restarting(names: list[str]) -> set[tuple[str, ...]]:
         len(group) <= MOST_SESSIONS and sorted(group) == list(range(len(group))) for group in by_stem.values()
     )
     return {tuple(group.values()) for group in by_stem.values() if len(group) > 1} if counted else set()
-
-
-_KIND = FileKind(
-    "a CSV file in UTF-8 with the columns case and patient, one patient for each case", "correct it", DataError
-)
-REMEDY = "say whose scans they are with --patients TABLE, a CSV file with the columns case and patient"
 
 
 def read_patient_table(path: str | PathLike[str]) -> dict[str, str]:

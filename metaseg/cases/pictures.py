@@ -31,15 +31,25 @@ from metaseg.cases.file_checks import reading
 from metaseg.errors import DataError, warn_user
 from metaseg.threads import ordered_map
 
-# Pictures of twice this warning's size are refused all the same.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
 LOSSY_FORMATS = frozenset({"JPEG", "MPO"})
 _ORIENTATION = 0x0112
 _UPRIGHT, _ON_ITS_SIDE = 1, (5, 6, 7, 8)
 # Of these formats, several pictures in a file are a film or a volume; elsewhere they are previews.
 _PAGED_FORMATS = ("GIF", "TIFF")
+GroupCopies = Literal["near", "identical", "none"]
+"""Which files of a set without patients count as one patient: near-copies, files of equal bytes, or none at all."""
+MOST_DIFFERENT = 32
+"""Signs, of 256, in which near-copies differ at most."""
+_HASH_SIZE = 16
+# JPEG is decoded at the smallest size that is at least this: faster, and the hash shrinks pictures further anyway.
+_DRAFT_PIXELS = 128
+# Pictures of fewer grey values than this from darkest to brightest have nothing but noise to compare.
+_LEAST_CONTRAST = 8
+_BLOCK = 1024
+
+# Pictures of twice this warning's size are refused all the same.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -86,20 +96,6 @@ def eight_bit(image: Image.Image) -> Image.Image:
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) * (255 / max(high - low, 1e-9))
     return Image.fromarray(scaled.astype(np.uint8))
-
-
-GroupCopies = Literal["near", "identical", "none"]
-"""Which files of a set without patients count as one patient: near-copies, files of equal bytes, or none at all."""
-
-MOST_DIFFERENT = 32
-"""Signs, of 256, in which near-copies differ at most."""
-
-_HASH_SIZE = 16
-# JPEG is decoded at the smallest size that is at least this: faster, and the hash shrinks pictures further anyway.
-_DRAFT_PIXELS = 128
-# Pictures of fewer grey values than this from darkest to brightest have nothing but noise to compare.
-_LEAST_CONTRAST = 8
-_BLOCK = 1024
 
 
 def near_copy_groups(files: Sequence[Path], threads: int | None = None) -> dict[Path, Path]:

@@ -30,11 +30,121 @@ from metaseg.errors import DataError, warn_user
 if TYPE_CHECKING:
     from SimpleITK import ImageFileReader
 
+NIFTI_SUFFIXES = (".nii.gz", ".nii", ".nii.bz2")
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
+IMAGE_SUFFIXES = PICTURE_SUFFIXES
+_NIFTI_HEADER_BYTES = 540
+"""The larger of the two NIfTI headers; enough for shape, number type and orientation."""
+_SLACK_BYTES = 1 << 20
+_ITK_HEADER_BYTES = 1 << 16
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _DATA_FILE = re.compile(
     rb"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(?P<name>[^\r\n]*?)[ \t]*\r?$", re.MULTILINE | re.I
 )
-_HEADER_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class NiftiVolume:
+    """A NIfTI-1 or NIfTI-2 file, plain or compressed with gzip or bzip2 (recognised by its content, not its name).
+
+    Attributes:
+        path: The file.
+        channel: Which volume of a 4-D file, counted from 0; None for a 3-D file.
+    """
+
+    path: Path
+    channel: int | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
+
+    def geometry(self) -> Geometry:
+        """The grid, from the first bytes of the file.
+
+        Raises:
+            DataError: The file is missing, no NIfTI file, without a usable orientation, or of the wrong dimensions.
+        """
+        header = self._header()
+        shape, affine, slope = header.get_data_shape(), header.get_best_affine(), float(header["scl_slope"])
+        if math.isnan(slope):
+            warn_user("the NIfTI header scales intensities by NaN, which is taken as 1", where=self.path)
+        if math.isinf(slope):
+            raise DataError(
+                "the NIfTI header scales intensities by infinity",
+                where=self.path,
+                expected="a finite scl_slope",
+                remedy="write the file again with valid intensities",
+            )
+        require_axes(affine, self.path, "sform or qform")
+        return Geometry.from_affine((*shape, 1)[:3], affine)
+
+    def read(self) -> np.ndarray:
+        """The voxels ``(slices, height, width)`` in the file's number type (``float64`` if the header scales them).
+
+        Raises:
+            DataError: The file is missing, truncated, damaged or holds colours or complex numbers.
+        """
+        geometry = self.geometry()
+        with reading(self.path, "NIfTI file"):
+            needed = _needed_bytes(self._header())
+            require_memory(2 * needed, "the image", self.path)
+            # Some files hold more than their header promises, such as a footer; a bomb holds much more.
+            most = 2 * needed + _SLACK_BYTES
+            if self.channel is None:
+                content = read_plain(self.path, most)
+            else:
+                state = self.path.stat()
+                content = _read_plain_cached(self.path, most, state.st_mtime_ns, state.st_size)
+            image = _nifti_class(content).from_bytes(content)
+            self._check_content(image.header, len(content))
+            array = np.asanyarray(image.dataobj if self.channel is None else image.dataobj[..., self.channel])
+        array = array.reshape(geometry.shape)
+        return geometry.to_canonical(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+    def _header(self) -> nib.Nifti1Header:
+        """The header, whose sizes can be true of this file."""
+        with reading(self.path, "NIfTI file"):
+            with open_plain(self.path) as stream:
+                start, may_hold_any = stream.read(_NIFTI_HEADER_BYTES), isinstance(stream, bz2.BZ2File)
+            kind = _nifti_class(start).header_class
+            header = kind(start[: kind.sizeof_hdr])
+            self._check_dimensions(header.get_data_shape())
+            if not may_hold_any:
+                require_possible(_needed_bytes(header), self.path.stat().st_size, self.path)
+        return header
+
+    def _check_dimensions(self, shape: tuple[int, ...]) -> None:
+        channels = shape[3] if len(shape) == 4 else 1
+        expected = None
+        if len(shape) not in (2, 3, 4) or min(shape) < 1:
+            expected = "a 3-D image, or a 4-D image with one volume per modality"
+        elif self.channel is None and channels > 1:
+            expected = "a 3-D image"
+        elif self.channel is not None and not 0 <= self.channel < channels:
+            expected = f"at least {self.channel + 1} volumes"
+        if expected:
+            raise DataError(
+                f"the image has shape {tuple(shape)}",
+                where=self.path,
+                expected=expected,
+                remedy="write one 3-D file per modality, or describe a 4-D file in a dataset.json",
+            )
+
+    def _check_content(self, header: nib.Nifti1Header, size: int) -> None:
+        dtype = header.get_data_dtype()
+        if dtype.names is not None or dtype.kind not in "biuf":
+            raise DataError(
+                f"the voxels are of type {dtype}",
+                where=self.path,
+                expected="one real number per voxel",
+                remedy="write a grey-value image",
+            )
+        needed = _needed_bytes(header)
+        if size < needed:
+            raise EOFError(f"it holds {size} of {needed} bytes")
 
 
 @dataclass(frozen=True)
@@ -54,7 +164,7 @@ class ItkVolume:
             return (self.path,)
         try:
             with self.path.open("rb") as stream:
-                named = _DATA_FILE.search(stream.read(_HEADER_BYTES))
+                named = _DATA_FILE.search(stream.read(_ITK_HEADER_BYTES))
         except OSError:
             named = None
         name = named["name"].decode(errors="replace") if named else ""
@@ -119,118 +229,6 @@ class ItkVolume:
                 remedy="write one 3-D file per modality",
             )
         return reader
-
-
-NIFTI_SUFFIXES = (".nii.gz", ".nii", ".nii.bz2")
-ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
-VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
-IMAGE_SUFFIXES = PICTURE_SUFFIXES
-# The larger of the two NIfTI headers; enough for shape, number type and orientation.
-_HEADER_BYTES_volumes = 540
-_SLACK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class NiftiVolume:
-    """A NIfTI-1 or NIfTI-2 file, plain or compressed with gzip or bzip2 (told by its content, not its name).
-
-    Attributes:
-        path: The file.
-        channel: Which volume of a 4-D file, counted from 0; None for a 3-D file.
-    """
-
-    path: Path
-    channel: int | None = None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The file."""
-        return (self.path,)
-
-    def geometry(self) -> Geometry:
-        """The grid, from the first bytes of the file.
-
-        Raises:
-            DataError: The file is missing, no NIfTI file, without a usable orientation, or of the wrong dimensions.
-        """
-        header = self._header()
-        shape, affine, slope = header.get_data_shape(), header.get_best_affine(), float(header["scl_slope"])
-        if math.isnan(slope):
-            warn_user("the NIfTI header scales intensities by NaN, which is taken as 1", where=self.path)
-        if math.isinf(slope):
-            raise DataError(
-                "the NIfTI header scales intensities by infinity",
-                where=self.path,
-                expected="a finite scl_slope",
-                remedy="write the file again with valid intensities",
-            )
-        require_axes(affine, self.path, "sform or qform")
-        return Geometry.from_affine((*shape, 1)[:3], affine)
-
-    def read(self) -> np.ndarray:
-        """The voxels ``(slices, height, width)`` in the file's number type (``float64`` if the header scales them).
-
-        Raises:
-            DataError: The file is missing, truncated, damaged or holds colours or complex numbers.
-        """
-        geometry = self.geometry()
-        with reading(self.path, "NIfTI file"):
-            needed = _needed_bytes(self._header())
-            require_memory(2 * needed, "the image", self.path)
-            # Some files hold more than their header promises, such as a footer; a bomb holds much more.
-            most = 2 * needed + _SLACK_BYTES
-            if self.channel is None:
-                content = read_plain(self.path, most)
-            else:
-                state = self.path.stat()
-                content = _read_plain_cached(self.path, most, state.st_mtime_ns, state.st_size)
-            image = _nifti_class(content).from_bytes(content)
-            self._check_content(image.header, len(content))
-            array = np.asanyarray(image.dataobj if self.channel is None else image.dataobj[..., self.channel])
-        array = array.reshape(geometry.shape)
-        return geometry.to_canonical(array.astype(array.dtype.newbyteorder("="), copy=False))
-
-    def _header(self) -> nib.Nifti1Header:
-        """The header, whose sizes can be true of this file."""
-        with reading(self.path, "NIfTI file"):
-            with open_plain(self.path) as stream:
-                start, may_hold_any = stream.read(_HEADER_BYTES_volumes), isinstance(stream, bz2.BZ2File)
-            kind = _nifti_class(start).header_class
-            header = kind(start[: kind.sizeof_hdr])
-            self._check_dimensions(header.get_data_shape())
-            if not may_hold_any:
-                require_possible(_needed_bytes(header), self.path.stat().st_size, self.path)
-        return header
-
-    def _check_dimensions(self, shape: tuple[int, ...]) -> None:
-        channels = shape[3] if len(shape) == 4 else 1
-        expected = None
-        if len(shape) not in (2, 3, 4) or min(shape) < 1:
-            expected = "a 3-D image, or a 4-D image with one volume per modality"
-        elif self.channel is None and channels > 1:
-            expected = "a 3-D image"
-        elif self.channel is not None and not 0 <= self.channel < channels:
-            expected = f"at least {self.channel + 1} volumes"
-        if expected:
-            raise DataError(
-                f"the image has shape {tuple(shape)}",
-                where=self.path,
-                expected=expected,
-                remedy="write one 3-D file per modality, or describe a 4-D file in a dataset.json",
-            )
-
-    def _check_content(self, header: nib.Nifti1Header, size: int) -> None:
-        dtype = header.get_data_dtype()
-        if dtype.names is not None or dtype.kind not in "biuf":
-            raise DataError(
-                f"the voxels are of type {dtype}",
-                where=self.path,
-                expected="one real number per voxel",
-                remedy="write a grey-value image",
-            )
-        needed = _needed_bytes(header)
-        if size < needed:
-            raise EOFError(f"it holds {size} of {needed} bytes")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from metaseg.threads import ordered_map
 
 Progress = Callable[[int, int], None]
 """Called with the numbers of cases done and in all."""
+_SETTINGS = (*Reading.__annotations__, "labels", "modalities", "allow_missing", "image_size", "cache", "jobs")
 
 
 def cache_root(cache: str | Path | None = None) -> Path:
@@ -109,9 +110,6 @@ def build_store(
     if publish:
         write_store_file(path, store)
     return store
-
-
-_SETTINGS = (*Reading.__annotations__, "labels", "modalities", "allow_missing", "image_size", "cache", "jobs")
 
 
 def open_cases(config: Any, data: Sequence[str | Path], **others: Any) -> SliceStore:

@@ -32,6 +32,8 @@ FORMAT_VERSION = 1
 KIND = FileKind(
     "a complete stored case, as 'metaseg data prepare' writes it", "delete its folder and prepare it again", DataError
 )
+GIGABYTE = 1e9
+FULL_LABEL = "label_full.npy"
 
 
 def write_record(folder: Path, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -105,9 +107,6 @@ def _text_checksum(values: Mapping[str, Any]) -> int:
     return int(zlib_ng.crc32(json.dumps(values, sort_keys=True).encode()))
 
 
-GIGABYTE = 1e9
-
-
 class SliceCache:
     """Arrays by key, bounded in bytes; threads may share one.
 
@@ -164,9 +163,6 @@ def share_cache(cases: Iterable[StoredCase], gigabytes: float) -> SliceCache | N
     for case in cases:
         case.cache = cache
     return cache
-
-
-FULL_LABEL = "label_full.npy"
 
 
 @dataclass(frozen=True)

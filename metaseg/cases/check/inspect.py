@@ -19,18 +19,22 @@ from metaseg.errors import MetasegError
 
 POSITION_TOLERANCE_MM = 1e-3
 """Two files lie on one grid if none of its corners differ by more: headers keep single precision."""
-
 SPACING_RANGE_MM = (0.05, 20.0)
 """Voxel sizes outside are taken for a wrong header."""
-
 IN_PLANE_RATIO = 1.5
 """Pixels of axial slices may be so much longer than wide: networks see slices as they are, never resampled."""
-
 SIDE_RANGE = (16, 1024)
 """Voxels along height and width; a network halves what is smaller to nothing, and brains are not larger."""
-
 TILT_TOLERANCE_DEGREES = 0.1
 """Voxel axes further than this from the scanner's axes are called oblique."""
+OUTSIDE_TOLERANCE = 0.01
+"""Fraction of a label that may lie in the background of all images: published outlines touch the skull-stripped rim."""
+LEAST_COVERAGE = 0.1
+"""A modality shows at least this fraction of the head that all show: fields of view differ, but not by more."""
+_LOOK = 20_000
+"""Voxels by which two modalities are recognised as one image."""
+Found = tuple[str, str]
+"""Kind of :data:`~metaseg.cases.check.report.KINDS`, and what was found, as one sentence."""
 
 
 def tilt_degrees(geometry: Geometry) -> float:
@@ -57,19 +61,6 @@ def implausible_size(geometry: Geometry) -> bool:
     slices, *sides = geometry.canonical_shape
     low, high = SIDE_RANGE
     return slices > high or any(not low <= side <= high for side in sides)
-
-
-OUTSIDE_TOLERANCE = 0.01
-"""Fraction of a label that may lie in the background of all images: published outlines touch the skull-stripped rim."""
-
-LEAST_COVERAGE = 0.1
-"""A modality shows at least this fraction of the head that all show: fields of view differ, but not by more."""
-
-_LOOK = 20_000
-"""Voxels by which two modalities are recognised as one image."""
-
-Found = tuple[str, str]
-"""Kind of :data:`~metaseg.cases.check.report.KINDS`, and what was found, as one sentence."""
 
 
 def check_grid(name: str, geometry: Geometry) -> Iterator[Found]:

@@ -12,6 +12,26 @@ import numpy as np
 
 EXTENT_MM = 120.0
 """Random fields are defined in the cube from minus to plus this length along each axis."""
+SKULL_MM, SCALP_MM = 2.0, 8.0
+"""Distance outside the brain at which bone and scalp begin."""
+HEAD_MM = 13.0
+"""Distance outside the brain at which the head ends."""
+GREY_MM = 3.2
+"""Thickness of the cortex."""
+_VENTRICLE = (
+    # Lateral ventricle, right half: frontal horn, body, atrium, occipital horn, temporal horn (z, y, x; radii).
+    ((12, 34, 7), (19, 12, 9), (4.0, 5.0)),
+    ((19, 12, 9), (21, -14, 12), (5.0, 5.0)),
+    ((21, -14, 12), (10, -34, 20), (5.0, 6.5)),
+    ((10, -34, 20), (4, -54, 26), (6.0, 2.0)),
+    ((6, -34, 22), (-16, -10, 33), (4.0, 2.0)),
+)
+_DEEP_GREY = (
+    # Thalamus, putamen with pallidum, head of the caudate nucleus: centre and half axes (z, y, x).
+    ((7, -11, 11), (8, 14, 9)),
+    ((5, 6, 25), (10, 16, 6)),
+    ((11, 20, 15), (9, 9, 5)),
+)
 
 
 @dataclass(frozen=True)
@@ -122,29 +142,6 @@ def capsule_distance(
     fraction = np.clip(projected / np.float32(np.dot(along, along)), 0, 1)
     squares = sum((offset - fraction * step) ** 2 for offset, step in zip(offsets, along, strict=True))
     return np.sqrt(squares) - (np.float32(radii_mm[0]) + fraction * np.float32(radii_mm[1] - radii_mm[0]))
-
-
-SKULL_MM, SCALP_MM = 2.0, 8.0
-"""Distance outside the brain at which bone and scalp begin."""
-HEAD_MM = 13.0
-"""Distance outside the brain at which the head ends."""
-GREY_MM = 3.2
-"""Thickness of the cortex."""
-
-_VENTRICLE = (
-    # Lateral ventricle, right half: frontal horn, body, atrium, occipital horn, temporal horn (z, y, x; radii).
-    ((12, 34, 7), (19, 12, 9), (4.0, 5.0)),
-    ((19, 12, 9), (21, -14, 12), (5.0, 5.0)),
-    ((21, -14, 12), (10, -34, 20), (5.0, 6.5)),
-    ((10, -34, 20), (4, -54, 26), (6.0, 2.0)),
-    ((6, -34, 22), (-16, -10, 33), (4.0, 2.0)),
-)
-_DEEP_GREY = (
-    # Thalamus, putamen with pallidum, head of the caudate nucleus: centre and half axes (z, y, x).
-    ((7, -11, 11), (8, 14, 9)),
-    ((5, 6, 25), (10, 16, 6)),
-    ((11, 20, 15), (9, 9, 5)),
-)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from metaseg.cases.phantoms.lesions import draw_lesions, place_lesions
 
 TISSUES = ("white", "deep", "grey", "csf", "plexus", "edema", "enhancing", "necrosis", "vessel", "bone", "scalp")
 """What is painted."""
-
 _SOURCE: Mapping[str, tuple[float, ...]] = {
     #         white  deep  grey   csf  plexus edema core  necr. vessel bone scalp
     "t1": (0.86, 0.76, 0.66, 0.30, 0.42, 0.62, 0.60, 0.42, 0.60, 0.16, 1.00),
@@ -35,6 +34,10 @@ _TARGET: Mapping[str, tuple[float, ...]] = {
 }
 _NON_ENHANCING: Mapping[str, float] = {"t1": 0.52, "t1ce": 0.50, "t2": 0.98, "flair": 0.92}
 """Core of a low-grade glioma: solid tumour without contrast agent in the place of necrosis."""
+COHORTS = ("HGG", "LGG", "MET")
+SEQUENCES = ("t1", "t1ce", "t2", "flair")
+FRACTION_WITH_SKULL = 0.45
+"""Fraction of the metastasis patients whose skull was not removed."""
 
 
 @dataclass(frozen=True)
@@ -155,11 +158,6 @@ def _slice_weights(thickness_mm: float, grid: Grid) -> np.ndarray:
     between = np.maximum(1 - np.abs(z[:, None] - centres) / thickness_mm, 0)
     return (between @ average).astype(np.float32)
 
-
-COHORTS = ("HGG", "LGG", "MET")
-SEQUENCES = ("t1", "t1ce", "t2", "flair")
-FRACTION_WITH_SKULL = 0.45
-"""Fraction of the metastasis patients whose skull was not removed."""
 
 _PLACEMENT = Grid((48, 60, 46), (3.3, 3.3, 3.3))
 """Tumours are placed on this grid whatever the size, so that a patient has the same ones in every size."""

@@ -37,8 +37,6 @@ _KIND = FileKind(
     error=DataError,
 )
 _CHANNEL = re.compile(r"(?P<case>.+)_\d{4}")
-
-
 _MEANINGS = {
     "RC": r"rc|.*cavity.*",
     "WT": r"wt|tumou?r|lesions?|metastas[ie]s|mets?|gtv|cancer|mass|.*whole.*",

@@ -36,6 +36,14 @@ from metaseg.config.modalities import canonical_modality
 from metaseg.errors import DataError, UsageError, unknown_name
 from metaseg.files import FileKind, read_json
 
+PHANTOM_MARKER = "metaseg-phantoms.json"
+"""The file that says that the cases of a folder were made by a program."""
+MARKER_KIND = FileKind("the phantom marker, a table of cases", "make the phantoms again", DataError)
+_LEVELS_ABOVE = 3
+_BIDS = re.compile(r"sub-[A-Za-z0-9]+(_.+)?_(T1w|T2w|FLAIR)\.nii(\.gz)?")
+_DESCRIBING_FILES = (nnunet.DESCRIPTION, slices.INDEX)
+_GIVEN_NAME = "cases-given-in-python-"
+
 for _reader in (
     table.READER,
     BRATS2023_READER,
@@ -46,11 +54,6 @@ for _reader in (
     image_folder.READER,
 ):
     register_reader(_reader)
-
-PHANTOM_MARKER = "metaseg-phantoms.json"
-"""The file that says that the cases of a folder were made by a program."""
-MARKER_KIND = FileKind("the phantom marker, a table of cases", "make the phantoms again", DataError)
-_LEVELS_ABOVE = 3
 
 
 @dataclass(frozen=True)
@@ -105,10 +108,6 @@ def _read_marker(path: Path) -> Mapping[str, _Entry] | None:
     return marker.cases
 
 
-_BIDS = re.compile(r"sub-[A-Za-z0-9]+(_.+)?_(T1w|T2w|FLAIR)\.nii(\.gz)?")
-_DESCRIBING_FILES = (nnunet.DESCRIPTION, slices.INDEX)
-
-
 class Reading(TypedDict, total=False):
     """How the cases of a folder are read; :func:`read_cases` explains each."""
 
@@ -119,7 +118,6 @@ class Reading(TypedDict, total=False):
     group_copies: GroupCopies
 
 
-_GIVEN_NAME = "cases-given-in-python-"
 _given: dict[str, tuple[Case, ...]] = {}
 
 
