@@ -31,8 +31,8 @@ Start here (both run on built-in synthetic phantoms):
 Research only, not for clinical use."""
 
 
-def build_app(words: Sequence[str] = ()) -> typer.Typer:
-    """The command line with all verbs; where words that it is to read name a verb, only that one has its options."""
+def build_app(words: Sequence[str] | None = None) -> typer.Typer:
+    """The command line with all verbs; only the one that is named by words to be read, if any, then has its options."""
     app = typer.Typer(
         help=HELP,
         cls=PlainGroup,
@@ -71,7 +71,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
 def _call(words: Sequence[str]) -> int:
     """Run a command line and return the exit code."""
     try:
-        command: Any = get_command(build_app(() if COMPLETION_VARIABLE in os.environ else words))
+        command: Any = get_command(build_app(None if COMPLETION_VARIABLE in os.environ else words))
         text = asked_help(command, words)
         if text is not None:
             print(text)

@@ -24,21 +24,22 @@ PANEL_ORDER = ("Options", STUDY, DATA, MODEL, ADAPT, TRANSFER, ACTIVE, METHOD, S
 METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 
-def add_verbs(app: typer.Typer, words: Sequence[str] = ()) -> None:
+def add_verbs(app: typer.Typer, words: Sequence[str] | None = None) -> None:
     """Enter the verbs of the table into the command line, those of classifiers below ``classify``.
 
     Args:
         app: The command line.
-        words: The words to be read. Where they name a verb, it alone gets its options, which takes most of the time.
+        words: The words to be read: a verb that they do not name gets no options, which take most of the time. None for
+            all verbs with their options.
     """
-    asked, _ = find_words(words)
+    asked = None if words is None else find_words(words)[0]
     text = "Classify slices: fit, choose what to label next, evaluate, predict and compare."
     below = typer.Typer(help=text, cls=PlainGroup, no_args_is_help=True, rich_markup_mode=None)
     for verb in VERBS:
         examples = "\n".join(f"  {line}" for line in verb.examples)
         text = f"{verb.help}\n\nExamples:\n\n{examples}"
         group, _, last = verb.words.rpartition(" ")
-        command = make_command(verb, () if asked not in (None, verb) else verb.fields)
+        command = make_command(verb, verb.fields if words is None or verb is asked else ())
         (below if group else app).command(last, help=text, rich_help_panel=verb.panel, cls=PlainCommand)(command)
     app.add_typer(below, name=CLASSIFY, rich_help_panel=COMPARING)
 
