@@ -32,7 +32,7 @@ from metaseg.results import Result
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
 from metaseg.runs.session import Inputs, RunSession, run_session
-from metaseg.sampling.scores import share_count, trim
+from metaseg.sampling.scores import fraction_count, trim
 from metaseg.terminal import Progress, progress
 
 
@@ -406,7 +406,7 @@ def _number(value: float, total: int, name: str) -> int:
     if value > 1 and value != int(value):
         raise UsageError(f"--{name} {value:g}", expected="a whole number of slices, or a fraction up to 1")
     # 1 is one slice for the sizes of rounds, and everything for the budget.
-    number = share_count(total, value) if value < 1 or (value == 1 and name == "budget") else int(value)
+    number = fraction_count(total, value) if value < 1 or (value == 1 and name == "budget") else int(value)
     if value and not number:
         raise UsageError(f"--{name} {value:g} of {total} slices is none", expected="at least one slice")
     return number

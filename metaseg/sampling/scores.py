@@ -100,21 +100,21 @@ def require_finite(what: str, values: np.ndarray) -> None:
 # Parts of a ranking: without its ends, or between two fractions of it (Hao et al. 2021).
 
 
-def share_count(total: int, share: float) -> int:
-    """How many of ``total`` a share is: ``total * share``, rounded, halves up.
+def fraction_count(total: int, fraction: float) -> int:
+    """How many of ``total`` a fraction is: ``total * fraction``, rounded, halves up.
 
     A product that falls short of a whole or half number by float error alone is taken as that number.
 
     Args:
         total: At least 0.
-        share: ``0 .. 1``.
+        fraction: ``0 .. 1``.
 
     Raises:
         ValueError: A value is out of range.
     """
-    if total < 0 or not 0 <= share <= 1:
-        raise ValueError(f"need a total from 0 on and a share in 0 .. 1, got {total} and {share}")
-    return min(math.floor(total * share + 0.5 + 1e-9), total)
+    if total < 0 or not 0 <= fraction <= 1:
+        raise ValueError(f"need a total from 0 on and a fraction in 0 .. 1, got {total} and {fraction}")
+    return min(math.floor(total * fraction + 0.5 + 1e-9), total)
 
 
 def band(ranking: np.ndarray, low: float, high: float) -> IntArray:
@@ -134,7 +134,7 @@ def band(ranking: np.ndarray, low: float, high: float) -> IntArray:
     if not low <= high:
         raise ValueError(f"a band from {low} to {high}")
     ranked = np.asarray(ranking, dtype=np.int64)
-    return ranked[share_count(ranked.size, low) : share_count(ranked.size, high)]
+    return ranked[fraction_count(ranked.size, low) : fraction_count(ranked.size, high)]
 
 
 def trim(ranking: np.ndarray, drop_top: float = 0.1, drop_bottom: float = 0.1) -> IntArray:
@@ -152,7 +152,7 @@ def trim(ranking: np.ndarray, drop_top: float = 0.1, drop_bottom: float = 0.1) -
         ValueError: A share is outside ``0 .. 1``.
     """
     ranked = np.asarray(ranking, dtype=np.int64)
-    begin, end = share_count(ranked.size, drop_top), ranked.size - share_count(ranked.size, drop_bottom)
+    begin, end = fraction_count(ranked.size, drop_top), ranked.size - fraction_count(ranked.size, drop_bottom)
     return ranked[begin : max(begin, end)]
 
 
@@ -165,7 +165,7 @@ def draw_from_band(
 
     Args:
         ranking: Positions, first to be drawn first.
-        count: How many to draw; often :func:`share_count` of the *whole* ranking, as in the paper's Table 5.
+        count: How many to draw; often :func:`fraction_count` of the *whole* ranking, as in the paper's Table 5.
         rng: The source of randomness.
         drop_top: Share that is left out at the beginning.
         drop_bottom: Share that is left out at the end.
@@ -376,7 +376,7 @@ def majority_patches(probabilities: np.ndarray, patch_fraction: float = 0.25) ->
     top = means[each, majority] > 0.5 + TIE
     of_majority = probabilities[each, :, majority]
     keys = np.where(top[:, None], -of_majority, of_majority)
-    count = max(1, share_count(probabilities.shape[1], patch_fraction))
+    count = max(1, fraction_count(probabilities.shape[1], patch_fraction))
     return np.argsort(keys, axis=1, kind="stable")[:, :count]
 
 

@@ -22,11 +22,11 @@ from metaseg.sampling.scores import (
     aift_scores,
     bald_score,
     committee_score,
+    fraction_count,
     least_confidence,
     margin_score,
     predictive_entropy,
     require_finite,
-    share_count,
 )
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
@@ -217,7 +217,7 @@ _register_score(
 def _check_diversity(settings: Mapping[str, Any]) -> None:
     """Refuse patches of which one is left: it differs from nothing."""
     patches, kept = settings["patches"], settings["patch_fraction"]
-    if settings["lambda_diversity"] and share_count(patches, kept) < 2:
+    if settings["lambda_diversity"] and fraction_count(patches, kept) < 2:
         raise UsageError(
             f"of {patches} patches a share of {kept:g} leaves one, which has no diversity",
             expected="at least two patches after the majority selection",

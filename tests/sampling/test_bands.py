@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseg.errors import UsageError
-from metaseg.sampling import band, draw_from_band, share_count, trim
+from metaseg.sampling import band, draw_from_band, fraction_count, trim
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hao2021_table5.csv"
 
@@ -22,22 +22,27 @@ def table() -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("row", table(), ids=lambda row: row["share"])
 def test_table_5_of_the_paper(row: dict[str, str]):
-    assert share_count(203 * 20, float(row["share"])) == int(row["imbalanced"])
-    assert share_count(259 * 10 + 76 * 30, float(row["share"])) == int(row["balanced"])
+    assert fraction_count(203 * 20, float(row["share"])) == int(row["imbalanced"])
+    assert fraction_count(259 * 10 + 76 * 30, float(row["share"])) == int(row["balanced"])
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 5000), st.integers(0, 1000))
 def test_a_share_is_that_of_whole_numbers(total: int, thousandths: int):
-    assert share_count(total, thousandths / 1000) == (2 * total * thousandths + 1000) // 2000
+    assert fraction_count(total, thousandths / 1000) == (2 * total * thousandths + 1000) // 2000
 
 
 def test_halves_are_rounded_up_in_spite_of_float_error():
     assert 50 * 0.29 < 14.5
-    assert [share_count(50, 0.29), share_count(5, 0.3), share_count(10, 0.25), share_count(0, 0.5)] == [15, 2, 3, 0]
+    assert [fraction_count(50, 0.29), fraction_count(5, 0.3), fraction_count(10, 0.25), fraction_count(0, 0.5)] == [
+        15,
+        2,
+        3,
+        0,
+    ]
     for total, share in ((-1, 0.5), (3, 1.1), (3, -0.1), (3, float("nan"))):
-        with pytest.raises(ValueError, match="share"):
-            share_count(total, share)
+        with pytest.raises(ValueError, match="fraction in 0"):
+            fraction_count(total, share)
 
 
 def test_bands_of_ten_by_hand():
