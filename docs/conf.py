@@ -17,4 +17,5 @@ html_theme = "furo"
 html_title = "metaseg"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+napoleon_use_ivar = True
 napoleon_numpy_docstring = False
