@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -264,14 +263,12 @@ def region_volumes(classes: np.ndarray, space: LabelSpace, case: StoredCase) -> 
         Name to ``{"voxels": number, "ml": volume or None}``.
     """
     geometry = case.info.geometry
-    ml = math.nan if geometry.planar or geometry.unit != "mm" else geometry.voxel_volume / _MM3_PER_ML
+    ml = None if geometry.planar or geometry.unit != "mm" else geometry.voxel_volume / _MM3_PER_ML
     counts = [int(np.count_nonzero(classes == value)) for value in range(space.num_classes)]
     sizes = {region: sum(counts[value] for value in values) for region, values in space.regions.items()}
     alone = {values[0] for values in space.regions.values() if len(values) == 1}
     sizes |= {name: counts[value] for value, name in enumerate(space.classes) if value and value not in alone}
-    return {
-        name: {"voxels": size, "ml": None if math.isnan(ml) else round(size * ml, 6)} for name, size in sizes.items()
-    }
+    return {name: {"voxels": size, "ml": None if ml is None else round(size * ml, 6)} for name, size in sizes.items()}
 
 
 def _line(done: CasePrediction) -> str:

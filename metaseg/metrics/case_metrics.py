@@ -146,12 +146,8 @@ def lesion_columns(preset: str, first: bool) -> dict[str, str]:
     score = "lesionwise" if first else preset.replace("-", "_")
     count = "" if first else f"{score}_"
     scores = {field: f"{score}_{field}" for field in ("dice", "hd95", "f1")}
-    return scores | {
-        "n_lesions": f"{count}n_lesions",
-        "tp": f"{count}n_tp",
-        "fp": f"{count}n_fp",
-        "fn": f"{count}n_fn",
-    }
+    counts = {field: f"{count}n_{field}" for field in ("tp", "fp", "fn")}
+    return scores | {"n_lesions": f"{count}n_lesions"} | counts
 
 
 def _lesion_metrics(

@@ -26,7 +26,7 @@ from metaseg.models.card import ModelCard, Task, checkpoint_files, read_card, re
 from metaseg.models.classifier import Classifier
 from metaseg.models.classifiers import rebuild_classifier
 from metaseg.models.segmenters import PadToStride, build_segmenter, find_segmenter, is_given
-from metaseg.models.weights import non_finite, unique_state
+from metaseg.models.weights import non_finite, require_finite, unique_state
 
 __all__ = [
     "ModelCard",
@@ -209,14 +209,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCar
         tensors = load_safetensors(raw)
     except SafetensorError as error:
         raise RunError(f"the weights are damaged ({error})", where=weights_file) from error
-    name = non_finite(tensors)
-    if name is not None:
-        raise RunError(
-            f"the weights hold non-finite values in {name}",
-            where=weights_file,
-            expected="finite numbers",
-            remedy="use an earlier checkpoint, from before the training diverged",
-        )
+    require_finite(tensors, RunError, weights_file)
     return tensors, card
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from metaseg.errors import DataError, TrainingError
+from metaseg.errors import DataError, MetasegError, TrainingError
 
 PREFIXES = ("module.", "_orig_mod.", "net.")
 """What DataParallel, torch.compile and our ``PadToStride`` put before a network's own keys."""
@@ -157,14 +157,7 @@ def _require(report: WeightReport, fitting: Mapping[str, torch.Tensor], min_load
             expected=f"at least {min_loaded:.0%} of the network's parameters, by name and shape",
             remedy="build the network that the weights were made for: its name, options, modalities and classes",
         )
-    name = non_finite(fitting)
-    if name is not None:
-        raise DataError(
-            f"the weights hold non-finite values in {name}",
-            where=report.origin,
-            expected="finite numbers",
-            remedy="use an earlier checkpoint, from before the training diverged",
-        )
+    require_finite(fitting, DataError, report.origin)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -273,6 +266,18 @@ def non_finite(tensors: Mapping[str, Tensor]) -> str | None:
     if all(bool(torch.isfinite(torch.stack(some)).all()) for some in sums.values()):
         return None
     return next((name for name, tensor in floating.items() if not bool(torch.isfinite(tensor).all())), None)
+
+
+def require_finite(tensors: Mapping[str, Tensor], kind: type[MetasegError], where: str | Path) -> None:
+    """Raise an error of a kind if any of a file's weights is not finite."""
+    name = non_finite(tensors)
+    if name is not None:
+        raise kind(
+            f"the weights hold non-finite values in {name}",
+            where=where,
+            expected="finite numbers",
+            remedy="use an earlier checkpoint, from before the training diverged",
+        )
 
 
 def finite_output(output: Tensor, of: str) -> Tensor:
