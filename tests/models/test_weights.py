@@ -105,7 +105,7 @@ def test_the_least_share_can_be_chosen() -> None:
 
 
 def test_only_all_of_the_parameters_are_called_100_percent() -> None:
-    nearly = WeightReport("file", ("a",), (), (("b", (4,), (2,)),), (), (), share=0.99999)
+    nearly = WeightReport("file", ("a",), (), (("b", (4,), (2,)),), (), (), fraction=0.99999)
     assert "99.9 %" in nearly.lines()[0]
 
 
