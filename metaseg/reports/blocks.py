@@ -195,7 +195,7 @@ class Details(Block):
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """How a column of a DataFrame is shown.
 
     Attributes:
@@ -227,12 +227,12 @@ class Column:
         return "\n".join(filter(None, (line(row, self.name) for line in self.small)))
 
 
-def text_column(name: str, title: str, small: Sequence[Callable[[Values, str], str]] = ()) -> Column:
+def text_column(name: str, title: str, small: Sequence[Callable[[Values, str], str]] = ()) -> TableColumn:
     """A column of words, such as the names of the rows."""
-    return Column(name, title, write=str, small=small, number=False)
+    return TableColumn(name, title, write=str, small=small, number=False)
 
 
-def explained(meanings: Mapping[str, str], *columns: Column) -> list[Column]:
+def explained(meanings: Mapping[str, str], *columns: TableColumn) -> list[TableColumn]:
     """Columns with their hints, by the names of the columns."""
     return [replace(column, hint=meanings.get(column.name, "")) for column in columns]
 
@@ -245,12 +245,12 @@ class Table(Block):
         caption: What it shows.
         frame: A row for each of its own; a column ``role`` gives the colour of the mark beside the row's name.
         columns: The columns that are shown.
-        best: Column to the position of the one row whose value is set in bold.
+        best: TableColumn to the position of the one row whose value is set in bold.
     """
 
     caption: str
     frame: pd.DataFrame
-    columns: Sequence[Column]
+    columns: Sequence[TableColumn]
     best: Mapping[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -275,7 +275,7 @@ def _best(values: pd.Series, which: str) -> int:
     return int(known.idxmax() if which == "max" else known.idxmin())
 
 
-def columns_table(columns: Iterable[Column]) -> Table:
+def columns_table(columns: Iterable[TableColumn]) -> Table:
     """What columns mean, for readers that cannot hover."""
     hints = {column.title: column.hint for column in columns if column.hint}
     frame = pd.DataFrame(hints.items(), columns=["column", "meaning"])

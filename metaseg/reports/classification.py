@@ -29,7 +29,6 @@ from metaseg.reports.blocks import (
     Block,
     Chart,
     Charts,
-    Column,
     Content,
     Details,
     Facts,
@@ -39,6 +38,7 @@ from metaseg.reports.blocks import (
     Pictures,
     Section,
     Table,
+    TableColumn,
     Values,
     below,
     columns_table,
@@ -179,10 +179,12 @@ def _run_metrics_section(runs: Sequence[ReportRun]) -> Section:
     tested = of_part[TEST]
     for name, found in tested.items():
         frame = pd.DataFrame([{"class": label, **found.row("slice", label)} for label in found.predictions.classes])
-        columns = [Column(metric, title, small=(interval,)) for metric, title in CLASS_METRICS.items()]
+        columns = [TableColumn(metric, title, small=(interval,)) for metric, title in CLASS_METRICS.items()]
         caption = f"{name}: each class on the test part, by slice"
         blocks.append(
-            Table(caption, frame, [text_column("class", "class"), *columns, Column("support", "slices", write=whole)])
+            Table(
+                caption, frame, [text_column("class", "class"), *columns, TableColumn("support", "slices", write=whole)]
+            )
         )
     without = [run.method for run in runs if run.method not in tested]
     if without:
@@ -198,7 +200,7 @@ def _run_table(evaluations: Mapping[str, Evaluation], level: str, caption: str) 
         if level in found.levels
     ]
     columns = [
-        Column(metric, title, small=(interval,), best="min" if metric in LOW_IS_BEST else "max")
+        TableColumn(metric, title, small=(interval,), best="min" if metric in LOW_IS_BEST else "max")
         for metric, title in RUN_METRICS.items()
     ]
     frame = pd.DataFrame(rows, columns=None if rows else ["run", *RUN_METRICS])
@@ -474,10 +476,10 @@ def _labels_table(study: ClassifierStudy, roles: Mapping[str, str]) -> Table:
             "labels_saved": f"Fraction of the labels that {base} needs for it, with its 95 % interval over seeds.",
         },
         text_column("title", "entry"),
-        Column("labels", "labels", write=whole),
-        Column("area", "area", small=(interval,), best="max"),
-        Column("labels_needed", "labels needed", write=whole, best="min"),
-        Column("labels_saved", "labels saved", write=whole_percent, small=(_between_saved,), best="max"),
+        TableColumn("labels", "labels", write=whole),
+        TableColumn("area", "area", small=(interval,), best="max"),
+        TableColumn("labels_needed", "labels needed", write=whole, best="min"),
+        TableColumn("labels_saved", "labels saved", write=whole_percent, small=(_between_saved,), best="max"),
     )
     rows = _entry_rows(study, study.summary[study.summary["entry"].isin(study.active)], roles)
     return Table(f"What labels were worth, {NAMES[study.metric]} on the test part", rows, columns)
@@ -521,7 +523,7 @@ def _entries_table(study: ClassifierStudy, level: str, frame: pd.DataFrame) -> T
     )
     # The column of each deviation is called as deviation() expects it.
     frame = frame.rename(columns={f"{name}_sd_seeds": f"{name}_sd" for name in names})
-    columns = [Column(name, NAMES[name], hint, small=(interval, deviation), best="max") for name in names]
+    columns = [TableColumn(name, NAMES[name], hint, small=(interval, deviation), best="max") for name in names]
     caption = f"Metrics of the test part by {level}, sorted by {NAMES[study.metric]}"
     return Table(caption, frame, [text_column("title", "entry", (_seeds,)), *columns])
 
@@ -537,11 +539,11 @@ def _pairs_table(study: ClassifierStudy, roles: Mapping[str, str]) -> Table:
             "rank_biserial": "Matched-pairs rank-biserial correlation, -1 to 1.",
         },
         text_column("title", "entry"),
-        Column("n_patients", "patients", write=whole),
-        Column("difference", "difference", write=signed, best="max"),
-        Column("p", "p", write=p_value),
-        Column("p_holm", "p (Holm)", write=p_value, marked=significant),
-        Column("rank_biserial", "effect", write=partial(number, digits=2, sign=True), best="max"),
+        TableColumn("n_patients", "patients", write=whole),
+        TableColumn("difference", "difference", write=signed, best="max"),
+        TableColumn("p", "p", write=p_value),
+        TableColumn("p_holm", "p (Holm)", write=p_value, marked=significant),
+        TableColumn("rank_biserial", "effect", write=partial(number, digits=2, sign=True), best="max"),
     )
     caption = f"Accuracy by patient, against {study.work.titles[study.baseline]}"
     return Table(caption, _entry_rows(study, study.pairwise, roles), columns)
@@ -558,8 +560,8 @@ def _paper_section(study: ClassifierStudy, synthetic: bool) -> Section:
         frame = pd.DataFrame(rows, columns=["method", "paper", "ours", "ours_below"])
         columns = [
             text_column("method", "method"),
-            Column("paper", paper.citation, write=str),
-            Column("ours", "ours", write=str, small=(below,)),
+            TableColumn("paper", paper.citation, write=str),
+            TableColumn("ours", "ours", write=str, small=(below,)),
         ]
         blocks = [Table(f"Beside {paper.citation}: {paper.what}", frame, columns), Note(NOTE, "quiet")]
     return Section("paper", "Beside the paper", blocks)
@@ -587,7 +589,10 @@ def _classes_section(inputs: ClassifierInputs, study: ClassifierStudy, sink: Fig
     frame = pd.DataFrame(rows)
     classes = [name for name in frame if name != "title" and not name.endswith("_below")]
     frame = frame.fillna({f"{name}_below": "precision –" for name in classes})
-    columns = [text_column("title", "entry"), *(Column(name, name, small=(below,), best="max") for name in classes)]
+    columns = [
+        text_column("title", "entry"),
+        *(TableColumn(name, name, small=(below,), best="max") for name in classes),
+    ]
     caption = "Recall of each class by slice, mean over seeds; in small print its precision"
     confusions: Block = Charts(drawn)
     if len(drawn) > OPEN_CONFUSIONS:

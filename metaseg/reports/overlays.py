@@ -233,7 +233,7 @@ def _last_dice(runs: Sequence[ReportRun], table: pd.DataFrame, domain: str) -> p
     for run in runs:
         own = rows[["target", "method", "shots", "seed"]] == [run.target, run.method, run.shots, run.seed]
         mine = rows[own.all(axis=1)]
-        parts.append(mine[mine["step"] == mine["step"].max()])
+        parts.append(mine[mine["work"] == mine["work"].max()])
     return pd.concat(parts)[["case", "method", "dice"]]
 
 

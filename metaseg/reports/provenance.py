@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from metaseg.reports.blocks import Block, Column, Details, Facts, Section, Table, text_column
+from metaseg.reports.blocks import Block, Details, Facts, Section, Table, TableColumn, text_column
 from metaseg.reports.inputs import ReportInputs, ReportRun
 
 PARTS: Sequence[Mapping[str, str]] = (
@@ -77,7 +77,7 @@ def _patients_table(runs: Sequence[ReportRun], parts: Mapping[str, str]) -> Tabl
             rows[name] = {"data": name, **counts, "cohorts": ", ".join(cohorts)}
     columns = [
         text_column("data", "data"),
-        *(Column(part, name, write=str) for part, name in parts.items()),
+        *(TableColumn(part, name, write=str) for part, name in parts.items()),
         text_column("cohorts", "cohorts"),
     ]
     return Table("Patients, of the first seed", pd.DataFrame(list(rows.values())), columns)

@@ -17,7 +17,6 @@ from metaseg.reports.blocks import (
     Block,
     Chart,
     Charts,
-    Column,
     Content,
     Details,
     Facts,
@@ -27,6 +26,7 @@ from metaseg.reports.blocks import (
     Pictures,
     Section,
     Table,
+    TableColumn,
     Values,
     below,
     columns_table,
@@ -299,19 +299,19 @@ _COLUMNS = explained(
         "target_after_p": "Paired Wilcoxon over patients against the reference, target Dice, Holm-corrected.",
         "forgetting_p": "The same for what was forgotten.",
     },
-    Column("target_before", "target before", small=(deviation,)),
-    Column("target_after", "target after", small=(interval, deviation), best="max"),
-    Column("source_before", "source before", small=(deviation,)),
-    Column("source_after", "source after", small=(interval, deviation), best="max"),
-    Column("forgetting", "forgotten", write=signed, small=(interval,), best="min"),
-    Column("backward_transfer", "backward transfer", write=signed, best="max"),
-    Column("forward_transfer", "forward transfer", write=signed, small=(interval,)),
-    Column("balanced_mean", "balanced mean", small=(interval,), best="max"),
-    Column("balanced_area", "area", small=(interval,), best="max"),
+    TableColumn("target_before", "target before", small=(deviation,)),
+    TableColumn("target_after", "target after", small=(interval, deviation), best="max"),
+    TableColumn("source_before", "source before", small=(deviation,)),
+    TableColumn("source_after", "source after", small=(interval, deviation), best="max"),
+    TableColumn("forgetting", "forgotten", write=signed, small=(interval,), best="min"),
+    TableColumn("backward_transfer", "backward transfer", write=signed, best="max"),
+    TableColumn("forward_transfer", "forward transfer", write=signed, small=(interval,)),
+    TableColumn("balanced_mean", "balanced mean", small=(interval,), best="max"),
+    TableColumn("balanced_area", "area", small=(interval,), best="max"),
     # No best: a method that ends low is soon there.
-    Column("steps_to_90", "steps to 90 %", write=whole),
-    Column("target_after_p", "p target", write=p_value, small=(_difference,), marked=significant),
-    Column("forgetting_p", "p forgotten", write=p_value, small=(_difference,), marked=significant),
+    TableColumn("steps_to_90", "steps to 90 %", write=whole),
+    TableColumn("target_after_p", "p target", write=p_value, small=(_difference,), marked=significant),
+    TableColumn("forgetting_p", "p forgotten", write=p_value, small=(_difference,), marked=significant),
 )
 """Columns at equal work, behind the method."""
 _AT_SECONDS = ("target_after", "source_after", "forgetting", "balanced_mean", "target_after_p", "forgetting_p")
@@ -349,7 +349,7 @@ def _reading_help() -> Details:
     return Details("How to read these tables", [Note(text), columns_table(_COLUMNS)])
 
 
-def _method_column(analysis: Analysis) -> Column:
+def _method_column(analysis: Analysis) -> TableColumn:
     def family_and_seeds(row: Values, name: str) -> str:
         return f"{analysis.families.get(row[name], '')}, {plural(int(row['n_seeds']), 'seed')}"
 
@@ -386,10 +386,10 @@ def _seconds_table(analysis: Analysis, group: Group) -> Table | None:
     counts = reached.sum().astype(int).astype(str) + " of " + reached.size().astype(str)
     columns = [
         _method_column(analysis),
-        Column(
+        TableColumn(
             "runs", "runs that got there", "Runs that computed as long; the others count with their last mark.", str
         ),
-        Column("spent", "work done", "Slice gradient evaluations by then.", whole),
+        TableColumn("spent", "work done", "Slice gradient evaluations by then.", whole),
         *(column for column in _COLUMNS if column.name in _AT_SECONDS),
     ]
     seconds = cut.loc[cut["reached"].astype(bool), "seconds"].max()
@@ -409,20 +409,22 @@ def _both_axes_table(analysis: Analysis, group: Group) -> Table | None:
         return None
     reference = analysis.roles.reference
     rows = rows.assign(half=FRACTION * rows["forgotten_by_baseline"], role=rows["method"].map(analysis.roles.colours))
-    test = partial(Column, write=p_value, marked=significant)
+    test = partial(TableColumn, write=p_value, marked=significant)
     columns = [
         text_column("method", "method"),
-        Column("gain", "target gain", f"Final target Dice minus that of {reference}.", signed, (interval,), "max"),
+        TableColumn("gain", "target gain", f"Final target Dice minus that of {reference}.", signed, (interval,), "max"),
         test("gain_p", "p", "Paired Wilcoxon over patients, not corrected."),
-        Column("forgotten", "forgotten", write=signed, best="min"),
-        Column(
+        TableColumn("forgotten", "forgotten", write=signed, best="min"),
+        TableColumn(
             "spared", "spared", f"What {reference} forgot minus what the method forgot.", signed, (interval,), "max"
         ),
         test("spared_p", "p"),
-        Column("half", f"half of {reference}'s"),
-        Column("excess", "excess", "Forgotten minus that half; negative keeps within it.", signed, (interval,), "min"),
+        TableColumn("half", f"half of {reference}'s"),
+        TableColumn(
+            "excess", "excess", "Forgotten minus that half; negative keeps within it.", signed, (interval,), "min"
+        ),
         test("excess_p", "p"),
-        Column(
+        TableColumn(
             "both",
             "both",
             "Gain of at least 0, and excess below 0 with p < 0.05.",
@@ -452,8 +454,8 @@ def _paper_table(analysis: Analysis) -> Table:
         rows.append(cells)
     columns = [
         text_column("method", "method"),
-        Column("paper", "Han et al. 2018", write=str),
-        *(Column(group.title, group.title, write=str, small=(below,)) for group in groups),
+        TableColumn("paper", "Han et al. 2018", write=str),
+        *(TableColumn(group.title, group.title, write=str, small=(below,)) for group in groups),
     ]
     caption = f"Enhancing-tumour Dice of the paper (mean ± SD over patients) beside Dice {analysis.region} here"
     return Table(caption, pd.DataFrame(rows), columns)
@@ -500,7 +502,7 @@ def _volumes_table(drawn: Overlays, region: str) -> Table:
         for error in errors.itertuples():
             cells |= {error.network: error.false_positive, f"{error.network}_below": f"Dice {number(error.dice, 2)}"}
         rows.append(cells)
-    columns = [text_column("case", "case"), *(Column(name, name, write=str, small=(below,)) for name in networks)]
+    columns = [text_column("case", "case"), *(TableColumn(name, name, write=str, small=(below,)) for name in networks)]
     caption = f"{drawn.target}, {drawn.domain} cases: false-positive volume of the case; below it its Dice {region}"
     return Table(caption, pd.DataFrame(rows), columns)
 
