@@ -17,7 +17,8 @@ import pytest
 from metaseg.config.io import dump_config
 from metaseg.config.segmentation import MetatuneConfig, PretrainConfig
 from metaseg.errors import ExistsError, RunError, UsageError, WriteError
-from metaseg.runs.folder import RunFolder, RunLock, config_changes, is_locked, run_status, saved_settings
+from metaseg.runs.folder import RunFolder, RunLock, config_changes, is_locked, list_runs, run_status, saved_settings
+from metaseg.runs.manifest import Manifest
 
 CONFIG = PretrainConfig(epochs=3)
 
@@ -396,3 +397,31 @@ def test_overwrite_cut_off_at_any_step_is_taken_up_by_the_same_command(tmp_path:
         with make(run, overwrite=True):
             assert sorted(path.name for path in run.iterdir()) == [".lock", "config.yaml", "state.json"]
     assert number > 10
+
+
+def test_list_of_runs(tmp_path: Path) -> None:
+    for name, synthetic in (("b", True), ("a/c", False)):
+        with RunFolder.create(PretrainConfig(data=(Path("cases"),), out=tmp_path / name)) as run:
+            Manifest(verb="pretrain", seed=0, device="cpu", synthetic=synthetic).save(run.path)
+            run.state.set_metrics({"val/dice": 0.75})
+    with pytest.raises(ValueError, match="no"), RunFolder.create(PretrainConfig(out=tmp_path / "failed")):
+        raise ValueError("no")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "state.json").write_text("{")
+    (tmp_path / "other").mkdir()
+    rows = {row.path.relative_to(tmp_path).as_posix(): row for row in list_runs(tmp_path)}
+    assert {name: row.status for name, row in rows.items()} == {
+        "b": "finished",
+        "a/c": "finished",
+        "failed": "failed",
+        "damaged": "damaged",
+    }
+    assert [name for name in rows if rows[name].started] == ["b", "a/c"]
+    assert rows["b"].synthetic is True
+    assert rows["b"].metrics == {"val/dice": 0.75}
+    assert rows["b"].data == ("cases",)
+    assert rows["failed"].reason == "ValueError: no"
+
+
+def test_list_of_nothing(tmp_path: Path) -> None:
+    assert list_runs(tmp_path / "missing") == []
