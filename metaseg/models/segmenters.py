@@ -275,7 +275,7 @@ class _NoOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-def plugin_of(name: str) -> str | None:
+def network_package(name: str) -> str | None:
     """The package that a network is from, such as ``"my-package 1.2"``; None for metaseg's own, or where unknown."""
     if ":" not in name:
         return SEGMENTERS.origin(name)

@@ -20,7 +20,7 @@ from metaseg.files import FileKind, read_json
 from metaseg.models.card import read_card
 from metaseg.models.checkpoint import ModelCard, checkpoint_files, load_checkpoint, load_classifier, save_checkpoint
 from metaseg.models.classifier import Classifier
-from metaseg.models.segmenters import build_segmenter, give_network, plugin_of
+from metaseg.models.segmenters import build_segmenter, give_network, network_package
 from metaseg.models.weights import unique_state
 from metaseg.runs.folder import RunFolder, is_run, like_named
 from metaseg.runs.manifest import portable_path
@@ -188,7 +188,7 @@ def give_loaded(
         )
     given = build_segmenter(name, len(modalities), classes)
     card = ModelCard(
-        name, len(modalities), classes, tuple(modalities), label_space or fitting[0], plugin=plugin_of(name)
+        name, len(modalities), classes, tuple(modalities), label_space or fitting[0], plugin=network_package(name)
     )
     weights = save({key: tensor.detach().cpu().contiguous() for key, tensor in unique_state(given).items()})
     digest = blake2b(weights + repr(card).encode(), digest_size=8).hexdigest()

@@ -16,7 +16,7 @@ from metaseg.errors import recorded_warnings
 from metaseg.inference.predictor import Predictor, mean_dice
 from metaseg.models import ModelCard, build_segmenter, resolve_options
 from metaseg.models.processes import distributed_map
-from metaseg.models.segmenters import plugin_of
+from metaseg.models.segmenters import network_package
 from metaseg.results import Result, metrics_table
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
@@ -150,7 +150,7 @@ def _card(config: PretrainConfig, store: SliceStore, train: SliceStore, modaliti
         normalisation={"method": "z-score of the foreground, per volume and modality", "image_size": config.image_size},
         trained_on=tuple(sorted({case.cohort for case in train})),
         synthetic=store.synthetic,
-        plugin=plugin_of(config.model),
+        plugin=network_package(config.model),
     )
 
 

@@ -21,7 +21,7 @@ from metaseg.models import (
     save_checkpoint,
 )
 from metaseg.models.parts import encoder_modules, head_modules
-from metaseg.models.segmenters import Segmenter, plugin_of
+from metaseg.models.segmenters import Segmenter, network_package
 from metaseg.runs.networks import give_loaded, load_network
 
 SOURCE = """
@@ -136,9 +136,9 @@ def test_a_module_in_memory_is_copied_and_found_again_in_this_process(tmp_path):
 
 
 def test_metasegs_own_networks_are_of_no_plugin():
-    assert plugin_of("unet") is None
-    assert plugin_of("my_networks:Tiny") is None
-    assert plugin_of("torch.nn:Conv2d").startswith("torch ")
+    assert network_package("unet") is None
+    assert network_package("my_networks:Tiny") is None
+    assert network_package("torch.nn:Conv2d").startswith("torch ")
     assert all(isinstance(entry, Segmenter) for entry in SEGMENTERS.entries().values())
 
 
