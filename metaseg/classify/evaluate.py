@@ -43,6 +43,7 @@ from metaseg.pictures.overlay import write_picture
 from metaseg.results import Result, metrics_table
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import LoadedClassifier, load_classifier_network
+from metaseg.verbs import CLASSIFIER, verbs_of
 
 GRAD_CAMS = "grad_cam"
 OUTPUTS = (PREDICTIONS, PATIENTS, METRICS, SUMMARY, PICTURES, GRAD_CAMS)
@@ -139,10 +140,11 @@ def _folder(config: ClassifyEvaluateConfig, network: LoadedClassifier) -> Path:
 def run_config(run: Path) -> ClassifyTrainConfig | ClassifyActiveConfig:
     """The settings that a classifier's run was made with."""
     opened = RunFolder.open(run)
-    kinds: dict[str, Any] = {"classify-train": ClassifyTrainConfig, "classify-active": ClassifyActiveConfig}
-    if opened.verb not in kinds:
+    verbs = verbs_of(CLASSIFIER)
+    if opened.verb not in verbs:
         raise RunError(f"this is a run of 'metaseg {opened.verb}'", where=run, expected="a run of 'metaseg classify'")
-    return opened.config(kinds[opened.verb])
+    config: Any = opened.config(verbs[opened.verb].config)
+    return config
 
 
 def _slices(config: ClassifyEvaluateConfig, network: LoadedClassifier, failed: list[FailedCase]) -> ClassifiedSlices:

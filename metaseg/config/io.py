@@ -1,4 +1,4 @@
-"""Read, check and write the settings of ``metaseg.config.segmentation``.
+"""Read, check and write the settings of verbs.
 
 A setting comes from a YAML file, from the command line or from Python; all three pass through :func:`load_config`, so
 that a wrong value gives the same message wherever it was written.
@@ -237,7 +237,7 @@ def _prepare(field: FieldDescription, value: Any) -> Any:
         # An unset shell variable; silently taking the default would train on something else.
         raise _wrong(field, value)
     if annotation is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
+        value = str(value)
     if field.choice is not None and isinstance(value, str) and not field.choice.holds(value):
         raise _wrong(field, value)
     if annotation in (int, float) and isinstance(value, bool):

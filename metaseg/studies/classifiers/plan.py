@@ -36,7 +36,7 @@ from metaseg.studies.workers import Unit, Work
 from metaseg.verbs import CLASSIFIER, verbs_of
 
 ClassifierConfig = ClassifyTrainConfig | ClassifyActiveConfig
-KINDS: Mapping[str, type[ClassifierConfig]] = {"train": ClassifyTrainConfig, "active": ClassifyActiveConfig}
+KINDS: Mapping[str, Any] = {verb.words.split()[1]: verb.config for verb in verbs_of(CLASSIFIER).values()}
 NAMES = {verb: {field.name for field in fields(kind)} for verb, kind in KINDS.items()}
 STUDYS_OWN = ("out", "seed", "resume", "overwrite", "device", "cache", "jobs", "ask")
 """Settings of a run that the study sets, or that make no sense in one."""
