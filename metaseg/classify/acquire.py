@@ -158,13 +158,7 @@ def dropout_probabilities(
 @torch.inference_mode()
 def embeddings(model: Classifier, slices: ClassifiedSlices) -> np.ndarray:
     """What the last layer sees of each slice, ``(slices, d)``."""
-    device = next(model.parameters()).device
-    model.eval()
-    parts = []
-    for start in range(0, len(slices), BATCH):
-        images = slices.images(np.arange(start, min(start + BATCH, len(slices)))).to(device)
-        parts.append(finite_output(model.embed(images), "a batch of slices").cpu().numpy())
-    return np.concatenate(parts).astype(np.float64) if parts else np.empty((0, 0))
+    return _by_batch(model, slices, lambda images: finite_output(model.embed(images), "a batch of slices"))
 
 
 @torch.inference_mode()
@@ -174,13 +168,25 @@ def gradient_embeddings(model: Classifier, slices: ClassifiedSlices) -> np.ndarr
     Returns:
         ``(slices, class * d)``.
     """
-    device = next(model.parameters()).device
-    model.eval()
-    parts = []
-    for start in range(0, len(slices), BATCH):
-        images = slices.images(np.arange(start, min(start + BATCH, len(slices)))).to(device)
+
+    def gradient(images: torch.Tensor) -> torch.Tensor:
         logits, features = model.forward_with_embedding(images)
         slope = torch.softmax(finite_output(logits, "a batch of slices"), dim=1)
         slope[torch.arange(len(slope)), slope.argmax(dim=1)] -= 1.0
-        parts.append((slope[:, :, None] * features[:, None, :]).flatten(1).cpu().numpy())
-    return np.concatenate(parts).astype(np.float64)
+        return (slope[:, :, None] * features[:, None, :]).flatten(1)
+
+    return _by_batch(model, slices, gradient)
+
+
+def _by_batch(
+    model: Classifier, slices: ClassifiedSlices, compute: Callable[[torch.Tensor], torch.Tensor]
+) -> np.ndarray:
+    """What is computed from the images of all slices, a batch at a time, in evaluation mode: ``(slices, ...)``."""
+    device = next(model.parameters()).device
+    model.eval()
+    places = np.arange(len(slices))
+    parts = [
+        compute(slices.images(places[start : start + BATCH]).to(device)).cpu().numpy()
+        for start in range(0, len(slices), BATCH)
+    ]
+    return np.concatenate(parts).astype(np.float64) if parts else np.empty((0, 0))

@@ -22,7 +22,6 @@ from metaseg.classify.slices import ClassifiedSlices, choose_slices, classified_
 from metaseg.config.classification import ClassifyPredictConfig
 from metaseg.errors import DataError, recorded_warnings
 from metaseg.files import refuse_existing, require_writable, write_text
-from metaseg.inference.evaluation_files import refuse_run
 from metaseg.models import ModelCard
 from metaseg.results import Result
 from metaseg.store.prepare import build_store, cache_root
@@ -92,7 +91,6 @@ def _open(config: ClassifyPredictConfig, card: ModelCard) -> tuple[ClassifiedSli
         raise_failed(failed, len(failed), "classified")
     tables = [path / name for path in config.cases for name in (".", CASES_NAME, "index.csv")]
     read = [*tables, *(file for case in found for file in case.files)]
-    refuse_run(config.out)
     refuse_existing([config.out / name for name in (SLICES_NAME, CASES_NAME, GRAD_CAMS)], config.overwrite, read)
     require_writable(config.out)
     size = int(card.normalisation.get("input_size", card.options.get("image_size", 224)))
@@ -188,30 +186,23 @@ def _picture(file: Path, modalities: Sequence[str]) -> Case:
 
 
 def _slice_table(slices: ClassifiedSlices, probabilities: np.ndarray) -> pd.DataFrame:
-    cases = slices.store.cases
-    table = pd.DataFrame(
-        {
-            "case": slices.case_ids,
-            "slice": [
-                cases[owner].native_slice(index) for owner, index in zip(slices.owners, slices.indices, strict=True)
-            ],
-            "predicted": [slices.classes[number] for number in probabilities.argmax(axis=1)],
-        }
-    )
-    for number, name in enumerate(slices.classes):
-        table[f"prob_{name}"] = probabilities[:, number]
-    return table
+    places = zip(slices.owners, slices.indices, strict=True)
+    columns = {
+        "case": slices.case_ids,
+        "slice": [slices.store.cases[owner].native_slice(index) for owner, index in places],
+        "predicted": np.array(slices.classes)[probabilities.argmax(axis=1)],
+    }
+    chances = {f"prob_{name}": probabilities[:, number] for number, name in enumerate(slices.classes)}
+    return pd.DataFrame({**columns, **chances})
 
 
 def _case_table(by_slice: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     columns = [f"prob_{name}" for name in classes]
     groups = by_slice.groupby("case", sort=False)
     means = groups[columns].mean()
-    table = pd.DataFrame({"case": means.index, "slices": groups.size().to_numpy()})
-    table["predicted"] = [classes[number] for number in means.to_numpy().argmax(axis=1)]
-    for column in columns:
-        table[column] = means[column].to_numpy()
-    return table
+    predicted = np.array(classes)[means.to_numpy().argmax(axis=1)]
+    head = pd.DataFrame({"case": means.index, "slices": groups.size().to_numpy(), "predicted": predicted})
+    return head.join(means.reset_index(drop=True))
 
 
 def _telling(by_slice: pd.DataFrame, by_case: pd.DataFrame, count: int) -> list[int]:
