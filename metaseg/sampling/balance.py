@@ -38,38 +38,38 @@ def class_balanced_draw(areas: np.ndarray, count: int, rng: np.random.Generator)
 
 
 def foreground_epoch(
-    areas: np.ndarray, slices_per_epoch: int, foreground_share: float, rng: np.random.Generator
+    areas: np.ndarray, slices_per_epoch: int, foreground_fraction: float, rng: np.random.Generator
 ) -> IntArray:
-    """Draw one epoch of training slices, a share of them balanced over the tumour's classes.
+    """Draw one epoch of training slices, a fraction of them balanced over the tumour's classes.
 
-    Of the draws ``foreground_share`` (rounded, halves up) take a class uniformly from those that occur and then a slice
-    uniformly from those that contain it; the others are uniform over all slices. All draws are with replacement, and
-    shuffled.
+    Of the draws ``foreground_fraction`` (rounded, halves up) take a class uniformly from those that occur and then a
+    slice uniformly from those that contain it; the others are uniform over all slices. All draws are with replacement,
+    and shuffled.
 
     Args:
         areas: Pixels of each foreground class in each slice of the training set, ``(slices, classes)``.
         slices_per_epoch: Draws.
-        foreground_share: Share of tumour-bearing draws, ``0 .. 1``.
+        foreground_fraction: Share of tumour-bearing draws, ``0 .. 1``.
         rng: The source of randomness.
 
     Returns:
         Slice positions, ``(slices_per_epoch,)``.
 
     Raises:
-        UsageError: There are no slices, or none with tumour though a share is asked for, or the share is out of range.
+        UsageError: There are no slices, or none with tumour though some are asked for, or the fraction is out of range.
         ValueError: ``areas`` is not two-dimensional or the count is negative.
     """
     areas = _checked(areas, slices_per_epoch)
-    if not 0 <= foreground_share <= 1:
-        raise UsageError(f"a foreground share of {foreground_share:g}", expected="a share between 0 and 1")
-    balanced = int(np.floor(foreground_share * slices_per_epoch + 0.5))
+    if not 0 <= foreground_fraction <= 1:
+        raise UsageError(f"a foreground fraction of {foreground_fraction:g}", expected="a fraction between 0 and 1")
+    balanced = int(np.floor(foreground_fraction * slices_per_epoch + 0.5))
     contains = areas > 0
     occurring = np.flatnonzero(contains.any(axis=0))
     if slices_per_epoch and (not len(areas) or (balanced and not occurring.size)):
         raise UsageError(
             f"none of the {len(areas)} training slices contains tumour",
             expected=f"tumour for {balanced} of {slices_per_epoch} draws",
-            remedy="check the labels of the training cases, or set the foreground share to 0",
+            remedy="check the labels of the training cases, or set the foreground fraction to 0",
         )
     drawn = np.empty(slices_per_epoch, dtype=np.int64)
     wanted = rng.choice(occurring, size=balanced) if balanced else np.empty(0, np.int64)

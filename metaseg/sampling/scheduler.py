@@ -90,30 +90,30 @@ class Exp3S:
         v_b = w_b + η (r / p if b is the arm, else 0)
         w_b = log((1 - α) exp(v_b) + α / (N - 1) Σ_{c ≠ b} exp(v_c))
 
-    The share α that every arm gives to the others lets one that has fallen behind come back when it pays again.
+    The fraction α that every arm gives to the others lets one that has fallen behind come back when it pays again.
 
     Two things differ from Graves et al. Their α falls as 1 / t; here it stays, since in the few hundred rewards of a
     tuning a switch may come late (and 1 / t would hand over the whole weight of an arm at the first reward). And the
-    rewards are rescaled by the quantiles of the last ``memory`` ones, not of a sample of all: progress shrinks as a
+    rewards are rescaled by the quantiles of the last ``window`` ones, not of a sample of all: progress shrinks as a
     network converges, and no chance is needed.
 
     Args:
         arms: Number of arms N, 2 or more.
-        exploration: ε in ``(0, 1]``, the share of draws that go to all arms alike.
+        exploration: ε in ``(0, 1]``, the fraction of draws that go to all arms alike.
         rate: η, positive; by default ``ε / N`` as in Auer et al., with which no exponent exceeds 1.
-        share: α in ``[0, 1)``.
-        memory: Past rewards that a new one is compared with.
+        mixing: α in ``[0, 1)``.
+        window: Past rewards that a new one is compared with.
 
     Raises:
         ValueError: A value is out of range.
     """
 
     def __init__(
-        self, arms: int, exploration: float = 0.2, rate: float | None = None, share: float = 0.01, memory: int = 500
+        self, arms: int, exploration: float = 0.2, rate: float | None = None, mixing: float = 0.01, window: int = 500
     ) -> None:
-        if arms < 2 or memory < 1 or not 0 < exploration <= 1 or not 0 <= share < 1:
-            raise ValueError(f"out of range: {arms} arms, exploration {exploration}, share {share}, memory {memory}")
-        self.exploration, self.share, self.memory = exploration, share, memory
+        if arms < 2 or window < 1 or not 0 < exploration <= 1 or not 0 <= mixing < 1:
+            raise ValueError(f"out of range: {arms} arms, exploration {exploration}, mixing {mixing}, window {window}")
+        self.exploration, self.mixing, self.window = exploration, mixing, window
         self.rate = exploration / arms if rate is None else rate
         if not 0 < self.rate < math.inf:
             raise ValueError(f"a rate of {rate}")
@@ -150,12 +150,12 @@ class Exp3S:
             raise ValueError(f"arm {arm} of {self.arms}, reward {reward}, probability {chance}")
         drawn_with = float(self.probabilities()[arm]) if chance is None else chance
         scaled = rescale_reward(reward, self._history)
-        self._history = [*self._history, float(reward)][-self.memory :]
+        self._history = [*self._history, float(reward)][-self.window :]
         raised = self._weights.copy()
         raised[arm] += self.rate * scaled / max(drawn_with, self.exploration / self.arms)
         powers = np.exp(raised - raised.max())
         others = powers.sum() - powers
-        self._weights = np.log((1 - self.share) * powers + self.share / (self.arms - 1) * others)
+        self._weights = np.log((1 - self.mixing) * powers + self.mixing / (self.arms - 1) * others)
         # Only differences count; the largest is kept at 0, so that nothing grows without bound.
         self._weights -= self._weights.max()
         return scaled

@@ -118,12 +118,12 @@ def fraction_count(total: int, fraction: float) -> int:
 
 
 def band(ranking: np.ndarray, low: float, high: float) -> IntArray:
-    """What lies between two shares of a ranking.
+    """What lies between two fractions of a ranking.
 
     Args:
         ranking: Positions, first to be drawn first, as :func:`~metaseg.sampling.orders.order_slices` gives them.
-        low: Share of the ranking that comes before the band.
-        high: Share at which the band ends; bands that share an edge neither overlap nor leave a gap.
+        low: Fraction of the ranking that comes before the band.
+        high: Fraction at which the band ends; bands that share an edge neither overlap nor leave a gap.
 
     Returns:
         The positions in the band, in the sequence of the ranking.
@@ -142,14 +142,14 @@ def trim(ranking: np.ndarray, drop_top: float = 0.1, drop_bottom: float = 0.1) -
 
     Args:
         ranking: Positions, first to be drawn first.
-        drop_top: Share that is left out at the beginning.
-        drop_bottom: Share that is left out at the end.
+        drop_top: Fraction that is left out at the beginning.
+        drop_bottom: Fraction that is left out at the end.
 
     Returns:
-        What is left, in the sequence of the ranking; nothing where both shares together take all.
+        What is left, in the sequence of the ranking; nothing where both together take all.
 
     Raises:
-        ValueError: A share is outside ``0 .. 1``.
+        ValueError: A fraction is outside ``0 .. 1``.
     """
     ranked = np.asarray(ranking, dtype=np.int64)
     begin, end = fraction_count(ranked.size, drop_top), ranked.size - fraction_count(ranked.size, drop_bottom)
@@ -167,15 +167,15 @@ def draw_from_band(
         ranking: Positions, first to be drawn first.
         count: How many to draw; often :func:`fraction_count` of the *whole* ranking, as in the paper's Table 5.
         rng: The source of randomness.
-        drop_top: Share that is left out at the beginning.
-        drop_bottom: Share that is left out at the end.
+        drop_top: Fraction that is left out at the beginning.
+        drop_bottom: Fraction that is left out at the end.
 
     Returns:
         ``(count,)`` positions, in the sequence in which they were drawn, each once.
 
     Raises:
         UsageError: Fewer are left than are wanted.
-        ValueError: A share is outside ``0 .. 1`` or the count below 0.
+        ValueError: A fraction is outside ``0 .. 1`` or the count below 0.
     """
     if count < 0:
         raise ValueError(f"cannot draw {count}")
@@ -314,7 +314,7 @@ def aift_score(
         The sum of all entries of R; 0 where all kept patches are certain and agree.
 
     Raises:
-        ValueError: The array holds no probabilities that sum to 1, or the share is not in ``0 .. 1``.
+        ValueError: The array holds no probabilities that sum to 1, or the fraction is not in ``0 .. 1``.
     """
     values = as_distributions(probabilities, "patches", "classes")
     return float(aift_scores(values[None], lambda_entropy, lambda_diversity, patch_fraction)[0])
@@ -335,13 +335,13 @@ def aift_scores(
             second is the positive one.
         lambda_entropy: λ1; 0 leaves the entropies out.
         lambda_diversity: λ2; 0 leaves the divergences out.
-        patch_fraction: α, the share of its patches that :func:`majority_patches` keeps of a sample; 1 keeps all.
+        patch_fraction: α, the fraction of its patches that :func:`majority_patches` keeps of a sample; 1 keeps all.
 
     Returns:
         ``(samples,)``; more is more worth a label.
 
     Raises:
-        ValueError: The array holds no probabilities that sum to 1, or the share is not in ``0 .. 1``.
+        ValueError: The array holds no probabilities that sum to 1, or the fraction is not in ``0 .. 1``.
     """
     values = as_distributions(probabilities, "samples", "patches", "classes")
     kept = np.take_along_axis(values, majority_patches(values, patch_fraction)[..., None], axis=1)
@@ -365,7 +365,7 @@ def majority_patches(probabilities: np.ndarray, patch_fraction: float = 0.25) ->
         ``(samples, kept)``, places of patches; of equal patches the first are kept.
 
     Raises:
-        ValueError: The share is not in ``0 .. 1``.
+        ValueError: The fraction is not in ``0 .. 1``.
     """
     means = probabilities.mean(axis=1)
     if probabilities.shape[2] == 2:

@@ -178,40 +178,22 @@ def _random(candidates: Candidates, rng: np.random.Generator) -> Ranking:
     return Ranking(rng.permutation(candidates.count))
 
 
-def _register_score(name: str, need: str, score: Callable[[np.ndarray], FloatArray], help: str) -> None:
-    """Enter a strategy that scores each slice by one output."""
-    register_strategy(name, needs=(need,), help=help)(
-        lambda candidates, rng: highest_first(score(candidates.outputs[need]))
-    )
+_BY_SCORE: tuple[tuple[str, str, Callable[[np.ndarray], FloatArray], str], ...] = (
+    ("entropy", "probabilities", predictive_entropy, "the most unsure first, by predictive entropy (Lewis 1994)"),
+    ("margin", "probabilities", margin_score, "the smallest lead of the likeliest class first (Scheffer 2001)"),
+    ("least-confidence", "probabilities", least_confidence, "the least probable likeliest class first (Lewis 1994)"),
+    ("bald", "dropout", bald_score, "the most disagreement among passes with dropout first (Houlsby 2011, Gal 2017)"),
+    ("committee", "committee", committee_score, "the most entropy of members and divergence between them (Hao 2021)"),
+)
+"""Strategies that score each slice by one output: name, need, score and help."""
 
 
-_register_score(
-    "entropy", "probabilities", predictive_entropy, "the most unsure first, by predictive entropy (Lewis 1994)"
-)
-_register_score(
-    "margin",
-    "probabilities",
-    margin_score,
-    "the smallest lead of the likeliest class over the next first (Scheffer 2001)",
-)
-_register_score(
-    "least-confidence",
-    "probabilities",
-    least_confidence,
-    "the least probable likeliest class first (Lewis 1994)",
-)
-_register_score(
-    "bald",
-    "dropout",
-    bald_score,
-    "the most disagreement among passes with dropout, or members of an ensemble, first (Houlsby 2011, Gal 2017)",
-)
-_register_score(
-    "committee",
-    "committee",
-    committee_score,
-    "the most entropy of a committee's members and divergence between them first (Hao 2021)",
-)
+def _ranked_by(need: str, score: Callable[[np.ndarray], FloatArray]) -> Rank:
+    return lambda candidates, rng: highest_first(score(candidates.outputs[need]))
+
+
+for _name, _need, _score, _help in _BY_SCORE:
+    register_strategy(_name, needs=(_need,), help=_help)(_ranked_by(_need, _score))
 
 
 def _check_diversity(settings: Mapping[str, Any]) -> None:
@@ -219,7 +201,7 @@ def _check_diversity(settings: Mapping[str, Any]) -> None:
     patches, kept = settings["patches"], settings["patch_fraction"]
     if settings["lambda_diversity"] and fraction_count(patches, kept) < 2:
         raise UsageError(
-            f"of {patches} patches a share of {kept:g} leaves one, which has no diversity",
+            f"of {patches} patches a fraction of {kept:g} leaves one, which has no diversity",
             expected="at least two patches after the majority selection",
             remedy="raise --patches or --patch-fraction, or use --acquisition aift-entropy",
         )

@@ -200,9 +200,9 @@ class RandScannerd(MapTransform, Randomizable):
 def bend(image: Tensor, gamma: float) -> Tensor:
     """Raise z-scores, clipped to [-3, 6] and scaled to [0, 1], to a power, keeping value and slope at z = 0."""
     pivot = -LOW / (HIGH - LOW)
-    share = (image.clamp(LOW, HIGH) - LOW) / (HIGH - LOW)
+    scaled = (image.clamp(LOW, HIGH) - LOW) / (HIGH - LOW)
     slope = gamma * pivot ** (gamma - 1) / (HIGH - LOW)
-    return (share.clamp_min(1e-4) ** gamma - pivot**gamma) / slope
+    return (scaled.clamp_min(1e-4) ** gamma - pivot**gamma) / slope
 
 
 def quadratic(height: int, width: int, coefficients: np.ndarray) -> Tensor:
@@ -214,7 +214,7 @@ def quadratic(height: int, width: int, coefficients: np.ndarray) -> Tensor:
 
 
 MARGIN, SOFTNESS = 0.02, 0.01
-"""Rim that comes along with a lesion and width of the blending, as shares of a slice's longer side."""
+"""Rim that comes along with a lesion and width of the blending, as fractions of a slice's longer side."""
 
 
 def transplant(

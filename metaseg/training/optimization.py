@@ -145,11 +145,11 @@ def learning_rate(step: int, total: int, first: float, schedule: str, warmup: in
     warmup = min(warmup, total // 10)
     if step < warmup:
         return first * (step + 1) / warmup
-    share = (step - warmup) / max(1, total - warmup)
+    progress = (step - warmup) / max(1, total - warmup)
     if schedule == "poly":
-        return first * (1 - share) ** 0.9
+        return first * (1 - progress) ** 0.9
     if schedule == "cosine":
-        return first * 0.5 * (1 + math.cos(math.pi * share))
+        return first * 0.5 * (1 + math.cos(math.pi * progress))
     return first
 
 

@@ -29,19 +29,19 @@ def fit_window(array: np.ndarray, window: tuple[int, int], corner: tuple[float, 
         array: ``(..., height, width)``.
         window: Wanted height and width.
         corner: Where the window lies where it is smaller, and where the image lies where it is smaller, as a
-            share in [0, 1] of the play; 0.5 centres.
+            fraction in [0, 1] of the play; 0.5 centres.
 
     Returns:
         ``(..., window height, window width)``.
     """
-    for axis, (wanted, share) in enumerate(zip(window, corner, strict=True)):
+    for axis, (wanted, fraction) in enumerate(zip(window, corner, strict=True)):
         position = array.ndim - 2 + axis
         size = array.shape[position]
         if size > wanted:
-            start = round((size - wanted) * share)
+            start = round((size - wanted) * fraction)
             array = np.take(array, np.arange(start, start + wanted), axis=position)
         elif size < wanted:
-            before = round((wanted - size) * share)
+            before = round((wanted - size) * fraction)
             padding = [(0, 0)] * array.ndim
             padding[position] = (before, wanted - size - before)
             array = np.pad(array, padding)
@@ -58,7 +58,7 @@ class TrainingSlices:
         window: Height and width of the slices of a batch.
         batch_size: Slices of a batch.
         slices_per_epoch: Slices that are drawn together; see :func:`metaseg.sampling.foreground_epoch`.
-        foreground_share: Share of them drawn for their tumour classes.
+        foreground_fraction: Fraction of them drawn for their tumour classes.
         augmentation: What happens to each.
         seed: Seed of all draws.
     """
@@ -71,12 +71,16 @@ class TrainingSlices:
         window: tuple[int, int],
         batch_size: int,
         slices_per_epoch: int,
-        foreground_share: float,
+        foreground_fraction: float,
         augmentation: Augmentation,
         seed: int,
     ) -> None:
         self.store, self.modalities, self.space, self.window = store, tuple(modalities), space, window
-        self.batch_size, self.slices_per_epoch, self.foreground_share = batch_size, slices_per_epoch, foreground_share
+        self.batch_size, self.slices_per_epoch, self.foreground_fraction = (
+            batch_size,
+            slices_per_epoch,
+            foreground_fraction,
+        )
         self.augmentation, self.seed = augmentation, seed
         self.areas = np.concatenate([case.areas(space)[:, 1:] for case in store])
         self.owners = np.concatenate([np.full(case.num_slices, number) for number, case in enumerate(store)])
@@ -91,7 +95,7 @@ class TrainingSlices:
     def _draw_epoch(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, 1, epoch])
         count = self.steps_per_epoch * self.batch_size
-        return foreground_epoch(self.areas, count, self.foreground_share, rng)
+        return foreground_epoch(self.areas, count, self.foreground_fraction, rng)
 
     def draw(self, step: int, rows: slice = slice(None)) -> Batch:
         """The batch of one step, counted from 0, or some rows of it; the others are then not even read."""

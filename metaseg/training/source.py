@@ -43,7 +43,7 @@ def shared_modalities(store: SliceStore) -> tuple[str, ...]:
 
 
 def divide(store: SliceStore, config: PretrainConfig) -> tuple[SliceStore, SliceStore]:
-    """Training and validation cases, by patient: from the split file, or a seeded share.
+    """Training and validation cases, by patient: from the split file, or a seeded fraction.
 
     Raises:
         UsageError: The split has no such part, or no case is left to train on.

@@ -94,5 +94,5 @@ def test_an_epoch_without_tumour():
     assert foreground_epoch(empty, 4, 0.0, np.random.default_rng(0)).shape == (4,)
     with pytest.raises(UsageError, match="none of the 5"):
         foreground_epoch(empty, 4, 0.5, np.random.default_rng(0))
-    with pytest.raises(UsageError, match="share"):
+    with pytest.raises(UsageError, match="fraction"):
         foreground_epoch(empty, 4, 1.5, np.random.default_rng(0))

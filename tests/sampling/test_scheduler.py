@@ -25,15 +25,15 @@ class TestExp3S:
         assert Exp3S(4).probabilities().tolist() == [0.25] * 4
 
     def test_an_update_by_hand(self):
-        bandit = Exp3S(2, exploration=0.2, rate=0.1, share=0.1)
+        bandit = Exp3S(2, exploration=0.2, rate=0.1, mixing=0.1)
         bandit.load_state_dict({"weights": [0.0, 0.0], "history": [0.0, 1.0]})
         # Above the upper quantile: reward 1, drawn with 1/2, so 0.1 * 2 = 0.2 is added to arm 0. With e^0.2 = 1.2214:
         # 0.9 * 1.2214 + 0.1 = 1.19926 and 0.9 + 0.1 * 1.2214 = 1.02214, whose share is 0.53987 and 0.46013.
         assert bandit.update(0, 5.0) == 1.0
         np.testing.assert_allclose(bandit.probabilities(), [0.8 * 0.539869 + 0.1, 0.8 * 0.460131 + 0.1], atol=1e-5)
 
-    def test_three_arms_without_share_are_plain_exp3(self):
-        bandit = Exp3S(3, exploration=0.3, share=0.0)
+    def test_three_arms_without_mixing_are_plain_exp3(self):
+        bandit = Exp3S(3, exploration=0.3, mixing=0.0)
         bandit.load_state_dict({"weights": [math.log(2), 0.0, 0.0], "history": [0.0, 1.0]})
         np.testing.assert_allclose(bandit.probabilities(), [0.7 * 0.5 + 0.1, 0.7 * 0.25 + 0.1, 0.7 * 0.25 + 0.1])
         # Rate 0.3 / 3 by default; reward -1 over the probability 0.275 of arm 1.
@@ -73,22 +73,22 @@ class TestExp3S:
     @given(
         rewards=st.lists(st.tuples(st.integers(0, 2), st.floats(-1e6, 1e6), st.floats(1e-3, 1)), max_size=60),
         exploration=st.floats(0.05, 1),
-        share=st.floats(0, 0.5),
+        mixing=st.floats(0, 0.5),
     )
-    def test_probabilities_keep_their_floor_and_the_state_goes_through_json(self, rewards, exploration, share):
-        bandit = Exp3S(3, exploration, share=share, memory=7)
+    def test_probabilities_keep_their_floor_and_the_state_goes_through_json(self, rewards, exploration, mixing):
+        bandit = Exp3S(3, exploration, mixing=mixing, window=7)
         for arm, reward, chance in rewards:
             assert -1 <= bandit.update(arm, reward, chance) <= 1
         assert bandit.probabilities().sum() == pytest.approx(1)
         assert bandit.probabilities().min() >= exploration / 3 * (1 - 1e-12)
         state = bandit.state_dict()
         assert len(state["history"]) == min(7, len(rewards))
-        other = Exp3S(3, exploration, share=share, memory=7)
+        other = Exp3S(3, exploration, mixing=mixing, window=7)
         other.load_state_dict(json.loads(json.dumps(state)))
         assert [bandit.update(1, 0.5), *bandit.probabilities()] == [other.update(1, 0.5), *other.probabilities()]
 
     def test_what_is_out_of_range_is_refused(self):
-        for options in ({"arms": 1}, {"exploration": 0}, {"share": 1}, {"rate": 0}, {"rate": math.inf}, {"memory": 0}):
+        for options in ({"arms": 1}, {"exploration": 0}, {"mixing": 1}, {"rate": 0}, {"rate": math.inf}, {"window": 0}):
             with pytest.raises(ValueError, match=r"out of range|rate"):
                 Exp3S(**({"arms": 3} | options))
         bandit = Exp3S(3)

@@ -18,7 +18,7 @@ def store(write_cases, tmp_path_factory):
 
 
 def slices(store, strength="full", seed=0, **changes):
-    settings = {"batch_size": 4, "slices_per_epoch": 10, "foreground_share": 1.0} | changes
+    settings = {"batch_size": 4, "slices_per_epoch": 10, "foreground_fraction": 1.0} | changes
     return TrainingSlices(store, FOUR, SUBREGIONS, (16, 32), augmentation=Augmentation(strength), seed=seed, **settings)
 
 
@@ -57,7 +57,7 @@ class TestTrainingSlices:
         for image in images.numpy():
             assert np.abs(known - image.sum()).min() < 1e-2
 
-    def test_foreground_share_one_draws_tumour_only(self, store):
+    def test_foreground_fraction_one_draws_tumour_only(self, store):
         labels = torch.cat([slices(store, "none").draw(step)[1] for step in range(6)])
         assert (labels.flatten(1).max(dim=1).values > 0).all()
 

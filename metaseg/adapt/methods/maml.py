@@ -107,7 +107,7 @@ class Maml:
 
     * ``multi_step_loss``: the query loss after every inner step, weighed alike at first and then, linearly over the
       budget, the last alone. With one inner step it changes nothing.
-    * ``first_order_fraction``: derivative-order annealing, first order until that share of the budget is spent.
+    * ``first_order_fraction``: derivative-order annealing, first order until that fraction of the budget is spent.
     * ``learnable_inner_rates``: an inner rate for every layer and inner step; see :class:`LearnableRates`.
 
     ``config.engine`` computes the steps. Where several query losses or learnable rates take part, or the inner loop
@@ -171,7 +171,7 @@ class Maml:
         """Whether a step drops the second derivative.
 
         Args:
-            progress: Share of the budget that is spent, in [0, 1].
+            progress: Fraction of the budget that is spent, in [0, 1].
         """
         return self.config.first_order or progress < self.config.first_order_fraction
 
@@ -179,7 +179,7 @@ class Maml:
         """Weight of the query loss after each inner step, ``(inner_steps,)``; they sum to 1.
 
         Args:
-            progress: Share of the budget that is spent, in [0, 1].
+            progress: Fraction of the budget that is spent, in [0, 1].
         """
         steps = self.config.inner_steps
         early = (1 - progress) / steps if self.multi_step else 0.0

@@ -32,8 +32,8 @@ from metaseg.training.loop import Batch
 class Replay(Naive):
     """Every batch holds as many slices as in naive fine-tuning, some of them of the source's training cases.
 
-    Both parts are drawn class-balanced from tumour-bearing slices. With a share of 0 this is naive fine-tuning, to the
-    bit.
+    Both parts are drawn class-balanced from tumour-bearing slices. With a fraction of 0 this is naive fine-tuning, to
+    the bit.
 
     Args:
         config: The verb's settings.
@@ -89,20 +89,20 @@ class MixedSlices:
         return [*target, *(replace(row, task="source", position=row.position + len(target)) for row in source)]
 
 
-def replayed_slices(batch_size: int, share: float) -> int:
-    """Source slices of a batch: the share of it, halves up; one at least unless it is 0, and never the whole batch.
+def replayed_slices(batch_size: int, fraction: float) -> int:
+    """Source slices of a batch: the fraction of it, halves up; one at least unless it is 0, and never the whole batch.
 
     Raises:
         UsageError: A batch of one slice has no room for both domains.
     """
-    if not share:
+    if not fraction:
         return 0
     if batch_size < 2:
         raise UsageError(
             "a batch of one slice has no room for a slice of the source beside one of the target",
             expected="--batch-size of 2 or more, or --replay-fraction 0",
         )
-    return min(max(int(np.floor(share * batch_size + 0.5)), 1), batch_size - 1)
+    return min(max(int(np.floor(fraction * batch_size + 0.5)), 1), batch_size - 1)
 
 
 @register_method(
@@ -120,7 +120,7 @@ class Rehearse(Replay):
     of the disease: with plain replay target Dice falls as tuning goes on. Strong augmentation and target lesions in
     source slices (:mod:`metaseg.training.augment`) take that way out. The overlap term pools the pixels of what it
     is given, so domains in one term would make each other's small lesions weightless: each has a term of its own,
-    weighted by its share of the batch, and the source's by ``replay_weight`` besides.
+    weighted by its fraction of the batch, and the source's by ``replay_weight`` besides.
     """
 
     defaults = MappingProxyType(
@@ -155,13 +155,13 @@ class TransplantedSlices:
     Attributes:
         slices: Batches of target slices, followed by source slices.
         own: Target slices of a batch.
-        share: Probability that a source slice receives a lesion.
+        fraction: Probability that a source slice receives a lesion.
         seed: Seed of all draws.
     """
 
     slices: BatchSource
     own: int
-    share: float
+    fraction: float
     seed: int
 
     def draw(self, step: int) -> Batch:
@@ -170,7 +170,7 @@ class TransplantedSlices:
         rng = np.random.default_rng([self.seed, 24, step])
         for position in range(self.own, len(images)):
             donor = int(rng.integers(self.own))
-            if rng.random() < self.share:
+            if rng.random() < self.fraction:
                 images[position], labels[position] = transplant(
                     images[position], labels[position], images[donor], labels[donor], rng
                 )
