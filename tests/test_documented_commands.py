@@ -42,7 +42,7 @@ SMALLER = {
 """What makes each verb quick; the last of two equal options counts."""
 
 ELSEWHERE = {
-    "classify active": "waits for an annotator: tests/classify/test_ask.py",
+    "classify active": "waits for an annotator: tests/classify/test_annotator.py",
     "doctor": "looks at the machine: tests/cli/test_runs_doctor.py",
 }
 OTHER_DATA = ("data/cheng", "configs/")
