@@ -257,11 +257,11 @@ def weights() -> Iterator[Trial]:
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "pretrain": (
-        "learning-rate", "weight-decay", "clip-norm", "ema", "foreground-share", "recall-weight", "val-share", "cache-gb",
+        "learning-rate", "weight-decay", "clip-norm", "ema", "foreground-fraction", "recall-weight", "val-fraction", "cache-gb",
     ),
     "naivetune": (
         "learning-rate", "l2-sp-alpha", "l2-sp-beta", "ewc-lambda", "lwf-lambda", "lwf-temperature", "replay-weight",
-        "replay-share", "transplant-share", "interpolation", "ema", "clip-norm",
+        "replay-fraction", "transplant-fraction", "interpolation", "ema", "clip-norm",
     ),
     "tune": ("learning-rate", "recall-weight", "replay-weight"),
     "metatune": ("inner-learning-rate", "outer-learning-rate", "rescore-tolerance", "first-order-share", "threshold"),
