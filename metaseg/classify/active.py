@@ -1,7 +1,7 @@
 """``metaseg classify active``: score, choose, label, fit, measure, round after round.
 
 Every round is a function of the one before and the seed, and its choice, its labels and its metrics are written as
-soon as they are known: a run that was killed repeats at most one fit, and goes on to the same choices and metrics.
+soon as they are known: a run that was killed repeats at most one fit, and continues to the same choices and metrics.
 """
 
 from __future__ import annotations

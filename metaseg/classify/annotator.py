@@ -158,7 +158,7 @@ def refuse_files_of_others(path: Path) -> None:
                 "the file for the annotator, or the folder of its thumbnails, is there already",
                 where=found,
                 expected="a new name: labels that somebody wrote are not replaced",
-                remedy="go on with the run that wrote it with --resume, move it away, or give another --ask",
+                remedy="continue the run that wrote it with --resume, move it away, or give another --ask",
             )
 
 
@@ -175,7 +175,7 @@ def refuse_to_lose_labels(out: Path | None) -> None:
         raise UsageError(
             f"--overwrite would delete {labels} labels that an annotator gave",
             where=out,
-            remedy="go on with --resume, choose another --out, or delete the folder yourself",
+            remedy="continue with --resume, choose another --out, or delete the folder yourself",
         )
 
 

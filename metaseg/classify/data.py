@@ -97,7 +97,7 @@ def class_order(names: Mapping[str, str], wanted: tuple[str, ...], config: Slice
     """The classes in their order: those asked for, or all that there are.
 
     Raises:
-        UsageError: A class that is asked for has no case, or stands there twice.
+        UsageError: A class that is asked for has no case, or is named twice.
         DataError: There is one class alone.
     """
     found = sorted(set(names.values()))
@@ -283,7 +283,7 @@ def into_parts(
         slices: All slices.
         config: The split and its parts, and the seed of a split that is drawn.
         annotator: Slices of unknown class may be trained on, since somebody will be asked; none of them is measured.
-        recorded: The split that a run to resume has kept, which it goes on with.
+        recorded: The split that a run to resume has kept and continues with.
 
     Raises:
         UsageError: The split has no such part.

@@ -92,7 +92,7 @@ def read_curve(path: Path) -> pd.DataFrame:
     Raises:
         RunError: The file is missing or damaged.
     """
-    kind = FileKind("the curve of a run of active learning", "go on with the run with --resume")
+    kind = FileKind("the curve of a run of active learning", "continue the run with --resume")
     return read_frame(path, kind, ("part",), ("round", "labels"), tuple(METRICS))
 
 

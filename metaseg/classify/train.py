@@ -123,11 +123,11 @@ def _prepare(config: ClassifyTrainConfig) -> _Fit:
 def open_parts(
     config: ClassifyTrainConfig | ClassifyActiveConfig, inputs: Inputs, *, annotator: bool = False
 ) -> tuple[ClassifiedSlices, Parts]:
-    """The slices of a run and their parts; a run that goes on keeps those that it began with.
+    """The slices of a run and their parts; a resumed run keeps those that it began with.
 
     Args:
         config: The verb's settings.
-        inputs: Filled; or compared, where the run goes on.
+        inputs: Filled; or compared, where the run is resumed.
         annotator: As of :func:`~metaseg.classify.data.open_slices`.
 
     Raises:
@@ -183,7 +183,7 @@ def without_inherited(parts: Parts, weights: str) -> Parts:
     seen = trained_patients(run) if run is not None else frozenset()
     if weights not in NO_FILES and (run is None or not patients_known(run)):
         warn_user(
-            "it cannot be told whom the weights were trained on: those patients may be validated and tested on",
+            "it is not known on whom the weights were trained: those patients may be validated and tested on",
             where=weights,
             remedy="name a run whose patients.json is there",
         )

@@ -80,7 +80,7 @@ def state_of(folder: Path, wanted: RunConfig, study: Path) -> State:
         study: The study's folder.
 
     Returns:
-        ``done`` with just these settings; ``cut off`` where it can go on; ``changed`` if it has other settings;
+        ``done`` with just these settings; ``cut off`` where it can be continued; ``changed`` if it has other settings;
         ``damaged`` if its files cannot be read; ``locked`` while another process writes it.
     """
     if is_locked(folder):
@@ -130,7 +130,7 @@ def run_unit(folder: Path, config: RunConfig, study: Path, *, show: bool = False
     if state == "done":
         return
     try:
-        # A run that was cut off before it saved a state has nothing to go on from.
+        # A run that was cut off before it saved a state has nothing to continue from.
         if state == "cut off" and ((folder / "checkpoints" / STATE_FILE).exists() or (folder / ROUNDS).exists()):
             try:
                 return _continue(folder, config, show)
@@ -141,7 +141,7 @@ def run_unit(folder: Path, config: RunConfig, study: Path, *, show: bool = False
                     raise
                 if _is_busy(folder, error):
                     raise BusyError from error
-                # What is left of it cannot be gone on from.
+                # What is left of it cannot be continued.
         _run(replace(config, out=folder, overwrite=is_run(folder)), show)
     except RunError as error:
         # Another process may have been quicker since the look at it.

@@ -70,7 +70,7 @@ class Entry:
 
 
 def read_entry(label: str, given: Any, study: CompareConfig) -> Entry:
-    """Read an entry as it stands in a settings file.
+    """Read an entry as a settings file holds it.
 
     Args:
         label: Its name.

@@ -101,7 +101,7 @@ class Parameter:
         return f"{self.name} from {self.low:g} to {self.high:g}"
 
     def plain(self) -> Any:
-        """As it stands in a settings file."""
+        """As a settings file holds it."""
         return list(self.choices) if self.choices else {"low": self.low, "high": self.high, "log": self.log}
 
 
@@ -137,7 +137,7 @@ def default_space(method: str, family: str) -> Mapping[str, Any]:
 
 
 def parse_space(space: Any, config: type[Config], searchable: frozenset[str], where: str) -> dict[str, Parameter]:
-    """Read a space as it stands in a settings file.
+    """Read a space as a settings file holds it.
 
     Args:
         space: Setting to range ``{low: 1e-4, high: 3e-3, log: true}`` or to a list of values.
@@ -217,7 +217,7 @@ Notes = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Search(ABC):
-    """A search; what a trial is worth is told by the task.
+    """A search; the task says what a trial is worth.
 
     Attributes:
         root: The study's folder.
@@ -446,7 +446,7 @@ class Search(ABC):
         self.database.tell(trial, None if state else WORST if value is None else value, state=state)
 
     def _watcher(self, trial: Any) -> Watcher:
-        # A trial that goes on after it was cut off may repeat an epoch, to the same value.
+        # A trial that is continued may repeat an epoch, to the same value.
         reported = set(self.database.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
         def watch(epoch: int, metrics: Mapping[str, float]) -> None:

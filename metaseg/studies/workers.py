@@ -295,7 +295,7 @@ class Failure:
     details: str = ""
 
     def as_json(self) -> dict[str, str]:
-        """As it stands in ``failures.json``."""
+        """As ``failures.json`` holds it."""
         return {
             "unit": self.unit.name,
             "folder": str(self.unit.folder),
@@ -306,7 +306,7 @@ class Failure:
 
 @contextmanager
 def continued_by_the_same_command(what: str = "what is done stays done") -> Iterator[None]:
-    """Tell whoever interrupts a study how to go on.
+    """Tell whoever interrupts a study how to continue.
 
     The notes of the runs inside tell how to continue each of them; the study does that by itself.
     """
