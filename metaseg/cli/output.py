@@ -144,14 +144,7 @@ def json_value(value: Any) -> Any:
     return json_value(value.tolist())
 
 
-@contextlib.contextmanager
-def loading() -> Iterator[None]:
-    """Say on a terminal that the libraries are being loaded, which takes seconds, until they are."""
-    shown = sys.stderr.isatty()
-    if shown:
-        print("loading …", end="", file=sys.stderr, flush=True)
-    try:
-        yield
-    finally:
-        if shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+def say_loading() -> None:
+    """Say on a terminal that the libraries are being loaded, which takes seconds."""
+    if sys.stderr.isatty():
+        print("loading …", file=sys.stderr, flush=True)

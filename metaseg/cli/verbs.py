@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from metaseg.cli.help import PlainCommand, PlainGroup
-from metaseg.cli.output import do_and_give, loading, messages
+from metaseg.cli.output import do_and_give, messages, say_loading
 from metaseg.config.classification import ACTIVE, TRANSFER
 from metaseg.config.fields import FieldDescription
 from metaseg.config.options import ADAPT, DATA, METHOD, MODEL, OUT, RUN, TRAIN
@@ -90,8 +90,9 @@ def run_verb(
                 remedy="put it right after the verb, before the options",
             )
         settings = verb.settings(file, overrides)
-        with loading():
-            do = verb.load()
+        if not quiet:
+            say_loading()
+        do = verb.load()
         do_and_give(lambda: do(settings), quiet=quiet, as_json=as_json)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metaseg.cli.output import do_and_give, json_value, loading
+from metaseg.cli.output import do_and_give, json_value, say_loading
 from metaseg.errors import nearest, warn_user
 from metaseg.terminal import progress
 
@@ -68,14 +68,14 @@ def test_values_as_json(value: object, plain: object) -> None:
     assert json_value(value) == plain
 
 
-def test_loading_leaves_nothing_behind(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    with loading():
-        pass
+def test_loading_is_said_on_a_terminal_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say_loading()
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with loading():
-        pass
-    assert capsys.readouterr().err == "loading …\r\033[K"
+    say_loading()
+    assert capsys.readouterr().err == "loading …\n"
 
 
 @pytest.mark.parametrize(
