@@ -264,7 +264,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "replay-fraction", "transplant-fraction", "interpolation", "ema", "clip-norm",
     ),
     "tune": ("learning-rate", "recall-weight", "replay-weight"),
-    "metatune": ("inner-learning-rate", "outer-learning-rate", "rescore-tolerance", "first-order-share", "threshold"),
+    "metatune": ("inner-learning-rate", "outer-learning-rate", "rescore-tolerance", "first-order-fraction", "threshold"),
     "classify train": ("learning-rate", "momentum", "head-factor", "bias-factor", "weight-decay", "gamma", "unfreeze-target"),
     "classify active": ("initial", "batch", "budget", "stop-at", "learning-rate"),
 }  # fmt: skip
