@@ -299,11 +299,6 @@ VERBS: tuple[Verb, ...] = (
 _BY_NAME = {verb.name: verb for verb in VERBS}
 
 
-def find_verb(name: str) -> Verb | None:
-    """The verb of a name as it stands in run folders and settings files, such as ``classify-train``."""
-    return _BY_NAME.get(name)
-
-
 def verb_of(config: Config | type[Config]) -> Verb:
     """The verb that settings, or their class, belong to."""
     return _BY_NAME[config_verb(config if isinstance(config, type) else type(config))]

@@ -13,7 +13,7 @@ from metaseg.config.segmentation import META_METHODS, ORDERS, PLAIN_METHODS, SEG
 from metaseg.models import SEGMENTERS as NETWORKS
 from metaseg.sampling import ORDERS as ALL_ORDERS
 from metaseg.sampling import STRATEGIES
-from metaseg.verbs import ADAPTATION, CLASSIFIER, VERBS, family_of, find_verb, verb_of, verb_of_family, verbs_of
+from metaseg.verbs import ADAPTATION, CLASSIFIER, VERBS, family_of, verb_of, verb_of_family, verbs_of
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
@@ -22,7 +22,6 @@ def test_functions_and_results_of_verbs_are_there(verb):
         module, _, name = reference.partition(":")
         assert callable(getattr(import_module(module), name))
     assert verb_of(verb.config) is verb
-    assert find_verb(verb.name) is verb
     assert config_verb(verb.config) == verb.name
 
 
@@ -32,7 +31,6 @@ def test_verbs_are_found_by_settings_kind_and_family():
     assert verbs_of(CLASSIFIER)["classify-active"].words == "classify active"
     assert [verb_of_family(family).name for family in ("plain", "meta")] == ["naivetune", "metatune"]
     assert [family_of(name) for name in ("tune", "metatune", "pretrain", "none")] == ["plain", "meta", "", ""]
-    assert find_verb("none") is None
     assert TuneConfig().method == "rehearse"
 
 

@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from metaseg.cli.output import messages
+from metaseg.verbs import verb_of_family
 
 if TYPE_CHECKING:
     from metaseg.adapt.methods import MethodInfo
     from metaseg.runs.folder import RunRow
-
-
-VERB_OF_FAMILY = {"plain": "naivetune", "meta": "metatune"}
-"""The verb whose ``--method`` takes the methods of a family."""
 
 
 def methods(
@@ -43,7 +40,7 @@ def _plain_first(entry: MethodInfo) -> tuple[bool, bool, str]:
 def _values(entry: MethodInfo) -> dict[str, str]:
     return {
         "name": entry.name,
-        "verb": VERB_OF_FAMILY[entry.family],
+        "verb": verb_of_family(entry.family).name,
         "title": entry.title,
         "needs_source": entry.needs_source,
         "cost": entry.cost,
@@ -58,7 +55,7 @@ def _print_methods(entries: list[MethodInfo]) -> None:
         ("Method", "Verb", "What it is", "Source data", "Cost of a step"), whole=("Method", "Verb"), spaced=True
     )
     for entry in entries:
-        table.add(entry.name, VERB_OF_FAMILY[entry.family], entry.title, entry.needs_source, entry.cost)
+        table.add(entry.name, verb_of_family(entry.family).name, entry.title, entry.needs_source, entry.cost)
     table.print()
     print_text("Cost of a step: slice gradient evaluations, the unit of --budget.")
     for entry in entries:

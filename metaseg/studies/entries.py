@@ -15,9 +15,10 @@ from metaseg.errors import UsageError
 from metaseg.sampling import ORDERS
 from metaseg.studies.search import Parameter, Space, default_space, parse_space
 from metaseg.studies.workers import ORACLE
+from metaseg.verbs import verb_of_family
 
 Kind = type[NaivetuneConfig] | type[MetatuneConfig]
-CONFIGS: Mapping[str, Kind] = {"plain": NaivetuneConfig, "meta": MetatuneConfig}
+CONFIGS: Mapping[str, Any] = {family: verb_of_family(family).config for family in ("plain", "meta")}
 """Settings of the verb that runs a family's methods."""
 NAMES: Mapping[Kind, frozenset[str]] = {
     kind: frozenset(item.name for item in fields(kind)) for kind in CONFIGS.values()
