@@ -8,8 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metaseg.config.io import config_text, config_verb, describe_fields, dump_config, load_config
+from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
+from metaseg.config.io import (
+    config_text,
+    config_verb,
+    describe_fields,
+    dump_config,
+    load_config,
+    present_names,
+    shaping_values,
+)
 from metaseg.config.segmentation import EvaluateConfig, MetatuneConfig, NaivetuneConfig, PredictConfig, PretrainConfig
+from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import UsageError, recorded_warnings
 
 ALL = (PretrainConfig, MetatuneConfig, NaivetuneConfig, EvaluateConfig, PredictConfig)
@@ -287,3 +297,42 @@ def test_settings_without_meaning_are_told(given_values: dict[str, Any], ignored
         load_config(PretrainConfig, None, given_values)
     assert len(heard) == 1
     assert heard[0].startswith(f"{ignored} is ignored")
+
+
+@pytest.mark.parametrize(
+    ("cls", "earlier", "present"),
+    [
+        (PretrainConfig, {"strategy": "ddp", "val-share": 0.2}, {"processes": "ddp", "val_fraction": 0.2}),
+        (MetatuneConfig, {"learned_inner_rates": True}, {"learnable_inner_rates": True}),
+        (ClassifyTrainConfig, {"strategy": "freeze"}, {"transfer": "freeze"}),
+        (ClassifyActiveConfig, {"strategy": "bald", "patch_share": 1}, {"acquisition": "bald", "patch_fraction": 1}),
+        (ClassifyCompareConfig, {"figure": "f1"}, {"metric": "f1"}),
+    ],
+)
+def test_settings_of_earlier_releases_are_read(tmp_path: Path, cls: Any, earlier: Any, present: Any) -> None:
+    config = load_config(cls, None, present)
+    text = "".join(f"{name}: {value}\n" for name, value in earlier.items())
+    assert load_config(cls, written(tmp_path, text)) == load_config(cls, None, earlier) == config
+    assert present_names(cls, earlier) == present
+    # What digests are made of is as before.
+    recorded = {name.replace("-", "_") for name in earlier}
+    assert recorded - shaping_values(config).keys() <= {"strategy", "figure"}
+    assert not shaping_values(config).keys() & present.keys() - {"transfer"}
+
+
+def test_both_names_of_a_setting_contradict_each_other() -> None:
+    with pytest.raises(UsageError, match="given twice, under two names"):
+        load_config(PretrainConfig, None, {"val_share": 0.1, "val_fraction": 0.2})
+
+
+def test_a_setting_that_came_later_is_recorded_where_it_is_used() -> None:
+    assert "loss" not in shaping_values(PretrainConfig())
+    assert shaping_values(load_config(PretrainConfig, None, {"loss": "my:loss"}))["loss"] == "my:loss"
+
+
+@pytest.mark.parametrize(("value", "near"), [("unett", "unet"), ("segresnets", "segresnet")])
+def test_mistyped_names_are_answered_with_the_nearest(value: str, near: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config(PretrainConfig, None, {"model": value})
+    assert caught.value.remedy == f"did you mean '{near}'?"
+    assert load_config(PretrainConfig, None, {"model": "package.module:factory"}).model.endswith(":factory")
