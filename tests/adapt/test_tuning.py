@@ -118,7 +118,7 @@ class TestMetatune:
             metaseg.metatune(**pretrained, **(SMALL | {"slices": 2}), out=tmp_path / "r", threshold="median")
 
     def test_unknown_order_and_threshold_are_refused_before_work(self, pretrained, tmp_path):
-        with pytest.raises(UsageError, match="unknown order 'activ'"):
+        with pytest.raises(UsageError, match="'order' is 'activ'"):
             metaseg.metatune(**pretrained, order="activ", out=tmp_path / "a")
         with pytest.raises(UsageError, match="threshold 'mean'"):
             metaseg.metatune(**pretrained, threshold="mean", out=tmp_path / "b")
