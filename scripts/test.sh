@@ -12,4 +12,4 @@ fi
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 .venv/bin/sphinx-build -q -W -c docs . site
-.venv/bin/python -m pytest -n "$(.venv/bin/python -c 'import os; print(min(4, os.cpu_count() or 1))')"
+.venv/bin/python -m pytest --dist loadfile -n "$(.venv/bin/python -c 'import os; print(min(4, os.cpu_count() or 1))')"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,36 @@ from metaseg.cases.readers import read_cases
 from metaseg.cases.splits import Split, make_split
 
 CaseWriter = Callable[..., Path]
+
+AT_MARKS = (
+    ("metaseg.training.fitted_run", "write_progress_plot"),
+    ("metaseg.training.pretrain", "log_overlay"),
+    ("metaseg.adapt.watch", "write_progress_plot"),
+    ("metaseg.adapt.watch", "log_overlay"),
+)
+"""What draws at every mark of a run, by module and name."""
+
+
+@pytest.fixture(scope="session")
+def drawn_at_marks() -> dict[tuple[str, str], Any]:
+    """What draws at the marks, as far as the tests have imported it."""
+    return {(module, name): vars(sys.modules[module])[name] for module, name in AT_MARKS if module in sys.modules}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_drawn_at_marks(drawn_at_marks: dict[tuple[str, str], Any]) -> Iterator[None]:
+    """Runs draw nothing at their marks: drawing takes longer than runs as small as these, and has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in drawn_at_marks:
+            patch.setattr(sys.modules[module], name, lambda *arguments, **named: None)
+        yield
+
+
+@pytest.fixture
+def draw_at_marks(drawn_at_marks: dict[tuple[str, str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw at their marks, as users see it."""
+    for (module, name), draw in drawn_at_marks.items():
+        monkeypatch.setattr(sys.modules[module], name, draw)
 
 
 def write_case(root: Path, name: str, seed: int, shape: tuple[int, int, int], centre: float, dtype: type) -> None:

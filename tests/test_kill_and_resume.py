@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from forked import kill_after, start
 
 import metaseg
 from metaseg.runs.networks import load_network
@@ -19,19 +15,7 @@ from metaseg.runs.networks import load_network
 
 def kill_once_begun(arguments: list[str], run: Path, delay: float) -> None:
     """Start a verb in a process of its own and kill it ``delay`` seconds after its first saved state."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "metaseg", *arguments], env=environment, stderr=subprocess.DEVNULL
-    )
-    state, patience = run / "checkpoints" / "last.state.pt", time.monotonic() + 240
-    while not state.exists():
-        assert process.poll() is None, "ended before it saved a state"
-        assert time.monotonic() < patience
-        time.sleep(0.01)
-    time.sleep(delay)
-    assert process.poll() is None, "was too quick to be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert kill_after(start(arguments), run / "checkpoints" / "last.state.pt", delay), "was too quick to be killed"
 
 
 def options(settings: dict[str, object]) -> list[str]:
@@ -47,14 +31,14 @@ def assert_same(one: Path, other: Path) -> None:
 
 @pytest.fixture
 def delay() -> float:
-    seconds = random.SystemRandom().uniform(0.0, 1.0)
+    seconds = random.SystemRandom().uniform(0.0, 0.5)
     print(f"killed {seconds:.3f} s after the first state")
     return seconds
 
 
 def test_pretrain(write_cases, tmp_path, delay):
     settings = {
-        "data": write_cases(count=5), "cache": tmp_path / "cache", "epochs": 24, "slices_per_epoch": 24, "jobs": 1,
+        "data": write_cases(count=5), "cache": tmp_path / "cache", "epochs": 12, "slices_per_epoch": 24, "jobs": 1,
         "validate_every": 1, "batch_size": 4, "model_options": '{"channels": [4, 8], "strides": [2], "dropout": 0.2}',
     }  # fmt: skip
     metaseg.pretrain(**settings, out=tmp_path / "whole")
@@ -70,7 +54,7 @@ def test_metatune(write_cases, tmp_path, delay):
     )  # fmt: skip
     settings = {
         "data": write_cases("MET", 5, centre=0.35), "cache": tmp_path / "cache", "jobs": 1, "shots": 3, "slices": 6,
-        "budget": 400, "marks": 10, "order": "passive",
+        "budget": 120, "marks": 10, "watch_cases": 2, "order": "passive",
     }  # fmt: skip
     metaseg.metatune(**settings, from_run=source.run, out=tmp_path / "whole")
     arguments = ["metatune", "--from", str(source.run), *options(settings), "--out", str(tmp_path / "cut")]

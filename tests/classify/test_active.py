@@ -1,17 +1,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from forked import kill_after, start
 
 from metaseg.classify import active
 from metaseg.classify.active import run_classify_active
@@ -240,20 +236,8 @@ class TestInterruptions:
         """SIGKILL at a random moment, not a polite exception."""
         config = active_config(**SETTINGS)
         dump_config(config, tmp_path / "active.yaml")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "metaseg", "classify", "active", "--config", str(tmp_path / "active.yaml")],
-            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        patience = time.monotonic() + 120
-        while not (config.out / "rounds").exists():
-            assert process.poll() is None
-            assert time.monotonic() < patience
-            time.sleep(0.01)
-        time.sleep(np.random.default_rng().uniform(0, 0.4))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process = start(["classify", "active", "--config", tmp_path / "active.yaml"])
+        kill_after(process, config.out / "rounds", np.random.default_rng().uniform(0, 0.4))
         result = run_classify_active(active_config(**SETTINGS, resume=True))
         assert left_by(result.run) == whole
         assert RunFolder.open(result.run).finished

@@ -49,7 +49,6 @@ def whole(write_cases, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         # Pictures take most of the time of runs as small as these.
         patch.setattr("metaseg.classify.active.write_curve", _table_alone)
-        patch.setattr("metaseg.training.fitted_run.write_progress_plot", lambda *parts, **named: None)
         patch.setattr("metaseg.inference.classification_files._draw", lambda *parts: [])
         return run_classify_compare(load_config(ClassifyCompareConfig, None, settings)).study
 

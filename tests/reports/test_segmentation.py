@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,16 +39,7 @@ def report(tmp_path: Path, *runs: Path, **settings) -> Page:
 
 
 @pytest.fixture(scope="module")
-def _no_pictures() -> Iterator[None]:
-    """No pictures at marks: they take most of the time of runs as small as these."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metaseg.adapt.watch.log_overlay", lambda *arguments: None)
-        patch.setattr("metaseg.adapt.watch.write_progress_plot", lambda *arguments, **named: None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def whole(domains, _no_pictures, tmp_path_factory) -> Path:
+def whole(domains, tmp_path_factory) -> Path:
     meta = {"method": "maml", "first_order": True}
     settings = {
         "from": domains["from"], "cache": domains["cache"], "targets": {"met": domains["target"]},

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from forked import SERVER
 
 from metaseg.adapt.watch import Watch
 from metaseg.cases.splits import Split
@@ -284,7 +285,8 @@ class Silent:
         pass
 
 
-def test_worker_that_dies_loses_its_unit_alone(study):
+def test_worker_that_dies_loses_its_unit_alone(study, monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: SERVER)
     plan = prepare_study(make_plan(study(jobs=2, methods={"naive": {}}, seeds=2)))
     display = Silent(kill=True)
     failures = do_units(plan, plan.left_to_do(), display)

@@ -29,7 +29,7 @@ def cache(tmp_path_factory):
 
 
 class TestPretrain:
-    def test_learns_and_leaves_a_whole_run(self, folder, cache, tmp_path):
+    def test_learns_and_leaves_a_whole_run(self, folder, cache, tmp_path, draw_at_marks):
         result = metaseg.pretrain(
             data=folder, cache=cache, out=tmp_path / "run", epochs=14, slices_per_epoch=64, validate_every=7,
             learning_rate=0.01, ema=0.9, augment="light", model_options={"channels": [8, 16], "strides": [2]}, jobs=1,

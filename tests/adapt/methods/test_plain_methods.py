@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 import metaseg
-from metaseg.adapt import watch
 from metaseg.adapt.watch import Watch
 from metaseg.errors import UsageError
 from metaseg.models import build_segmenter
@@ -49,15 +47,6 @@ def network(run: Path) -> nn.Module:
 def same(one: nn.Module, other: nn.Module) -> dict[str, bool]:
     second = other.state_dict()
     return {name: torch.equal(tensor, second[name]) for name, tensor in one.state_dict().items()}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    """They take most of so short a run's time, and are tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(watch, "log_overlay", lambda *given: None)
-        patched.setattr(watch, "write_progress_plot", lambda *given, **more: None)
-        yield
 
 
 @pytest.fixture(scope="module")
