@@ -20,7 +20,7 @@ CHANGED: dict[str, tuple[str, tuple[tuple[str, object], ...]]] = {
     "naivetune": ("stopped_tuning", (
         ("method", "l2-sp"), ("shots", 1), ("slices", 2), ("budget", 20), ("marks", 2), ("seed", 1), ("learning-rate", 0.1), ("batch-size", 2),
         ("optimizer", "sgd"), ("schedule", "cosine"), ("interpolation", 0.5), ("ema", 0.5), ("recall-weight", 0.5), ("augment", "light"),
-        ("watch-cases", 1), ("clip-norm", 1), ("ewc-lambda", 5), ("replay-share", 0.5), ("lora-rank", 2), ("labels", "whole-lesion"),
+        ("watch-cases", 1), ("clip-norm", 1), ("ewc-lambda", 5), ("replay-fraction", 0.5), ("lora-rank", 2), ("labels", "whole-lesion"),
     )),
     "metatune": ("stopped_meta", (
         ("method", "reptile"), ("order", "active"), ("threshold", "otsu"), ("inner-steps", 2), ("inner-learning-rate", 0.1), ("outer-learning-rate", 0.1),

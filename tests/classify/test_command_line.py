@@ -118,7 +118,7 @@ def test_spoiled_data(call, data, tmp_path, cache, verb, spoil):
         (("active", "--committee-rates", "0.1,0.2", "--data", "set"), "committee-rates"),
         (("active", "--strategy", "committee", "--data", "set"), "--initial"),
         (("active", "--ask", "labels.csv", "--data", "set"), "--classes"),
-        (("active", "--patch-fraction", "0", "--data", "set"), "patch-share"),
+        (("active", "--patch-fraction", "0", "--data", "set"), "patch_fraction"),
         (("evaluate", "nothing"), "nothing"),
         (("evaluate",), "RUN is missing"),
         (("predict", "nothing", "set"), "nothing"),

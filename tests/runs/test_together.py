@@ -256,7 +256,7 @@ STARTS_WHAT_ENDS_AT_ONCE = """
 import subprocess, sys
 from types import SimpleNamespace
 from metaseg.cli.main import run
-from metaseg.runs import companions
+from metaseg.runs import together as companions
 
 def start(command, **how):
     return subprocess.Popen([sys.executable, "-c", ""], **how)

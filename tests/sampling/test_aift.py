@@ -130,6 +130,6 @@ def test_what_is_no_probability_is_refused(values: list, message: str):
         aift_score(np.array(values))
 
 
-def test_a_share_outside_0_to_1_is_refused():
-    with pytest.raises(ValueError, match="share"):
+def test_a_fraction_outside_0_to_1_is_refused():
+    with pytest.raises(ValueError, match="fraction"):
         aift_score(np.full((4, 2), 0.5), patch_fraction=1.2)
