@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -16,26 +17,41 @@ import pytest
 
 import metaseg
 from metaseg.cases.splits import Split
+from metaseg.cli import main
 
 PLUGIN = Path(__file__).parent / "plugin"
 SCRIPT = """
-import sys
+import contextlib, io, json, sys
 from metaseg.cli.main import run
+said = {}
 for line in sys.stdin.read().splitlines():
-    try:
-        run(line.split())
-    except SystemExit as end:
-        assert not end.code, line
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        try:
+            run(line.split())
+        except SystemExit as end:
+            said[line] = (end.code or 0, " ".join(out.getvalue().split()))
+print(json.dumps(said))
 """
 SMALL = "--format tiny-scans --device cpu --quiet"
-COMMANDS = f"""
-pretrain --data data --model tiny-net --epochs 1 --slices-per-epoch 8 --out source {SMALL}
-naivetune --method tiny-tuning --from source --data data --shots 1 --slices 2 --budget 8 --out tuned {SMALL}
-metatune --order by-position --from source --data data --shots 1 --slices 4 --budget 8 --out meta {SMALL}
-classify active --acquisition last-first --data data --label cohort --model 2d-cnn --input-size 32 --epochs 1 \
- --batch 4 --budget 4 --split split.json --out chosen {SMALL}
-evaluate tuned --data data --pictures 0 {SMALL}
-"""
+RUNS = {
+    "source": "pretrain --data data --model tiny-net --epochs 1 --slices-per-epoch 8",
+    "tuned": "naivetune --method tiny-tuning --from source --data data --shots 1 --slices 2 --budget 8",
+    "meta": "metatune --order by-position --from source --data data --shots 1 --slices 4 --budget 8",
+    "chosen": "classify active --acquisition last-first --data data --label cohort --model 2d-cnn --input-size 32 "
+    "--epochs 1 --batch 4 --budget 4 --split split.json",
+    "factory": "pretrain --data data --model tiny_plugin.networks:tiny_net --epochs 1 --slices-per-epoch 8",
+}
+DONE = [
+    *(f"{words} --out {run} {SMALL}" for run, words in RUNS.items()),
+    f"evaluate tuned --data data --pictures 0 {SMALL}",
+]
+ASKED = {
+    "help": "pretrain --help",
+    "mistyped": "pretrain --model tiny-nett",
+    "methods": "naivetune --help",
+    "list": "methods",
+    "no factory": f"pretrain --model tiny_plugin.networks:tiny_nat --data data {SMALL}",
+}
 
 
 NAMES = ("a1", "a2", "a3", "a4", "b1", "b2", "b3", "b4")
@@ -71,35 +87,50 @@ def write_cases(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with cases, an installed plug-in, and runs that were made with it."""
+    """A folder with cases, an installed plug-in, and in ``said.json`` what the verbs said that were called with it."""
     place = tmp_path_factory.mktemp("plugin")
     install(place / "site")
     write_cases(place / "data")
     Split(0, None, PARTS, {name: name for name in NAMES}).save(place / "split.json")
-    done = call(place, "-c", SCRIPT, text=COMMANDS.strip().replace("\\\n", ""))
-    assert done.returncode == 0, done.stderr
+    paths = [str(Path(metaseg.__file__).parents[1]), str(place / "site")]
+    added = {"PYTHONPATH": os.pathsep.join(paths), "METASEG_CACHE": str(place / "cache"), "COLUMNS": "120"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=place,
+        env=os.environ | added,
+        input="\n".join([*DONE, *ASKED.values()]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (place / "said.json").write_text(done.stdout)
     return place
 
 
-def call(place: Path, *arguments: str, installed: bool = True, text: str = "") -> subprocess.CompletedProcess[str]:
-    paths = [str(Path(metaseg.__file__).parents[1]), *([str(place / "site")] if installed else [])]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(paths), "METASEG_CACHE": str(place / "cache"), "COLUMNS": "120",
-    }  # fmt: skip
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=place,
-        env=environment,
-        input=text,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def said(place: Path) -> dict[str, tuple[int, str]]:
+    return json.loads((place / "said.json").read_text())
 
 
-def verb(place: Path, *words: str, installed: bool = True) -> str:
-    done = call(place, "-m", "metaseg", *words, installed=installed)
-    return " ".join((done.stdout + done.stderr).split())
+@pytest.fixture
+def without(place, monkeypatch, capsys):
+    """Calls a verb in this process, in which the plug-in is not installed; what was said."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("METASEG_CACHE", str(place / "cache"))
+
+    def call(*words: str) -> str:
+        with pytest.raises(SystemExit):
+            main.run(words)
+        return " ".join("".join(capsys.readouterr()).split())
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_every_verb_works_with_it(said):
+    assert {line: said[line] for line in DONE if said[line][0]} == {}
+    assert said[DONE[-2]] == [0, ""]
 
 
 def test_runs_name_the_plugin_that_they_were_made_with(place: Path):
@@ -117,28 +148,24 @@ def test_runs_name_the_plugin_that_they_were_made_with(place: Path):
     }
 
 
-def test_help_and_messages_know_the_names(place: Path):
-    assert "fcn-vgg16, tiny-net, or MODULE:FACTORY" in verb(place, "pretrain", "--help")
-    assert "did you mean 'tiny-net'?" in verb(place, "pretrain", "--model", "tiny-nett")
-    assert "tiny-tuning" in verb(place, "naivetune", "--help")
-    assert "tiny-tuning" in verb(place, "methods")
+def test_help_and_messages_know_the_names(said):
+    assert "fcn-vgg16, tiny-net, or MODULE:FACTORY" in said[ASKED["help"]][1]
+    assert "did you mean 'tiny-net'?" in said[ASKED["mistyped"]][1]
+    assert "tiny-tuning" in said[ASKED["methods"]][1]
+    assert "tiny-tuning" in said[ASKED["list"]][1]
 
 
-def test_what_is_missing_is_named_where_the_plugin_is_gone(place: Path):
-    assert "tiny-net" not in verb(place, "pretrain", "--help", installed=False)
-    evaluated = verb(place, "evaluate", "source", "--data", "data", installed=False)
-    assert "tiny-plugin 1.0" in evaluated
-    resumed = verb(place, "metatune", "--out", "meta", "--resume", installed=False)
+def test_what_is_missing_is_named_where_the_plugin_is_gone(without):
+    assert "tiny-net" not in without("pretrain", "--help")
+    assert "tiny-plugin 1.0" in without("evaluate", "source", "--data", "data")
+    resumed = without("metatune", "--out", "meta", "--resume")
     assert "install" in resumed
     assert "tiny-plugin 1.0" in resumed
 
 
-def test_factory_of_a_module_is_a_network(place: Path):
-    options = ["--data", "data", "--format", "tiny-scans", "--epochs", "1", "--slices-per-epoch", "8", "--quiet"]
-    name = "tiny_plugin.networks:tiny_net"
-    assert verb(place, "pretrain", "--model", name, *options, "--out", "factory") == ""
+def test_factory_of_a_module_is_a_network(place: Path, said):
     card = json.loads((place / "factory" / "checkpoints" / "best.json").read_text(encoding="utf-8"))
-    assert card["name"] == name
-    assert "no 'tiny_nat'" in verb(place, "pretrain", "--model", "tiny_plugin.networks:tiny_nat", *options).replace(
-        "unknown network", "no"
-    )
+    assert card["name"] == "tiny_plugin.networks:tiny_net"
+    code, words = said[ASKED["no factory"]]
+    assert code == 2
+    assert "tiny_nat" in words
