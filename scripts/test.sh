@@ -10,6 +10,11 @@ if [ "$#" -gt 0 ]; then
 fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/mypy
-.venv/bin/sphinx-build -q -W -c docs . site
+# Types and documentation need one core each, for a part of the time that the tests take.
+.venv/bin/mypy &
+types=$!
+.venv/bin/sphinx-build -q -W -c docs . site &
+site=$!
 .venv/bin/python -m pytest --dist loadfile -n "$(.venv/bin/python -c 'import os; print(min(4, os.cpu_count() or 1))')"
+wait "$types"
+wait "$site"
