@@ -104,7 +104,7 @@ def read(path: Path, options: ReadOptions) -> list[Case]:
     cases = [_make_case(row, table, options) for row in rows]
     _find_doubled_files(rows, table, options)
     _doubt_columns(rows, table, options)
-    _doubt_labels(cases, table, options)
+    _doubt_labels(cases, options)
     return cases
 
 
@@ -229,7 +229,7 @@ def _doubt_columns(rows: Sequence[TableRow], table: Path, options: ReadOptions) 
             _doubt(found, LeftOut("column-unknown", "columns in doubt", found, file=table), remedy, options)
 
 
-def _doubt_labels(cases: Sequence[Case], table: Path, options: ReadOptions) -> None:
+def _doubt_labels(cases: Sequence[Case], options: ReadOptions) -> None:
     """Say where a label carries the name by which another case's images differ from its own case's."""
     words = [
         set.intersection(*(_words(volume) for volume in case.images.values())) if case.images else set()
