@@ -39,6 +39,7 @@ from metaseg.config.options import (
     PreparationOptions,
     Read,
     RunOptions,
+    Settings,
     TeamOptions,
     Whole,
     option,
@@ -138,6 +139,9 @@ class FitOptions(Options):
     model: Annotated[str, CLASSIFIERS] = option("mobilenetv2", "The network.", MODEL, common=True)
     weights: str = option(
         "none", "none, imagenet, a weights file, or the run of another classifier.", MODEL, common=True, path=True
+    )
+    model_options: Settings = option(
+        {}, "Options of the network as JSON, such as '{\"dropout\": 0.4}' of lau-cnn.", MODEL, later=True
     )
     head: Literal["linear", "dense"] = option(
         "linear", "One linear layer, or dense, ReLU, batch norm, dropout 0.1, dense (Al-Janabi).", MODEL

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 from torchvision.models import VGG, AlexNet, EfficientNet, MobileNetV2, ResNet
 
+from metaseg.config.options import BelowOne, Count
 from metaseg.errors import UsageError
 from metaseg.models.parts import Modules, modules_beside
 
@@ -207,19 +208,37 @@ class LauCNN(nn.Module):
         in_channels: Number of input channels.
         num_classes: Number of classes.
         image_size: Height and width of the images, in pixels, that the dense layer is made for.
-        dropout: Share of the activations dropped.
+        filters1: Filters of the first convolution.
+        filters2: Of the second.
+        filters3: Of the third.
+        units1: Units of the first dense layer.
+        units2: Of the second.
+        dropout: Fraction of the activations dropped.
+        kernel_size: Height and width of the convolutions' kernels, in pixels.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, image_size: int = 224, dropout: float = 0.25) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        image_size: int = 224,
+        filters1: Count = 16,
+        filters2: Count = 32,
+        filters3: Count = 64,
+        units1: Count = 64,
+        units2: Count = 16,
+        dropout: BelowOne = 0.25,
+        kernel_size: Literal[1, 3, 5, 7] = 3,
+    ) -> None:
         super().__init__()
         cells = max(image_size // 8, 1)
-        self.conv1 = _convolution(in_channels, 16, nn.Dropout(dropout))
-        self.conv2 = _convolution(16, 32, nn.Dropout(dropout))
-        self.conv3 = _convolution(32, 64)
+        self.conv1 = _convolution(in_channels, filters1, kernel_size, nn.Dropout(dropout))
+        self.conv2 = _convolution(filters1, filters2, kernel_size, nn.Dropout(dropout))
+        self.conv3 = _convolution(filters2, filters3, kernel_size)
         self.pool = nn.Sequential(PoolTo(cells), nn.Flatten())
-        self.dense1 = _dense(64 * cells * cells, 64)
-        self.dense2 = _dense(64, 16)
-        self.fc = nn.Linear(16, num_classes)
+        self.dense1 = _dense(filters3 * cells * cells, units1)
+        self.dense2 = _dense(units1, units2)
+        self.fc = nn.Linear(units2, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits ``(batch, class)`` of images ``(batch, channel, height, width)`` of at least 8 x 8 pixels."""
@@ -236,28 +255,36 @@ class PlainCNN(nn.Module):
     Args:
         in_channels: Number of input channels.
         num_classes: Number of classes.
-        channels: Of the three blocks.
-        dropout: Share of the activations dropped.
+        filters1: Filters of the first block's convolution.
+        filters2: Of the second block's.
+        filters3: Of the third block's.
+        dropout: Fraction of the activations dropped.
     """
 
     def __init__(
-        self, in_channels: int, num_classes: int, channels: Sequence[int] = (32, 64, 128), dropout: float = 0.1
+        self,
+        in_channels: int,
+        num_classes: int,
+        filters1: Count = 32,
+        filters2: Count = 64,
+        filters3: Count = 128,
+        dropout: BelowOne = 0.1,
     ) -> None:
         super().__init__()
-        first, second, third = channels
-        self.conv1 = _normalised_convolution(in_channels, first, dropout)
-        self.conv2 = _normalised_convolution(first, second, dropout)
-        self.conv3 = _normalised_convolution(second, third, dropout)
+        self.conv1 = _normalised_convolution(in_channels, filters1, dropout)
+        self.conv2 = _normalised_convolution(filters1, filters2, dropout)
+        self.conv3 = _normalised_convolution(filters2, filters3, dropout)
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.fc = nn.Linear(third, num_classes)
+        self.fc = nn.Linear(filters3, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits ``(batch, class)`` of images ``(batch, channel, height, width)`` of at least 8 x 8 pixels."""
         return self.fc(self.pool(self.conv3(self.conv2(self.conv1(images)))))
 
 
-def _convolution(channels_in: int, channels_out: int, *after: nn.Module) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), *after)
+def _convolution(channels_in: int, channels_out: int, kernel_size: int, *after: nn.Module) -> nn.Sequential:
+    convolution = nn.Conv2d(channels_in, channels_out, kernel_size, padding=kernel_size // 2)
+    return nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(2), *after)
 
 
 def _dense(features_in: int, features_out: int) -> nn.Sequential:
@@ -429,6 +456,7 @@ class Classifier(nn.Module):
         image_size: Height and width that it was built for, in pixels.
         min_size: Least height and width that it takes; equal to ``image_size`` with ``fixed_size``.
         fixed_size: Whether it takes no other height and width.
+        model_options: Options of ``net`` that are not its defaults.
         statistics: Of the images it was pretrained on, see :class:`~metaseg.models.classifier.PretrainedInput`.
     """
 
@@ -445,6 +473,7 @@ class Classifier(nn.Module):
         image_size: int,
         min_size: int = 1,
         fixed_size: bool = False,
+        model_options: Mapping[str, Any] | None = None,
         statistics: InputStatistics | None = None,
     ) -> None:
         super().__init__()
@@ -452,6 +481,7 @@ class Classifier(nn.Module):
         self.name, self.in_channels, self.num_classes = name, in_channels, num_classes
         self.head, self.head_path, self.last_path = head, head_path, last_path
         self.image_size, self.min_size, self.fixed_size = image_size, min_size, fixed_size
+        self.model_options = dict(model_options or {})
         self.input = PretrainedInput(statistics)
 
     @property
@@ -462,6 +492,8 @@ class Classifier(nn.Module):
             "head": self.head,
             "image_size": self.image_size,
             "input_statistics": None if statistics is None else statistics.to_json(),
+            # Networks as they always were have the cards that they always had.
+            **({"model_options": self.model_options} if self.model_options else {}),
         }
 
     @property

@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 import torchvision.models
+from pydantic import BaseModel
 from torch import nn
 
 from metaseg.errors import UsageError
 from metaseg.models.card import checkpoint_files, read_card
 from metaseg.models.classifier import Classifier, Head, InputStatistics, LauCNN, PlainCNN, put_head
+from metaseg.models.network_options import NoOptions, options_of, validated_options
 from metaseg.models.segmenters import count_parameters, download_failed, fetch_torchvision, seeded
 from metaseg.models.weights import WeightReport, load_weights, read_tensors
 
@@ -70,8 +72,21 @@ class Library(ABC):
         """Whether the size it is built for is the only one it takes."""
         return False
 
+    @property
+    def options(self) -> type[BaseModel]:
+        """Options of the network; a library's has none."""
+        return NoOptions
+
+    def validated(self, options: Mapping[str, object]) -> dict[str, Any]:
+        """Options that are not the network's defaults, as a model card records them.
+
+        Raises:
+            UsageError: An option is unknown or has a wrong value.
+        """
+        return validated_options(self.name, self.options, options).model_dump(mode="json", exclude_defaults=True)
+
     @abstractmethod
-    def build(self, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    def build(self, in_channels: int, num_classes: int, image_size: int, **options: Any) -> nn.Module:
         """The bare network with fresh weights, ending in the library's own head."""
 
     def fetch(self) -> State:
@@ -95,11 +110,16 @@ class Library(ABC):
 class Ours(Library):
     """A network of a paper, made here and never pretrained on ImageNet."""
 
-    def build(self, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    @property
+    def options(self) -> type[BaseModel]:
+        """See :class:`Library`."""
+        return options_of(LauCNN, before=3) if self.name == "lau-cnn" else options_of(PlainCNN, before=2)
+
+    def build(self, in_channels: int, num_classes: int, image_size: int, **options: Any) -> nn.Module:
         """See :class:`Library`."""
         if self.name == "lau-cnn":
-            return LauCNN(in_channels, num_classes, image_size)
-        return PlainCNN(in_channels, num_classes)
+            return LauCNN(in_channels, num_classes, image_size, **options)
+        return PlainCNN(in_channels, num_classes, **options)
 
 
 class Torchvision(Library):
@@ -110,9 +130,8 @@ class Torchvision(Library):
         """See :class:`Library`."""
         return self.name.partition("_")[0] in FIXED_SIZE
 
-    def build(self, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    def build(self, in_channels: int, num_classes: int, image_size: int, **options: Any) -> nn.Module:
         """See :class:`Library`."""
-        options: dict[str, Any] = {}
         if self.name in OF_TENSORFLOW:
             options = {"aux_logits": False, "init_weights": True}
         elif self.fixed_size:
@@ -147,7 +166,7 @@ class Timm(Library):
         """See :class:`Library`."""
         return bool(self._config and self._config.fixed_input_size)
 
-    def build(self, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    def build(self, in_channels: int, num_classes: int, image_size: int, **options: Any) -> nn.Module:
         """See :class:`Library`."""
         import timm
 
@@ -260,6 +279,7 @@ def build_classifier(
     seed: int | None = None,
     head: Head = "linear",
     image_size: int = 224,
+    model_options: Mapping[str, object] | None = None,
     on_weights: Callable[[WeightReport], object] | None = None,
 ) -> Classifier:
     """Build a slice classifier on the CPU, in training mode.
@@ -275,13 +295,14 @@ def build_classifier(
         seed: Makes the initialisation reproducible and leaves torch's global generator untouched; None draws from it.
         head: ``"linear"``, or ``"dense"`` for Al-Janabi's, see :func:`~metaseg.models.classifier.put_head`.
         image_size: Height and width of the images in pixels. Most networks take others too.
+        model_options: The network's own options; the papers' small networks have some, see ``docs/models.md``.
         on_weights: Is given the report of what was loaded; without it, the report is logged.
 
     Returns:
         A module from images ``(batch, channel, height, width)`` to logits ``(batch, class)``.
 
     Raises:
-        UsageError: The network or head is unknown, or there are no ImageNet weights for it.
+        UsageError: The network, the head or an option is unknown, or there are no ImageNet weights for it.
         DataError: The weights cannot be read or fit less than half of the network's base.
         MetasegError: The download of the ImageNet weights failed.
     """
@@ -289,7 +310,7 @@ def build_classifier(
     if weights == "imagenet" and library.statistics() is None:
         library.fetch()  # says which networks have them
     with seeded(seed), torch.device("cpu"):
-        model = _assemble(library, name, in_channels, num_classes, head, image_size)
+        model = _assemble(library, name, in_channels, num_classes, head, image_size, model_options or {})
     if weights is not None and weights != "none":
         report = _load(model, library, weights)
         if on_weights is not None:
@@ -307,23 +328,31 @@ def rebuild_classifier(name: str, in_channels: int, num_classes: int, options: M
     Raises:
         UsageError: The card's name or options are none of a classifier.
     """
-    known = {"head": "linear", "image_size": 224, "input_statistics": None}
+    known = {"head": "linear", "image_size": 224, "input_statistics": None, "model_options": {}}
     given = {**known, **options}
-    if given.keys() != known.keys() or not isinstance(given["image_size"], int):
+    readable = isinstance(given["image_size"], int) and isinstance(given["model_options"], Mapping)
+    if given.keys() != known.keys() or not readable:
         raise UsageError(
             f"the options {dict(options)} are none of a classifier",
-            expected="head, image_size (a whole number), input_statistics",
+            expected="head, image_size (a whole number), input_statistics, model_options (a mapping)",
             remedy="record the options of the classifier itself, its attribute 'options'",
         )
     statistics = InputStatistics.from_json(given["input_statistics"])
     with seeded(0):
-        model = _assemble(find_classifier(name), name, in_channels, num_classes, given["head"], given["image_size"])
+        shape = given["head"], given["image_size"], given["model_options"]
+        model = _assemble(find_classifier(name), name, in_channels, num_classes, *shape)
     model.pretrained_on(statistics)
     return model
 
 
 def _assemble(
-    library: Library, name: str, in_channels: int, num_classes: int, head: Head, image_size: int
+    library: Library,
+    name: str,
+    in_channels: int,
+    num_classes: int,
+    head: Head,
+    image_size: int,
+    options: Mapping[str, object],
 ) -> Classifier:
     least = library.min_size
     if in_channels < 1 or num_classes < 1:
@@ -335,7 +364,8 @@ def _assemble(
             f"the classifier '{name}' for images of {image_size} x {image_size} pixels",
             expected=f"at least {least} x {least} pixels",
         )
-    net = library.build(in_channels, num_classes, image_size)
+    chosen = library.validated(options)
+    net = library.build(in_channels, num_classes, image_size, **chosen)
     head_path, last_path = put_head(net, name, num_classes, head)
     return Classifier(
         net,
@@ -348,6 +378,7 @@ def _assemble(
         image_size=image_size,
         min_size=least,
         fixed_size=library.fixed_size,
+        model_options=chosen,
     )
 
 

@@ -10,21 +10,21 @@ Networks of other packages come in three ways: by an entry point of the group ``
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import WeightsEnum
 
 from metaseg.errors import MetasegError, UsageError
+from metaseg.models.network_options import NoOptions, options_of, validated_options
 from metaseg.models.weights import WeightReport, load_weights, read_tensors
 from metaseg.registry import Registry, import_object
 
@@ -177,18 +177,7 @@ class Segmenter:
                 annotations are enforced.
             **described: What else is known of it: ``help``, ``citation``, ``imagenet``.
         """
-        typed = build.__init__ if isinstance(build, type) else build  # type: ignore[misc]
-        hints = get_type_hints(typed, include_extras=True)
-        parameters = list(inspect.signature(build).parameters.values())[2:]
-        fields: dict[str, Any] = {
-            parameter.name: (
-                hints.get(parameter.name, Any),
-                ... if parameter.default is parameter.empty else parameter.default,
-            )
-            for parameter in parameters
-        }
-        options = create_model(f"{build.__name__}_options", __config__=ConfigDict(extra="forbid"), **fields)
-        return cls(name, build, options, **described)
+        return cls(name, build, options_of(build, before=2), **described)
 
     def validated(self, options: Mapping[str, object]) -> BaseModel:
         """All options with defaults filled in.
@@ -196,15 +185,7 @@ class Segmenter:
         Raises:
             UsageError: An option is unknown or has a wrong value.
         """
-        try:
-            return self.options(**options)
-        except ValidationError as error:
-            problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-            fields = self.options.model_fields
-            raise UsageError(
-                f"wrong option of network '{self.name}': " + "; ".join(problems),
-                expected=", ".join(f"{name} (default {field.default})" for name, field in fields.items()),
-            ) from error
+        return validated_options(self.name, self.options, options)
 
 
 SEGMENTERS: Registry[Segmenter] = Registry("network", "metaseg.segmenters", Segmenter)
@@ -260,7 +241,7 @@ def find_segmenter(name: str, plugin: str | None = None) -> Segmenter:
     """
     if name in _GIVEN:
         given = _GIVEN[name]
-        return Segmenter(name, lambda in_channels, num_classes: copy.deepcopy(given), _NoOptions)
+        return Segmenter(name, lambda in_channels, num_classes: copy.deepcopy(given), NoOptions)
     if ":" not in name:
         return SEGMENTERS.get(name, plugin=plugin)
     try:
@@ -269,10 +250,6 @@ def find_segmenter(name: str, plugin: str | None = None) -> Segmenter:
         needed = "install its package" if plugin is None else f"install {plugin}"
         remedy = f"{needed}, or in Python give the network itself (give_network)"
         raise UsageError(error.found, expected=error.expected, remedy=remedy) from error
-
-
-class _NoOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
 
 
 def network_package(name: str) -> str | None:

@@ -77,6 +77,41 @@ def test_the_dense_layer_of_laus_network_follows_the_image_size() -> None:
     assert small.eval()(torch.randn(1, 1, 64, 64)).shape == (1, 4)
 
 
+def test_options_of_laus_network_shape_its_layers() -> None:
+    options = {"filters1": 8, "filters2": 12, "filters3": 20, "units1": 32, "units2": 10, "kernel_size": 5}
+    model = build_classifier("lau-cnn", 2, 4, seed=0, image_size=64, model_options={**options, "dropout": 0.5})
+    convolutions = (2 * 25 + 1) * 8 + (8 * 25 + 1) * 12 + (12 * 25 + 1) * 20
+    dense = (20 * 8 * 8 + 1) * 32 + (32 + 1) * 10 + (10 + 1) * 4
+    assert count_parameters(model) == convolutions + dense + 2 * (32 + 10)  # and scale and shift of both batch norms
+    assert {layer.p for layer in model.modules() if isinstance(layer, nn.Dropout)} == {0.5}
+    assert model.eval()(torch.randn(1, 2, 64, 64)).shape == (1, 4)
+
+
+def test_options_that_are_the_defaults_leave_the_network_and_its_card_as_they_were() -> None:
+    plain, said = (
+        build_classifier("lau-cnn", 1, 4, seed=0, image_size=32, model_options=options)
+        for options in (None, {"filters1": 16, "dropout": 0.25, "kernel_size": 3})
+    )
+    assert "model_options" not in plain.options
+    assert said.options == plain.options
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(plain.parameters(), said.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("lau-cnn", {"filter1": 8}, "(?s)'lau-cnn': filter1: Extra.*filters1 .default 16"),
+        ("lau-cnn", {"dropout": 1.0}, "dropout: Input should be less than 1"),
+        ("lau-cnn", {"kernel_size": 4}, "kernel_size: Input should be 1, 3, 5 or 7"),
+        ("2d-cnn", {"units1": 8}, "units1: Extra"),
+        ("resnet50", {"dropout": 0.2}, "(?s)'resnet50': dropout: Extra.*this network has none"),
+    ],
+)
+def test_wrong_options_are_told(name: str, options: dict[str, float], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        build_classifier(name, 1, 4, model_options=options)
+
+
 @pytest.fixture(scope="module")
 def models() -> dict[str, Classifier]:
     return {name: build_classifier(name, 4, 3, seed=0, image_size=64) for name in QUICK}

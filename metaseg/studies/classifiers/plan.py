@@ -170,7 +170,7 @@ def check_entries(entries: Mapping[str, ClassifierConfig]) -> None:
     for label, entry in entries.items():
         reading = (entry.data, entry.format, entry.copies, entry.patients)
         try:
-            find_classifier(entry.model)
+            find_classifier(entry.model).validated(entry.model_options)
             if entry.weights not in NO_FILES:
                 _check_weights(Path(weights_file(entry.weights)))
             make_fabric(entry.device, "32-true")
