@@ -14,9 +14,6 @@ from metaseg.classify.annotator import refuse_to_lose_labels
 from metaseg.classify.data import Parts, into_parts, open_slices, part_lines
 from metaseg.classify.fitting import (
     Rates,
-    Transfer,
-    check_transfer,
-    choose_transfer,
     classifier_card,
     classifier_objective,
     classifier_optimizer,
@@ -27,6 +24,7 @@ from metaseg.classify.fitting import (
     watched_score,
 )
 from metaseg.classify.slices import ClassifiedSlices, SliceBatches
+from metaseg.classify.transfer import Transfer, check_transfer, choose_transfer
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.errors import recorded_warnings, warn_user
 from metaseg.files import finite_metrics
@@ -109,13 +107,9 @@ def _prepare(config: ClassifyTrainConfig) -> _Fit:
         print("No --data given: training on SYNTHETIC phantoms of two grades, not on patients.")
     inputs = Inputs.of(config)
     slices, parts = open_parts(config, inputs)
-    strategy: str = config.transfer
-    reason = "as asked for"
-    if strategy == "auto":
-        # Photographs are unlike scans; weights of an earlier run are of scans.
-        strategy, reason = choose_transfer(len(parts.train), config.weights, like=config.weights != "imagenet")
-    check_transfer(strategy, config.weights)
-    transfer = Transfer(new_classifier(config, slices, config.seed), strategy)
+    check_transfer(config)
+    name, reason = choose_transfer(config, len(parts.train))
+    transfer = Transfer(new_classifier(config, slices, config.seed), name)
     batches = SliceBatches(parts.train, config.batch_size, config.balance, Augmentation(config.augment), config.seed)
     return _Fit(inputs, parts, transfer, batches, _plan(config, transfer, batches.steps_per_epoch), reason)
 
@@ -157,21 +151,21 @@ def begin_run(session: RunSession, inputs: Inputs, parts: Parts, **extra: Any) -
 
 
 def _plan(config: ClassifyTrainConfig, transfer: Transfer, steps_per_epoch: int) -> LoopPlan:
-    epochs, marks = config.epochs, set[int]()
-    if transfer.strategy == "gradual-unfreeze":
-        epochs = config.unfreeze_epochs * (transfer.num_blocks + 1)
-        # A block is let go at the end of its stage, whether a validation falls there or not.
-        marks = set(range(config.unfreeze_epochs, epochs, config.unfreeze_epochs))
-    marks |= set(range(config.validate_every, epochs, config.validate_every))
-    total = epochs * steps_per_epoch
+    total = config.epochs * steps_per_epoch
+    marks = range(config.validate_every * steps_per_epoch, total, config.validate_every * steps_per_epoch)
     return LoopPlan(
         total_steps=total,
         mark_every=total,
         rate=Rates(config, total, steps_per_epoch),
         clip_norm=config.clip_norm,
         seed=config.seed,
-        mark_steps=frozenset(epoch * steps_per_epoch for epoch in marks),
+        # A block is let go at the end of its stage, whether a validation falls there or not.
+        mark_steps=frozenset({*marks, *_stage_ends(config, transfer, steps_per_epoch)}),
     )
+
+
+def _stage_ends(config: ClassifyTrainConfig, transfer: Transfer, steps_per_epoch: int) -> tuple[int, ...]:
+    return transfer.stage_ends(config.epochs * steps_per_epoch, config.unfreeze_epochs * steps_per_epoch)
 
 
 def without_inherited(parts: Parts, weights: str) -> Parts:
@@ -208,8 +202,10 @@ def _train(config: ClassifyTrainConfig, session: RunSession, job: _Fit) -> None:
         f"({', '.join(slices.classes)}), {slices.input_size} pixels, {job.plan.total_steps} steps of "
         f"{job.batches.batch_size} slices on {fabric.device}"
     )
-    begin_run(session, job.inputs, job.parts, strategy=job.transfer.strategy, reason=job.reason)
-    print(f"strategy {job.transfer.strategy}: {job.reason}")
+    begin_run(session, job.inputs, job.parts, strategy=job.transfer.name, reason=job.reason)
+    print(f"transfer {job.transfer.name}: {job.reason}")
+    if job.transfer.name == "gradual-unfreeze":
+        _tell_stages(config, job)
     state = LoopState()
     training = Training(
         title="training",
@@ -226,22 +222,40 @@ def _train(config: ClassifyTrainConfig, session: RunSession, job: _Fit) -> None:
         state=state,
     )
     fit_in_run(training, session)
+    if job.transfer.name == "gradual-unfreeze":
+        blocks, learned = [name for name, _ in model.blocks], job.transfer.released(state.extra)
+        print(f"{learned} of {len(blocks)} blocks were let go: {', '.join(blocks[len(blocks) - learned :]) or 'none'}")
     if config.test and len(job.parts.test):
         _test(config, run, job.parts.test, fabric)
 
 
+def _tell_stages(config: ClassifyTrainConfig, job: _Fit) -> None:
+    """Say how gradual unfreezing spends its epochs, which are as many as those of any other transfer."""
+    ends, blocks = _stage_ends(config, job.transfer, job.batches.steps_per_epoch), job.transfer.num_blocks
+    first = (*ends, job.plan.total_steps)[0]
+    print(
+        f"{config.epochs} epochs in all: a block is let go every {first} steps until the validation {config.monitor} "
+        f"is {config.unfreeze_target:g}; those that learn then learn on to the end"
+    )
+    if len(ends) < blocks:
+        warn_user(
+            f"{config.epochs} epochs reach {len(ends)} of the {blocks} blocks of '{config.model}'",
+            expected=f"at least {blocks + 1} stages, to be able to let all go",
+            remedy="raise --epochs, or divide them evenly with --unfreeze-epochs 0",
+        )
+
+
 def _validation(config: ClassifyTrainConfig, job: _Fit, state: LoopState, log: EventLog, fabric: Fabric) -> Validate:
     """Metrics of the validation slices; lets the next block go when gradual unfreezing has waited long enough."""
+    ends = set(_stage_ends(config, job.transfer, job.batches.steps_per_epoch))
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:
         metrics = part_metrics(model, job.parts.val, "val", fabric)
-        if job.transfer.strategy == "gradual-unfreeze":
+        if job.transfer.name == "gradual-unfreeze":
             extra = state.extra
             best = max(float(extra.get("score", 0.0)), watched_score(metrics, config.monitor))
-            if step % (config.unfreeze_epochs * job.batches.steps_per_epoch) == 0:
-                extra["enough"] = best >= config.unfreeze_target
-                if not extra["enough"] and job.transfer.released(extra) < job.transfer.num_blocks:
-                    extra["released"] = job.transfer.released(extra) + 1
+            if step in ends and best < config.unfreeze_target:
+                extra["released"] = job.transfer.released(extra) + 1
             log.scalars({"blocks/released": float(job.transfer.released(extra))}, step=step)
         return metrics
 

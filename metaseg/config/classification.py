@@ -47,6 +47,8 @@ from metaseg.config.options import (
 
 TRANSFER, ACTIVE = "Transfer", "Active learning"
 
+GRADUAL = "transfer=gradual-unfreeze|auto"
+
 Monitors = Literal["auc", "accuracy", "balanced_accuracy", "f1"]
 
 CLASSIFIERS = Choice(
@@ -159,7 +161,7 @@ class FitOptions(Options):
     )
     gamma: AboveZero = option(0.95, "Factor of the exponential decay, an epoch.", TRAIN)
     batch_size: Count = option(16, "Slices of one step.", TRAIN)
-    epochs: Count = option(30, "Passes over the training slices.", TRAIN, common=True)
+    epochs: Count = option(30, "Passes over the training slices, in all, whatever the transfer.", TRAIN, common=True)
     balance: bool = option(
         False, "Draw all classes equally often, instead of passing over the slices as they are.", TRAIN
     )
@@ -172,18 +174,43 @@ class FitOptions(Options):
 class ClassifyTrainConfig(RunOptions, TeamOptions, SliceOptions, PartOptions, FitOptions):
     """``metaseg classify train``: fit a slice classifier."""
 
-    transfer: Literal["auto", "freeze", "finetune", "gradual-unfreeze", "scratch"] = option(
+    transfer: Literal["auto", "freeze", "last-block", "finetune", "gradual-unfreeze", "scratch"] = option(
         "auto",
-        "freeze the base, finetune all, gradual-unfreeze block after block, from scratch, or auto, which chooses "
-        "by the data (Al-Janabi) and says why.",
+        "What is trained: freeze is the head alone, last-block the last convolutional block and what stands behind it, "
+        "gradual-unfreeze block after block from the last on, finetune all, scratch all from random weights; auto "
+        "chooses by the data (Al-Janabi) and says why.",
         TRANSFER,
         common=True,
         earlier=("strategy",),
     )
-    unfreeze_target: AboveZero = option(
-        0.9, "gradual-unfreeze: --monitor on the validation part from which no more blocks are let go.", TRANSFER
+    auto_size: Literal["small", "large"] | None = option(
+        None,
+        "auto: the size of the training part; by default large from 1,000 slices on.",
+        TRANSFER,
+        later=True,
+        needs="transfer=auto",
     )
-    unfreeze_epochs: Count = option(5, "gradual-unfreeze: epochs with each number of blocks.", TRANSFER)
+    auto_similarity: Literal["similar", "different"] | None = option(
+        None,
+        "auto: how the data are to those that the weights were trained on; by default different from ImageNet, and "
+        "similar to the data of another run.",
+        TRANSFER,
+        later=True,
+        needs="transfer=auto",
+    )
+    unfreeze_target: AboveZero = option(
+        0.9,
+        "gradual-unfreeze: --monitor on the validation part from which no more blocks are let go.",
+        TRANSFER,
+        needs=GRADUAL,
+    )
+    unfreeze_epochs: Whole = option(
+        5,
+        "gradual-unfreeze: epochs with each number of blocks; the last takes what is left of --epochs. 0 divides them "
+        "evenly.",
+        TRANSFER,
+        needs=GRADUAL,
+    )
     validate_every: Count = option(1, "Epochs between validations; large networks take long to save.", TRAIN)
     patience: Whole = option(0, "Validations without a better metric before stopping; 0 never stops early.", TRAIN)
     test: bool = option(True, "Evaluate the best weights on the test part at the end.", RUN)
@@ -196,8 +223,10 @@ class ClassifyActiveConfig(RunOptions, SliceOptions, PartOptions, FitOptions):
     acquisition: Annotated[str, ACQUISITIONS] = option(
         "aift", "How slices are chosen; 'docs/sampling.md' describes each.", ACTIVE, common=True, earlier=("strategy",)
     )
-    transfer: Literal["finetune", "freeze", "scratch"] = option(
-        "finetune", "What is trained: all layers, the head alone, or all from random weights.", TRANSFER
+    transfer: Literal["finetune", "freeze", "last-block", "scratch"] = option(
+        "finetune",
+        "What is trained: all layers, the head alone, the last convolutional block too, or all from random weights.",
+        TRANSFER,
     )
     initial: Annotated[NotNegative, Options] = option(
         0.0, "Slices labelled by chance before the first choice: a number, or a fraction below 1.", ACTIVE

@@ -84,8 +84,10 @@ def _tell_ignored(config: Config, fields: Mapping[str, FieldDescription], values
         field = fields[name]
         if getattr(config, name) == field.default:
             continue
-        if field.needs and not getattr(config, field.needs):
-            warn_user(f"{field.flag} is ignored", expected=f"{fields[field.needs].flag} with it")
+        needed, _, allowed = field.needs.partition("=")
+        if needed and not (getattr(config, needed) in allowed.split("|") if allowed else getattr(config, needed)):
+            wanted = " ".join(filter(None, (fields[needed].flag, allowed.replace("|", " or "))))
+            warn_user(f"{field.flag} is ignored", expected=f"{wanted} with it")
         if field.without and getattr(config, field.without):
             warn_user(f"{field.flag} is ignored beside {fields[field.without].flag}")
 

@@ -33,7 +33,7 @@ class Help:
         free: Why a run goes on, and a study keeps what it has done, when the value changes. Empty for a setting that
             shapes results: a resumed run refuses another value, and a study does its cells anew.
         path: True for a text that names something else or a path.
-        needs: Name of the setting without which this one is ignored.
+        needs: Name of the setting without which this one is ignored; ``NAME=VALUE|VALUE`` for some of its values.
         without: Name of the setting beside which this one is ignored.
     """
 

@@ -117,7 +117,7 @@ class FitListener:
             self.losses.clear()
 
     def on_mark(self, step: int, model: nn.Module) -> bool:
-        """Validate, keep the best and the last weights; False when patience ends or ``validate`` has enough."""
+        """Validate, keep the best and the last weights; False when patience ends."""
         metrics = self.validate(model, step)
         extra, patience = self.state.extra, self.training.patience
         score = self.training.score(metrics, extra.get("smoothed"))
@@ -147,7 +147,7 @@ class FitListener:
         # On the disk before the training state that goes on from here is.
         extra["rows"] = self.log.sync()
         write_progress_plot(self.run.path, synthetic=self.training.card.synthetic)
-        return not (extra.get("enough") or (patience and extra["stale"] >= patience))
+        return not (patience and extra["stale"] >= patience)
 
 
 def smoothed_score(metrics: Mapping[str, float], before: float | None) -> float:

@@ -129,13 +129,6 @@ def test_patience_counts_validations_without_a_better_metric(listen, model, pati
     assert answers.index(False) + 1 == stopped_at if stopped_at else all(answers)
 
 
-def test_stops_when_validation_has_enough(listen, model):
-    listener = listen(auc(0.5, 0.6))
-    assert listener.on_mark(1, model)
-    listener.state.extra["enough"] = True
-    assert not listener.on_mark(2, model)
-
-
 def test_without_validation_the_last_weights_are_the_best(listen, model):
     listener = listen([{}, {}, {}], patience=1)
     assert mark(listener, model, 3) == [True] * 3

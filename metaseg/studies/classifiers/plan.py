@@ -16,8 +16,8 @@ from metaseg.classify.data import (
     open_slices,
     phantom_folders,
 )
-from metaseg.classify.fitting import check_transfer
 from metaseg.classify.train import SPLIT_NAME
+from metaseg.classify.transfer import check_transfer
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.config.io import load_config, present_names
 from metaseg.config.studies import ClassifyCompareConfig
@@ -175,7 +175,7 @@ def check_entries(entries: Mapping[str, ClassifierConfig]) -> None:
                 _check_weights(Path(weights_file(entry.weights)))
             make_fabric(entry.device, "32-true")
             if isinstance(entry, ClassifyTrainConfig):
-                check_transfer(entry.transfer, entry.weights)
+                check_transfer(entry)
             if reading not in seen:
                 # Phantoms are of two grades, and made when the study runs.
                 seen[reading] = list_cases(

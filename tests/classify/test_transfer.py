@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import copy
+import csv
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from metaseg.classify.fitting import SMALL, Transfer, choose_transfer, classifier_objective, classifier_optimizer
+from metaseg.classify import train
+from metaseg.classify.fitting import classifier_objective, classifier_optimizer
 from metaseg.classify.slices import SliceBatches
 from metaseg.classify.train import run_classify_train
+from metaseg.classify.transfer import AUTO, LARGE, Transfer, choose_transfer
 from metaseg.errors import UsageError
 from metaseg.models import build_classifier
+from metaseg.models.classifiers import rebuild_classifier
 from metaseg.models.device import make_fabric
 from metaseg.runs.networks import load_classifier_network
 from metaseg.runs.state import load_training_state
@@ -19,21 +26,49 @@ from metaseg.training.loop import LoopPlan, LoopState, fit
 MODELS = ("lau-cnn", "2d-cnn")
 
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "aljanabi_auto.csv"
+
+
+class TestAuto:
+    @pytest.mark.parametrize("row", list(csv.DictReader(GOLDEN.open())), ids=lambda row: row["paper"][:20])
+    def test_follows_the_table_of_al_janabi(self, train_config, row):
+        stated = {"auto_size": row["size"], "auto_similarity": row["similarity"]}
+        transfer, reason = choose_transfer(train_config(weights="imagenet", head="dense", **stated), 250)
+        assert transfer == row["transfer"]
+        assert row["size"] in reason
+        assert row["similarity"] in reason
+        assert reason.count("as stated") == 2
+
+    @pytest.mark.parametrize(
+        ("slices", "weights", "expected"),
+        [
+            (LARGE - 1, "run", ("small", "similar")),
+            (LARGE - 1, "imagenet", ("small", "different")),
+            (LARGE, "run", ("large", "similar")),
+            (LARGE, "imagenet", ("large", "different")),
+        ],
+    )
+    def test_size_and_similarity_are_found_where_they_are_not_stated(self, train_config, slices, weights, expected):
+        transfer, reason = choose_transfer(train_config(weights=weights), slices)
+        assert transfer == AUTO[expected]
+        assert all(word in reason for word in (*expected, str(slices), str(LARGE)))
+
+    def test_without_weights_it_is_scratch(self, train_config):
+        assert choose_transfer(train_config(auto_size="large", auto_similarity="similar"), 10)[0] == "scratch"
+
+    def test_a_frozen_base_asks_for_dense_layers(self, train_config):
+        linear, dense = (choose_transfer(train_config(weights="run", head=head), 9)[1] for head in ("linear", "dense"))
+        assert "--head dense" in linear
+        assert "--head dense" not in dense
+
+
 @pytest.mark.parametrize(
-    ("slices", "weights", "like", "expected"),
-    [
-        (SMALL - 1, "run", True, "freeze"),
-        (SMALL - 1, "imagenet", False, "gradual-unfreeze"),
-        (SMALL, "run", True, "finetune"),
-        (SMALL, "imagenet", False, "finetune"),
-        (SMALL, "none", False, "scratch"),
-        (10, "none", True, "scratch"),
-    ],
+    ("name", "value", "transfer"),
+    [("auto_size", "large", "freeze"), ("unfreeze_epochs", 0, "finetune"), ("unfreeze_target", 0.5, "last-block")],
 )
-def test_choose_strategy_follows_al_janabi(slices, weights, like, expected):
-    strategy, reason = choose_transfer(slices, weights, like)
-    assert strategy == expected
-    assert reason
+def test_a_setting_of_another_transfer_is_ignored_aloud(train_config, name, value, transfer):
+    with pytest.warns(UserWarning, match="is ignored"):
+        train_config(transfer=transfer, **{name: value})
 
 
 class Silent:
@@ -95,6 +130,81 @@ class TestFreeze:
         assert {key for key in before if not torch.equal(before[key], after[key])} == in_free
 
 
+LAST_BLOCKS = {
+    "vgg16": ("conv5", "fully-connected"), "xception": ("exit",), "resnet50": ("layer4",), "mobilenetv2": ("last",),
+    "alexnet": ("conv5", "fully-connected"), "resnet101": ("layer4",), "efficientnet-b0": ("last",),
+    "lau-cnn": ("conv3", "dense"), "2d-cnn": ("conv3",),
+}  # fmt: skip
+
+
+class TestLastBlock:
+    @pytest.mark.parametrize("name", LAST_BLOCKS)
+    def test_trains_the_last_convolutional_block_and_the_head_alone(self, name):
+        with torch.device("meta"):
+            model = rebuild_classifier(name, 1, 2, {})
+        model.train()
+        transfer = Transfer(model, "last-block")
+        transfer.apply({})
+        named = dict(model.blocks)
+        assert list(named)[-transfer.released({}) :] == list(LAST_BLOCKS[name])
+        free = [*model.head_modules, *(part for block in LAST_BLOCKS[name] for part in named[block])]
+        wanted = {id(value) for module in free for value in module.parameters()}
+        assert {id(value) for value in model.parameters() if value.requires_grad} == wanted
+        # Batch normalisation goes by the batch, and its statistics move, where its block learns; nowhere else.
+        learning = {id(module) for top in free for module in top.modules()}
+        for module in model.net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.training == (id(module) in learning)
+
+    @pytest.mark.parametrize("name", MODELS)
+    @pytest.mark.parametrize("head", ["linear", "dense"])
+    def test_the_rest_keeps_every_bit_batch_statistics_included(self, slices, train_config, name, head):
+        model = build_classifier(name, 1, 2, seed=0, head=head, image_size=16)
+        before, after = steps(model, slices, train_config(weight_decay=0.1), "last-block")
+        free = [part for block in LAST_BLOCKS[name] for part in dict(model.blocks)[block]]
+        in_free = names_of(model, [*model.head_modules, *free])
+        assert {key for key in before if not torch.equal(before[key], after[key])} == in_free
+        assert any("running_mean" in key for key in in_free)
+
+    @pytest.mark.parametrize("name", ["vit_b_16", "timm:mixer_s32_224"])
+    def test_a_network_without_one_is_refused(self, name):
+        with torch.device("meta"):
+            model = rebuild_classifier(name, 1, 2, {"image_size": 224})
+        with pytest.raises(UsageError, match="no last convolutional block"):
+            Transfer(model, "last-block")
+
+
+class TestStages:
+    @pytest.mark.parametrize(
+        ("total", "stage", "expected"),
+        [
+            (40, 0, (10, 20, 30)),  # evenly
+            (41, 0, (10, 20, 31)),
+            (40, 5, (5, 10, 15)),  # the last takes what is left
+            (40, 15, (15, 30)),  # and the last block is never let go
+            (10, 10, ()),
+            (2, 0, (1,)),  # fewer steps than stages
+        ],
+    )
+    def test_share_the_steps_of_the_training(self, total, stage, expected):
+        transfer = Transfer(build_classifier("2d-cnn", 1, 2, image_size=16), "gradual-unfreeze")
+        assert transfer.stage_ends(total, stage) == expected
+
+    @pytest.mark.parametrize("name", ["freeze", "finetune", "last-block", "scratch"])
+    def test_others_have_one(self, name):
+        assert Transfer(build_classifier("2d-cnn", 1, 2, image_size=16), name).stage_ends(40, 5) == ()
+
+    @pytest.mark.parametrize("name", ["freeze", "last-block", "gradual-unfreeze", "finetune", "scratch"])
+    @pytest.mark.parametrize("unfreeze_epochs", [0, 1, 5])
+    def test_all_ways_of_transfer_have_as_many_steps(self, train_config, name, unfreeze_epochs):
+        transfer = Transfer(build_classifier("2d-cnn", 1, 2, image_size=16), name)
+        config = replace(train_config(epochs=7), unfreeze_epochs=unfreeze_epochs)
+        plan = train._plan(config, transfer, steps_per_epoch=3)
+        assert plan.total_steps == 21
+        assert plan.is_mark(21)
+        assert not any(plan.is_mark(step) for step in range(22, 200))
+
+
 class TestRates:
     @pytest.mark.parametrize("name", MODELS)
     @pytest.mark.parametrize("head", ["linear", "dense"])
@@ -154,7 +264,7 @@ class TestStrategies:
 
     def test_auto_says_what_it_chose_and_why(self, train_config, source, capsys):
         assert run_classify_train(train_config(model="2d-cnn", weights=source, epochs=1)).strategy == "freeze"
-        assert "training slices are few" in capsys.readouterr().out
+        assert "training slices are a small set (large from 1000 on), similar" in capsys.readouterr().out
 
     def test_patients_of_the_weights_are_no_test_patients(self, train_config, source, parts_of, capsys):
         # Another seed divides otherwise: what the weights have seen must not be tested on.
@@ -182,10 +292,12 @@ class TestStrategies:
         monkeypatch.setattr("metaseg.classify.train.part_metrics", lambda model, slices, part, fabric=None: metrics)
 
     @pytest.mark.usefixtures("never_good")
-    @pytest.mark.parametrize("validate_every", [1, 2, 3])
-    def test_gradual_unfreezing_lets_a_block_go_at_the_end_of_each_stage(self, train_config, source, validate_every):
+    @pytest.mark.parametrize(("unfreeze_epochs", "validate_every"), [(2, 1), (2, 3), (0, 2)])
+    def test_gradual_unfreezing_lets_a_block_go_at_the_end_of_each_stage(
+        self, train_config, source, capsys, unfreeze_epochs, validate_every
+    ):
         config = train_config(
-            model="2d-cnn", weights=source, transfer="gradual-unfreeze", unfreeze_epochs=2,
+            model="2d-cnn", weights=source, transfer="gradual-unfreeze", unfreeze_epochs=unfreeze_epochs, epochs=8,
             validate_every=validate_every, test=False,
         )  # fmt: skip
         run = run_classify_train(config).run
@@ -193,14 +305,24 @@ class TestStrategies:
         state = load_training_state(run / "checkpoints" / "last.state.pt")
         assert state["extra"]["released"] == blocks
         assert sorted(set(self.released(run)) - {0}) == list(range(1, blocks + 1))
+        assert "3 of 3 blocks were let go: conv1, conv2, conv3" in capsys.readouterr().out
 
-    def test_gradual_unfreezing_stops_at_the_target(self, train_config, source):
+    def test_from_the_acceptable_metric_on_no_block_is_let_go_and_training_goes_on(self, train_config, source, capsys):
         config = train_config(
             model="2d-cnn", weights=source, transfer="gradual-unfreeze", unfreeze_epochs=1, unfreeze_target=0.01,
-            test=False,
+            epochs=3, test=False,
         )  # fmt: skip
-        run = run_classify_train(config).run
-        assert self.released(run) == [0]
+        done = run_classify_train(config)
+        assert self.released(done.run) == [0, 0, 0]
+        assert "0 of 3 blocks were let go: none" in capsys.readouterr().out
+        assert done.steps == 3 * len(self.released(done.run))
+
+    def test_too_few_epochs_for_all_blocks_are_told(self, train_config, source):
+        config = train_config(
+            model="2d-cnn", weights=source, transfer="gradual-unfreeze", unfreeze_epochs=1, epochs=2, test=False
+        )
+        with pytest.warns(UserWarning, match="2 epochs reach 1 of the 3 blocks of '2d-cnn'"):
+            run_classify_train(config)
 
     @pytest.mark.usefixtures("never_good")
     @pytest.mark.parametrize("stop_at", [1, 2, 3])
@@ -209,7 +331,7 @@ class TestStrategies:
     ):
         settings = {
             "model": "2d-cnn", "weights": source, "transfer": "gradual-unfreeze", "unfreeze_epochs": 1,
-            "test": False,
+            "epochs": 4, "test": False,
         }  # fmt: skip
         whole = run_classify_train(train_config(**settings, out=tmp_path / "whole")).run
         real, calls = Transfer.apply, []
@@ -229,13 +351,13 @@ class TestStrategies:
         one, other = (load_classifier_network(run, "last").model.state_dict() for run in (whole, cut))
         assert all(torch.equal(value, other[name]) for name, value in one.items())
 
-    @pytest.mark.parametrize("strategy", ["freeze", "gradual-unfreeze"])
+    @pytest.mark.parametrize("strategy", ["freeze", "last-block", "gradual-unfreeze"])
     def test_without_weights_there_is_nothing_to_keep(self, train_config, tmp_path, strategy):
         with pytest.raises(UsageError, match="without --weights"):
             run_classify_train(train_config(transfer=strategy))
         assert not (tmp_path / "run").exists()
 
     def test_scratch_takes_no_weights(self, train_config, source, tmp_path):
-        with pytest.raises(UsageError, match="--strategy scratch with --weights"):
+        with pytest.raises(UsageError, match="--transfer scratch with --weights"):
             run_classify_train(train_config(model="2d-cnn", weights=source, transfer="scratch"))
         assert not (tmp_path / "run").exists()
