@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from metaseg.config.fields import Config, FieldDescription, command_words, config_verb, describe_fields
+from metaseg.config.sizes import OVERLAYS, of_size, overlay_place
 from metaseg.errors import UsageError, nearest, warn_user
 from metaseg.files import FileKind, read_yaml, write_text
 
@@ -47,16 +48,16 @@ def load_config(cls: type[C], file: Path | None = None, overrides: Mapping[str, 
     values: dict[str, Any] = {}
     origin: dict[str, str | Path] = {}
     problems: list[UsageError] = []
-    from_file = {} if file is None else _read_yaml(file, config_verb(cls))
+    from_file, overlay = _settings_of(cls, file, (overrides or {}).get("size"))
     for source, where in ((from_file, file), (overrides or {}, None)):
         seen: set[str] = set()
         for key, value in source.items():
-            field = _find_field(fields, key)
+            field, place = _find_field(fields, key), overlay.get(key, where)
             if field is None or field.name in seen:
-                problems.append(_unknown(key, fields, where) if field is None else _twice(field, where))
+                problems.append(_unknown(key, fields, place) if field is None else _twice(field, place))
                 continue
             seen.add(field.name)
-            origin[field.name] = where or field.flag
+            origin[field.name] = place or field.flag
             values[field.name] = value
     for name in list(values):
         try:
@@ -152,6 +153,17 @@ def plain_value(value: Any) -> Any:
     return value
 
 
+def _settings_of(cls: type[Config], file: Path | None, size: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings of a file in the size asked for, and the place of those that the size's overlay sets."""
+    content = {} if file is None else _read_yaml(file, config_verb(cls))
+    if file is None or "size" not in cls.__dataclass_fields__:
+        return content, {}
+    # What a study wrote down names its size as well, and holds no overlays any more.
+    size = size or (content.get("size") if OVERLAYS in content else None)
+    settings, overlay = of_size(content, size, file)
+    return settings, dict.fromkeys(overlay, overlay_place(file, size))
+
+
 def _read_yaml(file: Path, verb: str) -> dict[str, Any]:
     expected = f"a YAML file with settings of 'metaseg {command_words(verb)}'"
     content = read_yaml(file, FileKind(expected, error=UsageError))
@@ -182,7 +194,7 @@ def _find_field(fields: Mapping[str, FieldDescription], key: str) -> FieldDescri
     return fields.get(key) or next((field for field in fields.values() if key in (field.option, *field.earlier)), None)
 
 
-def _unknown(key: str, fields: Mapping[str, FieldDescription], where: Path | None) -> UsageError:
+def _unknown(key: str, fields: Mapping[str, FieldDescription], where: str | Path | None) -> UsageError:
     known = {field.option: field for field in fields.values()}
     near = nearest(key.replace("-", "_"), known)
     return UsageError(
@@ -193,7 +205,7 @@ def _unknown(key: str, fields: Mapping[str, FieldDescription], where: Path | Non
     )
 
 
-def _twice(field: FieldDescription, where: Path | None) -> UsageError:
+def _twice(field: FieldDescription, where: str | Path | None) -> UsageError:
     return UsageError(f"'{field.option}' is given twice, under two names", where=where, remedy="keep one of the two")
 
 

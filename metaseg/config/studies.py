@@ -32,6 +32,7 @@ from metaseg.config.options import (
 
 STUDY, SEARCH = "Study", "Search of hyper-parameters"
 GROWS = "finished trials are kept, and those that are missing are run"
+SIZE_NAMES = "the settings that it stands for count, not its name"
 MOST_SEEDS = 10_000
 
 
@@ -68,9 +69,16 @@ class StudyOptions(Options):
     """What all comparisons and searches share."""
 
     shared: Settings = option({}, "Settings of all entries, such as data, split and slices.", STUDY, common=True)
+    size: Literal["smoke", "small", "full"] = option(
+        "full",
+        "With smoke or small, the settings under 'sizes: smoke' or 'sizes: small' of the file win over the others.",
+        STUDY,
+        common=True,
+        free=SIZE_NAMES,
+    )
     out: Path | None = option(
         None,
-        "Study folder; studies/ and the name of the settings file if not given.",
+        "Study folder; studies/ and the name of the settings file if not given, and its size after a dash.",
         OUT,
         common=True,
         free=ONLY_PLACE,
@@ -186,7 +194,11 @@ class ReportConfig(Options):
 
 
 def named_after(config: StudyOptions, file: Path | None) -> StudyOptions:
-    """The settings with a study folder: ``studies/NAME`` for a settings file ``NAME.yaml``, unless one is set."""
+    """The settings with a study folder: ``studies/NAME`` for a settings file ``NAME.yaml``, unless one is set.
+
+    The folder of a size other than ``full`` is ``studies/NAME-SIZE``.
+    """
     if config.out is not None:
         return config
-    return replace(config, out=Path("studies") / (file.stem if file is not None else "compare"))
+    name = file.stem if file is not None else "compare"
+    return replace(config, out=Path("studies") / (name if config.size == "full" else f"{name}-{config.size}"))
