@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from metaseg.studies.classifiers.plan import make_classifier_plan
 from metaseg.verbs import VERBS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+ZHOU_RATES = Path(__file__).parent / "golden" / "zhou2017_table3.csv"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 CLASSES = {verb.name: verb.config for verb in VERBS}
 IN_A_FOLDER = ("compare", "classify-compare", "classify-search")
@@ -167,24 +169,43 @@ def test_phantom_files_of_classifiers_need_no_data() -> None:
     assert "data" not in load("classify/search.yaml").shared
 
 
-def test_zhou_has_six_variants_and_two_controls() -> None:
-    entries = entries_of("paper/zhou2017.yaml")
-    variants = {
-        (one.acquisition, one.patch_fraction) for name, one in entries.items() if name not in ("random", "scratch")
-    }
+ZHOU = ("zhou2017", "zhou2017-polyps", "zhou2017-emboli")
+
+
+@pytest.mark.parametrize("file", ZHOU)
+def test_zhou_has_six_variants_two_controls_and_all_labels(file: str) -> None:
+    entries = entries_of(f"paper/{file}.yaml")
+    active = {name: one for name, one in entries.items() if isinstance(one, ClassifyActiveConfig)}
+    random, scratch = active.pop("random"), active.pop("scratch")
+    variants = {(one.acquisition, one.patch_fraction) for one in active.values()}
     assert variants == {(name, share) for name in ("aift", "aift-entropy", "aift-diversity") for share in (0.25, 1.0)}
-    for name, one in entries.items():
-        assert (one.optimizer, one.momentum, one.learning_rate, one.bias_factor) == ("sgd", 0.9, 1e-4, 2.0), name
-        assert (one.schedule, one.gamma, one.epochs, one.later_epochs) == ("exponential", 0.99756, 420, 315), name
-        assert (one.head_factor, one.later_head_factor, one.initial) == (10.0, 1.0, 0.0), name
-    random, scratch = entries["random"], entries["scratch"]
-    assert (random.acquisition, random.fit, random.weights) == ("random", "continue", "imagenet")
-    assert (scratch.acquisition, scratch.fit, scratch.transfer, scratch.weights) == (
-        "random",
-        "reset",
-        "scratch",
-        "none",
-    )
+    assert {(one.fit, one.weights, one.initial) for one in (*active.values(), random)} == {("continue", "imagenet", 0)}
+    assert (random.acquisition, scratch.acquisition, scratch.fit, scratch.initial) == ("random", "random", "reset", 0)
+    assert (entries["all-labels"].transfer, entries["all-labels"].weights) == ("finetune", "imagenet")
+    for one in (scratch, entries["scratch-all"]):
+        assert (one.transfer, one.weights) == ("scratch", "none")
+
+
+@pytest.mark.parametrize("file", ZHOU)
+def test_zhou_learns_by_table_3(file: str) -> None:
+    lines = [line for line in ZHOU_RATES.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    table = {row["method"]: row for row in csv.DictReader(lines) if row["application"] == file}
+    for name, one in entries_of(f"paper/{file}.yaml").items():
+        assert (one.optimizer, one.schedule, one.bias_factor) == ("sgd", "exponential", 2.0), name
+        anew = name in ("scratch", "scratch-all")
+        checked = {table["scratch" if anew else "first"]["method"]: (one.learning_rate, one.head_factor, one.gamma, one.epochs)}
+        if isinstance(one, ClassifyActiveConfig) and not anew:
+            checked[name if name in table else "later"] = (
+                one.later_learning_rate or one.learning_rate,
+                one.later_head_factor or one.head_factor,
+                one.later_gamma or one.gamma,
+                one.later_epochs,
+            )
+            assert one.gamma_every == one.patches, name
+        for method, (rate, head_factor, gamma, epochs) in checked.items():
+            row = {key: float(value) for key, value in table[method].items() if key not in ("application", "method")}
+            found = [one.momentum, rate, rate * head_factor, gamma, epochs / one.gamma_every]
+            assert found == pytest.approx(list(row.values())), (name, method)
 
 
 @pytest.mark.parametrize("name", ["hao2021", "hao2021-balanced"])

@@ -71,7 +71,7 @@ class Rates:
     """Learning rate of each step.
 
     Attributes:
-        config: Rate, schedule and gamma.
+        config: Rate, schedule, gamma and the epochs between its steps.
         total: Steps in all.
         steps_per_epoch: Steps of an epoch.
     """
@@ -84,7 +84,7 @@ class Rates:
         """The rate of a step, from 0."""
         first = self.config.learning_rate
         if self.config.schedule == "exponential":
-            return first * self.config.gamma ** (step // self.steps_per_epoch)
+            return first * self.config.gamma ** (step // (self.config.gamma_every * self.steps_per_epoch))
         return learning_rate(step, self.total, first, self.config.schedule)
 
 
@@ -235,7 +235,7 @@ def fit_round(
         config: Rates, epochs and so on.
         fabric: Device and precision.
         bar: Progress.
-        first: Whether this is the first fit of its kind, with its own number of epochs and factor of the head.
+        first: Whether this is the first fit of its kind, with its own epochs and rates.
         seed: Of all draws.
         rate: Another learning rate, for members of a committee.
 
@@ -246,8 +246,8 @@ def fit_round(
         TrainingError: The loss became non-finite.
     """
     if not first:
-        head_factor = config.head_factor if config.later_head_factor is None else config.later_head_factor
-        config = replace(config, epochs=config.later_epochs or config.epochs, head_factor=head_factor)
+        later = {name: getattr(config, f"later_{name}") for name in ("epochs", "learning_rate", "head_factor", "gamma")}
+        config = replace(config, **{name: value for name, value in later.items() if value is not None})
     if rate is not None:
         config = replace(config, learning_rate=rate)
     transfer = Transfer(model, config.transfer)

@@ -160,6 +160,9 @@ class FitOptions(Options):
         "constant", "Decay of the learning rate.", TRAIN
     )
     gamma: AboveZero = option(0.95, "Factor of the exponential decay, an epoch.", TRAIN)
+    gamma_every: Count = option(
+        1, "Epochs after which that factor is taken; one of Zhou 2017 passes over all patches.", TRAIN, later=True
+    )
     batch_size: Count = option(16, "Slices of one step.", TRAIN)
     epochs: Count = option(30, "Passes over the training slices, in all, whatever the transfer.", TRAIN, common=True)
     balance: bool = option(
@@ -249,8 +252,14 @@ class ClassifyActiveConfig(RunOptions, SliceOptions, PartOptions, FitOptions):
         "last", "Weights of a round: those at its end, or the best by --monitor on the validation part.", ACTIVE
     )
     later_epochs: Count | None = option(None, "Epochs of the rounds after the first; by default as many.", ACTIVE)
+    later_learning_rate: Positive | None = option(
+        None, "--learning-rate of the rounds after the first; by default the same.", ACTIVE, later=True
+    )
     later_head_factor: Positive | None = option(
         None, "--head-factor of the rounds after the first; by default the same.", ACTIVE
+    )
+    later_gamma: AboveZero | None = option(
+        None, "--gamma of the rounds after the first; by default the same.", ACTIVE, later=True
     )
     rank: Literal["pool", "all"] = option(
         "pool", "Rank the unlabelled slices, or all, so that labelled ones can be chosen again at no cost.", ACTIVE

@@ -6,6 +6,7 @@ Pure functions on arrays with a ``numpy.random.Generator`` passed in: no torch, 
 from metaseg.sampling.balance import class_balanced_draw, foreground_epoch
 from metaseg.sampling.decompose import decompose, tumour_slices
 from metaseg.sampling.orders import ORDERS, order_slices, register_order
+from metaseg.sampling.patterns import PATTERNS, pattern_counts, prediction_patterns
 from metaseg.sampling.pool import Pool
 from metaseg.sampling.scheduler import Exp3S
 from metaseg.sampling.scores import (
@@ -35,6 +36,7 @@ from metaseg.sampling.tasks import pair_support_query, plan_case
 
 __all__ = [
     "ORDERS",
+    "PATTERNS",
     "STRATEGIES",
     "Candidates",
     "Exp3S",
@@ -55,7 +57,9 @@ __all__ = [
     "margin_score",
     "order_slices",
     "pair_support_query",
+    "pattern_counts",
     "plan_case",
+    "prediction_patterns",
     "predictive_entropy",
     "rank_candidates",
     "register_order",

@@ -353,9 +353,8 @@ def aift_scores(
 def majority_patches(probabilities: np.ndarray, patch_fraction: float = 0.25) -> np.ndarray:
     """The patches of each sample on which its score is computed: those that go with the majority (Zhou, Sec. 3.3).
 
-    ``a`` is the mean over all patches of the probability of the positive class, or, with more than two classes, of the
-    class whose mean is the largest (the paper has two classes; this is metaseg's reading). If a > 0.5, the patches with
-    the highest such probability are kept, otherwise those with the lowest.
+    ``a`` is the mean over all patches of :func:`majority_probabilities`. If a > 0.5, the patches with the highest such
+    probability are kept, otherwise those with the lowest.
 
     Args:
         probabilities: ``(samples, patches, classes)``.
@@ -367,17 +366,32 @@ def majority_patches(probabilities: np.ndarray, patch_fraction: float = 0.25) ->
     Raises:
         ValueError: The fraction is not in ``0 .. 1``.
     """
+    of_majority = majority_probabilities(probabilities)
+    top = of_majority.mean(axis=1) > 0.5 + TIE
+    keys = np.where(top[:, None], -of_majority, of_majority)
+    count = max(1, fraction_count(probabilities.shape[1], patch_fraction))
+    return np.argsort(keys, axis=1, kind="stable")[:, :count]
+
+
+def majority_probabilities(probabilities: np.ndarray) -> FloatArray:
+    """The one probability of each patch that Zhou et al. 2017 speak of.
+
+    That of the positive class; with more than two classes, of the class whose mean over the sample's patches is the
+    largest (the paper has two classes; this is metaseg's reading).
+
+    Args:
+        probabilities: ``(samples, patches, classes)``. Of two classes the second is the positive one.
+
+    Returns:
+        ``(samples, patches)``.
+    """
     means = probabilities.mean(axis=1)
     if probabilities.shape[2] == 2:
         majority = np.ones(len(means), dtype=np.int64)
     else:
         majority = np.argmax(means >= means.max(axis=1, keepdims=True) - TIE, axis=1)
-    each = np.arange(len(means))
-    top = means[each, majority] > 0.5 + TIE
-    of_majority = probabilities[each, :, majority]
-    keys = np.where(top[:, None], -of_majority, of_majority)
-    count = max(1, fraction_count(probabilities.shape[1], patch_fraction))
-    return np.argsort(keys, axis=1, kind="stable")[:, :count]
+    of_majority: FloatArray = probabilities[np.arange(len(means)), :, majority]
+    return of_majority
 
 
 def committee_score(probabilities: np.ndarray) -> FloatArray:
