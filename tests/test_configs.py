@@ -193,7 +193,9 @@ def test_zhou_learns_by_table_3(file: str) -> None:
     for name, one in entries_of(f"paper/{file}.yaml").items():
         assert (one.optimizer, one.schedule, one.bias_factor) == ("sgd", "exponential", 2.0), name
         anew = name in ("scratch", "scratch-all")
-        checked = {table["scratch" if anew else "first"]["method"]: (one.learning_rate, one.head_factor, one.gamma, one.epochs)}
+        checked = {
+            table["scratch" if anew else "first"]["method"]: (one.learning_rate, one.head_factor, one.gamma, one.epochs)
+        }
         if isinstance(one, ClassifyActiveConfig) and not anew:
             checked[name if name in table else "later"] = (
                 one.later_learning_rate or one.learning_rate,

@@ -161,7 +161,10 @@ class FitOptions(Options):
     )
     gamma: AboveZero = option(0.95, "Factor of the exponential decay, an epoch.", TRAIN)
     gamma_every: Count = option(
-        1, "Epochs after which that factor is taken; one of Zhou 2017 passes over all patches.", TRAIN, later=True
+        1,
+        "exponential: epochs after which that factor is taken; one of Zhou 2017 passes over all patches.",
+        TRAIN,
+        later=True,
     )
     batch_size: Count = option(16, "Slices of one step.", TRAIN)
     epochs: Count = option(30, "Passes over the training slices, in all, whatever the transfer.", TRAIN, common=True)
