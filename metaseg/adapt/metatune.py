@@ -45,6 +45,7 @@ from metaseg.runs.logs import Selection
 from metaseg.runs.session import RunSession, run_session
 from metaseg.runs.state import save_training_state
 from metaseg.sampling import Pool, plan_case
+from metaseg.sampling.decompose import THRESHOLD_RULES
 from metaseg.sampling.tasks import CasePlan, Step
 from metaseg.store.stored_case import StoredCase, share_cache
 from metaseg.threads import ReadAhead
@@ -108,6 +109,7 @@ def _tune(session: RunSession, setup: AdaptationSetup) -> None:
                         remedy="raise --slices, or take patients with more tumour-bearing slices",
                     )
                 save_training_state(session.state_file, {**tuning.saved(), "rows": watch.sync()})
+        tuning.record_fallbacks()
         watch.finish(tuning.final, tuning.state.spent, tuning.metrics["before"], tuning.metrics["after"])
 
 
@@ -118,6 +120,8 @@ class MetaState:
     visit: int = 0
     spent: int = 0
     meta_step: int = 0
+    scorings: int = 0
+    fallbacks: int = 0
 
 
 class MetaTuning:
@@ -213,7 +217,6 @@ class MetaTuning:
             rng=np.random.default_rng([config.seed, 31, self.state.visit, round_]),
             support_size=config.support_size,
             query_size=config.query_size,
-            fill=config.support_size + config.query_size,
         )
         split = plan.decomposition
         # Logged with the first step: what stands at a step is written before that step's state is saved, never after.
@@ -222,10 +225,15 @@ class MetaTuning:
             "tasks/unlearned": float(len(split.unlearned)),
             "tasks/threshold": split.threshold,
             "tasks/dice": float(np.mean(pool.score("dice"))),
-            "tasks/filled": float(split.filled is not None),
+            "tasks/fallback": float(split.fallback is not None),
         }
-        if split.filled is not None:
-            self.watch.note(f"{shot.case.id}: no {split.filled} slices; filled with the nearest of the other side")
+        self.state.scorings += 1
+        if split.fallback is not None:
+            self.state.fallbacks += 1
+            self.watch.note(
+                f"{shot.case.id}: threshold {config.threshold} parts nothing; by {split.fallback} instead, "
+                f"{len(split.learned)} learned and {len(split.unlearned)} unlearned"
+            )
         if not len(plan):
             self.watch.note(f"{shot.case.id}: {len(pool)} slices are too few for a task; passed over")
         return plan
@@ -294,6 +302,14 @@ class MetaTuning:
             self.choice = choice
             self.watch.record(str(choice), engine={"name": choice.engine, "why": choice.reason})
 
+    def record_fallbacks(self) -> None:
+        """Say how often the threshold parted nothing, and keep that with the run."""
+        scorings, fallbacks = self.state.scorings, self.state.fallbacks
+        self.watch.record(
+            f"threshold {self.config.threshold}: parted nothing in {fallbacks} of {scorings} scorings of a case",
+            threshold={"rule": self.config.threshold, "scorings": scorings, "fallbacks": fallbacks},
+        )
+
     def _tasks(self, shot: Shot, step: Step) -> list[ChosenTask]:
         """The step's tasks: the plan's, and those of the source."""
         chosen = [
@@ -320,6 +336,7 @@ class MetaTuning:
                 position=position,
                 dice=math.nan if task.kind == "source" else dice[index],
                 threshold=math.nan if task.kind == "source" else plan.decomposition.threshold,
+                rule="" if task.kind == "source" else plan.decomposition.fallback or self.config.threshold,
             )
             for position, task in enumerate(chosen)
             for role in roles
@@ -362,7 +379,8 @@ class MetaTuning:
         self.score_cache.load_state_dict(values.get("scores", {}))
         if self.averaged:
             self.averaged.restore(values)
-        self.state = MetaState(values["visit"], values["spent"], values["meta_step"])
+        known = {name: values[name] for name in asdict(self.state) if name in values}
+        self.state = MetaState(**known)
         self.metrics = values["metrics"]
 
 
@@ -375,17 +393,19 @@ def read_into_cache(shot: Shot, modalities: Sequence[str]) -> None:
 
 
 def parse_threshold(text: str) -> str | float:
-    """``median``, ``otsu`` or a Dice value.
+    """``median``, ``otsu``, ``rank`` or a Dice value.
 
     Raises:
         UsageError: It is neither.
     """
-    if text in ("median", "otsu"):
+    if text in THRESHOLD_RULES:
         return text
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0.0 <= value <= 1.0:
-        raise UsageError(f"threshold '{text}'", expected="median, otsu or a Dice value between 0 and 1")
+        raise UsageError(
+            f"threshold '{text}'", expected=", ".join(THRESHOLD_RULES) + " or a Dice value between 0 and 1"
+        )
     return value

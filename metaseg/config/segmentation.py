@@ -184,7 +184,9 @@ class MetatuneConfig(AdaptOptions):
         "maml", "Meta-learning method; 'metaseg methods' describes them.", ADAPT, common=True
     )
     order: Annotated[str, ORDERS] = option("active", "Order in which slices become tasks.", ADAPT, common=True)
-    threshold: str = option("median", "Dice that parts learned from unlearned slices: median, otsu or a number.", ADAPT)
+    threshold: str = option(
+        "median", "Dice that parts learned from unlearned slices: median, otsu, rank or a number.", ADAPT
+    )
     inner_steps: Count = option(1, "Steps of the inner loop.", ADAPT, common=True)
     inner_learning_rate: Positive = option(0.01, "Alpha of the inner loop.", ADAPT)
     outer_learning_rate: Positive = option(3e-4, "Beta of the outer loop.", ADAPT)

@@ -254,7 +254,7 @@ class Choices:
         run: The run.
         chosen: ``selection.csv`` with numbers as numbers; empty where nothing was logged.
         tasks: Columns ``step``, ``learned``, ``unlearned``, a row per scoring; empty where slices are not parted.
-        filled: Scorings in which one side was empty and was filled from the other.
+        fallbacks: Scorings in which the threshold parted nothing.
         thumbnails: The first chosen slices.
         problem: Why there are no thumbnails; empty if there are.
     """
@@ -262,7 +262,7 @@ class Choices:
     run: ReportRun
     chosen: pd.DataFrame
     tasks: pd.DataFrame
-    filled: int
+    fallbacks: int
     thumbnails: tuple[Panel, ...]
     problem: str
 
@@ -270,13 +270,13 @@ class Choices:
 def make_choices(run: ReportRun, reopener: Reopener) -> Choices:
     """Read a run's choices and draw the first of them."""
     chosen = _selection_of(run)
-    tasks, filled = _read_tasks(run)
+    tasks, fallbacks = _read_tasks(run)
     if chosen.empty:
-        return Choices(run, chosen, tasks, filled, (), f"{run.method} logged no choices.")
+        return Choices(run, chosen, tasks, fallbacks, (), f"{run.method} logged no choices.")
     try:
-        return Choices(run, chosen, tasks, filled, _thumbnails(chosen.head(THUMBNAILS), run, reopener), "")
+        return Choices(run, chosen, tasks, fallbacks, _thumbnails(chosen.head(THUMBNAILS), run, reopener), "")
     except MetasegError as error:
-        return Choices(run, chosen, tasks, filled, (), f"No pictures of the chosen slices: {error.found}.")
+        return Choices(run, chosen, tasks, fallbacks, (), f"No pictures of the chosen slices: {error.found}.")
 
 
 def _selection_of(run: ReportRun) -> pd.DataFrame:
@@ -287,14 +287,15 @@ def _selection_of(run: ReportRun) -> pd.DataFrame:
 
 
 def _read_tasks(run: ReportRun) -> tuple[pd.DataFrame, int]:
-    """Learned and unlearned slices at every scoring of a run, and how often one side had to be filled."""
+    """Learned and unlearned slices at every scoring of a run, and how often the threshold parted nothing."""
     curves = read_curves(run.path)
     steps, learned = curves.get("tasks/learned", ([], []))
     _, unlearned = curves.get("tasks/unlearned", ([], []))
-    _, filled = curves.get("tasks/filled", ([], []))
+    # Runs of earlier versions filled the empty side from the other.
+    _, fallbacks = curves.get("tasks/fallback", curves.get("tasks/filled", ([], [])))
     # A run that was cut off may have written one metric of a scoring and not the next.
     rows = list(zip(steps, learned, unlearned, strict=False))
-    return pd.DataFrame(rows, columns=["step", "learned", "unlearned"]), int(sum(filled))
+    return pd.DataFrame(rows, columns=["step", "learned", "unlearned"]), int(sum(fallbacks))
 
 
 def _thumbnails(chosen: pd.DataFrame, run: ReportRun, reopener: Reopener) -> tuple[Panel, ...]:

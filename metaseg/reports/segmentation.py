@@ -248,8 +248,8 @@ def _choice_text(made: Choices) -> str:
     counted = made.chosen["task"].value_counts(sort=False).sort_index()
     counts = ", ".join(f"{count} {task}" for task, count in counted.items())
     text = f"{len(made.chosen)} choices ({counts}) from {made.chosen['patient'].nunique()} patients."
-    if made.filled:
-        text += f" In {made.filled} of {len(made.tasks)} scorings one side was empty and was filled from the other."
+    if made.fallbacks:
+        text += f" In {made.fallbacks} of {len(made.tasks)} scorings the threshold parted nothing."
     return text
 
 

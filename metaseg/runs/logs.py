@@ -146,14 +146,19 @@ def _rows_up_to(path: Path, columns: tuple[str, ...], step: int) -> list[list[st
     # A last line without its end was cut off by a kill, and a power cut leaves zeros where nothing was on the disk yet.
     lines = [line for line in text[: text.rfind("\n") + 1].splitlines(keepends=True) if "\0" not in line]
     rows = list(csv.reader(io.StringIO("".join(lines))))
-    if rows and tuple(rows[0]) != columns:
+    header = rows[0] if rows else list(columns)
+    if header[0] != columns[0] or not set(header) <= set(columns):
         raise RunError(
             "the table has other columns than this version of metaseg writes",
             where=path,
             expected=", ".join(columns),
             remedy="continue the run with the version that began it, or start again with --overwrite",
         )
-    return [row for row in rows[1:] if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= step]
+    kept = [row for row in rows[1:] if len(row) == len(header) and row[0].isdigit() and int(row[0]) <= step]
+    # The table of an earlier version lacks the columns that came later: their cells stay empty.
+    return [
+        [cells.get(column, "") for column in columns] for cells in (dict(zip(header, row, strict=True)) for row in kept)
+    ]
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:
@@ -288,6 +293,7 @@ class Selection:
         position: Number of the slice's task within the step, or its place in the batch, from 0.
         dice: Its Dice under the network that chose it; NaN where none was computed.
         threshold: The Dice that parted learned from unlearned; NaN where none did.
+        rule: Where that Dice came from: a rule such as ``median``, or the number that was asked for.
     """
 
     step: int
@@ -299,6 +305,7 @@ class Selection:
     position: int
     dice: float = float("nan")
     threshold: float = float("nan")
+    rule: str = ""
 
 
 SELECTION_COLUMNS = tuple(Selection.__dataclass_fields__)

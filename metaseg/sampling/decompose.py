@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -12,7 +12,11 @@ from metaseg.sampling.scores import FloatArray, IntArray
 
 Side = Literal["learned", "unlearned"]
 SIDES: tuple[Side, Side] = ("learned", "unlearned")
-THRESHOLD_RULES = ("median", "otsu")
+ThresholdRule = Literal["median", "otsu", "rank"]
+THRESHOLD_RULES: tuple[ThresholdRule, ...] = get_args(ThresholdRule)
+FALLBACK: ThresholdRule = "rank"
+"""What parts a case where the threshold asked for does not. Rank leaves fewer cases without a task on one side than
+Otsu's threshold does (docs/sampling.md)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,39 +25,41 @@ class Decomposition:
 
     Attributes:
         learned: Positions of the slices at or above the threshold (T_g), ascending.
-        unlearned: Positions of the slices below it (T_b), ascending.
+        unlearned: Positions of the slices below it (T_b), ascending; where all slices are tied, the first half.
         threshold: The threshold τ that was used.
-        filled: The side that was empty and was filled from the other, or None. Worth a line in the log.
+        fallback: The rule that gave τ in place of the one asked for, which parted nothing; or None. Worth a line in
+            the log.
     """
 
     learned: IntArray
     unlearned: IntArray
     threshold: float
-    filled: Side | None
+    fallback: ThresholdRule | None
 
 
-def decompose(scores: np.ndarray, threshold: float | str = "median", *, fill: int = 1) -> Decomposition:
+def decompose(scores: np.ndarray, threshold: float | str = "median") -> Decomposition:
     """Split slices at a threshold τ of their score: learned where ``score >= τ``, unlearned where ``score < τ``.
 
-    With the median as τ (for an even count the mean of the middle two), tied slices fall on the learned side together:
-    in a case whose Dice is 0 on more than half of its slices τ is 0 and no slice lies below. An empty side is then
-    filled with the ``fill`` slices of the other side that lie nearest to τ (of equal ones, the first).
+    Slices tied at the lowest score are never learned: no τ that would call them so parts the case, be it a median of 0
+    where a network misses more than half of the slices wholly, or a number below all scores. The case is then parted
+    by rank instead.
 
     Args:
         scores: One score a slice, ``(slices,)``, finite; usually the Dice under the current network.
-        threshold: ``"median"``, ``"otsu"`` (Otsu 1979, over 256 bins) or τ itself.
-        fill: How many slices an empty side receives; the other side keeps one at least.
+        threshold: τ itself, or a rule: ``"median"`` (for an even count the mean of the middle two), ``"otsu"``
+            (Otsu 1979, over 256 bins), or ``"rank"``, the score that comes nearest to halving the case among those
+            that part it; of slices that are all tied, the first half is unlearned.
 
     Returns:
         The two sides; neither is empty and together they hold every position once.
 
     Raises:
         UsageError: There are fewer than two slices, a score is not finite, or the threshold is not understood.
-        ValueError: ``scores`` is not one-dimensional or ``fill`` is below 1.
+        ValueError: ``scores`` is not one-dimensional.
     """
     values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 1 or fill < 1:
-        raise ValueError(f"need scores of shape (slices,) and fill >= 1, got {values.shape} and {fill}")
+    if values.ndim != 1:
+        raise ValueError(f"need scores of shape (slices,), got {values.shape}")
     if values.size < 2:
         raise UsageError(
             f"{values.size} slice(s) cannot be split into learned and unlearned tasks",
@@ -65,22 +71,21 @@ def decompose(scores: np.ndarray, threshold: float | str = "median", *, fill: in
             f"{np.count_nonzero(~np.isfinite(values))} of {values.size} slice scores are not finite",
             remedy="check that the network's weights and its input are finite",
         )
-    tau = _threshold(values, threshold)
-    learned, unlearned = np.flatnonzero(values >= tau), np.flatnonzero(values < tau)
-    if learned.size and unlearned.size:
-        return Decomposition(learned, unlearned, tau, None)
-    # All lie on one side of the threshold, so the nearest are the lowest or the highest: a distance could round away.
-    ranked = np.argsort(values if learned.size else -values, kind="stable")
-    nearest = np.sort(ranked[: min(fill, values.size - 1)])
-    rest = np.setdiff1d(np.arange(values.size), nearest)
-    if learned.size:
-        return Decomposition(rest, nearest, tau, "unlearned")
-    return Decomposition(nearest, rest, tau, "learned")
+    tau, fallback = _threshold(values, threshold), None
+    if not values.min() < tau <= values.max() and threshold != FALLBACK:
+        tau, fallback = _threshold(values, FALLBACK), FALLBACK
+    # No threshold parts slices that are all tied.
+    learned = values >= tau if values.min() < tau else np.arange(values.size) >= values.size // 2
+    return Decomposition(np.flatnonzero(learned), np.flatnonzero(~learned), tau, fallback)
 
 
 def _threshold(values: FloatArray, threshold: float | str) -> float:
     if threshold == "median":
         return float(np.median(values))
+    if threshold == "rank":
+        parting = np.unique(values)[1:]
+        below = np.searchsorted(np.sort(values), parting)
+        return float(parting[np.argmin(np.abs(2 * below - values.size))] if parting.size else values[0])
     if threshold == "otsu":
         low, high = float(values.min()), float(values.max())
         if high - low <= 1e-9:  # no histogram can be laid over scores that are all alike

@@ -113,7 +113,6 @@ def plan_case(
     rng: np.random.Generator,
     support_size: int = 1,
     query_size: int = 1,
-    fill: int = 1,
 ) -> CasePlan:
     """Plan the meta-steps of one case: decompose by Dice, order both sides, pair, and deal the pairs out.
 
@@ -129,8 +128,6 @@ def plan_case(
         rng: The source of randomness.
         support_size: Slices of one task's inner loop; one in the paper.
         query_size: Slices of one task's outer loop; one in the paper.
-        fill: Slices that an empty side receives. One slice makes no task: give ``support_size + query_size`` if
-            such a side is to take part.
 
     Returns:
         The plan. It may hold no step where slices are few, as with two slices, one on each side.
@@ -141,7 +138,7 @@ def plan_case(
     """
     if tasks_per_step < 1:
         raise ValueError(f"a step needs a task of each side at least, got {tasks_per_step}")
-    split = decompose(pool.score("dice"), threshold, fill=fill)
+    split = decompose(pool.score("dice"), threshold)
     wanted = ORDERS.get(order).sides
     sides: list[list[Task]] = []
     draws: dict[Side, tuple[int, ...]] = {}

@@ -78,6 +78,15 @@ class TestMetatune:
         assert flat == sorted(flat)
         assert max(flat) < threshold
 
+    def test_a_threshold_that_parts_nothing_is_replaced_by_rank_and_told(self, pretrained, tmp_path):
+        run = metaseg.metatune(**pretrained, **ONE_VISIT, out=tmp_path / "r", threshold="0").run
+        visit = rows(run, "selection.csv")
+        assert {row["rule"] for row in visit} == {"rank"}
+        assert min(float(row["dice"]) for row in visit if row["task"] == "learned") >= float(visit[0]["threshold"]) > 0
+        [session] = json.loads((run / "manifest.json").read_text())["sessions"]
+        assert session["threshold"] == {"rule": "0", "scorings": 1, "fallbacks": 1}
+        assert [row["value"] for row in rows(run, "metrics.csv") if row["name"] == "tasks/fallback"] == ["1.0"]
+
     def test_budget_is_counted_in_slice_gradients(self, pretrained, tmp_path):
         second = metaseg.metatune(**pretrained, **SMALL, out=tmp_path / "a")
         first = metaseg.metatune(**pretrained, **SMALL, out=tmp_path / "b", first_order=True)

@@ -168,6 +168,14 @@ def test_table_of_another_version_is_refused(tmp_path: Path) -> None:
         CsvLog(tmp_path / "x.csv", ("step", "new"), resume_step=3)
 
 
+def test_columns_that_came_later_stay_empty_in_earlier_rows(tmp_path: Path) -> None:
+    with CsvLog(tmp_path / "x.csv", ("step", "old")) as log:
+        log.append([{"step": 1, "old": 2}, {"step": 5, "old": 3}])
+    with CsvLog(tmp_path / "x.csv", ("step", "new", "old"), resume_step=3) as log:
+        log.append([{"step": 4, "new": 7, "old": 8}])
+    assert (tmp_path / "x.csv").read_text() == "step,new,old\n1,,2\n4,7,8\n"
+
+
 def test_unreadable_table_is_a_run_error(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"step\n\xff\xfe\n")
     with pytest.raises(RunError, match="cannot be read"):

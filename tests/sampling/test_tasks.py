@@ -87,14 +87,11 @@ def test_when_one_side_is_used_up_the_other_goes_on_alone():
     assert plan.leftover == (6,)
 
 
-def test_a_filled_side_has_a_task_only_if_it_is_filled_with_enough():
-    dice, rng = [0.0] * 6, np.random.default_rng(0)
-    alone = plan_case(case(dice), "active", rng=rng)
-    assert alone.decomposition.filled == "unlearned"
-    assert {task.kind for step in alone for task in step.tasks} == {"learned"}
-    assert alone.leftover == (0, 5)
-    both = plan_case(case(dice), "active", rng=rng, fill=2)
-    assert [task.kind for task in both.steps[0].tasks] == ["learned", "unlearned"]
+def test_a_case_that_is_missed_wholly_has_tasks_on_both_sides():
+    plan = plan_case(case([0.0] * 6), "active", rng=np.random.default_rng(0))
+    assert plan.decomposition.fallback == "rank"
+    assert [task.kind for task in plan.steps[0].tasks] == ["learned", "unlearned"]
+    assert plan.leftover == (2, 5)
 
 
 def test_a_case_too_small_for_a_task_has_no_step():
@@ -122,7 +119,7 @@ def test_passive_differs_from_active_in_order_alone():
 @settings(max_examples=40, deadline=None)
 @given(
     dice=arrays(np.float64, st.integers(2, 30), elements=st.integers(0, 5).map(lambda x: x / 5)),
-    rule=st.one_of(st.sampled_from(["median", "otsu"]), st.floats(0, 1)),
+    rule=st.one_of(st.sampled_from(["median", "otsu", "rank"]), st.floats(0, 1)),
     tasks=st.integers(1, 3),
     support_size=st.integers(1, 3),
     query_size=st.integers(1, 3),
