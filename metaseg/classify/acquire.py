@@ -28,10 +28,14 @@ class ChosenSlices:
     Attributes:
         positions: Places among the slices that were ranked, the first choice first, ``(count,)``.
         scores: What each was ranked by, ``(count,)``; NaN where the strategy has no score of a single slice.
+        ranking: Places of all slices that were ranked, in their order, without the ends that are dropped.
+        patches: Class probabilities of their patches, ``(slices, patches, class)``; None if none were looked at.
     """
 
     positions: np.ndarray
     scores: np.ndarray
+    ranking: np.ndarray
+    patches: np.ndarray | None = None
 
 
 def check_strategy(config: ClassifyActiveConfig, model: Classifier, initial: int) -> None:
@@ -104,7 +108,8 @@ def choose(
         )
     else:
         chosen = rest[:count]
-    return ChosenSlices(chosen, np.full(len(chosen), np.nan) if ranking.scores is None else ranking.scores[chosen])
+    scores = np.full(len(chosen), np.nan) if ranking.scores is None else ranking.scores[chosen]
+    return ChosenSlices(chosen, scores, rest, outputs.get("patches"))
 
 
 @torch.inference_mode()

@@ -16,11 +16,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metaseg.classify.acquire import check_strategy, choose
+from metaseg.classify.acquire import ChosenSlices, check_strategy, choose
 from metaseg.classify.annotator import Annotator, refuse_files_of_others, refuse_to_lose_labels
 from metaseg.classify.data import Parts
 from metaseg.classify.fitting import classifier_card, fit_round, new_classifier, part_metrics
-from metaseg.classify.rounds import Round, budget_areas, curve_table, read_rounds, write_curve, write_round
+from metaseg.classify.rounds import (
+    Round,
+    RoundPatterns,
+    budget_areas,
+    curve_table,
+    read_rounds,
+    round_patterns,
+    write_curve,
+    write_round,
+)
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.classify.train import begin_run, measure_test_part, open_parts
 from metaseg.config.classification import ClassifyActiveConfig
@@ -234,7 +243,15 @@ class _ActiveLearning:
         paid = within_budget(places, known, left)
         names = tuple(self.pool.ids[place] for place in places[paid])
         scores = tuple(float(score) if math.isfinite(score) else None for score in choice.scores[paid])
-        return Round(number, names, scores)
+        return Round(number, names, scores, patterns=self._patterns(choice, candidates))
+
+    def _patterns(self, choice: ChosenSlices, candidates: np.ndarray) -> RoundPatterns | None:
+        """For the record alone: where labels are those of the data set, it also tells those that nobody asked for."""
+        if choice.patches is None:
+            return None
+        ranked = self.pool.take(candidates)
+        labels = None if self.config.ask is not None else ranked.labels.tolist()
+        return round_patterns(choice.patches, choice.ranking, ranked.ids, labels)
 
     def _places(self, record: Round) -> np.ndarray:
         return np.array([self.place[name] for name in record.chosen])
@@ -347,6 +364,7 @@ class _ActiveLearning:
             "labels": self.rounds[-1].labelled,
             "rounds": len(self.rounds),
             "classes": list(self.pool.classes),
+            "pool": {} if self.config.ask is not None else self.pool.counts(),
         }
         self.session.finish(result, metrics)
         print(f"run: {self.run.path}")

@@ -14,9 +14,45 @@ from metaseg.classify.fitting import METRICS
 from metaseg.files import FileKind, read_frame, read_json, write_json, write_text
 from metaseg.metrics.curves import area_under_budget_curve
 from metaseg.pictures.charts import chart_file, draw_curves, draw_fractions
+from metaseg.sampling import pattern_counts, prediction_patterns
+from metaseg.sampling.scores import majority_probabilities
 
 FOLDER, CURVE_NAME, PICTURE_NAME = "rounds", "curve.csv", "curve.png"
+KEPT = 10
+"""Candidates at either end of a ranking whose patches' predictions are kept, as many as the paper's Fig. 10 shows."""
 ROUND_KIND = FileKind("a round of active learning", "start the run again with --overwrite")
+
+
+@dataclass(frozen=True)
+class PatchPredictions:
+    """What a network predicted of one candidate's patches.
+
+    Attributes:
+        name: Name of the slice.
+        pattern: A letter of :data:`~metaseg.sampling.PATTERNS`.
+        label: Its class; None where an annotator is asked, who may never be asked about this one.
+        probabilities: Of each patch, as :func:`~metaseg.sampling.scores.majority_probabilities` gives them.
+    """
+
+    name: str
+    pattern: str
+    label: int | None
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RoundPatterns:
+    """Prediction patterns of the candidates that a round ranked (Zhou et al. 2017, Sec. 4.4).
+
+    Attributes:
+        counts: Candidates by pattern, all that were ranked.
+        first: The first :data:`KEPT` of the ranking, whether chosen or not.
+        last: The last :data:`KEPT`, the least wanted at the end.
+    """
+
+    counts: Mapping[str, int]
+    first: tuple[PatchPredictions, ...]
+    last: tuple[PatchPredictions, ...]
 
 
 @dataclass(frozen=True)
@@ -32,6 +68,7 @@ class Round:
         labelled: Distinct slices labelled after this round.
         checkpoint: Name of the weights after the fit.
         seconds: Time that the round took.
+        patterns: Prediction patterns; None of a choice that looked at no patches.
     """
 
     number: int
@@ -42,11 +79,39 @@ class Round:
     labelled: int = 0
     checkpoint: str = ""
     seconds: float = 0.0
+    patterns: RoundPatterns | None = None
 
     @property
     def done(self) -> bool:
         """Whether nothing of it is left to do."""
         return bool(self.checkpoint)
+
+
+def round_patterns(
+    patches: np.ndarray, ranking: np.ndarray, names: Sequence[str], labels: Sequence[int] | None
+) -> RoundPatterns:
+    """Tell the patterns of a round's candidates apart, and keep the predictions of those at the ends of the ranking.
+
+    Args:
+        patches: Class probabilities of their patches, ``(candidates, patches, class)``.
+        ranking: Places of the candidates, the first choice first.
+        names: Their names.
+        labels: Their classes; None where they are not known.
+    """
+    letters, predictions = prediction_patterns(patches), majority_probabilities(patches).round(6)
+
+    def kept(places: np.ndarray) -> tuple[PatchPredictions, ...]:
+        return tuple(
+            PatchPredictions(
+                names[place],
+                str(letters[place]),
+                None if labels is None else labels[place],
+                tuple(predictions[place].tolist()),
+            )
+            for place in places
+        )
+
+    return RoundPatterns(pattern_counts(letters), kept(ranking[:KEPT]), kept(ranking[-KEPT:]))
 
 
 def round_file(run: Path, number: int) -> Path:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -10,18 +11,21 @@ import torch
 from forked import kill_after, start
 
 from metaseg.classify import active
+from metaseg.classify.acquire import patch_probabilities
 from metaseg.classify.active import run_classify_active
+from metaseg.classify.fitting import new_classifier
 from metaseg.classify.rounds import read_rounds
 from metaseg.config.classification import ClassifyActiveConfig
 from metaseg.config.io import dump_config, load_config
 from metaseg.errors import RunError, UsageError
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import load_classifier_network
+from metaseg.sampling import aift_scores, pattern_counts, prediction_patterns
 
 
 def left_by(run):
     """All of a run that must not depend on an interruption."""
-    rounds = [(one.chosen, one.scores, one.labels, one.metrics, one.labelled) for one in read_rounds(run)]
+    rounds = [(one.chosen, one.scores, one.labels, one.metrics, one.labelled, one.patterns) for one in read_rounds(run)]
     weights = load_classifier_network(run, "last").model.state_dict()
     files = {name: (run / name).read_text() for name in ("curve.csv", "metrics.csv", "result.json", "split.json")}
     tables = {name: (run / "test" / name).read_text() for name in ("predictions.csv", "metrics.csv")}
@@ -109,6 +113,45 @@ class TestBudget:
         with pytest.raises(UsageError, match=match):
             run_classify_active(active_config(**changes))
         assert not (tmp_path / "run").exists()
+
+
+class TestPatterns:
+    """What is kept of the patches' predictions (Zhou et al. 2017, Sec. 4.4)."""
+
+    AIFT: ClassVar = {"acquisition": "aift", "patches": 6, "patch_fraction": 0.5, "initial": 0, "epochs": 1}
+
+    def test_the_ends_of_the_ranking_with_their_predictions(self, active_config, parts_of):
+        config, pool = active_config(**self.AIFT), parts_of().train
+        rounds = read_rounds(run_classify_active(config).run)
+        # Of the first round, the network is the one that all begins with.
+        predicted = patch_probabilities(new_classifier(config, pool, config.seed), pool, config.patches, config.seed)
+        ranking = np.argsort(-aift_scores(predicted, patch_fraction=0.5), kind="stable")
+        letters, found = prediction_patterns(predicted), rounds[0].patterns
+        assert dict(found.counts) == pattern_counts(letters)
+        assert rounds[0].chosen == tuple(one.name for one in found.first[: len(rounds[0].chosen)])
+        for kept, places in ((found.first, ranking[:10]), (found.last, ranking[-10:])):
+            assert [one.name for one in kept] == [pool.ids[place] for place in places]
+            assert [one.pattern for one in kept] == letters[places].tolist()
+            assert [one.label for one in kept] == pool.labels[places].tolist()
+            assert np.allclose([one.probabilities for one in kept], predicted[places, :, 1], atol=1e-6)
+        left = [sum(one.patterns.counts.values()) for one in rounds]
+        assert left == [20, 16, 12]
+        assert len(rounds[-1].patterns.last) == 10
+
+    def test_none_of_a_choice_by_chance_or_of_a_strategy_without_patches(self, active_config):
+        rounds = read_rounds(run_classify_active(active_config(epochs=1)).run)
+        assert {one.patterns for one in rounds} == {None}
+        rounds = read_rounds(run_classify_active(active_config(**self.AIFT | {"initial": 4}, overwrite=True)).run)
+        assert [one.patterns is None for one in rounds] == [True, False, False]
+
+    def test_an_annotator_is_told_no_label_in_advance(self, active_config, tmp_path):
+        config = active_config(**self.AIFT, ask=tmp_path / "labels.csv", classes="left,right")
+        [waiting] = read_rounds(run_classify_active(config).run)
+        assert {one.label for one in (*waiting.patterns.first, *waiting.patterns.last)} == {None}
+
+    def test_the_classes_of_the_whole_pool_are_kept(self, active_config, parts_of):
+        run = run_classify_active(active_config(epochs=1)).run
+        assert json.loads((run / "result.json").read_text())["pool"] == parts_of().train.counts()
 
 
 class TestFits:
