@@ -120,6 +120,8 @@ OTHER_VALUES: dict[tuple[type, str], Any] = {
     (ClassifyCompareConfig, "shared"): {"shared": {"data": "pictures", "epochs": 3}},
     (ClassifyCompareConfig, "entries"): {"entries": {"chosen": {"verb": "active", "acquisition": "entropy"}}},
     (ClassifyCompareConfig, "baseline"): {"baseline": "chosen"},
+    (ClassifyCompareConfig, "pretrain"): {"pretrain": {"base": {"data": "others"}}},
+    (ClassifyCompareConfig, "folds"): {"folds": 3, "entries": {"chosen": {"split": "split.json"}}},
     (ClassifySearchConfig, "shared"): {"shared": {"data": "pictures", "transfer": "scratch"}},
     (ClassifySearchConfig, "space"): {"space": {"learning_rate": [1e-3, 1e-4]}},
 }

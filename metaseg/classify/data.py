@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
@@ -213,12 +213,13 @@ def graded_case(name: str, patient: str, grade: str | None) -> Case:
     return Case(name, patient, grade or "", {}, None, LABEL_SCHEMES["brats"], grade=grade)
 
 
-def check_cases(cases: Sequence[Any], config: RunConfig) -> None:
+def check_cases(cases: Sequence[Any], config: RunConfig, folds: int = 0) -> None:
     """Find out whether classes and parts can be made of cases, before any of them is prepared.
 
     Args:
         cases: As read from their files, or prepared ones.
         config: Which classes and parts.
+        folds: Folds that a study will divide the patients into, or that the split must have; 0 for none.
 
     Raises:
         DataError: A class or a part cannot be made of these cases.
@@ -226,13 +227,17 @@ def check_cases(cases: Sequence[Any], config: RunConfig) -> None:
     """
     annotator = getattr(config, "ask", None) is not None
     names = case_classes(cases, config, needed=not annotator)
-    if not annotator:
-        class_order(names, tuple(config.classes), config)
+    classes = () if annotator else class_order(names, tuple(config.classes), config)
     if config.split is None:
         if config.fold is not None:
             raise lone_fold()
+        for name in classes if folds else ():
+            _check_fold_patients({case.patient for case in cases if names[case.id] == name}, name, folds)
         return
     split = Split.load(config.split)
+    if folds:
+        check_folds(split, folds, config.split)
+        config = replace(config, fold=0)
     for part in {name for group in _groups(split, config) for name in group}:
         if part not in split.parts:
             raise unknown_name("part of the split", part, split.parts, config.split)
@@ -242,6 +247,27 @@ def check_cases(cases: Sequence[Any], config: RunConfig) -> None:
                 where=config.split,
                 remedy="give the split of this data set",
             )
+
+
+def _check_fold_patients(patients: Collection[str], name: str, folds: int) -> None:
+    if len(patients) < folds:
+        raise DataError(
+            f"class {name} has {len(patients)} patients for {folds} folds",
+            expected="one for each fold at least",
+            remedy="use fewer folds, or leave the class out with --classes",
+        )
+
+
+def check_folds(split: Split, folds: int, where: Path) -> None:
+    """Raise UsageError unless a split has just so many folds."""
+    found = sum(name.startswith("fold-") for name in split.parts)
+    if found != folds:
+        raise UsageError(
+            f"the split has {found or 'no'} folds",
+            where=where,
+            expected=f"the study's {folds}",
+            remedy=f"make one with 'metaseg data split --folds {folds}', or name another study folder with --out",
+        )
 
 
 def _of_classes(store: SliceStore, names: Mapping[str, str], classes: Sequence[str], *, say: bool) -> SliceStore:
@@ -305,7 +331,7 @@ def _split(slices: ClassifiedSlices, config: RunConfig, recorded: Path | None) -
     if config.split is None:
         if config.fold is not None:
             raise lone_fold()
-        own = _own_split(slices, config.seed) if recorded is None else Split.load(recorded)
+        own = own_split(slices, config.seed) if recorded is None else Split.load(recorded)
         # Where few have a class, a part of an own split may be empty.
         return own, [[name] if own.parts.get(name) else [] for name in ("train", "val", "test")]
     split = _narrowed(Split.load(recorded or config.split), slices)
@@ -347,7 +373,17 @@ def _narrowed(split: Split, slices: ClassifiedSlices) -> Split:
     return Split(split.seed, split.stratify, parts, split.patients)
 
 
-def _own_split(slices: ClassifiedSlices, seed: int) -> Split:
+def own_split(slices: ClassifiedSlices, seed: int, folds: int | None = None) -> Split:
+    """A split of all patients by class.
+
+    Args:
+        slices: All slices.
+        seed: Of the draw.
+        folds: Number of folds; None for 70, 15 and 15 % of the patients.
+
+    Raises:
+        DataError: There are fewer patients than parts.
+    """
     label = dict(zip(slices.owners.tolist(), slices.labels.tolist(), strict=True))
     cases = {owner: slices.store.cases[owner] for owner in label}
     patients = {cases[owner].patient for owner, number in label.items() if number >= 0}
@@ -356,6 +392,8 @@ def _own_split(slices: ClassifiedSlices, seed: int) -> Split:
         for owner, number in label.items()
         if cases[owner].patient in patients
     ]
+    if folds is not None:
+        return make_split(known, folds=folds, seed=seed, stratify="grade")
     rest = [case for case in cases.values() if case.patient not in patients]
     parts: dict[str, tuple[str, ...]] = {"train": (), "val": (), "test": ()}
     if known:

@@ -143,7 +143,21 @@ class ClassifyCompareConfig(StudyOptions):
         STUDY,
         common=True,
     )
+    pretrain: Settings = option(
+        {},
+        "Networks to start from by label, each with its settings of 'classify train', trained before the cells. An "
+        "entry starts from one by 'weights: from:LABEL', and from another entry's network of the same seed and fold "
+        "likewise.",
+        STUDY,
+    )
     seeds: Seeds = (0, 1, 2, 3, 4)
+    folds: Whole = option(
+        0,
+        "Cross-validation: divide the patients into so many folds by class; of each the network tests that has not "
+        "seen it, and metrics are of all folds' predictions together. 0 tests one part.",
+        STUDY,
+        common=True,
+    )
     new_splits: bool = option(False, "Divide the patients anew for each seed, instead of once for all.", STUDY)
     baseline: str | None = option(
         None, "Entry that the others are compared with; by default random, or the first.", STUDY, free=TABLES_ANEW

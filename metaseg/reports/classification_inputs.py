@@ -33,6 +33,7 @@ from metaseg.reports.inputs import (
 from metaseg.runs.folder import RunFolder, is_run
 from metaseg.runs.logs import METRICS_NAME, read_log
 from metaseg.runs.networks import PatientRow
+from metaseg.studies.classifiers.folds import pool_folds
 from metaseg.studies.classifiers.plan import ClassifierWork, make_classifier_plan
 from metaseg.studies.classifiers.tables import (
     Predictions,
@@ -174,14 +175,15 @@ def _read_study(folder: Path) -> ClassifierInputs:
             remedy="the results of a search are in its trials.csv; train with its best.yaml, and report that run",
         )
     work = make_classifier_plan(replace(load_config(ClassifyCompareConfig, folder / STUDY_NAME), out=folder))
-    cells = [Unit("cell", "", label, seed=seed) for label in work.entries for seed in work.study.seeds]
+    places = {label: place for place, label in enumerate(work.entries)}
     runs = {
         cell: _with_test_patients(read_run(folder / cell.folder, work.titles[cell.label]))
-        for cell in cells
+        for cell in sorted(work.cells, key=lambda cell: places[cell.label])
         if is_run(folder / cell.folder)
     }
     done = [cell for cell, run in runs.items() if run.status == "finished"]
-    found = {cell: read for cell in done if (read := predictions_in(folder / cell.folder / "test")) is not None}
+    read = {cell: one for cell in done if (one := predictions_in(folder / cell.folder / "test")) is not None}
+    found = pool_folds(read, work.study.folds)
     if not found:
         raise RunError(
             "the study has no results yet",
@@ -190,8 +192,8 @@ def _read_study(folder: Path) -> ClassifierInputs:
             remedy="let the study run on, and report it then",
         )
     notes = _few_patients(found.values())
-    if len(done) < len(work.units):
-        told = f"{len(done)} of {len(work.units)} cells are done, and the metrics are of these."
+    if len(done) < len(work.cells):
+        told = f"{len(done)} of {len(work.cells)} cells are done, and the metrics are of these."
         notes = (f"The study is not finished: {told}", *notes)
     return ClassifierInputs(
         folder=folder,

@@ -109,7 +109,7 @@ class Inputs:
         Raises:
             RunError: One is not as it was when the run began.
         """
-        found = {name: _digest_of_input(value) for name, value in config_paths(config) if name not in NOT_BY_FILE}
+        found = {name: digest_of_input(value) for name, value in config_paths(config) if name not in NOT_BY_FILE}
         if not self.recorded:
             self.files = found
             return
@@ -246,7 +246,7 @@ def _digest_of_file(path: Path, modified: int, size: int, hasher: Callable[[byte
     return str(hasher(path.read_bytes()).hexdigest())
 
 
-def _digest_of_input(name: str) -> str | None:
+def digest_of_input(name: str) -> str | None:
     """Digest of what a setting of a run names; None if there is no such file, run or checkpoint."""
     try:
         return content_digest(name, _BLAKE2B)

@@ -17,7 +17,7 @@ from metaseg.errors import MetasegError, RunError, TrainingError, UsageError
 from metaseg.files import FileKind, read_json, write_json
 from metaseg.runs.folder import RunFolder, config_changes, is_locked, is_run
 from metaseg.runs.manifest import read_manifest
-from metaseg.runs.session import INPUTS_NAME, STATE_FILE
+from metaseg.runs.session import INPUTS_KIND, INPUTS_NAME, STATE_FILE, InputsContent, digest_of_input
 from metaseg.runs.state import RunState
 from metaseg.terminal import quiet
 from metaseg.verbs import verb_of
@@ -113,7 +113,14 @@ def changes_of(recorded: RunConfig, wanted: RunConfig, folder: Path, study: Path
     return min(ways, key=len)
 
 
-def run_unit(folder: Path, config: RunConfig, study: Path, *, show: bool = False) -> None:
+def began_from(folder: Path, weights: str) -> bool:
+    """Whether a run began from the weights that a run or checkpoint has now; one without a record counts as such."""
+    path = folder / INPUTS_NAME
+    recorded = read_json(path, INPUTS_KIND, InputsContent).files.get("weights") if path.exists() else None
+    return recorded is None or recorded == digest_of_input(weights)
+
+
+def run_unit(folder: Path, config: RunConfig, study: Path, *, show: bool = False, anew: bool = False) -> None:
     """Bring a run to its end: begin it, continue it, or do it again; nothing if it is done.
 
     Args:
@@ -121,13 +128,14 @@ def run_unit(folder: Path, config: RunConfig, study: Path, *, show: bool = False
         config: The settings that it should have.
         study: The study's folder.
         show: Let the verb print what it prints.
+        anew: Do it again if it is done.
 
     Raises:
         BusyError: Another process writes it.
         MetasegError: As from its verb.
     """
     state = state_of(folder, config, study)
-    if state == "done":
+    if state == "done" and not anew:
         return
     try:
         # A run that was cut off before it saved a state has nothing to continue from.
@@ -147,7 +155,7 @@ def run_unit(folder: Path, config: RunConfig, study: Path, *, show: bool = False
         # Another process may have been quicker since the look at it.
         if _is_busy(folder, error):
             raise BusyError from error
-        if state_of(folder, config, study) != "done":
+        if anew or state_of(folder, config, study) != "done":
             raise
 
 

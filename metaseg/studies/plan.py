@@ -36,9 +36,9 @@ from metaseg.studies.entries import (
 )
 from metaseg.studies.phantoms import phantom_pretraining, phantom_target
 from metaseg.studies.search import RUNS, WORST, Notes, Search
-from metaseg.studies.workers import ORACLE, Unit, Work
+from metaseg.studies.workers import ORACLE, PRETRAIN, Unit, Work
 
-PRETRAIN, BEST = "pretrain", "best.json"
+BEST = "best.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 """Names that are safe as folders everywhere."""
 

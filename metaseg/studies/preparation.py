@@ -25,9 +25,9 @@ from metaseg.store.prepare import list_cases
 from metaseg.store.stored_case import StoredCase
 from metaseg.studies.cells import NETWORK, BusyError, check_inputs, run_unit, state_of
 from metaseg.studies.phantoms import PARTS, is_phantom_split, make_phantom_domain
-from metaseg.studies.plan import PRETRAIN, Plan, with_patients
+from metaseg.studies.plan import Plan, with_patients
 from metaseg.studies.search import open_database
-from metaseg.studies.workers import CELLS, SEARCHES, Unit
+from metaseg.studies.workers import CELLS, PRETRAIN, SEARCHES, Unit
 from metaseg.training.source import absent_cases
 
 Member = Case | StoredCase

@@ -29,14 +29,14 @@ from metaseg.files import write_json
 from metaseg.studies.cells import BusyError
 from metaseg.terminal import bars, is_quiet, print_line
 
-CELLS, SEARCHES = "cells", "searches"
+CELLS, SEARCHES, PRETRAIN = "cells", "searches", "pretrain"
 ORACLE = "oracle"
 """Name of the order that needs to know the target, and of the run of each target that does."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One piece of work, done by one process: a cell, the search of an entry, or a target's oracle run.
+    """One piece of work, done by one process: a cell, a pretraining, an entry's search, or a target's oracle run.
 
     Attributes:
         kind: Which of them.
@@ -44,13 +44,15 @@ class Unit:
         label: The entry that it belongs to; units of one label take about as long.
         shots: Labelled patients of a cell; None where a study does not vary them.
         seed: Seed of a cell.
+        fold: Fold that a cell tests; None where a study has no folds.
     """
 
-    kind: Literal["oracle", "search", "cell"]
+    kind: Literal["oracle", "search", "cell", "pretrain"]
     target: str
     label: str = ORACLE
     shots: int | None = None
     seed: int = 0
+    fold: int | None = None
 
     @property
     def name(self) -> str:
@@ -58,8 +60,11 @@ class Unit:
         parts = [self.target, self.label]
         if self.kind == "search":
             parts.append("search")
+        elif self.kind == "pretrain":
+            parts.insert(0, PRETRAIN)
         elif self.kind == "cell":
             parts += ["" if self.shots is None else f"shots-{self.shots}", f"seed-{self.seed}"]
+            parts += [] if self.fold is None else [f"fold-{self.fold}"]
         return "/".join(filter(None, parts))
 
     @property
@@ -67,6 +72,8 @@ class Unit:
         """Its folder within the study."""
         if self.kind == "search":
             return Path(SEARCHES, self.target, self.label)
+        if self.kind == "pretrain":
+            return Path(self.name)
         return Path(CELLS, self.name)
 
 

@@ -17,6 +17,7 @@ from metaseg.results import Result
 from metaseg.runs.manifest import read_manifest
 from metaseg.runs.state import STATE_NAME
 from metaseg.studies.cells import check_inputs
+from metaseg.studies.classifiers.folds import pool_folds
 from metaseg.studies.classifiers.plan import (
     ClassifierWork,
     check_entries,
@@ -77,14 +78,18 @@ def run_classify_compare(config: ClassifyCompareConfig) -> ClassifierComparison:
         RunError: Cells failed; all others are done then.
     """
     work = make_classifier_plan(config)
-    check_entries(work.entries)
+    own = {*work.entries, *work.pretraining}
+    check_entries(work.entries, config.folds, own)
+    check_entries(work.pretraining)
     if config.dry_run:
         _print_plan(work)
         return ClassifierComparison(work.folder, pd.DataFrame(), pd.DataFrame())
     work.folder.mkdir(parents=True, exist_ok=True)
     dump_config(config, work.folder / STUDY_FILE)
     work = with_split(work)
-    check_inputs(work.folder, input_digests(work.entries), any((work.folder / CELLS).rglob(STATE_NAME)))
+    check_inputs(
+        work.folder, input_digests({**work.entries, **work.pretraining}), any((work.folder / CELLS).rglob(STATE_NAME))
+    )
     with continued_by_the_same_command():
         failures = do_what_is_left(work, work.left_to_do())
     result = write_tables(work)
@@ -94,9 +99,9 @@ def run_classify_compare(config: ClassifyCompareConfig) -> ClassifierComparison:
 
 def write_tables(work: ClassifierWork) -> ClassifierComparison:
     """Write tables and pictures of the cells that are done, and print the summary."""
-    done = [cell for cell in work.units if work.is_done(cell)]
+    done = [cell for cell in work.cells if work.is_done(cell)]
     read = {cell: predictions_in(work.folder / cell.folder / "test") for cell in done}
-    found = {cell: predictions for cell, predictions in read.items() if predictions is not None}
+    found = pool_folds({cell: one for cell, one in read.items() if one is not None}, work.study.folds)
     curves = curve_rows(work, done)
     summarised = entry_summary(work, found, curves, work.baseline)
     write_table(summarised, work.folder / "summary")
@@ -110,17 +115,19 @@ def write_tables(work: ClassifierWork) -> ClassifierComparison:
         if work.study.paper is not None:
             synthetic = any(read_manifest(work.folder / cell.folder).get("synthetic") for cell in done)
             print_paper(work.study.paper, summarised, synthetic)
-    print(f"{len(done)} of {len(work.units)} cells are done; tables and pictures in {work.folder}")
+    print(f"{len(done)} of {len(work.cells)} cells are done; tables and pictures in {work.folder}")
     return ClassifierComparison(work.folder, summarised, curves)
 
 
 def _print_plan(work: ClassifierWork) -> None:
     todo = work.left_to_do()
-    print(f"study {work.folder}: {len(work.entries)} entries, {len(work.study.seeds)} seeds")
-    for label in work.entries:
+    folds = f", {work.study.folds} folds" if work.study.folds else ""
+    print(f"study {work.folder}: {len(work.entries)} entries, {len(work.study.seeds)} seeds{folds}")
+    for label in (*work.pretraining, *work.entries):
         mine = [cell for cell in work.units if cell.label == label]
         left = sum(cell in todo for cell in mine)
-        print(f"  {label}: {len(mine)} cells, {len(mine) - left} done, {left} to do")
+        what = "network to start from" if label in work.pretraining else f"{len(mine)} cells"
+        print(f"  {label}: {what}, {len(mine) - left} done, {left} to do")
     seconds = [pace for cell in work.units if (pace := work.pace(cell))]
     if seconds and todo:
         print(f"about {sum(seconds) / len(seconds) * len(todo) / work.jobs / 60:.0f} min in {work.jobs} processes")

@@ -1,19 +1,22 @@
-"""The plan of a comparison of classifiers: its entries, and each entry's run for each seed."""
+"""The plan of a comparison of classifiers: its entries, and each entry's run for each seed and fold."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from metaseg.cases.splits import Split
 from metaseg.classify.data import (
     PHANTOM_GRADES,
     check_cases,
+    check_folds,
     graded_case,
     into_parts,
     open_classified,
     open_slices,
+    own_split,
     phantom_folders,
 )
 from metaseg.classify.train import SPLIT_NAME
@@ -29,7 +32,7 @@ from metaseg.models.weights import read_tensors
 from metaseg.runs.networks import NO_FILES, weights_file
 from metaseg.runs.session import content_digest
 from metaseg.store.prepare import list_cases
-from metaseg.studies.cells import run_unit, seconds_of, state_of
+from metaseg.studies.cells import began_from, run_unit, seconds_of, state_of
 from metaseg.studies.entries import plain
 from metaseg.studies.plan import NAME
 from metaseg.studies.workers import Unit, Work
@@ -37,9 +40,11 @@ from metaseg.verbs import CLASSIFIER, verbs_of
 
 ClassifierConfig = ClassifyTrainConfig | ClassifyActiveConfig
 KINDS: Mapping[str, Any] = {verb.words.split()[1]: verb.config for verb in verbs_of(CLASSIFIER).values()}
-NAMES = {verb: {field.name for field in fields(kind)} for verb, kind in KINDS.items()}
+NAMES = {verb: {item.name for item in fields(kind)} for verb, kind in KINDS.items()}
 STUDYS_OWN = ("out", "seed", "resume", "overwrite", "device", "cache", "jobs", "ask")
 """Settings of a run that the study sets, or that make no sense in one."""
+FROM = "from:"
+"""Begins the ``weights`` of an entry that starts from a network of the study."""
 
 
 @dataclass(frozen=True)
@@ -49,36 +54,75 @@ class ClassifierWork(Work):
     Attributes:
         study: Its settings.
         folder: Its folder.
-        entries: Settings of each entry's runs, but for seed and folder.
+        entries: Settings of each entry's runs, but for seed, fold and folder.
         titles: Name of each entry in tables.
+        pretraining: Settings of the networks that entries start from, by label.
     """
 
     study: ClassifyCompareConfig
     folder: Path
     entries: Mapping[str, ClassifierConfig]
     titles: Mapping[str, str]
+    pretraining: Mapping[str, ClassifierConfig] = field(default_factory=dict)
+
+    @property
+    def cells(self) -> Sequence[Unit]:
+        """The runs that are compared, seed by seed and fold by fold, so that a study cut short has all entries."""
+        folds = range(self.study.folds) if self.study.folds else (None,)
+        return tuple(
+            Unit("cell", "", label, seed=seed, fold=fold)
+            for seed in self.study.seeds
+            for fold in folds
+            for label in _parents_first(self.entries)
+        )
 
     @property
     def units(self) -> Sequence[Unit]:
-        """All cells, seed by seed, so that a study that is cut short has all entries."""
-        return tuple(Unit("cell", "", label, seed=seed) for seed in self.study.seeds for label in self.entries)
+        """All work: the networks to start from, and the cells."""
+        return (*(Unit("pretrain", "", label) for label in self.pretraining), *self.cells)
+
+    def needs(self, unit: Unit) -> Sequence[Unit]:
+        """The unit whose network this one starts from, if it is one of the study."""
+        parent = None if unit.kind == "pretrain" else parent_of(self.entries[unit.label])
+        if parent is None:
+            return ()
+        return (Unit("pretrain", "", parent) if parent in self.pretraining else replace(unit, label=parent),)
 
     @property
     def baseline(self) -> str:
         """The entry that the others are compared with."""
         return self.study.baseline or ("random" if "random" in self.entries else next(iter(self.entries)))
 
-    def config(self, cell: Unit) -> ClassifierConfig:
-        """The settings of a cell's run."""
-        return replace(self.entries[cell.label], seed=cell.seed, out=self.folder / cell.folder)
+    def config(self, unit: Unit) -> ClassifierConfig:
+        """The settings of a unit's run."""
+        out = self.folder / unit.folder
+        if unit.kind == "pretrain":
+            return replace(self.pretraining[unit.label], out=out)
+        config = replace(self.entries[unit.label], seed=unit.seed, out=out)
+        if unit.fold is not None:
+            config = replace(config, split=config.split or self.fold_file(unit.seed), fold=unit.fold)
+        for parent in self.needs(unit):
+            config = replace(config, weights=str(self.folder / parent.folder))
+        return config
+
+    def fold_file(self, seed: int) -> Path:
+        """Where the folds of a seed are kept."""
+        return self.folder / (f"folds-seed-{seed}.json" if self.study.new_splits else "folds.json")
 
     def is_done(self, unit: Unit) -> bool:
-        """Whether a cell is finished with its settings."""
-        return state_of(self.folder / unit.folder, self.config(unit), self.folder) == "done"
+        """Whether a unit is finished with its settings, and from the network that there is to start from."""
+        return self._has_run(unit) and self._is_of_its_parent(unit)
 
     def do(self, unit: Unit) -> None:
-        """Do what is missing of a cell."""
-        run_unit(self.folder / unit.folder, self.config(unit), self.folder)
+        """Do what is missing of a unit."""
+        folder = self.folder / unit.folder
+        run_unit(folder, self.config(unit), self.folder, anew=self._has_run(unit) and not self._is_of_its_parent(unit))
+
+    def _has_run(self, unit: Unit) -> bool:
+        return state_of(self.folder / unit.folder, self.config(unit), self.folder) == "done"
+
+    def _is_of_its_parent(self, unit: Unit) -> bool:
+        return not self.needs(unit) or began_from(self.folder / unit.folder, self.config(unit).weights)
 
     def pace(self, unit: Unit) -> float | None:
         """Seconds of a finished cell."""
@@ -91,7 +135,7 @@ def make_classifier_plan(config: ClassifyCompareConfig) -> ClassifierWork:
     Raises:
         UsageError: There are none, or an entry's name or settings cannot be used.
     """
-    example = "{verb: active, strategy: random}"
+    example = "{verb: active, acquisition: random}"
     if not config.entries:
         raise UsageError(
             "the comparison has no entries", expected=f"entries: with at least one, such as  random: {example}"
@@ -100,20 +144,98 @@ def make_classifier_plan(config: ClassifyCompareConfig) -> ClassifierWork:
     folder = config.out.expanduser()
     entries, titles = {}, {}
     for label, given in config.entries.items():
-        if not NAME.fullmatch(str(label)):
-            raise UsageError(f"the entry's name '{label}'", expected="letters, digits and . _ + -")
-        if not isinstance(given or {}, Mapping):
-            raise UsageError(f"entry '{label}' is {given!r}", expected=f"settings, such as {example}")
-        settings = dict(given or {})
+        settings = _own_settings(label, given, f"entry '{label}'")
         titles[label] = str(settings.pop("title", label))
-        entries[label] = read_classifier_entry(str(label), settings, config.shared, config, folder)
+        entries[label] = read_classifier_entry(f"entry '{label}'", settings, config.shared, config, folder)
     if config.baseline is not None and config.baseline not in entries:
         raise unknown_name("entry of --baseline", config.baseline, entries)
-    return ClassifierWork(config, folder, entries, titles)
+    pretraining = {
+        label: read_classifier_entry(what, _own_settings(label, given, what), {}, config, folder)
+        for label, given in config.pretrain.items()
+        for what in [f"pretrain '{label}'"]
+    }
+    _check_parents(entries, pretraining)
+    _check_cross_validation(config, entries)
+    return ClassifierWork(config, folder, entries, titles, pretraining)
+
+
+def _own_settings(label: Any, given: Any, what: str) -> dict[str, Any]:
+    if not NAME.fullmatch(str(label)):
+        raise UsageError(f"the {what.split()[0]}'s name '{label}'", expected="letters, digits and . _ + -")
+    if not isinstance(given or {}, Mapping):
+        raise UsageError(f"{what} is {given!r}", expected="settings, such as {verb: active, acquisition: random}")
+    return dict(given or {})
+
+
+def parent_of(entry: ClassifierConfig) -> str | None:
+    """The label of the study's network that an entry starts from; None for one that starts from elsewhere."""
+    return entry.weights.removeprefix(FROM) if entry.weights.startswith(FROM) else None
+
+
+def _parents_first(entries: Mapping[str, ClassifierConfig]) -> list[str]:
+    """The entries in their order, but each behind the one that it starts from."""
+    ordered: list[str] = []
+
+    def put(label: str) -> None:
+        parent = parent_of(entries[label])
+        if parent is not None and parent in entries:
+            put(parent)
+        if label not in ordered:
+            ordered.append(label)
+
+    for label in entries:
+        put(label)
+    return ordered
+
+
+def _check_parents(entries: Mapping[str, ClassifierConfig], pretraining: Mapping[str, ClassifierConfig]) -> None:
+    """Raise UsageError where an entry starts from what is not there, from itself, or from another network."""
+    known = {**pretraining, **entries}
+    if doubled := sorted(pretraining.keys() & entries.keys()):
+        raise UsageError(f"'{doubled[0]}' is an entry and under 'pretrain'", expected="two names")
+    for label, entry in known.items():
+        line, parent = [label], parent_of(entry)
+        while parent is not None:
+            if parent not in known:
+                raise unknown_name(f"network of the study, in weights of '{line[-1]}',", parent, known)
+            if parent in line or line[-1] in pretraining:
+                raise UsageError(
+                    f"'{line[-1]}' cannot start from '{parent}'",
+                    expected="an entry of 'pretrain', or an entry that does not itself start from this one",
+                )
+            if known[parent].model != entry.model:
+                raise UsageError(
+                    f"entry '{label}' ({entry.model}) starts from '{parent}' ({known[parent].model})",
+                    expected="the same network",
+                )
+            line.append(parent)
+            parent = parent_of(known[parent])
+
+
+def _check_cross_validation(config: ClassifyCompareConfig, entries: Mapping[str, ClassifierConfig]) -> None:
+    if not config.folds:
+        return
+    sets = {(entry.data, entry.label, entry.classes) for entry in entries.values() if entry.split is None}
+    if len(sets) > 1:
+        raise UsageError(
+            "the entries are of different data or classes, and 'folds' divides the patients of one set",
+            remedy="make a study for each set, or give each entry a 'split' of so many folds",
+        )
+    if config.folds < 3:
+        raise UsageError(f"--folds {config.folds}", expected="3 or more: one to test, one to validate, others to train")
+    for label, entry in entries.items():
+        if isinstance(entry, ClassifyActiveConfig):
+            raise UsageError(
+                f"entry '{label}': active learning in {config.folds} folds",
+                expected="entries that train, with 'folds'",
+                remedy="use seeds with 'new_splits: true' for active learning",
+            )
+        if entry.fold is not None:
+            raise UsageError(f"entry '{label}' sets 'fold', which is the study's own", remedy="omit it")
 
 
 def read_classifier_entry(
-    label: str,
+    what: str,
     settings: Mapping[str, Any],
     shared: Mapping[str, Any],
     study: Any,
@@ -122,7 +244,7 @@ def read_classifier_entry(
     """The settings of an entry's runs.
 
     Args:
-        label: The entry, for messages.
+        what: What is read, such as ``entry 'random'``, for messages.
         settings: Its own settings, and its ``verb``.
         shared: Settings of all entries; those that an entry's verb does not have are left out.
         study: Settings of the study.
@@ -134,7 +256,7 @@ def read_classifier_entry(
     own, common = plain(settings), plain(shared)
     verb = str(own.pop("verb", common.pop("verb", "train"))).removeprefix("classify-")
     if verb not in KINDS:
-        raise UsageError(f"entry '{label}': verb {verb}", expected="train or active")
+        raise UsageError(f"{what}: verb {verb}", expected="train or active")
     if verb == "active":
         # Shared by entries that train, what was called a strategy once is their way of transfer.
         common.pop("strategy", None)
@@ -147,7 +269,7 @@ def read_classifier_entry(
         )
     if taken := [name for name in (*own, *common) if name in STUDYS_OWN]:
         raise UsageError(
-            f"entry '{label}' sets '{taken[0]}', which is the study's own",
+            f"{what} sets '{taken[0]}', which is the study's own",
             remedy="set it at the top of the file, or omit it",
         )
     merged = {name: value for name, value in common.items() if name in NAMES[verb]} | own
@@ -156,12 +278,17 @@ def read_classifier_entry(
             KINDS[verb], None, {**merged, "device": study.device, "cache": study.cache, "jobs": 1, "out": folder}
         )
     except UsageError as error:
-        error.found = f"entry '{label}': {error.found}"
+        error.found = f"{what}: {error.found}"
         raise
 
 
-def check_entries(entries: Mapping[str, ClassifierConfig]) -> None:
+def check_entries(entries: Mapping[str, ClassifierConfig], folds: int = 0, own: Collection[str] = ()) -> None:
     """Find out whether data, splits and networks allow the entries, from names alone; writes nothing.
+
+    Args:
+        entries: The entries, or other settings of runs.
+        folds: Folds of the study; 0 for none.
+        own: Labels of the networks that will be there when the study has made them.
 
     Raises:
         MetasegError: As from the runs themselves, with the entry's name.
@@ -171,7 +298,7 @@ def check_entries(entries: Mapping[str, ClassifierConfig]) -> None:
         reading = (entry.data, entry.format, entry.copies, entry.patients)
         try:
             find_classifier(entry.model).validated(entry.model_options)
-            if entry.weights not in NO_FILES:
+            if entry.weights not in NO_FILES and parent_of(entry) not in own:
                 _check_weights(Path(weights_file(entry.weights)))
             make_fabric(entry.device, "32-true")
             if isinstance(entry, ClassifyTrainConfig):
@@ -185,7 +312,7 @@ def check_entries(entries: Mapping[str, ClassifierConfig]) -> None:
                     allow_missing=entry.allow_missing,
                     group_copies=entry.copies,
                 ) or [graded_case(grade, grade, grade) for grade in map(str.upper, PHANTOM_GRADES)]
-            check_cases(seen[reading], entry)
+            check_cases(seen[reading], entry, folds)
         except MetasegError as error:
             error.found = f"entry '{label}': {error.found}"
             raise
@@ -208,7 +335,8 @@ def input_digests(entries: Mapping[str, ClassifierConfig]) -> dict[str, str]:
         if reading not in stores:
             stores[reading] = open_classified(entry).fingerprint
         found[f"data of {label}"] = stores[reading]
-        weights = None if entry.weights in NO_FILES else Path(weights_file(entry.weights))
+        within = entry.weights in NO_FILES or parent_of(entry) is not None
+        weights = None if within else Path(weights_file(entry.weights))
         files = {"split": entry.split, "case table": entry.case_table, "weights": weights}
         found |= {f"{name} of {label}": content_digest(path) for name, path in files.items() if path is not None}
     return found
@@ -217,20 +345,37 @@ def input_digests(entries: Mapping[str, ClassifierConfig]) -> dict[str, str]:
 def with_split(work: ClassifierWork) -> ClassifierWork:
     """The plan with one division of the patients for all seeds and entries, drawn once, unless it has its own.
 
-    Entries without data work on phantoms, the same for all seeds.
+    Folds are drawn for each seed where the study has new splits. Entries without data work on phantoms, the same for
+    all seeds.
 
     Raises:
         MetasegError: The data cannot be used.
     """
-    entries = {
-        label: replace(entry, data=entry.data or phantom_folders(entry.phantom_cases, 0, entry.cache))
-        for label, entry in work.entries.items()
-    }
+    entries, pretraining = (
+        {
+            label: replace(entry, data=entry.data or phantom_folders(entry.phantom_cases, 0, entry.cache))
+            for label, entry in group.items()
+        }
+        for group in (work.entries, work.pretraining)
+    )
     without = [label for label, entry in entries.items() if entry.split is None]
+    if without and work.study.folds:
+        _write_folds(work, entries[without[0]])
     if without and not work.study.new_splits:
-        path = work.folder / SPLIT_NAME
+        path = work.fold_file(0) if work.study.folds else work.folder / SPLIT_NAME
         if not path.exists():
             first = entries[without[0]]
             into_parts(open_slices(first), first).split.save(path)
         entries |= {label: replace(entries[label], split=path) for label in without}
-    return replace(work, entries=entries)
+    return replace(work, entries=entries, pretraining=pretraining)
+
+
+def _write_folds(work: ClassifierWork, first: ClassifierConfig) -> None:
+    """Draw the folds that are not there yet, and look at those that are."""
+    folds = work.study.folds
+    files = {work.fold_file(seed): seed for seed in work.study.seeds}
+    for path, seed in files.items():
+        if path.exists():
+            check_folds(Split.load(path), folds, path)
+        else:
+            own_split(open_slices(first), seed if work.study.new_splits else first.seed, folds).save(path)

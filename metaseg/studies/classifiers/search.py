@@ -229,7 +229,7 @@ def make_search(config: ClassifySearchConfig) -> TrainingSearch:
     """
     assert config.out is not None
     folder = config.out.expanduser()
-    entry = read_classifier_entry("shared", config.shared, {}, config, folder)
+    entry = read_classifier_entry("entry 'shared'", config.shared, {}, config, folder)
     if not isinstance(entry, ClassifyTrainConfig):
         raise UsageError("shared: verb active", expected="settings of 'metaseg classify train'")
     searchable = frozenset(

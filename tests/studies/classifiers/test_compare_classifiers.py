@@ -5,22 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from metaseg.cases.splits import Split
 from metaseg.classify import active
+from metaseg.config.classification import ClassifyTrainConfig
 from metaseg.config.io import load_config
 from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import MetasegError, RunError, UsageError
+from metaseg.runs.folder import RunFolder
+from metaseg.runs.networks import load_classifier_network
 from metaseg.studies import cells
-from metaseg.studies.classifiers.compare import run_classify_compare
+from metaseg.studies.classifiers.compare import run_classify_compare, write_tables
 from metaseg.studies.classifiers.plan import make_classifier_plan, with_split
 from metaseg.studies.workers import Unit
 
@@ -35,18 +41,24 @@ def _quick_pictures():
         yield
 
 
-@pytest.fixture(scope="module")
-def discs(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("discs")
+SIDES = {"left": 6, "right": 17}
+
+
+def write_discs(root: Path, first: int) -> Path:
     down, across = np.indices((24, 24))
-    for side, middle in (("left", 6), ("right", 17)):
+    for side, middle in SIDES.items():
         (root / side).mkdir()
-        for one in range(14):
+        for one in range(first, first + 14):
             rng = np.random.default_rng([one, middle])
             disc = (down - rng.integers(8, 16)) ** 2 + (across - middle) ** 2 < 16
             picture = np.clip(70 + 12 * rng.standard_normal((24, 24)) + 130 * disc, 1, 255)
             Image.fromarray(picture.astype(np.uint8)).save(root / side / f"{side}{one:02d}.png")
     return root
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory) -> Path:
+    return write_discs(tmp_path_factory.mktemp("discs"), 0)
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +223,138 @@ class TestPlan:
     def test_wrong_entries_are_told(self, make_study, tmp_path, changes, match):
         with pytest.raises(UsageError, match=match):
             run_classify_compare(make_study(out=tmp_path / "study", **changes))
+        assert not (tmp_path / "study").exists()
+
+
+@pytest.fixture(scope="module")
+def folded(make_study, tmp_path_factory):
+    """Three folds, of an entry that starts from a network of the study and one that goes on from its cells."""
+    others = write_discs(tmp_path_factory.mktemp("others"), 50)
+    shared = {name: value for name, value in make_study().shared.items() if name not in ("batch", "budget")}
+    study = make_study(
+        out=tmp_path_factory.mktemp("studies") / "folded",
+        folds=3,
+        seeds=[0],
+        pretrain={"base": {**shared, "data": str(others), "transfer": "scratch"}},
+        entries={
+            "second": {"weights": "from:first", "transfer": "last-block"},
+            "first": {"weights": "from:base", "transfer": "freeze"},
+        },
+    )
+    return study, run_classify_compare(study)
+
+
+@pytest.fixture
+def folded_copy(folded, tmp_path):
+    """A copy of that study, to be spoiled, and its settings."""
+    settings, done = folded
+    return replace(settings, out=shutil.copytree(done.study, tmp_path / "folded"))
+
+
+class TestFolds:
+    def test_every_picture_is_predicted_once_by_a_network_that_has_not_seen_it(self, folded):
+        _, done = folded
+        split = Split.load(done.study / "folds.json")
+        for label in ("first", "second"):
+            tested = []
+            for fold in range(3):
+                run = done.study / "cells" / label / "seed-0" / f"fold-{fold}"
+                here = set(pd.read_csv(run / "test" / "predictions.csv")["case"])
+                patients = json.loads((run / "patients.json").read_text())
+                trained = {row["case"] for part in ("train", "val") for row in patients[part]}
+                assert here == set(split.parts[f"fold-{fold}"])
+                assert not here & trained
+                assert here | trained == set(split.patients)
+                tested += sorted(here)
+            assert sorted(tested) == sorted(split.patients)
+
+    def test_metrics_are_of_all_folds_together(self, folded):
+        _, done = folded
+        for row in done.summary.to_dict("records"):
+            files = sorted(done.study.glob(f"cells/{row['entry']}/seed-0/*/test/predictions.csv"))
+            table = pd.concat(map(pd.read_csv, files))
+            assert len(files) == 3
+            assert row["auc"] == pytest.approx(roc_auc_score(table["truth"] == "right", table["prob_right"]))
+            assert row["accuracy"] == pytest.approx((table["truth"] == table["predicted"]).mean())
+            assert row["n_seeds"] == 1
+
+    def test_entries_start_from_the_study_s_networks(self, folded):
+        _, done = folded
+        for fold in range(3):
+            second, first = (done.study / "cells" / label / "seed-0" / f"fold-{fold}" for label in ("second", "first"))
+            assert RunFolder.open(first).config(ClassifyTrainConfig).weights == str(done.study / "pretrain" / "base")
+            assert RunFolder.open(second).config(ClassifyTrainConfig).weights == str(first)
+            one, other = (load_classifier_network(run, "last").model.state_dict() for run in (first, second))
+            changed = {name.split(".")[1] for name, value in one.items() if not torch.equal(value, other[name])}
+            assert changed == {"conv3", "dense1", "dense2", "fc"}
+
+    def test_a_missing_fold_leaves_the_entry_out_until_it_is_done(self, folded, folded_copy, begun):
+        _, done = folded
+        shutil.rmtree(folded_copy.out / "cells" / "second" / "seed-0" / "fold-1")
+        work = with_split(make_classifier_plan(folded_copy))
+        assert write_tables(work).summary["entry"].tolist() == ["first"]
+        again = run_classify_compare(folded_copy)
+        assert begun == [("begun", "seed-0", 0)]
+        pd.testing.assert_frame_equal(again.summary, done.summary)
+
+    def test_what_started_from_a_network_that_was_made_anew_is_made_anew(self, folded, folded_copy, begun):
+        first = {**folded_copy.entries["first"], "learning_rate": 0.02}
+        changed = replace(folded_copy, entries={**folded_copy.entries, "first": first})
+        done = run_classify_compare(changed)
+        assert len(begun) == 6
+        assert all(word == "begun" for word, _, _ in begun)
+        work = with_split(make_classifier_plan(changed))
+        assert all(work.is_done(unit) for unit in work.units)
+        assert done.summary["n_seeds"].tolist() == [1, 1]
+
+    def test_new_splits_draw_folds_for_each_seed(self, make_study, tmp_path):
+        study = make_study(out=tmp_path / "study", folds=4, new_splits=True, entries={"full": {}})
+        (tmp_path / "study").mkdir()
+        work = with_split(make_classifier_plan(study))
+        one, other = (Split.load(tmp_path / "study" / f"folds-seed-{seed}.json") for seed in (0, 1))
+        assert one.parts != other.parts
+        assert len(one.parts) == len(other.parts) == 4
+        assert work.config(Unit("cell", "", "full", seed=1, fold=2)).split == tmp_path / "study" / "folds-seed-1.json"
+
+    def test_other_folds_than_those_drawn_are_refused(self, folded_copy):
+        with pytest.raises(UsageError, match="the split has 3 folds"):
+            run_classify_compare(replace(folded_copy, folds=4))
+
+    def test_copies_stay_together(self, discs, make_study, tmp_path):
+        data = shutil.copytree(discs, tmp_path / "discs")
+        for side in SIDES:
+            shutil.copy(data / side / f"{side}00.png", data / side / f"{side}99.png")
+        shared = {**make_study().shared, "data": str(data)}
+        (tmp_path / "study").mkdir()
+        with_split(make_classifier_plan(make_study(out=tmp_path / "study", folds=5, shared=shared, entries={"a": {}})))
+        split = Split.load(tmp_path / "study" / "folds.json")
+        assert len(split.patients) == 30
+        for side in SIDES:
+            of = {
+                part for part, ids in split.parts.items() for name in ids if name.endswith((f"{side}00", f"{side}99"))
+            }
+            assert len(of) == 1
+
+    @pytest.mark.parametrize(
+        ("changes", "match"),
+        [
+            ({"folds": 2, "entries": {"a": {}}}, "--folds 2"),
+            ({"folds": 30, "entries": {"a": {}}}, "class left has 14 patients for 30 folds"),
+            ({"folds": 5, "entries": {"a": {"verb": "active"}}}, "active learning in 5 folds"),
+            ({"folds": 5, "entries": {"a": {"fold": 1}}}, "sets 'fold'"),
+            ({"folds": 5, "entries": {"a": {}, "b": {"data": "elsewhere"}}}, "different data"),
+            ({"entries": {"a": {"weights": "from:b"}}}, "network of the study, in weights of 'a', 'b'"),
+            ({"entries": {"a": {"weights": "from:b"}, "b": {"weights": "from:a"}}}, "cannot start from"),
+            ({"entries": {"a": {"weights": "from:a"}}}, "'a' cannot start from 'a'"),
+            ({"entries": {"a": {"weights": "from:b"}, "b": {"model": "2d-cnn"}}}, "starts from 'b' .2d-cnn"),
+            ({"entries": {"a": {}}, "pretrain": {"a": {}}}, "'a' is an entry and under 'pretrain'"),
+            ({"entries": {"a": {}}, "pretrain": {"b/c": {}}}, "the pretrain's name 'b/c'"),
+            ({"entries": {"a": {}}, "pretrain": {"b": {"epoch": 1}}}, "pretrain 'b': .*epoch"),
+        ],
+    )
+    def test_what_cannot_be_is_told_before_anything_is_written(self, make_study, tmp_path, changes, match):
+        with pytest.raises(MetasegError, match=match):
+            run_classify_compare(make_study(out=tmp_path / "study", **changes, dry_run=True))
         assert not (tmp_path / "study").exists()
 
 
