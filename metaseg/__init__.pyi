@@ -368,6 +368,7 @@ def compare(
     test_part: str = "test",
     region: str | None = None,
     resamples: int = 2000,
+    paper: Literal["han2018"] | None = None,
     trials: int = 0,
     search_part: str = "val",
     search_shots: int | None = None,

@@ -32,6 +32,7 @@ from metaseg.config.options import (
 
 STUDY, SEARCH = "Study", "Search of hyper-parameters"
 GROWS = "finished trials are kept, and those that are missing are run"
+PAPER = "Paper whose results stand beside ours, where entries are named as in configs/paper."
 SIZE_NAMES = "the settings that it stands for count, not its name"
 MOST_SEEDS = 10_000
 
@@ -119,6 +120,7 @@ class CompareConfig(StudyOptions):
         None, "Region of the tables and of the search; by default ET, or WT for whole lesions.", STUDY
     )
     resamples: Resamples = 2000
+    paper: Literal["han2018"] | None = option(None, PAPER, STUDY, free=TABLES_ANEW)
     trials: Whole = option(0, "Trials of each method's search; 0 takes all settings as given.", SEARCH, common=True)
     search_part: str = option("val", "Part of the split that the search is judged on.", SEARCH)
     search_shots: Count | None = option(
@@ -167,10 +169,7 @@ class ClassifyCompareConfig(StudyOptions):
     )
     resamples: Resamples = 2000
     paper: Literal["zhou2017", "hao2021", "hao2021-balanced", "lau2021", "aljanabi"] | None = option(
-        None,
-        "Paper whose results stand beside ours, where entries are named as in configs/paper.",
-        STUDY,
-        free=TABLES_ANEW,
+        None, PAPER, STUDY, free=TABLES_ANEW
     )
 
 

@@ -68,9 +68,9 @@ from metaseg.reports.classification_inputs import (
 from metaseg.reports.figures import FigureSink, file_name
 from metaseg.reports.inputs import Reopener, ReportRun
 from metaseg.reports.overlays import SlicePainter, data_address
-from metaseg.reports.provenance import NOT_BESIDE
 from metaseg.runs.logs import read_curves
-from metaseg.studies.classifiers.tables import NAMES, NOTE, Predictions, beside_paper, label_bands, papers
+from metaseg.studies.classifiers.tables import NAMES, Predictions, label_bands
+from metaseg.studies.papers import NOTE, SYNTHETIC, beside_paper, papers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -552,18 +552,21 @@ def _pairs_table(study: ClassifierStudy, roles: Mapping[str, str]) -> Table:
 def _paper_section(study: ClassifierStudy, synthetic: bool) -> Section:
     """The paper's metrics beside ours; nothing where the study names none."""
     name, blocks = study.work.study.paper, list[Block]()
-    if name is not None and synthetic:
-        blocks = [Note(NOT_BESIDE)]
-    elif name is not None:
-        paper = papers()[name]
-        rows = [(row.name, row.value, *ours) for row, *ours in beside_paper(paper, study.summary)]
-        frame = pd.DataFrame(rows, columns=["method", "paper", "ours", "ours_below"])
+    if name is not None:
+        paper, ours = papers()[name], "ours, SYNTHETIC" if synthetic else "ours"
+        rows = [
+            (beside.row.name, beside.row.what, beside.row.value, beside.ours, beside.interval)
+            for beside in beside_paper(paper, study.summary)
+        ]
+        frame = pd.DataFrame(rows, columns=["method", "metric", "paper", "ours", "ours_below"])
         columns = [
             text_column("method", "method"),
+            text_column("metric", "metric"),
             TableColumn("paper", paper.citation, write=str),
-            TableColumn("ours", "ours", write=str, small=(below,)),
+            TableColumn("ours", ours, write=str, small=(below,)),
         ]
-        blocks = [Table(f"Beside {paper.citation}: {paper.what}", frame, columns), Note(NOTE, "quiet")]
+        note = Note(SYNTHETIC, "warning") if synthetic else Note(NOTE, "quiet")
+        blocks = [Table(f"Beside {paper.citation}", frame, columns), note]
     return Section("paper", "Beside the paper", blocks)
 
 

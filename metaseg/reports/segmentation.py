@@ -50,16 +50,12 @@ from metaseg.reports.provenance import NOT_BESIDE
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import read_curves
 from metaseg.studies.pairs import FRACTION
+from metaseg.studies.papers import SYNTHETIC, Beside, beside_paper, papers
 
 FEW_METHODS = 6
 """Methods whose names fit beside small charts."""
-PAPER = (
-    ("pretrained, on BraTS", None, "0.66"),
-    ("naive", "naive", "0.33 ± 0.34"),
-    ("passive", "passive", "0.41 ± 0.28"),
-    ("active", "active", "0.45 ± 0.23"),
-)
-"""Row, our name of its method, and enhancing-tumour Dice (mean ± SD over patients) of Han et al. 2018."""
+PAPER = "han2018"
+"""The paper whose methods are known by their settings."""
 
 
 def segmentation_content(inputs: SegmentationInputs, sink: FigureSink, *, worst: int, region: str | None) -> Content:
@@ -86,7 +82,7 @@ def segmentation_content(inputs: SegmentationInputs, sink: FigureSink, *, worst:
         ]
         sections = [
             _retention_section(analysis, sink),
-            _tables_section(analysis, inputs.synthetic),
+            _tables_section(analysis, inputs.synthetic, bool(inputs.settings.get("paper"))),
             _paired_section(analysis, sink),
             _choices_section(choices, sink),
             _overlays_section(overlays, analysis.region),
@@ -317,7 +313,7 @@ _COLUMNS = explained(
 _AT_SECONDS = ("target_after", "source_after", "forgetting", "balanced_mean", "target_after_p", "forgetting_p")
 
 
-def _tables_section(analysis: Analysis, synthetic: bool) -> Section:
+def _tables_section(analysis: Analysis, synthetic: bool, asked: bool) -> Section:
     blocks: list[Block] = []
     for group in analysis.groups:
         tables = [_work_table(analysis, group), _both_axes_table(analysis, group), _seconds_table(analysis, group)]
@@ -327,7 +323,7 @@ def _tables_section(analysis: Analysis, synthetic: bool) -> Section:
     blocks.append(_reading_help())
     if analysis.roles.paper:
         blocks.append(Heading("Beside the paper"))
-        blocks += [Note(NOT_BESIDE)] if synthetic else [_paper_table(analysis), Note(_PAPER_NOTE, "quiet")]
+        blocks += _beside_paper(analysis, synthetic, asked)
     return Section("metrics", "All methods" if len(analysis.roles.colours) > 1 else "Metrics", blocks)
 
 
@@ -336,6 +332,14 @@ _PAPER_NOTE = (
     "patients in all. Data, network, patients and budget differ here: what can be compared is the order of the "
     "methods, not the height of their metrics."
 )
+
+
+def _beside_paper(analysis: Analysis, synthetic: bool, asked: bool) -> list[Block]:
+    """The paper's table; of phantoms only where the study asks for it, and marked."""
+    if synthetic and not asked:
+        return [Note(NOT_BESIDE)]
+    note = Note(SYNTHETIC, "warning") if synthetic else Note(_PAPER_NOTE, "quiet")
+    return [_paper_table(analysis, synthetic), note]
 
 
 def _reading_help() -> Details:
@@ -438,32 +442,32 @@ def _both_axes_table(analysis: Analysis, group: Group) -> Table | None:
     )
 
 
-def _paper_table(analysis: Analysis) -> Table:
-    """The paper's four results, and ours of the methods that have its settings."""
-    groups, roles = analysis.main_groups, analysis.roles
+def _paper_table(analysis: Analysis, synthetic: bool) -> Table:
+    """The paper's results, and ours of the methods that have its settings."""
+    groups, roles, paper = analysis.main_groups, analysis.roles, papers()[PAPER]
+    named = {method: name for name, method in roles.paper.items()}
+    ours: dict[str, list[Beside]] = {}
+    for group in groups:
+        found = analysis.work.rows(group)
+        found = found[found["method"].isin(named)].assign(method=lambda rows: rows["method"].map(named))
+        ours[group.title] = beside_paper(paper, found, "method")
     rows = []
-    for title, name, published in PAPER:
-        method = roles.paper.get(name) if name else roles.reference
-        role = roles.colours.get(method or "", "other") if name else "other"
-        cells = {"method": title, "paper": published, "role": "" if role == "other" else role}
-        for group in groups:
-            found, metric = analysis.work.rows(group), "target_after" if name else "source_before"
-            known = method in found.index
-            cells[group.title] = _mean_and_deviation(found.loc[method], metric) if known else "–"
-            cells[f"{group.title}_below"] = interval(found.loc[method], metric) if known else ""
+    for place, row in enumerate(paper.rows):
+        role = roles.colours.get(roles.paper.get(row.entry, ""), "other")
+        cells = {"method": row.name, "paper": row.value, "role": "" if role == "other" else role}
+        for title, beside in ours.items():
+            cells |= {title: beside[place].ours, f"{title}_below": beside[place].interval}
         rows.append(cells)
     columns = [
         text_column("method", "method"),
-        TableColumn("paper", "Han et al. 2018", write=str),
-        *(TableColumn(group.title, group.title, write=str, small=(below,)) for group in groups),
+        TableColumn("paper", paper.citation, write=str),
+        *(
+            TableColumn(group.title, group.title + (", SYNTHETIC" if synthetic else ""), write=str, small=(below,))
+            for group in groups
+        ),
     ]
     caption = f"Enhancing-tumour Dice of the paper (mean ± SD over patients) beside Dice {analysis.region} here"
     return Table(caption, pd.DataFrame(rows), columns)
-
-
-def _mean_and_deviation(row: pd.Series, metric: str) -> str:
-    value = row[f"{metric}_sd"]
-    return number(row[metric], 2) + ("" if math.isnan(value) else f" ± {number(value, 2)}")
 
 
 # Worst cases.

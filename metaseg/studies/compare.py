@@ -16,8 +16,10 @@ from metaseg.config.studies import CompareConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.models.device import make_fabric
 from metaseg.results import Result
+from metaseg.runs.manifest import read_manifest
 from metaseg.studies.cells import state_of
 from metaseg.studies.pairs import at_seconds, both_axes, every_pair
+from metaseg.studies.papers import print_paper
 from metaseg.studies.plan import Plan, make_plan, with_patients
 from metaseg.studies.preparation import check_data, dry_patients, known_region, prepare_study
 from metaseg.studies.study_metrics import method_summary
@@ -104,6 +106,8 @@ def _run(plan: Plan) -> ComparisonResult:
         write_table(timing, plan.folder / "timing")
     summarised = _write_metrics(plan, results, timing)
     print_summary(plan, summarised)
+    if plan.study.paper is not None:
+        _print_papers(plan, summarised, done)
     print(f"{len(done)} of {sum(1 for _ in plan.cells)} cells are done; tables in {plan.folder}:")
     print("  results.csv    every evaluation")
     print("  summary.csv    metrics with intervals")
@@ -175,6 +179,14 @@ def print_summary(plan: Plan, summarised: pd.DataFrame) -> None:
                     if label in rows.index
                 ],
             )
+
+
+def _print_papers(plan: Plan, summarised: pd.DataFrame, done: Sequence[Unit]) -> None:
+    """Print the paper's results beside ours, for every target and number of shots."""
+    synthetic = any(read_manifest(plan.folder / cell.folder).get("synthetic") for cell in done)
+    for (target, shots), rows in summarised.groupby(["target", "shots"], sort=False):
+        of = f"Dice of {plan.study.region}, {target}, {shots} shots"
+        print_paper(str(plan.study.paper), rows, synthetic, named="method", of=of)
 
 
 def _shown(name: str, value: float) -> str:

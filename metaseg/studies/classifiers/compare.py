@@ -31,10 +31,10 @@ from metaseg.studies.classifiers.tables import (
     curve_rows,
     entry_summary,
     predictions_in,
-    print_paper,
     write_label_curves,
     write_metric_plot,
 )
+from metaseg.studies.papers import print_paper
 from metaseg.studies.preparation import STUDY_FILE
 from metaseg.studies.tables import write_table
 from metaseg.studies.workers import CELLS, continued_by_the_same_command, do_what_is_left, raise_failures

@@ -1,11 +1,10 @@
-"""Tables of a comparison of classifiers: means with intervals, paired tests, charts, and papers beside them."""
+"""Tables of a comparison of classifiers: means with intervals, paired tests and charts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pandas as pd
 
 from metaseg.classify.fitting import METRICS
 from metaseg.classify.rounds import CURVE_NAME, read_curve
-from metaseg.files import FileKind, check_shape, read_frame, read_yaml
+from metaseg.files import FileKind, read_frame
 from metaseg.inference.classification_files import PREDICTIONS
 from metaseg.metrics.classification import weighted_metrics
 from metaseg.metrics.curves import area_under_budget_curve, labels_saved, labels_to_reach
@@ -21,7 +20,6 @@ from metaseg.metrics.statistics import draw_weights, holm, known_deviation, pair
 from metaseg.pictures.charts import chart_file, draw_bands, draw_intervals, series_roles
 from metaseg.studies.classifiers.plan import ClassifierWork
 from metaseg.studies.workers import Unit
-from metaseg.terminal import print_table
 
 CURVE_COLUMNS = ("entry", "seed", "round", "labels", "part", *METRICS)
 
@@ -253,89 +251,3 @@ def write_metric_plot(path: Path, summarised: pd.DataFrame, metric: str, titles:
     with chart_file(path, 7.0, 1.2 + 0.34 * len(rows)) as (axis,):
         draw_intervals(axis, [(*row, "passive") for row in values])
         axis.set_xlabel(f"{NAMES[metric]} on the test part, 95 % interval over patients and seeds")
-
-
-NOTE = (
-    "The paper's data, patients and parts are not ours: what can be compared is the order of the methods, not the "
-    "height of their metrics."
-)
-
-
-@dataclass(frozen=True)
-class PaperRow:
-    """One method of a paper.
-
-    Attributes:
-        name: As the paper calls it.
-        entry: What it is called in ``configs/paper``.
-        value: What the paper reports.
-    """
-
-    name: str
-    entry: str
-    value: str
-
-
-@dataclass(frozen=True)
-class Paper:
-    """What a paper reports.
-
-    Attributes:
-        citation: Authors and year.
-        metric: The column of our summary that stands beside it.
-        what: What that is, in words.
-        rows: Its methods.
-    """
-
-    citation: str
-    metric: str
-    what: str
-    rows: Sequence[PaperRow]
-
-
-@cache
-def papers() -> Mapping[str, Paper]:
-    """What the papers report, by the value of the setting ``paper``."""
-    path = Path(__file__).with_name("papers.yaml")
-    kind = FileKind("the metrics of papers, as metaseg is delivered with them")
-    found: dict[str, Paper] = check_shape(read_yaml(path, kind), dict[str, Paper], partial(kind.refuse, path=path))
-    return found
-
-
-def beside_paper(paper: Paper, summarised: pd.DataFrame) -> list[tuple[PaperRow, str, str]]:
-    """Each row of a paper with our metric and its 95 % interval in percent; a dash where there is none.
-
-    Args:
-        paper: The paper.
-        summarised: As from :func:`metaseg.studies.classifiers.tables.entry_summary`.
-    """
-    ours = {} if summarised.empty else summarised.set_index("entry").to_dict("index")
-    rows = []
-    for row in paper.rows:
-        found = ours.get(row.entry, {})
-        value, low, high = (found.get(f"{paper.metric}{end}", math.nan) for end in ("", "_low", "_high"))
-        between = "" if math.isnan(low) or math.isnan(high) else f"{_percent(low)} to {_percent(high)}"
-        between = "not reached" if math.isinf(high) else between
-        rows.append((row, _percent(value), between))
-    return rows
-
-
-def _percent(value: float) -> str:
-    """A fraction in percent; a dash for NaN, ``not reached`` where a resample never got to the metric."""
-    if math.isnan(value):
-        return "–"
-    return "not reached" if math.isinf(value) else f"{100 * value:.1f}".replace("-", "−")
-
-
-def print_paper(name: str, summarised: pd.DataFrame, synthetic: bool) -> None:
-    """Print a paper's metrics beside ours; of synthetic data only that they cannot be compared."""
-    paper = papers()[name]
-    if synthetic:
-        print(f"The data are SYNTHETIC: nothing to set beside {paper.citation}.")
-        return
-    rows = [
-        [row.name, row.value, f"{value} ({between})" if between else value]
-        for row, value, between in beside_paper(paper, summarised)
-    ]
-    print_table(f"beside {paper.citation}: {paper.what}", ["method", "paper", "ours (95 % interval)"], rows)
-    print(NOTE)
