@@ -143,6 +143,14 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
+def test_commands_beside_the_papers_fit_the_program() -> None:
+    text = (ROOT / "docs/papers.md").read_text(encoding="utf-8")
+    commands = [shlex.split(code) for code in re.findall(r"`metaseg ([^`]+)`", text)]
+    assert len(commands) > 4
+    for words in commands:
+        check_command(words)
+
+
 @on_every_page
 def test_command_lines_fit_the_program(page: Path) -> None:
     for words in command_lines(page.read_text(encoding="utf-8")):
