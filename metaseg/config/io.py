@@ -25,7 +25,9 @@ __all__ = ["Config", "FieldDescription", "config_text", "config_verb", "describe
 C = TypeVar("C", bound=Config)
 
 
-def load_config(cls: type[C], file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> C:
+def load_config(
+    cls: type[C], file: Path | None = None, overrides: Mapping[str, Any] | None = None, *, recorded: bool = False
+) -> C:
     """Build a config from a YAML file and values that win over it.
 
     The YAML file holds the settings by name, with ``_`` or ``-``. It may name its verb (``verb: pretrain``), so that a
@@ -36,6 +38,7 @@ def load_config(cls: type[C], file: Path | None = None, overrides: Mapping[str, 
         cls: The config class.
         file: YAML file, or None.
         overrides: Values by field or option name; None is a value, not an absence.
+        recorded: Whether they are read back from a run, of which nothing needs to be said again.
 
     Returns:
         The checked config.
@@ -75,7 +78,8 @@ def load_config(cls: type[C], file: Path | None = None, overrides: Mapping[str, 
     config, wrong = _validate(cls, fields, values, origin)
     if config is None or problems:
         raise _one_error(problems + wrong)
-    _tell_ignored(config, fields, values)
+    if not recorded:
+        _tell_ignored(config, fields, values)
     return config
 
 

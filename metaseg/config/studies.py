@@ -55,6 +55,9 @@ def _count_or_list(value: Any) -> Any:
 Numbers = Annotated[tuple[int, ...], MinLen(1)]
 Seeds = Annotated[Numbers, Read(_count_or_list), Help("How many seeds, or a list of them.", STUDY, common=True)]
 Resamples = Annotated[int, Ge(100), Help("Resamples of the bootstrap.", STUDY, free=TABLES_ANEW)]
+Pruning = Annotated[
+    bool, Help("End a trial early whose metric lies below the median of the earlier ones.", SEARCH, common=True)
+]
 Storage = Annotated[
     str | None,
     Help(
@@ -168,6 +171,12 @@ class ClassifyCompareConfig(StudyOptions):
         "auc", "Metric of the tables.", STUDY, common=True, earlier=("figure",), free=TABLES_ANEW
     )
     resamples: Resamples = 2000
+    trials: Whole = option(
+        0, "Trials of the search of each entry that has 'search'; 0 takes all settings as given.", SEARCH, common=True
+    )
+    pruning: Pruning = True
+    search_seed: Whole = option(1000, "Seed of the searches and of all their trials.", SEARCH)
+    storage: Storage = None
     paper: Literal["zhou2017", "hao2021", "hao2021-balanced", "lau2021", "aljanabi"] | None = option(
         None, PAPER, STUDY, free=TABLES_ANEW
     )
@@ -185,9 +194,7 @@ class ClassifySearchConfig(StudyOptions):
         common=True,
     )
     trials: Count = option(20, "Trials.", SEARCH, common=True, free=GROWS)
-    pruning: bool = option(
-        True, "End a trial early whose metric lies below the median of the earlier ones.", SEARCH, common=True
-    )
+    pruning: Pruning = True
     storage: Storage = None
     seed: Whole = option(0, "Seed of the search and of every trial.", RUN, common=True)
 

@@ -189,7 +189,7 @@ class RunFolder:
             UsageError: They are not settings of ``cls``.
         """
         _require_plugins(self.path)
-        return load_config(cls, settings_file(self.path))
+        return load_config(cls, settings_file(self.path), recorded=True)
 
     def write_json(self, name: str, content: Any) -> None:
         """Write ``name`` in the folder as JSON, replacing it at once."""

@@ -22,6 +22,7 @@ from metaseg.studies.pairs import at_seconds, both_axes, every_pair
 from metaseg.studies.papers import print_paper
 from metaseg.studies.plan import Plan, make_plan, with_patients
 from metaseg.studies.preparation import check_data, dry_patients, known_region, prepare_study
+from metaseg.studies.search import short
 from metaseg.studies.study_metrics import method_summary
 from metaseg.studies.tables import TABLE_COLUMNS, TIMING_COLUMNS, write_table
 from metaseg.studies.workers import Pace, Unit, continued_by_the_same_command, do_what_is_left, duration, raise_failures
@@ -235,11 +236,6 @@ def _print_entry(plan: Plan, target: str, label: str, todo: list[Unit]) -> None:
     states = Counter(STATES[plan.state(unit)] for unit in left)
     done = len(cells) - len(left)
     print(f"    {len(cells)} cells, {done} done" + "".join(f", {count} {word}" for word, count in states.items()))
-
-
-def short(value: object) -> str:
-    """A value of a setting, numbers with three digits."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _print_cost(plan: Plan, todo: list[Unit], device: str) -> None:

@@ -19,8 +19,8 @@ from metaseg.adapt.setup import AdaptationResult
 from metaseg.config.io import load_config, present_names, shaping_values
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, PretrainConfig
 from metaseg.config.studies import CompareConfig
-from metaseg.errors import RunError, UsageError
-from metaseg.files import FileKind, read_json, write_json
+from metaseg.errors import UsageError
+from metaseg.files import FileKind, read_json
 from metaseg.runs.session import content_digest
 from metaseg.studies.cells import last_step, pace_of, run_unit, state_of
 from metaseg.studies.entries import (
@@ -38,7 +38,6 @@ from metaseg.studies.phantoms import phantom_pretraining, phantom_target
 from metaseg.studies.search import RUNS, WORST, Notes, Search
 from metaseg.studies.workers import ORACLE, PRETRAIN, Unit, Work
 
-BEST = "best.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 """Names that are safe as folders everywhere."""
 
@@ -92,28 +91,7 @@ class AdaptationSearch(Search):
         if self.found() is not None:
             return
         self.run_alone()
-        best = self.best(self.trials)
-        assert best is not None
-        content = {
-            "values": best.params,
-            "trial": best.number,
-            "value": best.value,
-            "objective": self.objective,
-            "part": self.part,
-            "trials": self.trials,
-            "digest": self.digest(),
-        }
-        write_json(self.folder / BEST, content)
-
-    def found(self) -> dict[str, Any] | None:
-        """The values of the best trial; None if the search is still to be done, or was done for other settings."""
-        try:
-            best = read_json(self.folder / BEST, FileKind("the best trial of a search"))
-            if best["digest"] != self.digest() or best["trials"] != self.trials:
-                return None
-            return dict(best["values"])
-        except (RunError, KeyError, TypeError):
-            return None
+        self.write_best(objective=self.objective, part=self.part)
 
 
 @dataclass(frozen=True)

@@ -21,19 +21,21 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from metaseg.config.io import Config, describe_fields, present_names, shaping_values
 from metaseg.errors import RunError, TrainingError, UsageError
-from metaseg.files import write_text
+from metaseg.files import FileKind, read_json, write_json, write_text
 from metaseg.runs.folder import RunLock
 from metaseg.runs.state import STATE_NAME, RunState
 from metaseg.studies.cells import BusyError, RunConfig, drop_weights, relocatable, run_unit, seconds_of
 from metaseg.training.fitted_run import GivenUpError, Watcher, watched_by
 
+C = TypeVar("C", bound=Config)
 Value = float | int | str | bool
 KEYS = ("low", "high", "log")
 
@@ -136,7 +138,13 @@ def default_space(method: str, family: str) -> Mapping[str, Any]:
     return DEFAULT_SPACES.get(method, _RATES if family == "meta" else _RATE)
 
 
-def parse_space(space: Any, config: type[Config], searchable: frozenset[str], where: str) -> dict[str, Parameter]:
+def parse_space(
+    space: Any,
+    config: type[Config],
+    searchable: frozenset[str],
+    where: str,
+    within: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Parameter]:
     """Read a space as a settings file holds it.
 
     Args:
@@ -144,20 +152,22 @@ def parse_space(space: Any, config: type[Config], searchable: frozenset[str], wh
         config: The settings of the method's verb.
         searchable: Settings that may be searched.
         where: Whose space it is, for messages.
+        within: What may be searched within a setting that is a mapping, as ``model_options.dropout``, and its type.
 
     Raises:
         UsageError: A setting is unknown or not to be searched, or a range or list makes no sense.
     """
     if not isinstance(space, Mapping):
         raise UsageError(f"the space of {where} is '{space}'", expected="a mapping such as {lora_rank: [2, 4, 8]}")
-    annotations = {field.name: field.annotation for field in describe_fields(config)}
+    annotations = {field.name: field.annotation for field in describe_fields(config) if field.name in searchable}
+    annotations |= within
     parsed = {}
     for key, value in present_names(config, space).items():
         name = str(key).replace("-", "_")
-        if name not in searchable:
+        if name not in annotations:
             raise UsageError(
                 f"{where}: '{key}' is no setting to search",
-                expected="one of " + ", ".join(sorted(searchable)),
+                expected="one of " + ", ".join(sorted(annotations)),
             )
         parsed[name] = _parameter(name, value, annotations[name], where)
     return parsed
@@ -200,7 +210,28 @@ def _number(value: Any, what: str) -> float:
     return number
 
 
-DATABASE, TABLE = "optuna.db", "trials.csv"
+def value_of(config: Config, name: str) -> Any:
+    """The value of a setting, or of one within a mapping: ``model_options.dropout``; None where it is not given."""
+    setting, _, inner = name.partition(".")
+    value = getattr(config, setting)
+    return value.get(inner) if inner else value
+
+
+def short(value: object) -> str:
+    """A value of a setting, numbers with three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def with_values(config: C, values: Mapping[str, Any]) -> C:
+    """Settings with other values, those within a mapping by names such as ``model_options.dropout``."""
+    changed: dict[str, Any] = {}
+    for name, value in values.items():
+        setting, _, inner = name.partition(".")
+        changed[setting] = changed.get(setting, getattr(config, setting)) | {inner: value} if inner else value
+    return replace(config, **changed)  # type: ignore[type-var]
+
+
+DATABASE, TABLE, BEST = "optuna.db", "trials.csv", "best.json"
 RUNS, CLAIMS = "trials", "claims"
 WORST = 0.0
 """What a trial is worth whose loss became non-finite, or that is no good at all; no metric knows anything worse."""
@@ -313,7 +344,33 @@ class Search(ABC):
 
     def first_values(self) -> dict[str, Any]:
         """The settings as given, or what lies nearest to them in the space."""
-        return {name: parameter.nearest(getattr(self.config, name)) for name, parameter in self.space.items()}
+        return {name: parameter.nearest(value_of(self.config, name)) for name, parameter in self.space.items()}
+
+    def write_best(self, **notes: Any) -> None:
+        """Write ``best.json``: the values of the best trial, what they are worth and which search found them.
+
+        Raises:
+            RunError: No trial came to its end.
+        """
+        best = self.best(self.trials)
+        if best is None:
+            raise RunError("no trial came to its end", where=self.folder, remedy="look at its runs, and search wider")
+        known = {"values": best.params, "trial": best.number, "value": best.value, "metric": self.metric}
+        write_json(self.folder / BEST, {**known, **notes, "trials": self.trials, "digest": self.digest()})
+
+    def recorded(self) -> Mapping[str, Any] | None:
+        """What ``best.json`` holds; None if the search is still to be done, or was done for other settings."""
+        try:
+            best = read_json(self.folder / BEST, FileKind("the best trial of a search"))
+            asked = best["digest"] == self.digest() and best["trials"] == self.trials
+            return {**best, "values": dict(best["values"])} if asked else None
+        except (RunError, KeyError, TypeError):
+            return None
+
+    def found(self) -> dict[str, Any] | None:
+        """The values of the best trial; None as for :meth:`recorded`."""
+        best = self.recorded()
+        return None if best is None else best["values"]
 
     def write_table(self) -> None:
         """Write ``trials.csv``."""
@@ -433,7 +490,7 @@ class Search(ABC):
         state = None
         try:
             with watched_by(self._watcher(trial)):
-                run_unit(run, replace(self.config, **trial.params, out=run), self.root)
+                run_unit(run, replace(with_values(self.config, trial.params), out=run), self.root)
             value, notes = self.judge(run)
         except GivenUpError as end:
             RunState.open(run / STATE_NAME).set_status("stopped", end.found)

@@ -15,6 +15,7 @@ from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import recorded_warnings
 from metaseg.results import Result
 from metaseg.runs.manifest import read_manifest
+from metaseg.runs.session import INPUTS_NAME
 from metaseg.runs.state import STATE_NAME
 from metaseg.studies.cells import check_inputs
 from metaseg.studies.classifiers.folds import pool_folds
@@ -34,10 +35,18 @@ from metaseg.studies.classifiers.tables import (
     write_label_curves,
     write_metric_plot,
 )
+from metaseg.studies.classifiers.trials import Slot, in_words, search_summary
 from metaseg.studies.papers import print_paper
 from metaseg.studies.preparation import STUDY_FILE
 from metaseg.studies.tables import write_table
-from metaseg.studies.workers import CELLS, continued_by_the_same_command, do_what_is_left, raise_failures
+from metaseg.studies.workers import (
+    CELLS,
+    SEARCHES,
+    Unit,
+    continued_by_the_same_command,
+    do_what_is_left,
+    raise_failures,
+)
 from metaseg.terminal import print_table
 
 HEADINGS = {"balanced accuracy": "balanced", "macro F1": "F1"}
@@ -79,21 +88,26 @@ def run_classify_compare(config: ClassifyCompareConfig) -> ClassifierComparison:
     """
     work = make_classifier_plan(config)
     own = {*work.entries, *work.pretraining}
-    check_entries(work.entries, config.folds, own)
+    check_entries(work.entries, config.folds, own, work.searches)
     check_entries(work.pretraining)
     if config.dry_run:
-        _print_plan(work)
+        # What is done was done on the study's own division, and on phantoms where there are no data.
+        _print_plan(with_split(work) if (work.folder / INPUTS_NAME).exists() else work)
         return ClassifierComparison(work.folder, pd.DataFrame(), pd.DataFrame())
     work.folder.mkdir(parents=True, exist_ok=True)
     dump_config(config, work.folder / STUDY_FILE)
     work = with_split(work)
-    check_inputs(
-        work.folder, input_digests({**work.entries, **work.pretraining}), any((work.folder / CELLS).rglob(STATE_NAME))
-    )
+    has_results = any((work.folder / kind).rglob(STATE_NAME) for kind in (CELLS, SEARCHES))
+    check_inputs(work.folder, input_digests({**work.entries, **work.pretraining}), has_results)
+    todo = work.left_to_do()
+    for label in dict.fromkeys(unit.label for unit in todo if isinstance(unit, Slot)):
+        work.searches[label].check_validation()
     with continued_by_the_same_command():
-        failures = do_what_is_left(work, work.left_to_do())
+        failures = do_what_is_left(work, todo)
     result = write_tables(work)
-    raise_failures(work, failures)
+    # Of trials that were not even begun there is nothing to say.
+    told = [failure for failure in failures if not (isinstance(failure.unit, Slot) and failure.error[:6] == "needs ")]
+    raise_failures(work, told)
     return result
 
 
@@ -107,6 +121,10 @@ def write_tables(work: ClassifierWork) -> ClassifierComparison:
     write_table(summarised, work.folder / "summary")
     write_table(curves, work.folder / "curves")
     write_table(against_baseline(work, found, work.baseline), work.folder / "pairwise")
+    searched = search_summary(work.searches)
+    if len(searched):
+        write_table(searched, work.folder / "searches")
+        _print_searches(work, searched)
     if len(curves):
         write_label_curves(work.folder / "curves.png", curves, work.study.metric, work.titles)
     if len(summarised):
@@ -120,17 +138,36 @@ def write_tables(work: ClassifierWork) -> ClassifierComparison:
 
 
 def _print_plan(work: ClassifierWork) -> None:
-    todo = work.left_to_do()
+    runs = [unit for unit in work.units if isinstance(unit, Unit) and unit.kind != "search"]
+    todo: list[Unit] = []
+    for unit in runs:
+        if work.parent(unit) in todo or not work.is_done(unit):
+            todo.append(unit)
     folds = f", {work.study.folds} folds" if work.study.folds else ""
     print(f"study {work.folder}: {len(work.entries)} entries, {len(work.study.seeds)} seeds{folds}")
+    trials = 0
     for label in (*work.pretraining, *work.entries):
-        mine = [cell for cell in work.units if cell.label == label]
-        left = sum(cell in todo for cell in mine)
+        mine = [unit for unit in runs if unit.label == label]
+        left = sum(unit in todo for unit in mine)
         what = "network to start from" if label in work.pretraining else f"{len(mine)} cells"
         print(f"  {label}: {what}, {len(mine) - left} done, {left} to do")
-    seconds = [pace for cell in work.units if (pace := work.pace(cell))]
+        if label in work.searches:
+            search, best = work.searches[label], work.values(label)
+            trials += 0 if best else search.trials
+            print(f"    search by {search.metric}: {'best ' + in_words(best) if best else 'to do'}")
+            search.print_plan("      ")
+    seconds = [pace for unit in runs if (pace := work.pace(unit))]
     if seconds and todo:
-        print(f"about {sum(seconds) / len(seconds) * len(todo) / work.jobs / 60:.0f} min in {work.jobs} processes")
+        left = len(todo) + trials
+        print(f"about {sum(seconds) / len(seconds) * left / work.jobs / 60:.0f} min in {work.jobs} processes")
+
+
+def _print_searches(work: ClassifierWork, searched: pd.DataFrame) -> None:
+    for label, rows in searched.groupby("entry", sort=False):
+        metric, trials, given, found = rows.iloc[0][["metric", "trials", "value_given", "value_found"]]
+        title = f"{work.titles[str(label)]}: best of {trials} trials, {metric} {found:.3f} ({given:.3f} as given)"
+        settings = rows[["setting", "given", "found"]]
+        print_table(title, list(settings), settings.to_numpy().tolist())
 
 
 def _print_summary(work: ClassifierWork, summarised: pd.DataFrame) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,10 @@ from metaseg.runs.networks import NO_FILES, weights_file
 from metaseg.runs.session import content_digest
 from metaseg.store.prepare import list_cases
 from metaseg.studies.cells import began_from, run_unit, seconds_of, state_of
+from metaseg.studies.classifiers.trials import Slot, TrainingSearch, check_validation_part, read_space
 from metaseg.studies.entries import plain
 from metaseg.studies.plan import NAME
+from metaseg.studies.search import Space, with_values
 from metaseg.studies.workers import Unit, Work
 from metaseg.verbs import CLASSIFIER, verbs_of
 
@@ -57,6 +60,7 @@ class ClassifierWork(Work):
         entries: Settings of each entry's runs, but for seed, fold and folder.
         titles: Name of each entry in tables.
         pretraining: Settings of the networks that entries start from, by label.
+        spaces: What is searched of each entry that is searched.
     """
 
     study: ClassifyCompareConfig
@@ -64,6 +68,7 @@ class ClassifierWork(Work):
     entries: Mapping[str, ClassifierConfig]
     titles: Mapping[str, str]
     pretraining: Mapping[str, ClassifierConfig] = field(default_factory=dict)
+    spaces: Mapping[str, Space] = field(default_factory=dict)
 
     @property
     def cells(self) -> Sequence[Unit]:
@@ -77,16 +82,63 @@ class ClassifierWork(Work):
         )
 
     @property
-    def units(self) -> Sequence[Unit]:
-        """All work: the networks to start from, and the cells."""
-        return (*(Unit("pretrain", "", label) for label in self.pretraining), *self.cells)
+    def units(self) -> Sequence[Unit | Slot]:
+        """All work: the networks to start from, the trials and the end of each search, and the cells."""
+        searches = [(*search.units, end_of(label)) for label, search in self.searches.items()]
+        pretraining = [Unit("pretrain", "", label) for label in self.pretraining]
+        return (*pretraining, *(unit for units in searches for unit in units), *self.cells)
 
-    def needs(self, unit: Unit) -> Sequence[Unit]:
-        """The unit whose network this one starts from, if it is one of the study."""
-        parent = None if unit.kind == "pretrain" else parent_of(self.entries[unit.label])
-        if parent is None:
-            return ()
-        return (Unit("pretrain", "", parent) if parent in self.pretraining else replace(unit, label=parent),)
+    def needs(self, unit: Unit | Slot) -> Sequence[Unit | Slot]:
+        """The unit whose network this one starts from, if it is one of the study, and the search of its values."""
+        parent = self.parent(unit)
+        needed: list[Unit | Slot] = [] if parent is None else [parent]
+        if unit.label in self.searches:
+            search = self.searches[unit.label]
+            if isinstance(unit, Slot):
+                needed += search.needs(unit)
+            else:
+                needed += search.units if unit.kind == "search" else [end_of(unit.label)]
+        return needed
+
+    def parent(self, unit: Unit | Slot) -> Unit | None:
+        """The unit whose network a unit starts from, if it is one of the study."""
+        label = parent_of(self.entries[unit.label]) if unit.label in self.entries else None
+        if label is None or (isinstance(unit, Unit) and unit.kind != "cell"):
+            return None
+        if label in self.pretraining:
+            return Unit("pretrain", "", label)
+        assert isinstance(unit, Unit)
+        return replace(unit, label=label)
+
+    @cached_property
+    def searches(self) -> Mapping[str, TrainingSearch]:
+        """The searches by entry."""
+        return {label: self._search(label) for label in self.spaces}
+
+    def _search(self, label: str) -> TrainingSearch:
+        study, folder = self.study, self.folder / end_of(label).folder
+        entry = self.entries[label]
+        assert isinstance(entry, ClassifyTrainConfig)
+        entry = replace(entry, seed=study.search_seed, test=False)
+        if (parent := parent_of(entry)) is not None:
+            entry = replace(entry, weights=str(self.folder / Unit("pretrain", "", parent).folder))
+        return TrainingSearch(
+            study=study,
+            root=self.folder,
+            folder=folder,
+            name=label,
+            label=label,
+            config=entry,
+            space=self.spaces[label],
+            seed=(study.search_seed,),
+            trials=study.trials,
+            storage=study.storage,
+            pruning=study.pruning,
+        )
+
+    def values(self, label: str) -> Mapping[str, Any] | None:
+        """The searched values that an entry runs with; None before its search is done."""
+        return self.searches[label].found() if label in self.searches else {}
 
     @property
     def baseline(self) -> str:
@@ -94,14 +146,15 @@ class ClassifierWork(Work):
         return self.study.baseline or ("random" if "random" in self.entries else next(iter(self.entries)))
 
     def config(self, unit: Unit) -> ClassifierConfig:
-        """The settings of a unit's run."""
+        """The settings of a unit's run; before the search of its values, those that the search begins with."""
         out = self.folder / unit.folder
         if unit.kind == "pretrain":
             return replace(self.pretraining[unit.label], out=out)
-        config = replace(self.entries[unit.label], seed=unit.seed, out=out)
+        config = with_values(self.entries[unit.label], self.values(unit.label) or {})
+        config = replace(config, seed=unit.seed, out=out)
         if unit.fold is not None:
             config = replace(config, split=config.split or self.fold_file(unit.seed), fold=unit.fold)
-        for parent in self.needs(unit):
+        if (parent := self.parent(unit)) is not None:
             config = replace(config, weights=str(self.folder / parent.folder))
         return config
 
@@ -109,24 +162,42 @@ class ClassifierWork(Work):
         """Where the folds of a seed are kept."""
         return self.folder / (f"folds-seed-{seed}.json" if self.study.new_splits else "folds.json")
 
-    def is_done(self, unit: Unit) -> bool:
+    def is_done(self, unit: Unit | Slot) -> bool:
         """Whether a unit is finished with its settings, and from the network that there is to start from."""
+        if isinstance(unit, Slot):
+            return self.searches[unit.label].is_done(unit)
+        if unit.kind == "search":
+            return self.values(unit.label) is not None
         return self._has_run(unit) and self._is_of_its_parent(unit)
 
-    def do(self, unit: Unit) -> None:
+    def do(self, unit: Unit | Slot) -> None:
         """Do what is missing of a unit."""
-        folder = self.folder / unit.folder
-        run_unit(folder, self.config(unit), self.folder, anew=self._has_run(unit) and not self._is_of_its_parent(unit))
+        if isinstance(unit, Slot):
+            self.searches[unit.label].do(unit)
+        elif unit.kind == "search":
+            self.searches[unit.label].finish()
+        else:
+            anew = self._has_run(unit) and not self._is_of_its_parent(unit)
+            run_unit(self.folder / unit.folder, self.config(unit), self.folder, anew=anew)
 
     def _has_run(self, unit: Unit) -> bool:
+        if self.values(unit.label) is None:
+            return False
         return state_of(self.folder / unit.folder, self.config(unit), self.folder) == "done"
 
     def _is_of_its_parent(self, unit: Unit) -> bool:
-        return not self.needs(unit) or began_from(self.folder / unit.folder, self.config(unit).weights)
+        return self.parent(unit) is None or began_from(self.folder / unit.folder, self.config(unit).weights)
 
-    def pace(self, unit: Unit) -> float | None:
-        """Seconds of a finished cell."""
+    def pace(self, unit: Unit | Slot) -> float | None:
+        """Seconds of a finished run."""
+        if isinstance(unit, Slot):
+            return self.searches[unit.label].pace(unit)
         return seconds_of(self.folder / unit.folder)
+
+
+def end_of(label: str) -> Unit:
+    """The end of an entry's search, where the best of its trials is written down."""
+    return Unit("search", "", label)
 
 
 def make_classifier_plan(config: ClassifyCompareConfig) -> ClassifierWork:
@@ -142,11 +213,16 @@ def make_classifier_plan(config: ClassifyCompareConfig) -> ClassifierWork:
         )
     assert config.out is not None
     folder = config.out.expanduser()
-    entries, titles = {}, {}
+    entries, titles, spaces = {}, {}, {}
     for label, given in config.entries.items():
         settings = _own_settings(label, given, f"entry '{label}'")
         titles[label] = str(settings.pop("title", label))
+        searched = settings.pop("search", None)
         entries[label] = read_classifier_entry(f"entry '{label}'", settings, config.shared, config, folder)
+        if searched is not None:
+            space, begun = _read_search(f"entry '{label}': search", searched, entries[label], config)
+            if config.trials:
+                spaces[label], entries[label] = space, begun
     if config.baseline is not None and config.baseline not in entries:
         raise unknown_name("entry of --baseline", config.baseline, entries)
     pretraining = {
@@ -156,7 +232,31 @@ def make_classifier_plan(config: ClassifyCompareConfig) -> ClassifierWork:
     }
     _check_parents(entries, pretraining)
     _check_cross_validation(config, entries)
-    return ClassifierWork(config, folder, entries, titles, pretraining)
+    return ClassifierWork(config, folder, entries, titles, pretraining, spaces)
+
+
+def _read_search(
+    where: str, given: Any, entry: ClassifierConfig, study: ClassifyCompareConfig
+) -> tuple[Space, ClassifyTrainConfig]:
+    """The space of an entry, and the settings that its search begins with."""
+    if not isinstance(entry, ClassifyTrainConfig):
+        raise UsageError(f"{where}, of an entry with verb active", expected="an entry that trains", remedy="omit it")
+    if study.new_splits or study.folds:
+        raise UsageError(
+            f"{where} beside {'folds' if study.folds else 'new_splits'}: it would see patients that are tested",
+            expected="one test part for all seeds",
+            remedy="omit one of the two",
+        )
+    if (parent := parent_of(entry)) is not None and parent in study.entries:
+        raise UsageError(
+            f"{where}, of an entry that starts from entry '{parent}', which has a network for each seed",
+            expected="weights of a file, or of a network under 'pretrain'",
+        )
+    if not given:
+        raise UsageError(
+            f"{where} is empty", expected="settings, such as learning_rate: {low: 1e-4, high: 1e-2, log: true}"
+        )
+    return read_space(given, entry, where)
 
 
 def _own_settings(label: Any, given: Any, what: str) -> dict[str, Any]:
@@ -282,13 +382,19 @@ def read_classifier_entry(
         raise
 
 
-def check_entries(entries: Mapping[str, ClassifierConfig], folds: int = 0, own: Collection[str] = ()) -> None:
+def check_entries(
+    entries: Mapping[str, ClassifierConfig],
+    folds: int = 0,
+    own: Collection[str] = (),
+    searched: Collection[str] = (),
+) -> None:
     """Find out whether data, splits and networks allow the entries, from names alone; writes nothing.
 
     Args:
         entries: The entries, or other settings of runs.
         folds: Folds of the study; 0 for none.
         own: Labels of the networks that will be there when the study has made them.
+        searched: Entries whose hyper-parameters are searched.
 
     Raises:
         MetasegError: As from the runs themselves, with the entry's name.
@@ -313,6 +419,8 @@ def check_entries(entries: Mapping[str, ClassifierConfig], folds: int = 0, own: 
                     group_copies=entry.copies,
                 ) or [graded_case(grade, grade, grade) for grade in map(str.upper, PHANTOM_GRADES)]
             check_cases(seen[reading], entry, folds)
+            if label in searched and isinstance(entry, ClassifyTrainConfig):
+                check_validation_part(entry)
         except MetasegError as error:
             error.found = f"entry '{label}': {error.found}"
             raise

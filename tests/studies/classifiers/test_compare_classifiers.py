@@ -358,7 +358,120 @@ class TestFolds:
         assert not (tmp_path / "study").exists()
 
 
+SPACE = {"learning_rate": [0.003, 0.01, 0.03], "model_options.units1": {"low": 8, "high": 32}}
+
+
+@pytest.fixture(scope="module")
+def searched(make_study, tmp_path_factory):
+    entries = {"plain": {}, "tuned": {"title": "Tuned", "search": SPACE}}
+    study = make_study(out=tmp_path_factory.mktemp("searched") / "study", entries=entries, trials=3, seeds=[0])
+    return study, run_classify_compare(study)
+
+
+class TestSearch:
+    def test_cells_run_with_the_best_of_the_trials(self, searched):
+        folder = searched[1].study
+        trials = pd.read_csv(folder / "searches" / "tuned" / "trials.csv")
+        best = json.loads((folder / "searches" / "tuned" / "best.json").read_text())
+        assert trials["trial"].tolist() == [0, 1, 2]
+        assert trials.loc[0, "learning_rate"] == 0.01, "as given"
+        assert trials.loc[0, "model_options.units1"] == 32, "the network's 64, or what lies nearest"
+        assert best["value"] == trials["value"].max()
+        run = load_config(ClassifyTrainConfig, folder / "cells" / "tuned" / "seed-0" / "config.yaml")
+        row = trials.loc[best["trial"]]
+        assert (run.learning_rate, run.model_options) == (
+            row["learning_rate"], {"units1": row["model_options.units1"]},
+        )  # fmt: skip
+        plain = load_config(ClassifyTrainConfig, folder / "cells" / "plain" / "seed-0" / "config.yaml")
+        assert (plain.learning_rate, plain.model_options) == (0.01, {})
+
+    def test_trials_never_see_the_test_part(self, searched):
+        folder = searched[1].study
+        trials = list((folder / "searches" / "tuned" / "trials").iterdir())
+        assert len(trials) == 3
+        for run in trials:
+            assert not (run / "test").exists()
+            assert load_config(ClassifyTrainConfig, run / "config.yaml").seed == 1000
+
+    def test_what_was_found_is_tabled(self, searched):
+        table = pd.read_csv(searched[1].study / "searches.csv")
+        assert table["setting"].tolist() == list(SPACE)
+        trials = pd.read_csv(searched[1].study / "searches" / "tuned" / "trials.csv")
+        assert set(table["value_given"]) == {trials["value"][0]}
+        assert set(table["value_found"]) == {trials["value"].max()}
+
+    def test_what_is_done_is_not_done_again_and_the_dry_run_knows(self, searched, begun, capsys):
+        run_classify_compare(replace(searched[0], dry_run=True))
+        told = capsys.readouterr().out
+        assert told.count("1 done, 0 to do") == 2
+        assert "best learning_rate=" in told
+        run_classify_compare(searched[0])
+        assert begun == []
+
+    def test_more_trials_go_on_where_the_search_ended(self, searched, tmp_path, begun):
+        shutil.copytree(searched[1].study, tmp_path / "study")
+        run_classify_compare(replace(searched[0], out=tmp_path / "study", trials=4))
+        assert next(seed for _, _, seed in begun) == 1000
+        assert sum(seed == 1000 for _, _, seed in begun) == 1
+        assert json.loads((tmp_path / "study" / "searches" / "tuned" / "best.json").read_text())["trials"] == 4
+
+    def test_a_search_that_was_cut_off_goes_on(self, searched, tmp_path, monkeypatch, begun):
+        spy, study = cells._run, replace(searched[0], out=tmp_path / "study")
+
+        def cut_off(config, show):
+            if len(begun) == 2:
+                raise KeyboardInterrupt
+            spy(config, show)
+
+        monkeypatch.setattr(cells, "_run", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            run_classify_compare(study)
+        monkeypatch.setattr(cells, "_run", spy)
+        again = run_classify_compare(study)
+        assert len(begun) == 3 + 2
+        pd.testing.assert_frame_equal(again.summary, searched[1].summary)
+
+    def test_without_trials_nothing_is_searched(self, make_study, tmp_path):
+        entries = {"tuned": {"search": SPACE}}
+        plan = make_classifier_plan(make_study(out=tmp_path / "study", entries=entries))
+        assert not plan.searches
+        assert plan.entries["tuned"].model_options == {}
+
+    @pytest.mark.parametrize(
+        ("entry", "changes", "match"),
+        [
+            ({"search": {"epoch": [1]}}, {}, "entry 'one': search: 'epoch' is no setting to search"),
+            ({"search": {"model_options.units3": [1, 2]}}, {}, "model_options.units3"),
+            ({"search": {"model_options.dropout": [0.1, 1.5]}}, {}, "dropout: Input should be less than 1"),
+            ({"search": {"model": ["lau-cnn"], "model_options.units1": [8]}}, {}, "'model' is searched together"),
+            ({"search": {"learning_rate": 0.1}}, {}, "the space of 'learning_rate' is 0.1"),
+            ({"search": "other"}, {}, "the space of entry 'one': search is 'other'"),
+            ({"search": {}}, {}, "entry 'one': search is empty"),
+            ({"search": {}, "verb": "active"}, {}, "an entry with verb active"),
+            ({"search": {}}, {"new_splits": True}, "beside new_splits: it would see patients that are tested"),
+            ({"search": SPACE}, {"folds": 3}, "beside folds"),
+        ],
+    )
+    def test_wrong_searches_are_told(self, make_study, tmp_path, entry, changes, match):
+        with pytest.raises(UsageError, match=match):
+            run_classify_compare(make_study(out=tmp_path / "study", entries={"one": entry}, trials=2, **changes))
+        assert not (tmp_path / "study").exists()
+
+
 class TestDryRun:
+    def test_knows_what_is_done_on_the_study_own_division(self, finished, make_study, capsys):
+        run_classify_compare(make_study(out=finished.study, dry_run=True))
+        assert capsys.readouterr().out.count("2 done, 0 to do") == 3
+
+    def test_refuses_a_search_whose_split_has_no_validation_part(self, make_study, finished, tmp_path):
+        split = json.loads((finished.study / "split.json").read_text())
+        split["parts"]["train"] += split["parts"].pop("val")
+        (tmp_path / "split.json").write_text(json.dumps(split))
+        entry = {"search": SPACE, "split": str(tmp_path / "split.json")}
+        study = make_study(entries={"one": entry}, out=tmp_path / "study", dry_run=True, trials=2)
+        with pytest.raises(UsageError, match="entry 'one': there is no validation part"):
+            run_classify_compare(study)
+
     @pytest.mark.parametrize(
         ("entry", "message"),
         [
