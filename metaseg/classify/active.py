@@ -18,7 +18,7 @@ import pandas as pd
 
 from metaseg.classify.acquire import ChosenSlices, check_strategy, choose
 from metaseg.classify.annotator import Annotator, refuse_files_of_others, refuse_to_lose_labels
-from metaseg.classify.data import Parts
+from metaseg.classify.data import Parts, phantoms_in_words
 from metaseg.classify.fitting import classifier_card, fit_round, new_classifier, part_metrics
 from metaseg.classify.rounds import (
     Round,
@@ -101,7 +101,7 @@ def run_classify_active(config: ClassifyActiveConfig) -> ActiveResult:
 
 def _prepare(config: ClassifyActiveConfig) -> _Job:
     if not config.data:
-        print("No --data given: working on SYNTHETIC phantoms of two grades, not on patients.")
+        print(f"No --data given: working on {phantoms_in_words(config)}, not on patients.")
     if config.transfer == "scratch" and config.weights != "none":
         raise UsageError(f"--transfer scratch with --weights {config.weights}", remedy="omit the weights")
     if config.ask is not None and not config.classes:

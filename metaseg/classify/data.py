@@ -12,6 +12,7 @@ import numpy as np
 
 from metaseg.cases.case import Case, FailedCase
 from metaseg.cases.labels import LABEL_SCHEMES
+from metaseg.cases.phantoms import PICTURE_SETS
 from metaseg.cases.readers.common import find_doubled
 from metaseg.cases.splits import Split, make_split
 from metaseg.classify.slices import ClassifiedSlices, choose_slices, classified_slices
@@ -19,7 +20,7 @@ from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainCon
 from metaseg.errors import DataError, UsageError, some, unknown_name, warn_user
 from metaseg.files import TABLE, read_rows
 from metaseg.runs.session import Inputs
-from metaseg.store.prepare import open_cases, phantom_folder
+from metaseg.store.prepare import open_cases, phantom_folder, phantom_pictures
 from metaseg.store.store import SliceStore
 from metaseg.training.source import lone_fold, shared_modalities
 
@@ -189,8 +190,8 @@ def open_classified(
     modalities: tuple[str, ...] = (),
     failed: list[FailedCase] | None = None,
 ) -> SliceStore:
-    """The prepared cases that settings name, or phantoms of two grades."""
-    folders = config.data or phantom_folders(config.phantom_cases, config.seed, config.cache)
+    """The prepared cases that settings name, or phantoms."""
+    folders = config.data or phantom_folders(config, config.seed)
     return open_cases(
         config,
         folders,
@@ -203,9 +204,26 @@ def open_classified(
     )
 
 
-def phantom_folders(cases: int, seed: int, cache: Path | None) -> tuple[Path, ...]:
-    """Folders of phantoms, one for each of ``PHANTOM_GRADES``, each with so many cases."""
-    return tuple(phantom_folder(grade, cases, seed, cache) for grade in PHANTOM_GRADES)
+def phantom_folders(config: RunConfig, seed: int) -> tuple[Path, ...]:
+    """Folders of the phantoms that settings without data ask for, made on first use."""
+    cases, cache = config.phantom_cases, config.cache
+    if config.phantoms == "grades":
+        return tuple(phantom_folder(grade, cases, seed, cache) for grade in PHANTOM_GRADES)
+    return (phantom_pictures(config.phantoms, cases, seed, cache),)
+
+
+def phantom_classes(config: RunConfig) -> tuple[str, ...]:
+    """The classes of those phantoms."""
+    return (
+        tuple(map(str.upper, PHANTOM_GRADES)) if config.phantoms == "grades" else tuple(PICTURE_SETS[config.phantoms])
+    )
+
+
+def phantom_cases(config: RunConfig) -> list[Case]:
+    """The cases of those phantoms, as a split by classes sees them, before they are made."""
+    numbers = range(config.phantom_cases)
+    names = [(f"{name}_{number}", name) for name in phantom_classes(config) for number in numbers]
+    return [graded_case(case, case, name) for case, name in names]
 
 
 def graded_case(name: str, patient: str, grade: str | None) -> Case:

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from metaseg.classify.annotator import refuse_to_lose_labels
-from metaseg.classify.data import Parts, into_parts, open_slices, part_lines
+from metaseg.classify.data import Parts, into_parts, open_slices, part_lines, phantoms_in_words
 from metaseg.classify.fitting import (
     Rates,
     classifier_card,
@@ -104,7 +104,7 @@ def _prepare(config: ClassifyTrainConfig) -> _Fit:
     if config.overwrite:
         refuse_to_lose_labels(config.out)
     if not config.data:
-        print("No --data given: training on SYNTHETIC phantoms of two grades, not on patients.")
+        print(f"No --data given: training on {phantoms_in_words(config)}, not on patients.")
     inputs = Inputs.of(config)
     slices, parts = open_parts(config, inputs)
     check_transfer(config)

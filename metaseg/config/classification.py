@@ -75,7 +75,7 @@ class SliceOptions(PatientOptions, MissingOptions):
     data: Paths = option(
         (),
         "Folder of cases, of images in a folder per class, or a prepared store; several are pooled. Default: "
-        "synthetic phantoms of two grades.",
+        "synthetic phantoms, see --phantoms.",
         DATA,
         common=True,
     )
@@ -112,7 +112,15 @@ class SliceOptions(PatientOptions, MissingOptions):
         224, "Height and width of the network's input in pixels.", DATA
     )
     phantom_cases: Annotated[int, Ge(6)] = option(
-        12, "Without --data: number of phantoms of each grade.", DATA, without="data"
+        12, "Without --data: number of phantoms of each class.", DATA, without="data"
+    )
+    phantoms: Literal["grades", "four-class", "yes-no"] = option(
+        "grades",
+        "Without --data: what is generated. Scans of two grades, or pictures of four classes (three tumours, or none), "
+        "or of two.",
+        DATA,
+        later=True,
+        without="data",
     )
 
 

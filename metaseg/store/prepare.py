@@ -17,7 +17,7 @@ import numpy as np
 from metaseg.cases.case import MODALITIES, Case, FailedCase, one_case, raise_failed
 from metaseg.cases.labels import WHOLE_LESION, doubts
 from metaseg.cases.patients import doubtable, patients_of, read_patient_table, warn_of_doubtful
-from metaseg.cases.phantoms import make_phantoms
+from metaseg.cases.phantoms import make_phantoms, make_pictures
 from metaseg.cases.readers import Reading, find_cases, find_doubled, lacking, read_cases, tell
 from metaseg.errors import DataError, UsageError, warn_user
 from metaseg.files import require_writable, writing
@@ -314,3 +314,8 @@ def phantom_folder(
     folder = cache_root(cache) / "phantoms" / f"{size}-{cohort}-{cases}-seed{seed}"
     make_phantoms(folder, cohort=cohort, cases=cases, seed=seed, size=size)
     return folder
+
+
+def phantom_pictures(kind: str, cases: int, seed: int, cache: Path | None = None) -> Path:
+    """Folder of generated pictures in the cache, made on first use; see :mod:`metaseg.cases.phantoms.pictures`."""
+    return make_pictures(cache_root(cache) / "phantoms" / f"pictures-{kind}-{cases}-seed{seed}", kind, cases, seed)

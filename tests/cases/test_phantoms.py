@@ -13,10 +13,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from metaseg.cases.check import check_dataset
-from metaseg.cases.phantoms import MARKER, SIZES, PhantomSize, build_phantom, make_phantoms, write
+from metaseg.cases.phantoms import MARKER, SIZES, PhantomSize, build_phantom, make_phantoms, make_pictures, write
 from metaseg.cases.phantoms.anatomy import Grid, capsule_distance, ellipsoid_depth, smooth_noise
 from metaseg.cases.phantoms.phantom import thick_slices
 from metaseg.cases.readers import read_cases
@@ -297,6 +298,36 @@ class TestWriting:
         with pytest.raises(UsageError, match=re.escape(str(next(iter(wrong.values()))))):
             make_phantoms(tmp_path / "out", **wrong)
         assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    return make_pictures(tmp_path_factory.mktemp("pictures") / "set", "yes-no", 1)
+
+
+class TestPictures:
+    def test_readers_take_them_for_marked_classified_images(self, pictures):
+        cases = read_cases(pictures)
+        assert [(case.format, case.grade, case.synthetic) for case in cases] == [
+            ("image-folder", "no", True),
+            ("image-folder", "yes", True),
+        ]
+
+    def test_one_shows_the_largest_tumour_slice_and_the_other_a_slice_without(self, pictures):
+        for name, cohort, number in (("yes", "HGG", 1), ("no", "LGG", 2)):
+            phantom = build_phantom(cohort, 0, number, SIZES["small"])
+            picture = np.asarray(Image.open(pictures / name / f"{name}_001.png")) > 0
+            fits = [int((picture == (plane > 0)).sum()) for plane in phantom.images["t1ce"]]
+            shown = (phantom.label[int(np.argmax(fits))] > 0).sum()
+            assert shown == ((phantom.label > 0).sum(axis=(1, 2)).max() if name == "yes" else 0)
+
+    def test_what_is_there_is_kept_and_made_anew_is_the_same(self, pictures, tmp_path):
+        file = pictures / "no" / "no_001.png"
+        before = file.stat().st_mtime_ns
+        assert make_pictures(pictures, "yes-no", 1) == pictures
+        assert file.stat().st_mtime_ns == before
+        again = make_pictures(tmp_path / "again", "yes-no", 1)
+        assert (again / "no" / "no_001.png").read_bytes() == file.read_bytes()
 
 
 class TestFields:

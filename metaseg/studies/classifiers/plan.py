@@ -10,14 +10,13 @@ from typing import Any
 
 from metaseg.cases.splits import Split
 from metaseg.classify.data import (
-    PHANTOM_GRADES,
     check_cases,
     check_folds,
-    graded_case,
     into_parts,
     open_classified,
     open_slices,
     own_split,
+    phantom_cases,
     phantom_folders,
 )
 from metaseg.classify.train import SPLIT_NAME
@@ -401,7 +400,7 @@ def check_entries(
     """
     seen: dict[tuple[Any, ...], list[Any]] = {}
     for label, entry in entries.items():
-        reading = (entry.data, entry.format, entry.copies, entry.patients)
+        reading = (entry.data or entry.phantoms, entry.format, entry.copies, entry.patients)
         try:
             find_classifier(entry.model).validated(entry.model_options)
             if entry.weights not in NO_FILES and parent_of(entry) not in own:
@@ -410,14 +409,14 @@ def check_entries(
             if isinstance(entry, ClassifyTrainConfig):
                 check_transfer(entry)
             if reading not in seen:
-                # Phantoms are of two grades, and made when the study runs.
+                # Phantoms are made when the study runs.
                 seen[reading] = list_cases(
                     entry.data,
                     format=entry.format,
                     patients=entry.patients,
                     allow_missing=entry.allow_missing,
                     group_copies=entry.copies,
-                ) or [graded_case(grade, grade, grade) for grade in map(str.upper, PHANTOM_GRADES)]
+                ) or phantom_cases(entry)
             check_cases(seen[reading], entry, folds)
             if label in searched and isinstance(entry, ClassifyTrainConfig):
                 check_validation_part(entry)
@@ -460,10 +459,7 @@ def with_split(work: ClassifierWork) -> ClassifierWork:
         MetasegError: The data cannot be used.
     """
     entries, pretraining = (
-        {
-            label: replace(entry, data=entry.data or phantom_folders(entry.phantom_cases, 0, entry.cache))
-            for label, entry in group.items()
-        }
+        {label: replace(entry, data=entry.data or phantom_folders(entry, 0)) for label, entry in group.items()}
         for group in (work.entries, work.pretraining)
     )
     without = [label for label, entry in entries.items() if entry.split is None]
