@@ -605,7 +605,8 @@ def classify_compare(
     pruning: bool = True,
     search_seed: int = 1000,
     storage: str | None = None,
-    paper: Literal["zhou2017", "hao2021", "hao2021-balanced", "lau2021", "aljanabi"] | None = None,
+    pattern_round: int = 3,
+    paper: Literal["zhou2017", "zhou2017-polyps", "zhou2017-emboli", "hao2021", "hao2021-balanced", "lau2021", "aljanabi"] | None = None,
     progress: bool = True,
 ) -> ClassifierComparison:
     """Compare classifiers, transfer strategies or strategies of active learning over seeds."""

@@ -177,9 +177,16 @@ class ClassifyCompareConfig(StudyOptions):
     pruning: Pruning = True
     search_seed: Whole = option(1000, "Seed of the searches and of all their trials.", SEARCH)
     storage: Storage = None
-    paper: Literal["zhou2017", "hao2021", "hao2021-balanced", "lau2021", "aljanabi"] | None = option(
-        None, PAPER, STUDY, free=TABLES_ANEW
+    pattern_round: Count = option(
+        3,
+        "Round of aift whose first and last candidates are drawn with the predictions of their patches.",
+        STUDY,
+        free=TABLES_ANEW,
     )
+    paper: (
+        Literal["zhou2017", "zhou2017-polyps", "zhou2017-emboli", "hao2021", "hao2021-balanced", "lau2021", "aljanabi"]
+        | None
+    ) = option(None, PAPER, STUDY, free=TABLES_ANEW)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -185,6 +185,7 @@ def draw_fractions(
     *,
     sizes: float | np.ndarray = 0.8,
     names: Sequence[str] = (),
+    legend: bool = True,
 ) -> None:
     """Draw the fractions of the classes as stacked bars, with a legend below the figure.
 
@@ -195,6 +196,7 @@ def draw_fractions(
         classes: Their names.
         sizes: Width of the bars.
         names: Of the bars, which then lie, the first on top; without names they stand.
+        legend: Whether there is a legend; of several axes of a figure one has it.
     """
     begun = np.zeros(len(fractions))
     for number, name in enumerate(classes):
@@ -208,7 +210,8 @@ def draw_fractions(
     axis.grid(visible=False)
     if names:
         name_rows(axis, names)
-    legend_below(axis, min(len(classes), 3))
+    if legend:
+        legend_below(axis, min(len(classes), 3))
 
 
 def confusion_size(classes: int) -> tuple[float, float]:

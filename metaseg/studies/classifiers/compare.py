@@ -26,6 +26,7 @@ from metaseg.studies.classifiers.plan import (
     make_classifier_plan,
     with_split,
 )
+from metaseg.studies.classifiers.selection import choosing_runs, write_selection
 from metaseg.studies.classifiers.tables import (
     NAMES,
     against_baseline,
@@ -127,6 +128,8 @@ def write_tables(work: ClassifierWork) -> ClassifierComparison:
         _print_searches(work, searched)
     if len(curves):
         write_label_curves(work.folder / "curves.png", curves, work.study.metric, work.titles)
+        write_label_curves(work.folder / "pool_curves.png", curves, work.study.metric, work.titles, "pool")
+        write_selection(choosing_runs(work, done), work.folder, work.titles, work.study.pattern_round)
     if len(summarised):
         write_metric_plot(work.folder / "metrics.png", summarised, work.study.metric, work.titles)
         _print_summary(work, summarised)

@@ -168,9 +168,9 @@ def _saved(curve: pd.Series, baseline: pd.Series) -> float:
     return labels_saved(curve.index, curve.to_numpy(), baseline.index, baseline.to_numpy())
 
 
-def seed_curves(curves: pd.DataFrame, label: str, metric: str) -> dict[int, pd.Series]:
-    """The test part's curve of each seed: metric by number of labels."""
-    rows = curves[(curves["entry"] == label) & (curves["part"] == "test")]
+def seed_curves(curves: pd.DataFrame, label: str, metric: str, part: str = "test") -> dict[int, pd.Series]:
+    """The curve of each seed on a part: metric by number of labels."""
+    rows = curves[(curves["entry"] == label) & (curves["part"] == part)]
     found = {
         int(seed): of_seed.drop_duplicates("labels", keep="last").set_index("labels")[metric].dropna().sort_index()
         for seed, of_seed in rows.groupby("seed")
@@ -213,33 +213,45 @@ def against_baseline(work: ClassifierWork, predictions: dict[Unit, Predictions],
 NAMES = {"auc": "AUC", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1": "macro F1"}
 
 
-def label_bands(curves: pd.DataFrame, metric: str, titles: Mapping[str, str]) -> pd.DataFrame:
-    """Mean over seeds of each entry's metric on the test part by number of labels, with a band of one standard error.
+def label_bands(curves: pd.DataFrame, metric: str, titles: Mapping[str, str], part: str = "test") -> pd.DataFrame:
+    """Mean over seeds of each entry's metric on a part by number of labels, with a band of one standard error.
 
     Args:
         curves: As from :func:`curve_rows`.
         metric: The metric.
         titles: Entry to title.
+        part: ``test``, or another of :data:`PARTS`.
 
     Returns:
         Columns ``method`` (the title), ``step`` (labels), ``mean``, ``low``, ``high``.
     """
     bands = []
     for label in dict.fromkeys(curves["entry"]):
-        of_seeds = pd.concat(seed_curves(curves, label, metric), axis=1).sort_index()
+        if not (known := seed_curves(curves, label, metric, part)):
+            continue
+        of_seeds = pd.concat(known, axis=1).sort_index()
         # At numbers of labels that few seeds have, as where rounds differ in size, a mean would jump.
         of_seeds = of_seeds[of_seeds.notna().sum(axis=1) * 2 > of_seeds.shape[1]]
         mean, error = of_seeds.mean(axis=1), of_seeds.sem(axis=1).fillna(0.0)
         band = {"step": mean.index, "mean": mean, "low": mean - error, "high": mean + error}
         bands.append(pd.DataFrame(band).assign(method=titles[label]))
-    return pd.concat(bands, ignore_index=True)
+    return pd.concat(bands, ignore_index=True) if bands else pd.DataFrame(columns=["method", "step", *BAND])
 
 
-def write_label_curves(path: Path, curves: pd.DataFrame, metric: str, titles: Mapping[str, str]) -> None:
-    """Draw a metric on the test part against the number of labels: mean over seeds, and its standard error."""
-    bands = label_bands(curves, metric, titles)
+PARTS = {"test": "test part", "pool": "rest of the pool", "val": "validation part"}
+"""Parts on which rounds of active learning are measured, in words."""
+BAND = ("mean", "low", "high")
+
+
+def write_label_curves(
+    path: Path, curves: pd.DataFrame, metric: str, titles: Mapping[str, str], part: str = "test"
+) -> None:
+    """Draw a metric on a part against the number of labels: mean over seeds, and its standard error."""
+    bands = label_bands(curves, metric, titles, part)
+    if bands.empty:
+        return
     with chart_file(path, 8.0, 5.0) as (axis,):
-        axis.set(xlabel="labels", ylabel=f"{NAMES[metric]}, test part")
+        axis.set(xlabel="labels", ylabel=f"{NAMES[metric]}, {PARTS[part]}")
         axis.set_title("mean over seeds, bands of one standard error")
         draw_bands(axis, bands, series_roles(bands["method"].unique()))
 
