@@ -188,6 +188,7 @@ def read_rows(
     whole: Sequence[str] = (),
     numbers: Sequence[str] = (),
     *,
+    later: Sequence[str] = (),
     growing: bool = False,
 ) -> list[dict[str, str]]:
     """Read a table: comma, semicolon or tab between the cells, as its first line has them.
@@ -198,6 +199,7 @@ def read_rows(
         text: Columns that it must have.
         whole: Columns that it must have, of whole numbers.
         numbers: Columns that it must have, of finite numbers or empty.
+        later: As ``numbers``, but a table of an earlier version lacks them: all their cells are empty then.
         growing: It is a log: a last line without its end was cut off by a kill and is dropped, and every other has all
             its cells.
 
@@ -208,7 +210,8 @@ def read_rows(
         MetasegError: ``kind.error``: it is unreadable, lacks a column or has one twice, or a cell is no such number.
     """
     needed = (*text, *whole, *numbers)
-    return _table(path, kind, needed, whole, numbers, growing)[1]
+    rows = _table(path, kind, needed, whole, (*numbers, *later), growing)[1]
+    return [dict.fromkeys(later, "") | row for row in rows]
 
 
 def read_frame(
@@ -252,7 +255,7 @@ def _table(
             raise kind.refuse(f"line {number} of the table has {len(line)} cells for {len(columns)} columns", path)
         row = dict(zip(columns, [*line, *[""] * len(columns)], strict=False))
         for name in (*whole, *numbers):
-            if not _is_number(row[name], name in whole):
+            if not _is_number(row.get(name, ""), name in whole):
                 wanted = "no whole number" if name in whole else "no finite number"
                 raise kind.refuse(f"line {number}: {name} is '{row[name][:40]}', which is {wanted}", path)
         rows.append(row)

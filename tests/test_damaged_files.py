@@ -37,7 +37,7 @@ from metaseg.studies.classifiers.tables import predictions_in
 from metaseg.studies.tables import TABLE_COLUMNS, read_study_table
 from metaseg.training.fitted_run import FitSummary
 
-NUMBERS = {"dice": "0.5", "shots": "2", "seed": "1", "work": "8", "domain": "target"}
+NUMBERS = {"dice": "0.5", "shots": "2", "seed": "1", "work": "8", "update": "2", "domain": "target"}
 OPTIONS = {"channels": (4, 8), "strides": (2,)}
 LOGS = {
     "metrics.csv": "step,epoch,name,value\n1,,train/loss,0.5\n2,,train/loss,\n",

@@ -36,7 +36,7 @@ from metaseg.adapt.scoring import (
     score_slices,
 )
 from metaseg.adapt.setup import AdaptationResult, AdaptationSetup, Shot, adaptation_result, prepare_setup
-from metaseg.adapt.watch import Watch, due_marks
+from metaseg.adapt.watch import Watch, due_marks, is_first_mark
 from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import DataError, UsageError, recorded_warnings
 from metaseg.inference.predictor import Predictor
@@ -70,6 +70,7 @@ def run_metatune(config: MetatuneConfig) -> AdaptationResult:
         TrainingError: A loss or gradient became non-finite; the last good weights are kept.
     """
     parse_threshold(config.threshold)
+    check_meta_batch(config)
     check_order(config)
     find_method(config.method, "meta").build.check(config)
     config = resolve_defaults(config)
@@ -95,7 +96,7 @@ def _tune(session: RunSession, setup: AdaptationSetup) -> None:
         if values is not None:
             tuning.restore(values)
         else:
-            tuning.metrics["before"] = watch.mark(tuning.model, 0)
+            tuning.metrics["before"] = watch.mark(tuning.model, 0, 0)
         idle = 0
         with tuning.ahead:
             while not tuning.finished:
@@ -122,6 +123,7 @@ class MetaState:
     meta_step: int = 0
     scorings: int = 0
     fallbacks: int = 0
+    source_tasks: int = 0
 
 
 class MetaTuning:
@@ -213,7 +215,7 @@ class MetaTuning:
             pool,
             config.order,
             self.threshold,
-            config.tasks_per_step,
+            config.tasks_per_step if config.meta_batch == "pairs" else None,
             rng=np.random.default_rng([config.seed, 31, self.state.visit, round_]),
             support_size=config.support_size,
             query_size=config.query_size,
@@ -275,7 +277,8 @@ class MetaTuning:
         self.watch.log.scalars({**losses, **self.plan_metrics, **self.order_scores.metrics()}, step=self.state.spent)
         self.plan_metrics = {}
         self.watch.advance(cost, loss=losses["train/query_loss"])
-        if due_marks(before, self.state.spent, config.budget, config.marks):
+        passed = due_marks(before, self.state.spent, config.budget, config.marks)
+        if passed or is_first_mark(self.state.meta_step, config.first_marks):
             self._mark()
 
     def _clip(self) -> None:
@@ -292,7 +295,7 @@ class MetaTuning:
         final = self.final
         for model in (self.model, final):
             require_finite_weights(model, f"meta-step {self.state.meta_step}", self.watch.run.checkpoints, RATES)
-        self.metrics["after"] = self.watch.mark(final, self.state.spent)
+        self.metrics["after"] = self.watch.mark(final, self.state.spent, self.state.meta_step)
         self.watch.save(final, self.state.spent)
 
     def _say_engine(self) -> None:
@@ -318,8 +321,11 @@ class MetaTuning:
             if not (self.config.replay == "learned" and task.kind == "learned")
         ]
         if self.rehearsal is not None:
-            count = self.config.tasks_per_step
-            chosen += [self.rehearsal.draw(self.state.meta_step * count + number) for number in range(count)]
+            kinds = [task.kind for task in step.tasks]
+            of_side = self.config.tasks_per_step if self.config.meta_batch == "pairs" else max(map(kinds.count, kinds))
+            first = self.state.source_tasks
+            chosen += [self.rehearsal.draw(number) for number in range(first, first + of_side)]
+            self.state.source_tasks += of_side
         return chosen
 
     def _selections(self, chosen: list[ChosenTask], plan: CasePlan, pool: Pool) -> list[Selection]:
@@ -379,7 +385,9 @@ class MetaTuning:
         self.score_cache.load_state_dict(values.get("scores", {}))
         if self.averaged:
             self.averaged.restore(values)
-        known = {name: values[name] for name in asdict(self.state) if name in values}
+        # States of earlier versions count less: their steps had as many source tasks as tasks of a side.
+        earlier = {"source_tasks": values["meta_step"] * self.config.tasks_per_step if self.rehearsal else 0}
+        known = earlier | {name: values[name] for name in asdict(self.state) if name in values}
         self.state = MetaState(**known)
         self.metrics = values["metrics"]
 
@@ -390,6 +398,21 @@ def read_into_cache(shot: Shot, modalities: Sequence[str]) -> None:
         # One at a time, so that no more than a slice is held beside the cache.
         for index in shot.slices.tolist():
             shot.case.images([index], modalities)
+
+
+def check_meta_batch(config: MetatuneConfig) -> None:
+    """Check what belongs to ``--meta-batch``.
+
+    Raises:
+        UsageError: All tasks of a patient are to make one update, and another option would divide them.
+    """
+    dividing = {"--tasks-per-step": config.tasks_per_step > 1, "--rescore-every": config.rescore_every > 0}
+    given = [option for option, used in dividing.items() if used]
+    if config.meta_batch == "patient" and given:
+        raise UsageError(
+            f"--meta-batch patient makes one update of all tasks of a patient, and {given[0]} would divide them",
+            remedy=f"leave {given[0]} out, or use --meta-batch pairs",
+        )
 
 
 def parse_threshold(text: str) -> str | float:

@@ -13,7 +13,7 @@ from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.naive import Interpolation, Naive
 from metaseg.adapt.methods.registry import resolve_defaults
 from metaseg.adapt.setup import AdaptationResult, AdaptationSetup, adaptation_result, prepare_setup
-from metaseg.adapt.watch import Watch, due_marks
+from metaseg.adapt.watch import Watch, due_marks, is_first_mark
 from metaseg.config.segmentation import NaivetuneConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.files import replacing
@@ -46,7 +46,7 @@ class _Listener:
 
     def on_mark(self, step: int, model: nn.Module) -> bool:
         kept = self.interpolation(self.method.export(model))
-        self.state.extra["after"] = self.watch.mark(kept, self.spent(step))
+        self.state.extra["after"] = self.watch.mark(kept, self.spent(step), step)
         self.watch.save(kept, self.spent(step))
         for name, tensors in self.method.files(model).items():
             with replacing(self.watch.run.checkpoints / f"{name}.safetensors") as stream:
@@ -83,7 +83,7 @@ def _tune(session: RunSession, setup: AdaptationSetup) -> None:
     spent = None if saved is None else int(extra["prepared"]) + int(saved["step"]) * config.batch_size
     with Watch(session, setup, spent, extra.get("rows"), inherits=method.inherits) as watch:
         if saved is None:
-            state.extra["before"] = watch.mark(before, 0)
+            state.extra["before"] = watch.mark(before, 0, 0)
         interpolation = Interpolation(before, config.interpolation or 1.0)
         model = fabric.to_device(method.network(setup.network.model))
         prepared = method.prepare(model)
@@ -126,7 +126,8 @@ def _plan(config: NaivetuneConfig, prepared: int) -> LoopPlan:
     marks = (
         step
         for step in range(1, steps + 1)
-        if due_marks(total - (steps - step + 1) * size, total - (steps - step) * size, total, config.marks)
+        if is_first_mark(step, config.first_marks)
+        or due_marks(total - (steps - step + 1) * size, total - (steps - step) * size, total, config.marks)
     )
     return LoopPlan(
         total_steps=steps,

@@ -23,17 +23,17 @@ from metaseg.runs.session import RunSession
 from metaseg.terminal import progress
 from metaseg.training.fitted_run import log_overlay
 
-MARKS_NAME, MARKS_COLUMNS = "marks.csv", ("step", "domain", "case", "patient", "region", "dice")
+MARKS_NAME, MARKS_COLUMNS = "marks.csv", ("step", "update", "domain", "case", "patient", "region", "dice")
 TIMING_NAME, TIMING_COLUMNS = "timing.csv", ("step", "seconds")
 
 
 def read_marks(run: Path) -> list[dict[str, str]]:
-    """Rows of a run's ``marks.csv``; none if there is no such file.
+    """Rows of a run's ``marks.csv``; none if there is no such file, and no ``update`` in those of earlier versions.
 
     Raises:
         RunError: The file is damaged.
     """
-    return read_log(run / MARKS_NAME, MARKS_COLUMNS[1:-1], ("step",), ("dice",))
+    return read_log(run / MARKS_NAME, ("domain", "case", "patient", "region"), ("step",), ("dice",), ("update",))
 
 
 def read_timing(run: Path) -> list[dict[str, str]]:
@@ -115,12 +115,13 @@ class Watch:
         self.note(text)
         self.session.record(**values)
 
-    def mark(self, model: nn.Module, spent: int) -> dict[str, float]:
+    def mark(self, model: nn.Module, spent: int, update: int) -> dict[str, float]:
         """Evaluate the watched cases and log the metrics; the time that this takes is not counted as work.
 
         Args:
             model: The network as it stands.
             spent: Work done, in slice gradient evaluations.
+            update: Updates of the network's parameters so far.
 
         Returns:
             ``dice/target/ET`` and the like.
@@ -135,8 +136,8 @@ class Watch:
             metrics |= {f"dice/{domain}/{region}": value for region, value in mean_dice(rows).items()}
             self.marks.append(
                 [
-                    {"step": spent, "domain": domain, "case": case.id, "patient": case.patient, "region": region}
-                    | {"dice": dice}
+                    {"step": spent, "update": update, "domain": domain, "case": case.id, "patient": case.patient}
+                    | {"region": region, "dice": dice}
                     for case, row in zip(store, rows, strict=True)
                     for region, dice in row.items()
                 ]
@@ -199,6 +200,16 @@ class Watch:
             "synthetic": self.setup.synthetic,
         }
         self.session.finish(result, after | forgotten)
+
+
+def is_first_mark(update: int, first_marks: int) -> bool:
+    """Whether an update of the parameters, counted from 1, is among the first 1, 2, 4, 8, ... that are marked.
+
+    Args:
+        update: Its number.
+        first_marks: How many of them are marked: the last is update ``2 ** (first_marks - 1)``.
+    """
+    return update.bit_count() == 1 and update.bit_length() <= first_marks
 
 
 def due_marks(before: int, after: int, budget: int, marks: int) -> bool:

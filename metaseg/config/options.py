@@ -158,6 +158,11 @@ Modalities = Annotated[
     Help("Input modalities in order, comma-separated; by default all that every case has.", DATA),
 ]
 ClipNorm = Annotated[NotNegative, Help("Largest gradient norm; 0 switches clipping off.", TRAIN)]
+FirstMarks = Annotated[
+    int,
+    Interval(ge=0, le=30),
+    Help("So many evaluations more, after the first 1, 2, 4, 8, ... updates of the parameters.", ADAPT, later=True),
+]
 CacheSize = Annotated[
     NotNegative,
     Help("Most memory for slices kept ready for the next draw, in GB; 0 keeps none.", RUN, free=SAME_RESULTS),

@@ -32,6 +32,7 @@ from metaseg.config.options import (
     Count,
     DataOptions,
     EvaluationOptions,
+    FirstMarks,
     Fraction,
     Loss,
     MissingOptions,
@@ -165,6 +166,7 @@ class AdaptOptions(RunOptions, ProcessOptions, DataOptions, MissingOptions):
     )
     watch_cases: Whole = option(8, "Cases of each domain that are evaluated while tuning; 0 takes all.", ADAPT)
     marks: Count = option(4, "Evaluations while tuning, evenly over the budget.", ADAPT)
+    first_marks: FirstMarks = 0
     pictures: bool = option(
         True,
         "Draw overlays and the progress plot at every mark; small runs spend most time on them.",
@@ -192,6 +194,13 @@ class MetatuneConfig(AdaptOptions):
     outer_learning_rate: Positive = option(3e-4, "Beta of the outer loop.", ADAPT)
     outer_optimizer: Literal["adam", "sgd"] = option("adam", "Optimiser of the outer loop.", ADAPT)
     first_order: bool = option(False, "Drop the second derivative (first-order MAML).", ADAPT, common=True)
+    meta_batch: Literal["pairs", "patient"] = option(
+        "pairs",
+        "Tasks of one meta-update: pairs, the next --tasks-per-step of either side; patient, all of the patient.",
+        ADAPT,
+        common=True,
+        later=True,
+    )
     tasks_per_step: Count = option(1, "Learned tasks, and unlearned tasks, of one meta-step.", ADAPT)
     rescore_every: Whole = option(0, "Meta-steps between new scores inside a case; 0: once a visit to the case.", ADAPT)
     rescore_tolerance: NotNegative = option(

@@ -20,6 +20,7 @@ from metaseg.config.options import (
     SAME_RESULTS,
     TABLES_ANEW,
     Count,
+    FirstMarks,
     Help,
     Options,
     Paths,
@@ -118,6 +119,7 @@ class CompareConfig(StudyOptions):
     seeds: Seeds = (0, 1, 2, 3, 4)
     budget: Count = option(600, "Work of every cell, in slice gradient evaluations.", STUDY, common=True)
     marks: Count = option(8, "Evaluations while tuning, evenly over the budget.", STUDY)
+    first_marks: FirstMarks = 0
     test_part: str = option("test", "Part of the split that the metrics are of.", DATA)
     region: str | None = option(
         None, "Region of the tables and of the search; by default ET, or WT for whole lesions.", STUDY

@@ -129,14 +129,18 @@ def cell(value: Any) -> str:
 
 
 def read_log(
-    path: Path, text: Sequence[str] = (), whole: Sequence[str] = (), numbers: Sequence[str] = ()
+    path: Path,
+    text: Sequence[str] = (),
+    whole: Sequence[str] = (),
+    numbers: Sequence[str] = (),
+    later: Sequence[str] = (),
 ) -> list[dict[str, str]]:
     """Read a log as :func:`~metaseg.files.read_rows` does; empty if there is no such file.
 
     Raises:
         RunError: The file is damaged.
     """
-    return read_rows(path, LOG_KIND, text, whole, numbers, growing=True) if path.exists() else []
+    return read_rows(path, LOG_KIND, text, whole, numbers, later=later, growing=True) if path.exists() else []
 
 
 def _rows_up_to(path: Path, columns: tuple[str, ...], step: int) -> list[list[str]]:

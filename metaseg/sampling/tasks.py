@@ -108,7 +108,7 @@ def plan_case(
     pool: Pool,
     order: str,
     threshold: float | str = "median",
-    tasks_per_step: int = 1,
+    tasks_per_step: int | None = 1,
     *,
     rng: np.random.Generator,
     support_size: int = 1,
@@ -117,14 +117,15 @@ def plan_case(
     """Plan the meta-steps of one case: decompose by Dice, order both sides, pair, and deal the pairs out.
 
     Step k takes the k-th ``tasks_per_step`` tasks of either side. When one side is used up the other goes on alone,
-    until every whole task of the case was taken once. An order may draw from one side alone
+    until every whole task of the case was taken once. With None one step takes all of them: Algorithm 1 as it is
+    written, where the order decides which slices are paired and nothing else. An order may draw from one side alone
     (:attr:`Order.sides <metaseg.sampling.orders.Order>`); the case is then decomposed all the same.
 
     Args:
         pool: All slices of the case, with their Dice under the current network.
         order: An order of the registry; it is applied to the learned side first, then to the unlearned.
         threshold: As in :func:`~metaseg.sampling.decompose.decompose`.
-        tasks_per_step: Tasks of each side in one step.
+        tasks_per_step: Tasks of each side in one step; None for all.
         rng: The source of randomness.
         support_size: Slices of one task's inner loop; one in the paper.
         query_size: Slices of one task's outer loop; one in the paper.
@@ -136,7 +137,7 @@ def plan_case(
         UsageError: The case has fewer than two slices, or order or threshold are not understood.
         ValueError: A size or ``tasks_per_step`` is below 1.
     """
-    if tasks_per_step < 1:
+    if tasks_per_step is not None and tasks_per_step < 1:
         raise ValueError(f"a step needs a task of each side at least, got {tasks_per_step}")
     split = decompose(pool.score("dice"), threshold)
     wanted = ORDERS.get(order).sides
@@ -150,7 +151,8 @@ def plan_case(
         draws[kind] = tuple(drawn.tolist())
         groups = group_support_query(drawn, support_size, query_size)
         sides.append([Task(kind, support, query) for support, query in groups])
-    rounds = range(0, max(len(tasks) for tasks in sides), tasks_per_step)
-    steps = tuple(Step(tuple(task for side in sides for task in side[k : k + tasks_per_step])) for k in rounds)
+    most = max(len(tasks) for tasks in sides)
+    size = tasks_per_step or max(1, most)
+    steps = tuple(Step(tuple(task for side in sides for task in side[k : k + size])) for k in range(0, most, size))
     used = {place for side in sides for task in side for place in (*task.support, *task.query)}
     return CasePlan(steps, split, tuple(sorted(set(np.asarray(pool.index).tolist()) - used)), draws)

@@ -135,8 +135,8 @@ def collect(plan: Plan, cells: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFra
         folder, family = plan.folder / cell.folder, plan.entries[cell.label].family
         named = {"target": cell.target, "method": cell.label, "shots": cell.shots, "seed": cell.seed}
         for row in read_marks(folder):
-            dice = float(row["dice"]) if row["dice"] else math.nan
-            results.append({**row, **named, "family": family, "work": int(row["step"]), "dice": dice})
+            measured = {name: float(row[name] or math.nan) for name in ("update", "dice")}
+            results.append({**row, **named, "family": family, "work": int(row["step"]), **measured})
         for row in read_timing(folder):
             times.append({**named, "work": int(row["step"]), "seconds": float(row["seconds"])})
     return pd.DataFrame(results, columns=list(TABLE_COLUMNS)), pd.DataFrame(times, columns=list(TIMING_COLUMNS))
@@ -242,7 +242,7 @@ def _print_cost(plan: Plan, todo: list[Unit], device: str) -> None:
     study, kinds = plan.study, Counter(unit.kind for unit in todo)
     trials = study.trials * kinds["search"]
     runs = kinds["cell"] + trials + kinds["oracle"]
-    evaluations = (study.marks + 1) * kinds["cell"] + 2 * (runs - kinds["cell"])
+    evaluations = (study.marks + study.first_marks + 1) * kinds["cell"] + 2 * (runs - kinds["cell"])
     print(f"\nleft to do: {kinds['cell']} cells, {trials} trials in {kinds['search']} searches")
     print(f"  {runs * study.budget} slice gradient evaluations ({study.budget} in each run)")
     print(f"  {evaluations} evaluations of all watched patients")

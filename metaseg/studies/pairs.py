@@ -267,7 +267,7 @@ def _at_cut(run: pd.DataFrame) -> pd.DataFrame:
     dice = by_case.apply(lambda curve: np.interp(cut, seconds, curve), axis=1)
     # All rows but those of the mark are the same at every mark.
     end = begin.set_index(["case", "patient", "region"])
-    end = end.assign(dice=dice, work=work, seconds=np.clip(cut, seconds[0], seconds[-1])).reset_index()
+    end = end.assign(dice=dice, work=work, update=np.nan, seconds=np.clip(cut, seconds[0], seconds[-1])).reset_index()
     return pd.concat([begin, end]).assign(reached=reached)
 
 

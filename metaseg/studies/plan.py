@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from metaseg.adapt.metatune import parse_threshold
+from metaseg.adapt.metatune import check_meta_batch, parse_threshold
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.registry import resolve_defaults
 from metaseg.adapt.setup import AdaptationResult
@@ -233,7 +233,8 @@ class Plan(Work):
             "out": self.folder / unit.folder,
         }
         if unit.kind == "cell":
-            settings |= {"shots": unit.shots, "seed": unit.seed, "marks": study.marks, "test_part": study.test_part}
+            settings |= {"shots": unit.shots, "seed": unit.seed, "test_part": study.test_part}
+            settings |= {"marks": study.marks, "first_marks": study.first_marks}
         else:
             # A trial never opens the test part, nor does the oracle's run, which is a tool and no result.
             settings |= {"seed": study.search_seed, "marks": 1, "test_part": study.search_part}
@@ -366,6 +367,7 @@ def _check_settings(plan: Plan) -> None:
         if isinstance(config, MetatuneConfig):
             with _naming(unit):
                 parse_threshold(config.threshold)
+                check_meta_batch(config)
                 find_method(config.method).build.check(config)
         if unit.kind == "search":
             for parameter in plan.entries[unit.label].space.values():

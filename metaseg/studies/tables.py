@@ -56,6 +56,7 @@ TABLE_COLUMNS = columns_by_name(
     _SHOTS,
     _SEED,
     _WORK,
+    Column("update", "updates of the parameters so far; none where the run did not count them"),
     Column("domain", "target or source", kind="text"),
     Column("case", "the evaluated case", kind="text"),
     Column("patient", "its patient", kind="text"),
@@ -126,6 +127,8 @@ FORMER_NAMES = {"step": "work"}
 """Columns that tables of the first release call otherwise."""
 MEASURED = ("dice", "seconds")
 """What was measured; all other columns say what of."""
+LATER = ("update",)
+"""What tables of earlier versions lack; it follows from the work, and may be empty."""
 _DIGITS = "%.10g"
 
 
@@ -201,7 +204,8 @@ def check_table(frame: pd.DataFrame, columns: Columns = TABLE_COLUMNS, where: st
         DataError: Columns are missing, a value makes no sense, or a row is there twice.
     """
     former = {name: new for name, new in FORMER_NAMES.items() if new in columns and new not in frame.columns}
-    frame = frame.rename(columns=former)
+    lacking = [name for name in LATER if name in columns and name not in frame.columns]
+    frame = frame.rename(columns=former).assign(**dict.fromkeys(lacking, np.nan))
     expected = "columns " + ", ".join(columns)
     if missing := [name for name in columns if name not in frame.columns]:
         found = ", ".join(map(str, frame.columns)) or "(none)"
@@ -256,7 +260,8 @@ def _numbers(given: pd.Series, column: Column, where: str | Path | None) -> pd.S
         wrong = (numbers.isna() & given.notna()) | (numbers.notna() & ~numbers.between(0.0, 1.0 + 1e-9))
         expected = "a number from 0 to 1, or none"
     else:
-        wrong = numbers.isna() | (numbers < 0) | np.isinf(numbers.astype(np.float64))
+        unknown = numbers.isna() if column.name not in LATER else numbers.isna() & given.notna() & (given != "")
+        wrong = unknown | (numbers < 0) | np.isinf(numbers.astype(np.float64))
     if column.kind == "whole":
         wrong |= numbers % 1 != 0
     if wrong.any():
@@ -271,7 +276,7 @@ def _numbers(given: pd.Series, column: Column, where: str | Path | None) -> pd.S
 def _check_rows(frame: pd.DataFrame, columns: Columns, where: str | Path | None) -> None:
     if "domain" in columns and (strange := sorted(set(frame["domain"].unique()) - set(DOMAINS))):
         raise DataError(f"domain is '{strange[0]}'", where=where, expected=" or ".join(DOMAINS))
-    keys = [name for name in columns if name not in MEASURED]
+    keys = [name for name in columns if name not in (*MEASURED, *LATER)]
     if (twice := frame.duplicated(keys)).any():
         row = ", ".join(f"{name} {frame.loc[twice, name].iloc[0]}" for name in keys)
         raise DataError(
@@ -284,7 +289,7 @@ def _check_rows(frame: pd.DataFrame, columns: Columns, where: str | Path | None)
 def _read_csv(file: Path) -> pd.DataFrame:
     frame = read_frame(file, FileKind("a table of a study, CSV or parquet", error=DataError))
     # A patient may be called 007 or NA: only what was measured may be empty.
-    return frame.mask(frame.isin(["", "nan", "NaN"]) & frame.columns.isin(MEASURED), np.nan)
+    return frame.mask(frame.isin(["", "nan", "NaN"]) & frame.columns.isin((*MEASURED, *LATER)), np.nan)
 
 
 def _canonical(frame: pd.DataFrame) -> pd.DataFrame:

@@ -81,6 +81,16 @@ def test_two_tasks_of_each_side_in_a_step():
     ]
 
 
+def test_algorithm_1_read_literally_takes_all_tasks_of_the_patient_in_one_step():
+    pool, rng = case([0.9, 0.8, 0.1, 0.2, 0.3, 0.4, 0.45]), np.random.default_rng
+    [step] = plan_case(pool, "active", 0.5, tasks_per_step=None, rng=rng(0))
+    dealt = plan_case(pool, "active", 0.5, rng=rng(0))
+    assert len(dealt) == 2
+    assert sorted(step.tasks, key=str) == sorted((task for each in dealt for task in each.tasks), key=str)
+    assert [task.kind for task in step.tasks] == ["learned", "unlearned", "unlearned"]
+    assert len(plan_case(case([0.1, 0.9]), "active", tasks_per_step=None, rng=rng(0))) == 0
+
+
 def test_when_one_side_is_used_up_the_other_goes_on_alone():
     plan = plan_case(case([0.9, 0.8, 0.1, 0.2, 0.3, 0.4, 0.45]), "active", 0.5, rng=np.random.default_rng(0))
     assert [[task.kind for task in step.tasks] for step in plan] == [["learned", "unlearned"], ["unlearned"]]

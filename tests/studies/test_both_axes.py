@@ -31,7 +31,7 @@ def table() -> pd.DataFrame:
                 "source": base["source"] + gain + generator.normal(0, 0.01, 10),
             }
             rows += [
-                ("met", method, "plain", 5, seed, step, domain, f"{domain}{p}", f"{domain}{p}", "WT", dice)
+                ("met", method, "plain", 5, seed, step, step / 10, domain, f"{domain}{p}", f"{domain}{p}", "WT", dice)
                 for domain in ("target", "source")
                 for step, values in ((0, base[domain]), (100, ends[domain]))
                 for p, dice in enumerate(values)

@@ -20,7 +20,20 @@ def tidy(seconds_per_step, steps=STEPS, seeds=(0, 1, 2), shots=5):
             for step in steps:
                 timing.append(("met", method, shots, seed, step, cost * step * (1 + seed / 10)))
                 rows += [
-                    ("met", method, "gradient", shots, seed, step, domain, name, name, "WT", start + slope * step)
+                    (
+                        "met",
+                        method,
+                        "gradient",
+                        shots,
+                        seed,
+                        step,
+                        step / 10,
+                        domain,
+                        name,
+                        name,
+                        "WT",
+                        start + slope * step,
+                    )
                     for domain in ("target", "source")
                     for name, (start, slope) in SLOPES.items()
                 ]

@@ -26,7 +26,20 @@ def table():
                 for domain, gain in zip(("target", "source"), change, strict=True):
                     after = np.clip(base[domain] + gain + generator.normal(0, 0.05, len(base[domain])), 0, 1)
                     rows += [
-                        ("met", method, "gradient", shots, seed, step, domain, f"{domain}{p}", f"{domain}{p}", "WT", d)
+                        (
+                            "met",
+                            method,
+                            "gradient",
+                            shots,
+                            seed,
+                            step,
+                            step / 10,
+                            domain,
+                            f"{domain}{p}",
+                            f"{domain}{p}",
+                            "WT",
+                            d,
+                        )
                         for step, dice in ((0, base[domain]), (100, after))
                         for p, d in enumerate(dice)
                     ]

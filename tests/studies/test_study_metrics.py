@@ -22,7 +22,20 @@ from metaseg.studies.tables import TABLE_COLUMNS
 def run(method, seed, steps, target, source, family="gradient", shots=5, name="met"):
     """Rows of one run; target and source are Dice (mark, patient)."""
     return [
-        (name, method, family, shots, seed, step, domain, f"{domain}-{patient}", f"{domain}-{patient}", "WT", dice)
+        (
+            name,
+            method,
+            family,
+            shots,
+            seed,
+            step,
+            step,
+            domain,
+            f"{domain}-{patient}",
+            f"{domain}-{patient}",
+            "WT",
+            dice,
+        )
         for domain, marks in (("target", target), ("source", source))
         for step, row in zip(steps, marks, strict=True)
         for patient, dice in enumerate(row)

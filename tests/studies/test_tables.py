@@ -20,7 +20,7 @@ from metaseg.studies.tables import (
 @pytest.fixture
 def table():
     rows = [
-        ("met", method, "gradient", 5, seed, step, domain, f"{patient}-a", patient, "ET", dice)
+        ("met", method, "gradient", 5, seed, step, step / 10, domain, f"{patient}-a", patient, "ET", dice)
         for method in ("naive", "maml-active")
         for seed in (0, 1)
         for step in (0, 120)
@@ -47,7 +47,7 @@ def test_equal_content_gives_equal_bytes(table, tmp_path):
     assert first[0].read_bytes() == second[0].read_bytes()
     assert first[0].read_text().splitlines()[:2] == [
         ",".join(TABLE_COLUMNS),
-        "met,maml-active,gradient,5,0,0,source,p1-a,p1,ET,0.5",
+        "met,maml-active,gradient,5,0,0,0,source,p1-a,p1,ET,0.5",
     ]
 
 
@@ -101,6 +101,8 @@ def test_empty_tables_are_tables(tmp_path):
         ("work", -1, "work is '-1'"),
         ("work", "", "work is ''"),
         ("seed", 0.5, "seed is '0.5'"),
+        ("update", "some", "update is 'some'"),
+        ("update", -2, "update is '-2'"),
         ("shots", "all", "shots is 'all'"),
         ("domain", "brain", "domain is 'brain'"),
     ],
@@ -110,6 +112,14 @@ def test_values_that_make_no_sense_are_named(table, column, value, message):
     table.loc[0, column] = value
     with pytest.raises(DataError, match=re.escape(message)):
         check_table(table, where="results.csv")
+
+
+def test_tables_of_earlier_versions_have_no_updates(table, tmp_path):
+    write_table(table.drop(columns="update"), tmp_path / "results")
+    back = read_study_table(tmp_path / "results")
+    assert back["update"].isna().all()
+    write_table(back, tmp_path / "again")
+    assert read_study_table(tmp_path / "again")["update"].isna().all()
 
 
 def test_rows_that_are_there_twice_are_found(table):

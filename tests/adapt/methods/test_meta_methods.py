@@ -422,7 +422,9 @@ MAML_PLUS_PLUS = {
 
 
 @pytest.mark.parametrize(
-    "settings", [{"method": "meta-sgd"}, {"method": "maml", **MAML_PLUS_PLUS}], ids=["meta-sgd", "maml++"]
+    "settings",
+    [{"method": "meta-sgd", "meta_batch": "patient", "replay": "added"}, {"method": "maml", **MAML_PLUS_PLUS}],
+    ids=["meta-sgd of patients", "maml++"],
 )
 def test_a_run_cut_off_in_the_middle_ends_with_the_same_bits(pretrained, tmp_path, monkeypatch, settings):
     options = {**pretrained, **SMALL, "budget": 40, "order": "passive", **settings}
