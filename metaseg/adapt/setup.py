@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from metaseg.adapt.domains import OTHERS, check_apart, source_split, source_to_draw_from, source_to_watch
 from metaseg.cases.labels import LABEL_SPACES, WHOLE_LESION, LabelSpace
-from metaseg.cases.splits import Split
 from metaseg.config.segmentation import AdaptOptions, PretrainConfig
-from metaseg.errors import DataError, UsageError
+from metaseg.errors import DataError, UsageError, some, warn_user
 from metaseg.results import Result, metrics_table
 from metaseg.runs.folder import RUNS, RunFolder
 from metaseg.runs.networks import LoadedNetwork, load_network, newest_run
@@ -105,8 +105,8 @@ def prepare_setup(config: AdaptOptions, draws_from_source: bool = False) -> Adap
     _check_labels(store, space)
     everything = inputs.take("source", open_source(config, network))
     parts = _recorded_parts(config, inputs, store, everything) or _drawn_parts(config, network, store, everything)
-    kept = cases_to_draw_from(config, network, everything) if draws_from_source else SliceStore(())
-    setup = AdaptationSetup(network, space, *parts, source_cases=kept, inputs=inputs)
+    kept = source_to_draw_from(config, network.seen, everything.cases) if draws_from_source else ()
+    setup = AdaptationSetup(network, space, *parts, source_cases=SliceStore(tuple(kept)), inputs=inputs)
     inputs.check_fingerprint(setup.fingerprint)
     return setup
 
@@ -128,6 +128,7 @@ def _recorded_parts(
 def _drawn_parts(
     config: AdaptOptions, network: LoadedNetwork, store: SliceStore, everything: SliceStore
 ) -> _WatchedParts:
+    check_apart(config, network.seen, store.cases, everything.cases)
     pool, rest = (
         store.part(config.split, part, absent=absent_cases(config)) for part in (config.train_part, config.test_part)
     )
@@ -145,8 +146,9 @@ def _drawn_parts(
             )
         raise
     used = {shot.case.patient for shot in shots}
-    target = SliceStore(tuple(case for case in rest if case.patient not in used))
-    source = source_to_watch(config, network, everything)
+    target = _watched_target(network, SliceStore(tuple(case for case in rest if case.patient not in used)))
+    source = _watched_source(config, network, everything)
+    source = SliceStore(tuple(case for case in source if case.patient not in used))
     count, seed = config.watch_cases, config.seed
     return shots, _watched(target, count, seed), _watched(source, count, seed)
 
@@ -243,7 +245,7 @@ def open_domain(
         UsageError: Other modalities are asked for than the network takes.
         DataError: The cases cannot be used.
     """
-    check_modalities(config, network)
+    check_modalities(config, network.card.modalities)
     return open_cases(
         config,
         folders,
@@ -255,16 +257,16 @@ def open_domain(
     )
 
 
-def check_modalities(config: AdaptOptions, network: LoadedNetwork) -> None:
+def check_modalities(config: AdaptOptions, taken: tuple[str, ...]) -> None:
     """Raise where other modalities are asked for than the network takes.
 
     Raises:
         UsageError: They are.
     """
-    if config.modalities and config.modalities != network.card.modalities:
+    if config.modalities and config.modalities != taken:
         raise UsageError(
             f"--modalities {','.join(config.modalities)} differ from the network's",
-            expected=",".join(network.card.modalities),
+            expected=",".join(taken),
             remedy="omit --modalities",
         )
 
@@ -273,57 +275,37 @@ def open_source(config: AdaptOptions, network: LoadedNetwork) -> SliceStore:
     """All labelled source cases: those of ``--source``, or else those that the network was pretrained with."""
     if config.source:
         return open_domain(config, network, config.source, config.source_classes).labelled()
-    if network.run is None or RunFolder.open(network.run).verb != "pretrain":
-        return SliceStore(())
-    return open_pretraining_data(RunFolder.open(network.run).config(PretrainConfig)).labelled()
+    pretraining = network.pretraining
+    return SliceStore(()) if pretraining is None else open_pretraining_data(pretraining).labelled()
 
 
-def source_to_watch(config: AdaptOptions, network: LoadedNetwork, source: SliceStore) -> SliceStore:
-    """The source cases whose forgetting is watched: none that the network was trained on; may be empty."""
-    if not config.source:
-        if not len(source) or not network.validation_cases:
-            print("No --source given and the network has no validation patients: the source domain is not watched.")
-            return SliceStore(())
-        return source.select(network.validation_cases)
-    trained = network.trained_patients
-    kept = SliceStore(tuple(case for case in _part(config, source, config.test_part) if case.patient not in trained))
-    if not len(kept):
-        print("All --source patients were trained on: the source domain is not watched.")
-    return kept
+def _watched_target(network: LoadedNetwork, rest: SliceStore) -> SliceStore:
+    """The target cases to watch: of no patient that the network was trained on."""
+    trained = {case.patient for case in rest} & network.trained_patients
+    if trained:
+        warn_user(
+            f"the network was trained on {len(trained)} of the target's patients, who are not watched: "
+            f"{some(sorted(trained))}",
+            remedy=f"nothing, if they are the same people; {OTHERS}",
+        )
+    return SliceStore(tuple(case for case in rest if case.patient not in trained))
 
 
-def cases_to_draw_from(config: AdaptOptions, network: LoadedNetwork, source: SliceStore) -> SliceStore:
-    """The source cases that a method may draw from: those the network was trained on, else the split's.
-
-    Raises:
-        UsageError: There are none.
-    """
-    trained = network.trained_patients
-    cases = tuple(case for case in source if case.patient in trained)
-    if not cases and config.source and config.split is not None:
-        cases = _part(config, source, config.train_part).cases
-    if not cases:
-        raise no_source_to_draw_from()
-    return SliceStore(cases)
-
-
-def no_source_to_draw_from() -> UsageError:
-    """The error of a method that rehearses, where there is nothing to rehearse."""
-    return UsageError(
-        "the method draws from the source's training cases, and there are none",
-        expected="--source with patients that the network was trained on, or a --split that names some",
-        remedy="give the source's folder with --source, or choose a method that needs no source data",
-    )
-
-
-def _part(config: AdaptOptions, source: SliceStore, part: str) -> SliceStore:
-    """The source's cases of a part of the split; all where the split is the target's alone."""
-    if config.split is None:
-        return source
-    split = Split.load(config.split)
-    if not any(case.id in split.patients for case in source):
-        return source
-    return source.part(split, part, absent="ignore")
+def _watched_source(config: AdaptOptions, network: LoadedNetwork, source: SliceStore) -> SliceStore:
+    """The source cases to watch; those that chose the network's weights where no others are known."""
+    seen = network.seen
+    kept = source_to_watch(config, seen, source.cases)
+    if not kept and source_split(config, source.cases) is None:
+        kept = [case for case in source if case.patient in seen.validated - seen.trained]
+        if kept:
+            print("Only source patients that chose the network's weights are there to watch: their Dice flatters it.")
+    if not kept:
+        print(
+            "All --source patients were trained on: the source domain is not watched."
+            if config.source
+            else "No --source given and the network has no validation patients: the source domain is not watched."
+        )
+    return SliceStore(tuple(kept))
 
 
 @dataclass(frozen=True)

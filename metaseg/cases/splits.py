@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,6 +114,11 @@ class Split:
         if gone and absent == "warn":
             warn_user(found, remedy="nothing, if the split is of more data than these")
         return chosen
+
+    def parts_of(self, cases: Iterable[SplitMember]) -> dict[str, str]:
+        """The part of every patient of the data that the split names: patient to part."""
+        of_case = {case_id: part for part, ids in self.parts.items() for case_id in ids}
+        return {case.patient: of_case[case.id] for case in cases if case.id in of_case}
 
     def _check_patients(self, patients: Mapping[str, str]) -> None:
         """Compare the split with the data's patients: sessions may be known now that were not when it was made."""

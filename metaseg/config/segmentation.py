@@ -143,8 +143,11 @@ class AdaptOptions(RunOptions, ProcessOptions, DataOptions, MissingOptions):
         common=True,
     )
     source_classes: Names = option((), "As --classes, for --source.", DATA)
+    source_split: Path | None = option(
+        None, "Split file of the source's patients, where --split is of the target's alone.", DATA, later=True
+    )
     train_part: str = option("train", "Part of --split from which the shots are drawn.", DATA, needs="split")
-    test_part: str = option("test", "Part of --split that is watched.", DATA, needs="split")
+    test_part: str = option("test", "Part of --split and --source-split that is watched.", DATA, needs="split")
     shots: Count = option(5, "Target patients whose labels are used.", ADAPT, common=True)
     slices: Annotated[int, Ge(2)] = option(25, "Tumour-bearing slices used of each of them.", ADAPT, common=True)
     budget: Count = option(600, "Work to spend, in slice gradient evaluations.", ADAPT, common=True)

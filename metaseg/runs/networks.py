@@ -15,6 +15,7 @@ from torch import nn
 
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.cases.patients import patient_of
+from metaseg.config.segmentation import PretrainConfig
 from metaseg.errors import MetasegError, RunError, UsageError, warn_user
 from metaseg.files import FileKind, read_json
 from metaseg.models.card import read_card
@@ -36,6 +37,28 @@ class PatientRow:
     patient: str
     case: str = ""
     cohort: str = ""
+
+
+@dataclass(frozen=True)
+class SeenPatients:
+    """Patients whom a network's trainings have seen: it must not be judged by them.
+
+    Attributes:
+        trained: Those whose labels it was trained on.
+        validated: Those by whom its weights were chosen.
+        part: Part of the split that the latter are; None if they were drawn without one.
+    """
+
+    trained: frozenset[str]
+    validated: frozenset[str]
+    part: str | None = None
+
+    def before(self, part: str) -> frozenset[str]:
+        """Those seen before the network is judged by a part: all, but for the validation patients by their own part.
+
+        That is the part that a search of settings is judged by; a metric of it is no result.
+        """
+        return self.trained if part == self.part else self.trained | self.validated
 
 
 @dataclass(frozen=True)
@@ -95,9 +118,14 @@ class LoadedNetwork:
             )
 
     @property
-    def validation_cases(self) -> tuple[str, ...]:
-        """Ids of the cases that its training kept for validation."""
-        return () if self.run is None else tuple(row.case for row in read_patients(self.run).get("val", []))
+    def seen(self) -> SeenPatients:
+        """Whom its trainings saw, as far as its run tells."""
+        return SeenPatients(frozenset(), frozenset()) if self.run is None else seen_patients(self.run)
+
+    @property
+    def pretraining(self) -> PretrainConfig | None:
+        """The settings of its pretraining; None if its run is none."""
+        return None if self.run is None else pretraining_of(self.run)
 
     @property
     def parent(self) -> str | None:
@@ -132,6 +160,28 @@ def trained_patients(run: Path) -> frozenset[str]:
     parts = read_patients(run)
     names = {row.patient for part in ("train", "inherited") for row in parts.get(part, [])} - {""}
     return frozenset(names | {patient_of(name) for name in names})
+
+
+def seen_patients(run: Path) -> SeenPatients:
+    """Whom the training of a run, and those it began from, saw.
+
+    Raises:
+        RunError: A file of the run is damaged.
+    """
+    validated = frozenset(row.patient for row in read_patients(run).get("val", []))
+    config = pretraining_of(run)
+    part = None if config is None or config.split is None or config.fold is not None else config.val_part
+    return SeenPatients(trained_patients(run), validated, part)
+
+
+def pretraining_of(run: Path) -> PretrainConfig | None:
+    """The settings of a run that is a pretraining; None of another run.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    opened = RunFolder.open(run)
+    return opened.config(PretrainConfig) if opened.verb == "pretrain" else None
 
 
 def patients_known(run: Path) -> bool:

@@ -129,20 +129,28 @@ def open_cases(config: Any, data: Sequence[str | Path], **others: Any) -> SliceS
 
 
 def list_cases(
-    data: Sequence[str | Path], *, need_labels: bool = False, allow_missing: bool = True, **reading: Unpack[Reading]
+    data: Sequence[str | Path],
+    *,
+    modalities: Sequence[str] = (),
+    need_labels: bool = False,
+    allow_missing: bool = True,
+    **reading: Unpack[Reading],
 ) -> list[Case | StoredCase]:
     """The cases of folders and stores from names alone, without preparing any; see :func:`open_data`.
 
     Raises:
-        DataError: Nothing was found, or something is left out without ``allow_missing``.
+        DataError: Nothing was found, ids stand twice, or something is left out without ``allow_missing``.
     """
-    listed: list[Case | StoredCase] = []
+    raw: list[Case] = []
+    stored: list[StoredCase] = []
     for path in map(Path, data):
         if is_store(path):
-            listed += _of_classes(open_store(path), reading.get("classes", ()))
+            stored += _of_patients(_of_classes(open_store(path), reading.get("classes", ())), reading.get("patients"))
         else:
-            listed += read_cases(path, need_labels=need_labels, allow_missing=allow_missing, **reading)
-    return listed
+            raw += read_cases(path, need_labels=need_labels, allow_missing=allow_missing, **reading)
+    _refuse_doubled(raw, stored)
+    raw, stored = _complete(raw, stored, modalities, need_labels, Path(*data[:1]), refuse=not allow_missing)
+    return [*raw, *stored]
 
 
 def open_data(
@@ -190,7 +198,7 @@ def open_data(
             tell(left_out, path, refuse=not allow_missing)
             found.append((path, cases))
     raw = [case for _, cases in found for case in cases]
-    _refuse_doubled([(case.id, case.files[0]) for case in raw] + [(case.id, case.folder) for case in stored])
+    _refuse_doubled(raw, stored)
     if reading.get("patients") is None:
         warn_of_doubtful(doubtable(raw) | doubtable(stored))
     raw, stored = _complete(raw, stored, modalities, need_labels, Path(*data[:1]), refuse=not allow_missing)
@@ -205,10 +213,10 @@ def open_data(
     return store
 
 
-def _refuse_doubled(cases: Sequence[tuple[str, Path]]) -> None:
+def _refuse_doubled(raw: Sequence[Case], stored: Sequence[StoredCase]) -> None:
     """Raise if two cases have one id: two hospitals may use one name for two patients."""
     places: dict[str, Path] = {}
-    for name, place in cases:
+    for name, place in [(case.id, case.files[0]) for case in raw] + [(case.id, case.folder) for case in stored]:
         if (other := places.setdefault(name, place)) is not place:
             raise DataError(
                 f"two cases are named {name}",

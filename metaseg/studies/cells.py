@@ -28,13 +28,14 @@ NETWORK = "source network"
 INPUTS = FileKind("the digests of a study's inputs", "name another study folder with --out")
 
 
-def check_inputs(folder: Path, found: Mapping[str, str], has_results: bool) -> None:
+def check_inputs(folder: Path, found: Mapping[str, str], has_results: bool, *, record: bool = True) -> None:
     """Raise if cells were made from other inputs than there are now; write down those of a new study.
 
     Args:
         folder: The study's folder.
         found: Digests by what they are of, such as ``"data of target met"``.
         has_results: Whether anything was run in the study; inputs may change freely before.
+        record: Write them down.
 
     Raises:
         UsageError: An input has changed: old and new results would stand in one table.
@@ -48,7 +49,8 @@ def check_inputs(folder: Path, found: Mapping[str, str], has_results: bool) -> N
             expected="the same network, data and split for all results of a study",
             remedy="name another study folder with --out, or put back what was changed",
         )
-    write_json(folder / INPUTS_NAME, {**recorded, **found})
+    if record:
+        write_json(folder / INPUTS_NAME, {**recorded, **found})
 
 
 def _recorded(folder: Path) -> dict[str, str]:

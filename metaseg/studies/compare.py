@@ -17,11 +17,13 @@ from metaseg.errors import UsageError, recorded_warnings
 from metaseg.models.device import make_fabric
 from metaseg.results import Result
 from metaseg.runs.manifest import read_manifest
+from metaseg.runs.networks import load_network
 from metaseg.studies.cells import state_of
+from metaseg.studies.data_checks import check_data
 from metaseg.studies.pairs import at_seconds, both_axes, every_pair
 from metaseg.studies.papers import print_paper
 from metaseg.studies.plan import Plan, make_plan, with_patients
-from metaseg.studies.preparation import check_data, dry_patients, known_region, prepare_study
+from metaseg.studies.preparation import dry_patients, known_region, prepare_study
 from metaseg.studies.search import short
 from metaseg.studies.study_metrics import method_summary
 from metaseg.studies.tables import TABLE_COLUMNS, TIMING_COLUMNS, write_table
@@ -131,10 +133,14 @@ def _check_precision(plan: Plan) -> None:
 def collect(plan: Plan, cells: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables of results and timing of finished cells: ``TABLE_COLUMNS`` and ``TIMING_COLUMNS``."""
     results, times = [], []
+    # Cells of earlier versions watched the patients who chose the network's weights, too.
+    hidden = load_network(plan.network).seen.before(plan.study.test_part) if cells else frozenset()
     for cell in cells:
         folder, family = plan.folder / cell.folder, plan.entries[cell.label].family
         named = {"target": cell.target, "method": cell.label, "shots": cell.shots, "seed": cell.seed}
         for row in read_marks(folder):
+            if row["domain"] == "source" and row["patient"] in hidden:
+                continue
             measured = {name: float(row[name] or math.nan) for name in ("update", "dice")}
             results.append({**row, **named, "family": family, "work": int(row["step"]), **measured})
         for row in read_timing(folder):

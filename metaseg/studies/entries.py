@@ -26,7 +26,12 @@ NAMES: Mapping[Kind, frozenset[str]] = {
 OF_RUNS = frozenset(item.name for item in fields(RunOptions))
 STUDYS_OWN = OF_RUNS | {"from_run", "shots", "budget", "marks", "first_marks", "watch_cases", "test_part"}
 """Settings of a run that the study itself decides."""
-OF_TARGETS = frozenset(item.name for item in fields(DataOptions)) | {"source", "source_classes", "train_part"}
+OF_TARGETS = frozenset(item.name for item in fields(DataOptions)) | {
+    "source",
+    "source_classes",
+    "source_split",
+    "train_part",
+}
 OF_METHODS = {
     kind: names - STUDYS_OWN - OF_TARGETS - {"method", "oracle", "phantom_cases"} for kind, names in NAMES.items()
 }

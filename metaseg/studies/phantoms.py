@@ -67,7 +67,7 @@ def phantom_target(
         UsageError: There are no such phantoms, or data are named beside them.
     """
     settings = dict(settings)
-    named = sorted({"data", "split", "source"} & (set(settings) | set(shared)))
+    named = sorted({"data", "split", "source", "source_split"} & (set(settings) | set(shared)))
     if named:
         raise UsageError(f"{where} is of phantoms, and '{named[0]}' is given", remedy="omit 'phantoms', or the data")
     target = _domain(where, settings.pop("phantoms", "met"), {**shared, **settings}, TARGETS, AdaptOptions)

@@ -131,6 +131,11 @@ class Plan(Work):
         """The units whose metrics are compared."""
         return (unit for unit in self.units if unit.kind == "cell")
 
+    @property
+    def draws_from_source(self) -> bool:
+        """Whether an entry draws from the source's training cases."""
+        return any(entry.needs_source_cases for entry in self.entries.values())
+
     def is_searched(self, label: str) -> bool:
         """Whether hyper-parameters of an entry are searched, by itself or with another entry."""
         return self.study.trials > 0 and bool(self.entries[self.entries[label].searched_as].space)
@@ -354,7 +359,7 @@ def _target(name: str, given: Any, study: CompareConfig, folder: Path) -> dict[s
     elif settings.get("split", shared.get("split")) is None:
         raise UsageError(
             f"{where} has no split",
-            expected="'split' with a file of 'metaseg data split', of the target's and the source's patients",
+            expected="'split' with a file of 'metaseg data split', and 'source_split' where it is not the source's too",
             remedy="without test patients that no cell tunes on, methods cannot be compared",
         )
     return settings

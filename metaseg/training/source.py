@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from metaseg.cases.labels import LABEL_SPACES, SUBREGIONS, WHOLE_LESION, LabelSpace
@@ -75,20 +76,34 @@ def lone_fold() -> UsageError:
 
 def _from_split(path: Path, store: SliceStore, config: PretrainConfig) -> tuple[SliceStore, SliceStore]:
     split, absent = Split.load(path), absent_cases(config)
-    if config.fold is None:
-        if config.train_part == config.val_part:
-            raise UsageError(
-                f"part '{config.train_part}' is to be trained and validated on",
-                expected="two parts",
-                remedy="name others with --train-part and --val-part",
-            )
-        train, val = [config.train_part], config.val_part
-    else:
-        val = f"fold-{config.fold}"
-        train = [part for part in split.parts if part.startswith("fold-") and part != val]
+    train, val = pretraining_parts(config, split)
     return store.part(split, *train, absent=absent), store.part(split, val, absent=absent)
 
 
-def absent_cases(config: PretrainConfig | AdaptOptions) -> Absent:
-    """What to do about cases of a split that are not in the data: they may have been left out on purpose."""
-    return "ignore" if config.classes else "warn" if config.allow_missing else "refuse"
+def pretraining_parts(config: PretrainConfig, split: Split) -> tuple[list[str], str]:
+    """Parts of a split to train on, and the part to validate on.
+
+    Raises:
+        UsageError: They are the same.
+    """
+    if config.fold is not None:
+        held_out = f"fold-{config.fold}"
+        return [part for part in split.parts if part.startswith("fold-") and part != held_out], held_out
+    if config.train_part == config.val_part:
+        raise UsageError(
+            f"part '{config.train_part}' is to be trained and validated on",
+            expected="two parts",
+            remedy="name others with --train-part and --val-part",
+        )
+    return [config.train_part], config.val_part
+
+
+def absent_cases(config: PretrainConfig | AdaptOptions, classes: Sequence[str] | None = None) -> Absent:
+    """What to do about cases of a split that are not in the data: they may have been left out on purpose.
+
+    Args:
+        config: The settings.
+        classes: The classes that are kept; by default ``config.classes``.
+    """
+    kept = config.classes if classes is None else classes
+    return "ignore" if kept else "warn" if config.allow_missing else "refuse"

@@ -400,7 +400,7 @@ def check_entries(
     """
     seen: dict[tuple[Any, ...], list[Any]] = {}
     for label, entry in entries.items():
-        reading = (entry.data or entry.phantoms, entry.format, entry.copies, entry.patients)
+        reading = (entry.data or entry.phantoms, entry.format, entry.copies, entry.patients, entry.modalities)
         try:
             find_classifier(entry.model).validated(entry.model_options)
             if entry.weights not in NO_FILES and parent_of(entry) not in own:
@@ -412,6 +412,7 @@ def check_entries(
                 # Phantoms are made when the study runs.
                 seen[reading] = list_cases(
                     entry.data,
+                    modalities=entry.modalities,
                     format=entry.format,
                     patients=entry.patients,
                     allow_missing=entry.allow_missing,
