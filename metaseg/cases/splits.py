@@ -177,6 +177,7 @@ def make_split(
     folds: int | None = None,
     seed: int = 0,
     stratify: Stratify | None = "cohort",
+    groups: Mapping[str, str] | None = None,
 ) -> Split:
     """Draw a split by patients.
 
@@ -189,6 +190,7 @@ def make_split(
         folds: Number of folds of a cross-validation, instead of ``parts``.
         seed: Seed of the draw.
         stratify: Property whose fractions are kept alike in all parts as far as whole patients allow.
+        groups: Case id to a group, such as its folder, whose fractions are kept alike as well.
 
     Returns:
         A split in which every case is in one part, and no part is empty.
@@ -202,7 +204,7 @@ def make_split(
     rng = np.random.default_rng(seed)
     in_parts: dict[str, list[str]] = {name: [] for name in wanted}
     taken = dict.fromkeys(wanted, 0)
-    for position, patient in enumerate(_shuffled_by_stratum(patients, stratify, rng), start=1):
+    for position, patient in enumerate(_shuffled_by_stratum(patients, stratify, groups or {}, rng), start=1):
         # The part that is furthest behind its due takes the next patient, within each stratum as over all.
         behind = {
             name: position * count / len(patients) - taken[name]
@@ -254,13 +256,16 @@ def _cases_by_patient(cases: Sequence[SplitMember]) -> dict[str, list[SplitMembe
 
 
 def _shuffled_by_stratum(
-    patients: Mapping[str, Sequence[SplitMember]], stratify: Stratify | None, rng: np.random.Generator
+    patients: Mapping[str, Sequence[SplitMember]],
+    stratify: Stratify | None,
+    groups: Mapping[str, str],
+    rng: np.random.Generator,
 ) -> list[str]:
     """The patients in random order within each stratum, stratum after stratum."""
     strata: defaultdict[str, list[str]] = defaultdict(list)
     for patient, cases in patients.items():
         # A patient with cases of two kinds belongs to a stratum of its own kind.
-        kinds = {str(getattr(case, stratify)) for case in cases} if stratify else {""}
+        kinds = {groups.get(case.id, "") + (str(getattr(case, stratify)) if stratify else "") for case in cases}
         strata["+".join(sorted(kinds))].append(patient)
     return [str(patient) for _, members in sorted(strata.items()) for patient in rng.permutation(np.array(members))]
 

@@ -17,7 +17,7 @@ from metaseg.cli.output import messages
 from metaseg.cli.verbs import option_for
 from metaseg.config.fields import describe_fields
 from metaseg.config.options import DataOptions, MissingOptions
-from metaseg.errors import UsageError, some, warn_user
+from metaseg.errors import DataError, UsageError, some, warn_user
 from metaseg.terminal import Table, print_text, progress
 
 if TYPE_CHECKING:
@@ -175,7 +175,12 @@ def summary(
 
 @_command("format", "classes", "patients")
 def split(
-    data: Root,
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DATA...", help="Folders of cases, or tables of cases; of several, one split.", show_default=False
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Split file to write.")] = Path("split.json"),
     parts: Annotated[
         str | None,
@@ -196,7 +201,8 @@ def split(
 ) -> None:
     """Draw train, validation and test patients; all cases of a patient stay together.
 
-    The same cases and seed give the same split. Give the file to other verbs with --split. Of image folders, which tell
+    The same cases and seed give the same split. Give the file to other verbs with --split. Of several folders, such as
+    a source and a target, each is divided alike, and a patient of two stands in one part. Of image folders, which tell
     no patients, copies and near-copies of a picture stay together.
     """
     from metaseg.cases import make_split, missing_strata, read_cases
@@ -205,15 +211,16 @@ def split(
     choices: Mapping[str, Any] = {"cohort": "cohort", "grade": "grade", "site": "site", "none": None}
     _require("stratify", stratify, choices)
     fractions = _fractions(parts)
-    cases = read_cases(data, **reading, need_labels=True)
-    refuse_existing([out], overwrite, _read_files(data, cases, reading["patients"]))
+    folders = {str(root): read_cases(root, **reading, need_labels=True) for root in data}
+    cases, folder_of = _pooled(folders)
+    refuse_existing([out], overwrite, [file for root in data for file in _read_files(root, cases, reading["patients"])])
     if any("split" in case.extra for case in cases):
         warn_user(
             "the table has a column 'split'; another split is drawn here",
-            where=data,
+            where=data[0],
             remedy="to use the column as it is, give the table itself to other verbs with --split",
         )
-    drawn = make_split(cases, parts=fractions, folds=folds, seed=seed, stratify=choices[stratify])
+    drawn = make_split(cases, fractions, folds, seed, choices[stratify], folder_of if len(folders) > 1 else None)
     drawn.save(out)
     _print_split(drawn, out)
     pictures = [case for case in cases if case.format == "image-folder"]
@@ -221,6 +228,10 @@ def split(
         print(f"{joined} of {len(pictures)} pictures are copies or near-copies of others, and stay with them")
     for missing in missing_strata(cases, drawn):
         print(f"warning: {missing}; use fewer parts, add cases, or leave it out with --classes")
+    for root, members in folders.items():
+        without = sorted(set(drawn.parts) - set(drawn.parts_of(members).values()))
+        if without:
+            print_text(f"warning: no patient of {root} is in {', '.join(without)}; use fewer parts, or add cases")
 
 
 @_command("format", "label_scheme", "modalities", "classes", "patients", "allow_missing", "image_size")
@@ -353,6 +364,29 @@ def _print_index(index: Index, table: Path, data: Path) -> None:
     for reason, files in reasons.items():
         print(f"left out: {reason}: {some(files, MOST_SHOWN)}")
     print(f"written to {table}; review it, then run: metaseg data check {table}")
+
+
+def _pooled(folders: Mapping[str, Sequence[Case]]) -> tuple[list[Case], dict[str, str]]:
+    """The cases of several folders, and the folder of each by its name; one in two folders stands there once."""
+    found: dict[str, Case] = {}
+    folder_of: dict[str, str] = {}
+    doubled = []
+    for folder, case in ((folder, case) for folder, cases in folders.items() for case in cases):
+        first = found.setdefault(case.id, case)
+        if folder_of.setdefault(case.id, folder) != folder:
+            doubled.append(case.id)
+        if first.patient != case.patient:
+            raise DataError(
+                f"two cases are named {case.id}, of patients {first.patient} and {case.patient}",
+                where=f"{folder_of[case.id]} and {folder}",
+                remedy="rename one, or make a split for each folder",
+            )
+    if doubled:
+        warn_user(
+            f"{len(doubled)} cases are in several folders, and count as one patient's: {some(doubled)}",
+            remedy="if they are of different people, rename one's files",
+        )
+    return list(found.values()), folder_of
 
 
 def _print_split(split: Split, file: Path) -> None:

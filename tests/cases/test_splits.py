@@ -114,6 +114,21 @@ def test_strata_may_be_grade_or_site() -> None:
     ] * 2
 
 
+def test_groups_are_divided_alike_within_a_stratum() -> None:
+    cases = cohort_of({"HGG": 40})
+    groups = {one.id: "first" if number < 10 else "second" for number, one in enumerate(cases)}
+    split = make_split(cases, {"train": 0.5, "val": 0.2, "test": 0.3}, groups=groups)
+    assert {part: Counter(groups[name] for name in ids) for part, ids in split.parts.items()} == {
+        "train": {"first": 5, "second": 15}, "val": {"first": 2, "second": 6}, "test": {"first": 3, "second": 9},
+    }  # fmt: skip
+
+
+def test_parts_of_are_told_by_patient() -> None:
+    cases = [case("a", "P"), case("b", "P"), case("c", "Q"), case("d", "R")]
+    split = Split(0, None, {"train": ("a", "b"), "test": ("c",)}, {"a": "P", "b": "P", "c": "Q"})
+    assert split.parts_of(cases) == {"P": "train", "Q": "test"}
+
+
 def test_folds() -> None:
     cases = [*cohort_of({"HGG": 9, "LGG": 6}), case("again", "HGG-0")]
     split = make_split(cases, folds=5)

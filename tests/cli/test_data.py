@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -82,6 +84,24 @@ def test_split_is_written_once(cases: Path, capsys: pytest.CaptureFixture[str]) 
     assert "--overwrite" in error
     assert call(capsys, *words, "--overwrite")[0] == 0
     assert Path("s.json").read_bytes() == before
+
+
+def test_several_folders_get_one_split_in_which_each_is_divided_alike(
+    write_cases: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = (write_cases("HGG", 6, centre=0.5), write_cases("MET", 6, centre=0.35))
+    assert call(capsys, "data", "split", *folders, "--parts", "train=6,val=2,test=4", "--stratify", "none")[0] == 0
+    split = read_split("split.json")
+    for name in ("HGG", "MET"):
+        assert [sum(name in case for case in part) for part in split.parts.values()] == [3, 1, 2]
+    # One patient in both folders stands once, and folders that a part lacks are named.
+    shutil.copytree(folders[0] / "Brats18_HGG00_1_1", "few/HGG/Brats18_HGG00_1_1")
+    code, text, said = call(capsys, "data", "split", folders[0], "few", "--out", "s.json")
+    assert (code, sum(map(len, read_split("s.json").parts.values()))) == (0, 6)
+    assert "1 cases are in several folders, and count as one patient's: Brats18_HGG00_1_1" in said
+    assert "warning: no patient of few is in " in text
+    Path("whose.csv").write_text("case,patient,flair\nBrats18_HGG00_1_1,else,few/HGG/Brats18_HGG00_1_1/x.nii.gz\n")
 
 
 def test_folds(cases: Path, capsys: pytest.CaptureFixture[str]) -> None:
