@@ -212,6 +212,12 @@ def phantom_folders(config: RunConfig, seed: int) -> tuple[Path, ...]:
     return (phantom_pictures(config.phantoms, cases, seed, cache),)
 
 
+def phantoms_in_words(config: RunConfig) -> str:
+    """What those phantoms are, for messages."""
+    what = "phantoms of two grades" if config.phantoms == "grades" else f"pictures of {config.phantoms} classes"
+    return f"SYNTHETIC {what}"
+
+
 def phantom_classes(config: RunConfig) -> tuple[str, ...]:
     """The classes of those phantoms."""
     return (
