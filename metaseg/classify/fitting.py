@@ -40,6 +40,7 @@ def new_classifier(config: FitOptions, slices: ClassifiedSlices, seed: int) -> C
         seed=seed,
         head=config.head,
         image_size=slices.input_size,
+        head_options=config.head_options,
         model_options=config.model_options,
         on_weights=lambda report: print("\n".join(report.lines())),
     )

@@ -156,6 +156,14 @@ class FitOptions(Options):
     head: Literal["linear", "dense"] = option(
         "linear", "One linear layer, or dense, ReLU, batch norm, dropout 0.1, dense (Al-Janabi).", MODEL
     )
+    head_options: Settings = option(
+        {},
+        'Options of the dense head as JSON: units, dropout, input_dropout, pooling; \'{"units": [510], "dropout": 0.3, '
+        '"input_dropout": 0.23, "pooling": "average"}\' is that of Al-Janabi\'s VGG-16.',
+        MODEL,
+        later=True,
+        needs="head=dense",
+    )
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "Optimiser.", TRAIN)
     momentum: BelowOne = option(0.9, "Of SGD.", TRAIN)
     learning_rate: Positive = option(3e-4, "First learning rate of the base.", TRAIN, common=True)

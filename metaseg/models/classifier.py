@@ -4,14 +4,13 @@
 (slices brought to the intensities that a pretrained network knows), the papers' two small networks, the blocks of the
 base for freezing and unfreezing, and Monte-Carlo dropout.
 
-Al-Janabi: Deep learning transfer methods for biomedical classification of images (dense head, the baseline "2D-CNN").
+Al-Janabi: Deep learning transfer methods for biomedical classification of images (the baseline "2D-CNN").
 Gal, Ghahramani: Dropout as a Bayesian approximation. ICML 2016.
 Lau: Deep learning brain tumor classifier project. 2021.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,76 +28,6 @@ from metaseg.models.parts import Modules, modules_beside
 
 Head = Literal["linear", "dense"]
 HEADS: tuple[Head, ...] = get_args(Head)
-
-HIDDEN = 256
-"""Width of the dense head's hidden layer; the paper does not give one."""
-
-
-def last_linear_path(net: nn.Module, name: str) -> str:
-    """Where a library's network has its last linear layer.
-
-    Raises:
-        UsageError: It ends in another layer.
-    """
-    linear = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)]
-    get_classifier = getattr(net, "get_classifier", None)  # timm's own answer
-    if get_classifier is not None:
-        layer = get_classifier()
-        linear = [path for path, module in net.named_modules() if module is layer and path in linear]
-    if not linear:
-        raise UsageError(
-            f"the network '{name}' does not end in a linear layer",
-            expected="one linear layer from features to classes",
-            remedy="choose another network, such as resnet50",
-        )
-    return linear[-1]
-
-
-def put_head(net: nn.Module, name: str, num_classes: int, head: Head) -> tuple[str, str]:
-    """Give a library's network its head, in place.
-
-    ``linear`` keeps the library's last linear layer. ``dense`` is the head of Al-Janabi: flatten, dense, ReLU, batch
-    norm, dropout 0.1, dense. It stands in place of the last linear layer, on the features averaged over the image;
-    for VGG and AlexNet in place of all their fully connected layers, on the flattened maps, which is how the paper's
-    library leaves VGG without its top.
-
-    Args:
-        net: Built for ``num_classes`` classes.
-        name: Its name, for messages.
-        num_classes: Number of classes.
-        head: One of :data:`HEADS`.
-
-    Returns:
-        The paths of the head and of its last linear layer within the network.
-
-    Raises:
-        UsageError: There is no such head, or the network does not end in a linear layer.
-    """
-    if head not in HEADS:
-        raise UsageError(f"unknown head '{head}'", expected="one of " + ", ".join(HEADS))
-    path = last_linear_path(net, name)
-    if head == "linear":
-        return path, path
-    first: Any = net.get_submodule(path)
-    if isinstance(net, VGG | AlexNet):
-        path = "classifier"
-        first = next(layer for layer in net.classifier if isinstance(layer, nn.Linear))
-    net.set_submodule(path, dense_head(first.in_features, num_classes))
-    return path, f"{path}.last"
-
-
-def dense_head(features: int, num_classes: int) -> nn.Sequential:
-    """The head of Al-Janabi, from ``(batch, ...)`` of as many features to logits ``(batch, class)``."""
-    layers: OrderedDict[str, nn.Module] = OrderedDict(
-        flatten=nn.Flatten(),
-        dense=nn.Linear(features, HIDDEN),
-        relu=nn.ReLU(),
-        norm=nn.BatchNorm1d(HIDDEN),
-        dropout=nn.Dropout(0.1),
-        last=nn.Linear(HIDDEN, num_classes),
-    )
-    return nn.Sequential(layers)
-
 
 WINDOW = 2.5
 """Standard deviations around the mean of the foreground that become 0 to 1."""
@@ -451,6 +380,7 @@ class Classifier(nn.Module):
         in_channels: Number of input channels.
         num_classes: Number of classes.
         head: Kind of its head.
+        head_options: Options of the head that are not its defaults.
         head_path: Where the head is within ``net``.
         last_path: Where the head's last linear layer is within ``net``.
         image_size: Height and width that it was built for, in pixels.
@@ -473,6 +403,7 @@ class Classifier(nn.Module):
         image_size: int,
         min_size: int = 1,
         fixed_size: bool = False,
+        head_options: Mapping[str, Any] | None = None,
         model_options: Mapping[str, Any] | None = None,
         statistics: InputStatistics | None = None,
     ) -> None:
@@ -481,7 +412,7 @@ class Classifier(nn.Module):
         self.name, self.in_channels, self.num_classes = name, in_channels, num_classes
         self.head, self.head_path, self.last_path = head, head_path, last_path
         self.image_size, self.min_size, self.fixed_size = image_size, min_size, fixed_size
-        self.model_options = dict(model_options or {})
+        self.head_options, self.model_options = dict(head_options or {}), dict(model_options or {})
         self.input = PretrainedInput(statistics)
 
     @property
@@ -493,6 +424,7 @@ class Classifier(nn.Module):
             "image_size": self.image_size,
             "input_statistics": None if statistics is None else statistics.to_json(),
             # Networks as they always were have the cards that they always had.
+            **({"head_options": self.head_options} if self.head_options else {}),
             **({"model_options": self.model_options} if self.model_options else {}),
         }
 

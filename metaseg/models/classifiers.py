@@ -19,7 +19,8 @@ from torch import nn
 
 from metaseg.errors import UsageError
 from metaseg.models.card import checkpoint_files, read_card
-from metaseg.models.classifier import Classifier, Head, InputStatistics, LauCNN, PlainCNN, put_head
+from metaseg.models.classifier import Classifier, Head, InputStatistics, LauCNN, PlainCNN
+from metaseg.models.heads import put_head, validated_head
 from metaseg.models.network_options import NoOptions, options_of, validated_options
 from metaseg.models.segmenters import count_parameters, download_failed, fetch_torchvision, seeded
 from metaseg.models.weights import WeightReport, load_weights, read_tensors
@@ -279,6 +280,7 @@ def build_classifier(
     seed: int | None = None,
     head: Head = "linear",
     image_size: int = 224,
+    head_options: Mapping[str, object] | None = None,
     model_options: Mapping[str, object] | None = None,
     on_weights: Callable[[WeightReport], object] | None = None,
 ) -> Classifier:
@@ -293,8 +295,9 @@ def build_classifier(
             classifier, any ``.safetensors``, or a ``.pth`` such as torchvision's own, read without unpickling objects.
             A first convolution of other channels is spread over ``in_channels``.
         seed: Makes the initialisation reproducible and leaves torch's global generator untouched; None draws from it.
-        head: ``"linear"``, or ``"dense"`` for Al-Janabi's, see :func:`~metaseg.models.classifier.put_head`.
+        head: ``"linear"``, or ``"dense"`` for Al-Janabi's, see :func:`~metaseg.models.heads.put_head`.
         image_size: Height and width of the images in pixels. Most networks take others too.
+        head_options: Of the dense head, see :func:`~metaseg.models.heads.dense_head`.
         model_options: The network's own options; the papers' small networks have some, see ``docs/models.md``.
         on_weights: Is given the report of what was loaded; without it, the report is logged.
 
@@ -310,7 +313,8 @@ def build_classifier(
     if weights == "imagenet" and library.statistics() is None:
         library.fetch()  # says which networks have them
     with seeded(seed), torch.device("cpu"):
-        model = _assemble(library, name, in_channels, num_classes, head, image_size, model_options or {})
+        options = head_options or {}, model_options or {}
+        model = _assemble(library, name, in_channels, num_classes, head, image_size, *options)
     if weights is not None and weights != "none":
         report = _load(model, library, weights)
         if on_weights is not None:
@@ -328,19 +332,20 @@ def rebuild_classifier(name: str, in_channels: int, num_classes: int, options: M
     Raises:
         UsageError: The card's name or options are none of a classifier.
     """
-    known = {"head": "linear", "image_size": 224, "input_statistics": None, "model_options": {}}
+    known = {"head": "linear", "image_size": 224, "input_statistics": None, "head_options": {}, "model_options": {}}
     given = {**known, **options}
-    readable = isinstance(given["image_size"], int) and isinstance(given["model_options"], Mapping)
+    own = given["head_options"], given["model_options"]
+    readable = isinstance(given["image_size"], int) and all(isinstance(values, Mapping) for values in own)
     if given.keys() != known.keys() or not readable:
         raise UsageError(
             f"the options {dict(options)} are none of a classifier",
-            expected="head, image_size (a whole number), input_statistics, model_options (a mapping)",
+            expected="head, image_size (a whole number), input_statistics, head_options and model_options (mappings)",
             remedy="record the options of the classifier itself, its attribute 'options'",
         )
     statistics = InputStatistics.from_json(given["input_statistics"])
     with seeded(0):
-        shape = given["head"], given["image_size"], given["model_options"]
-        model = _assemble(find_classifier(name), name, in_channels, num_classes, *shape)
+        shape = given["head"], given["image_size"]
+        model = _assemble(find_classifier(name), name, in_channels, num_classes, *shape, *own)
     model.pretrained_on(statistics)
     return model
 
@@ -352,7 +357,8 @@ def _assemble(
     num_classes: int,
     head: Head,
     image_size: int,
-    options: Mapping[str, object],
+    head_options: Mapping[str, object],
+    model_options: Mapping[str, object],
 ) -> Classifier:
     least = library.min_size
     if in_channels < 1 or num_classes < 1:
@@ -364,9 +370,9 @@ def _assemble(
             f"the classifier '{name}' for images of {image_size} x {image_size} pixels",
             expected=f"at least {least} x {least} pixels",
         )
-    chosen = library.validated(options)
+    of_head, chosen = validated_head(head, head_options), library.validated(model_options)
     net = library.build(in_channels, num_classes, image_size, **chosen)
-    head_path, last_path = put_head(net, name, num_classes, head)
+    head_path, last_path = put_head(net, name, num_classes, head, image_size, of_head)
     return Classifier(
         net,
         name=name,
@@ -378,6 +384,7 @@ def _assemble(
         image_size=image_size,
         min_size=least,
         fixed_size=library.fixed_size,
+        head_options=of_head,
         model_options=chosen,
     )
 

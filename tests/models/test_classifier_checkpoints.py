@@ -62,12 +62,14 @@ def test_a_classifier_comes_back_bit_for_bit(tmp_path: Path, name: str, head: st
 
 
 def test_a_card_keeps_the_networks_own_options(tmp_path: Path) -> None:
-    model = build_classifier("lau-cnn", 2, 3, seed=1, image_size=32, model_options={"filters2": 24, "units1": 48})
+    own = {"head_options": {"units": [8, 4], "input_dropout": 0.2}, "model_options": {"filters2": 24, "units1": 48}}
+    model = build_classifier("lau-cnn", 2, 3, seed=1, head="dense", image_size=32, **own)  # type: ignore[arg-type]
+    model(torch.randn(4, 2, 32, 32))
     _, card = made()
     card = dataclasses.replace(card, name="lau-cnn", options=model.options)
     save_checkpoint(tmp_path / "best", model, card)
     again, read = load_classifier(tmp_path / "best")
-    assert read.options["model_options"] == {"filters2": 24, "units1": 48}
+    assert {name: read.options[name] for name in own} == own
     images = torch.randn(2, 2, 32, 32)
     assert torch.equal(again.eval()(images), model.eval()(images))
 

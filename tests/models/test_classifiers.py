@@ -12,8 +12,8 @@ from torch import nn
 import metaseg.models
 from metaseg.errors import UsageError
 from metaseg.models import Classifier, build_classifier, classifier_names, count_parameters, mc_dropout
-from metaseg.models.classifier import dense_head
 from metaseg.models.classifiers import find_classifier, rebuild_classifier
+from metaseg.models.heads import PixelsAsChannels, dense_head
 
 LIBRARIES_OWN = {
     # As torchvision's and timm's documentation give them, for 3 channels and 1000 classes.
@@ -294,6 +294,87 @@ def test_the_dense_head_is_the_papers() -> None:
     assert on_meta("resnet50", 3, 2, head="dense").embed(torch.zeros(2, 3, 64, 64, device="meta")).shape == (2, 256)
     # VGG's own fully connected layers leave with its top.
     assert on_meta("vgg16", 3, 2, head="dense").net.get_submodule("classifier.dense").in_features == 512 * 7 * 7
+
+
+VGG_HEAD = {"units": [510], "dropout": 0.3, "input_dropout": 0.23, "pooling": "average"}
+
+
+def test_the_head_of_the_papers_fine_tuned_vgg_is_expressible() -> None:
+    model = on_meta("vgg16", 3, 2, head="dense", head_options=VGG_HEAD)
+    head = model.net.get_submodule("classifier")
+    assert model.net.avgpool.output_size == 1  # type: ignore[union-attr]
+    assert [type(layer).__name__ for layer in head] == [
+        "Flatten", "BatchNorm1d", "Dropout", "Linear", "ReLU", "BatchNorm1d", "Dropout", "Linear",
+    ]  # fmt: skip
+    assert (head.input_norm.num_features, head.dense.out_features, head.norm.num_features) == (512, 510, 510)
+    assert (head.input_dropout.p, head.dropout.p) == (0.23, 0.3)
+    assert model.options["head_options"] == VGG_HEAD
+    # Keras counts, of the same layers with one sigmoid: 2,048 + 261,630 + 2,040 + 511; a second logit adds 511.
+    assert sum(one.numel() for one in head.parameters()) + 2 * (512 + 510) == 2_048 + 261_630 + 2_040 + 2 * 511
+
+
+def test_hidden_layers_are_as_many_as_units() -> None:
+    head = dense_head(8, 2, units=[6, 4], dropout=0.2)
+    widths = [(layer.in_features, layer.out_features) for layer in head if isinstance(layer, nn.Linear)]
+    assert widths == [(8, 6), (6, 4), (4, 2)]
+    assert [type(layer) for layer in dense_head(8, 2, units=[])] == [nn.Flatten, nn.Linear]
+
+
+@pytest.mark.parametrize(
+    ("name", "averaged", "flattened"),
+    [
+        ("vgg16", 512, 512 * 49),
+        ("alexnet", 256, 256 * 36),
+        ("resnet50", 2048, 2048 * 9),
+        ("xception", 2048, 2048 * 9),
+        ("mobilenetv2", 1280, 1280 * 9),
+        ("efficientnet-b0", 1280, 1280 * 9),
+        ("2d-cnn", 128, 128 * 144),
+    ],
+)
+def test_a_dense_head_stands_on_averaged_or_on_flattened_maps(name: str, averaged: int, flattened: int) -> None:
+    images = torch.zeros(2, 3, 96, 96, device="meta")
+    for pooling, expected in (("average", averaged), ("flatten", flattened)):
+        model = on_meta(name, 3, 2, head="dense", image_size=96, head_options={"pooling": pooling})
+        (head,) = model.head_modules
+        assert head.dense.in_features == expected  # type: ignore[union-attr]
+        assert model(images).shape == (2, 2)
+        assert set(on_meta(name, 3, 2, head="dense", image_size=96).state_dict()) == set(model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "2d-cnn"])
+def test_flattened_maps_are_the_bases_own_pixel_by_pixel(name: str) -> None:
+    model = build_classifier(name, 1, 2, seed=0, head="dense", image_size=64, head_options={"pooling": "flatten"})
+    model.eval()  # torchvision's own dropout stands between
+    (base,) = [module for module in model.modules() if isinstance(module, PixelsAsChannels)]
+    maps: list[torch.Tensor] = []
+    features: list[torch.Tensor] = []
+    base.register_forward_pre_hook(lambda layer, inputs: maps.append(inputs[0]))
+    (head,) = model.head_modules
+    head.dense.register_forward_pre_hook(lambda layer, inputs: features.append(inputs[0]))  # type: ignore[union-attr]
+    with torch.no_grad():
+        model(torch.randn(2, 1, 64, 64))
+    assert maps[0].shape[2:] == {"mobilenetv2": (2, 2), "2d-cnn": (8, 8)}[name]
+    assert torch.equal(features[0], maps[0].flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "head", "options", "message"),
+    [
+        ("vgg16", "linear", {"units": [4]}, "with --head linear"),
+        ("vgg16", "dense", {"unit": [4]}, "(?s)wrong option of network 'dense head'.*units"),
+        ("vgg16", "dense", {"dropout": 1.5}, "dropout"),
+        ("vgg16", "dense", {"units": [0]}, "units"),
+        ("vgg16", "dense", {"pooling": "max"}, "pooling"),
+        ("lau-cnn", "dense", {"pooling": "average"}, "pooling: average with the network 'lau-cnn'"),
+        ("densenet121", "dense", {"pooling": "flatten"}, "with the network 'densenet121'"),
+    ],
+)
+def test_wrong_options_of_a_head_are_usage_errors(
+    model: str, head: str, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        on_meta(model, 1, 2, head=head, head_options=options)
 
 
 # Monte-Carlo dropout

@@ -28,6 +28,7 @@ from metaseg.errors import MetasegError, UsageError, unknown_name
 from metaseg.models.card import checkpoint_files, read_card
 from metaseg.models.classifiers import find_classifier
 from metaseg.models.device import make_fabric
+from metaseg.models.heads import validated_head
 from metaseg.models.weights import read_tensors
 from metaseg.runs.networks import NO_FILES, weights_file
 from metaseg.runs.session import content_digest
@@ -403,6 +404,7 @@ def check_entries(
         reading = (entry.data or entry.phantoms, entry.format, entry.copies, entry.patients, entry.modalities)
         try:
             find_classifier(entry.model).validated(entry.model_options)
+            validated_head(entry.head, entry.head_options)
             if entry.weights not in NO_FILES and parent_of(entry) not in own:
                 _check_weights(Path(weights_file(entry.weights)))
             make_fabric(entry.device, "32-true")
