@@ -120,6 +120,8 @@ METRICS = {
     "f1": "f1_macro",
 }
 """Metrics that are watched, with their names in :func:`~metaseg.metrics.classification.classification_metrics`."""
+NAMES = {"auc": "macro AUC", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1": "macro F1"}
+"""The same in words. With two classes, the macro AUC is the AUC."""
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metaseg.classify.fitting import METRICS
+from metaseg.classify.fitting import METRICS, NAMES
 from metaseg.files import FileKind, read_frame, read_json, write_json, write_text
 from metaseg.metrics.curves import area_under_budget_curve
 from metaseg.pictures.charts import chart_file, draw_curves, draw_fractions
@@ -188,6 +188,6 @@ def write_curve(folder: Path, table: pd.DataFrame, metric: str, title: str, synt
     grid = {"rows": 2, "sharex": True, "height_ratios": (2, 1)}
     with chart_file(folder / PICTURE_NAME, 8.0, 5.6, title, synthetic, **grid) as (above, below):
         draw_curves(above, curves)
-        above.set_ylabel("AUC" if metric == "auc" else metric.replace("_", " "))
+        above.set_ylabel(NAMES[metric])
         draw_fractions(below, ends - widths / 2, rounds[chosen].to_numpy(float), classes, sizes=widths)
         below.set(xlabel="labels", ylabel="fraction of what\nwas chosen")

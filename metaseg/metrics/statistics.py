@@ -1,6 +1,7 @@
 """Statistics of a comparison: paired tests between methods, their correction, intervals over seeds and patients.
 
-Patients are the sample; seeds repeat the experiment on the same patients, so they never count as further patients.
+Patients are the sample; seeds repeat the experiment on the same patients, so they never count as further patients. What
+holds for methods, and not only for the networks that were trained, needs at least :data:`FEWEST_SEEDS` seeds.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+FEWEST_SEEDS = 3
+"""Of fewer seeds there is no interval over seeds, and no claim on a method."""
+FEWEST_PAIRS = 6
+"""Of fewer pairs Wilcoxon's test cannot give p below 0.05, and the best of many is not tested."""
 SAME = 12
 """Decimals at which two Dice values are the same: rounding errors of a mean over seeds make no difference."""
 
@@ -100,6 +105,82 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     return adjusted
 
 
+def p_against_best(of_seeds: np.ndarray, of_patients: np.ndarray, patients: int) -> np.ndarray:
+    """Test the highest of several means against every other, corrected for its being the highest of many.
+
+    Every two entries are compared, and Holm's correction covers all pairs: whichever entry turns out highest, its
+    comparisons are among them, so that choosing it by the same data is paid for. The variance of a difference is that
+    over patients, from the bootstrap, plus that over seeds; it is set against Student's t with the degrees of freedom
+    of Satterthwaite (Biometrics 1946, 2:110-114).
+
+    Args:
+        of_seeds: A metric of every run ``(seed, entry)``, higher is better; NaN where an entry lacks a seed.
+        of_patients: Its mean over seeds in resamples that draw patients, alike for all entries, ``(resample, entry)``.
+        patients: Their number.
+
+    Returns:
+        p of each entry against the highest, ``(entry,)``; NaN for the highest itself, and where there are fewer than
+        :data:`FEWEST_PAIRS` patients or :data:`FEWEST_SEEDS` seeds that both have.
+    """
+    entries = of_seeds.shape[1]
+    means = known_mean(of_seeds, axis=0)
+    p = np.full(entries, np.nan)
+    if np.isnan(means).all() or patients < FEWEST_PAIRS:
+        return p
+    one, other = np.triu_indices(entries, 1)
+    gaps = zip((of_seeds[:, one] - of_seeds[:, other]).T, (of_patients[:, one] - of_patients[:, other]).T, strict=True)
+    corrected = holm([_p_of_gap(seeds[~np.isnan(seeds)], drawn[~np.isnan(drawn)], patients) for seeds, drawn in gaps])
+    best = int(np.nanargmax(means))
+    with_best = (one == best) | (other == best)
+    p[(one + other - best)[with_best]] = corrected[with_best]
+    return p
+
+
+def _p_of_gap(of_seeds: np.ndarray, of_patients: np.ndarray, patients: int) -> float:
+    """P of a difference, from its values ``(seed,)`` and its resamples ``(resample,)``; NaN if it cannot be tested."""
+    if len(of_seeds) < FEWEST_SEEDS or len(of_patients) < 2:
+        return math.nan
+    # The bootstrap's variance of a mean is too small by this factor.
+    over_patients = float(np.var(of_patients, ddof=1)) * patients / (patients - 1)
+    over_seeds = float(np.var(of_seeds, ddof=1)) / len(of_seeds)
+    gap, variance = abs(float(np.mean(of_seeds))), over_patients + over_seeds
+    if variance <= 10.0 ** (-2 * SAME):
+        return 1.0 if gap <= 10.0**-SAME else 0.0
+    freedom = variance**2 / (over_patients**2 / (patients - 1) + over_seeds**2 / (len(of_seeds) - 1))
+    return float(2.0 * stats.t.sf(gap / math.sqrt(variance), freedom))
+
+
+def seeds_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Student's interval of a mean over seeds, as papers give it over runs; it says nothing of other patients.
+
+    Args:
+        values: A metric of each run ``(seed,)``; NaN among them are left out.
+        level: Coverage in (0, 1).
+
+    Returns:
+        Lower and upper end; NaN with fewer than :data:`FEWEST_SEEDS` runs.
+    """
+    known = np.asarray(values, dtype=np.float64)
+    known = known[~np.isnan(known)]
+    if len(known) < FEWEST_SEEDS:
+        return math.nan, math.nan
+    half = float(stats.t.ppf(0.5 + level / 2, len(known) - 1) * np.std(known, ddof=1) / math.sqrt(len(known)))
+    return float(np.mean(known)) - half, float(np.mean(known)) + half
+
+
+def interval_over(units: int, seeds: int, unit: str = "patient") -> str:
+    """What intervals of so many patients and seeds are drawn over: ``patients and seeds``, ``patients`` or nothing.
+
+    Args:
+        units: Patients.
+        seeds: Seeds.
+        unit: What one of the units is called.
+    """
+    if units < 2:
+        return ""
+    return f"{unit}s and seeds" if seeds >= FEWEST_SEEDS else f"{unit}s"
+
+
 def hierarchical_interval(
     values: np.ndarray, generator: np.random.Generator, resamples: int = 2000, level: float = 0.95
 ) -> tuple[float, float]:
@@ -116,15 +197,15 @@ def hierarchical_interval(
         level: Coverage in (0, 1).
 
     Returns:
-        Lower and upper end, percentiles of the resampled means. NaN with fewer than two patients. With a single seed
-        only patients are drawn: the interval then holds for that seed.
+        Lower and upper end, percentiles of the resampled means. NaN with fewer than two patients. With fewer than
+        :data:`FEWEST_SEEDS` seeds only patients are drawn: the interval then holds for those seeds.
     """
     known = ~np.isnan(values)
     values = values[known.any(axis=1)][:, known.any(axis=0)]
     if values.shape[1] < 2:
         return math.nan, math.nan
     known = ~np.isnan(values)
-    seeds = draw_weights(values.shape[0], resamples, generator)
+    seeds = draw_seeds(values.shape[0], resamples, generator)
     patients = draw_weights(values.shape[1], resamples, generator)
     sums, counts = seeds @ np.where(known, values, 0.0), seeds @ known
     of_patients = np.where(counts > 0, sums / np.maximum(counts, 1.0), np.nan)
@@ -144,11 +225,11 @@ def bootstrap_interval(
         level: Coverage in (0, 1).
 
     Returns:
-        Lower and upper end; NaN if no value is left.
+        Lower and upper end; NaN with fewer than two patients that have a value.
     """
     names, member = np.unique(patients.astype(str), return_inverse=True)
     known = ~np.isnan(values)
-    if not known.any():
+    if len(np.unique(member[known])) < 2:
         return math.nan, math.nan
     sums = np.bincount(member[known], values[known], minlength=len(names))
     sizes = np.bincount(member[known], minlength=len(names))
@@ -165,10 +246,20 @@ def draw_weights(size: int, resamples: int, generator: np.random.Generator) -> n
     return np.bincount(drawn.ravel(), minlength=resamples * size).reshape(resamples, size).astype(np.float64)
 
 
+def draw_seeds(size: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """:func:`draw_weights` of seeds; with fewer than :data:`FEWEST_SEEDS`, each counts once in every resample."""
+    drawn = draw_weights(size, resamples, generator)
+    return drawn if size >= FEWEST_SEEDS else np.ones_like(drawn)
+
+
 def percentile_interval(samples: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The middle ``level`` of bootstrap samples ``(resample,)``, NaN among them left out; NaN if there is none."""
+    """The middle ``level`` of bootstrap samples ``(resample,)``, NaN among them left out.
+
+    NaN if there is none, or if they do not vary: an AUC of 1 among few patients, or the balanced accuracy of a network
+    that gives one class, stays as it is in every resample, and that says nothing of its uncertainty.
+    """
     samples = samples[~np.isnan(samples)]
-    if not len(samples):
+    if not len(samples) or np.ptp(samples) <= 10.0**-SAME:
         return math.nan, math.nan
     tail = 100.0 * (1.0 - level) / 2.0
     low, high = np.percentile(samples, [tail, 100.0 - tail])

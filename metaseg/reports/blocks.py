@@ -14,6 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from metaseg.metrics.statistics import FEWEST_SEEDS
+
 LEVEL = 0.05
 """p values below it are marked."""
 
@@ -74,12 +76,15 @@ def verdict(test: Values | pd.Series, difference: str, more: str, less: str) -> 
     """What a paired test against a reference says, without claiming a difference that it does not carry.
 
     Args:
-        test: With ``p_holm``, the p value corrected after Holm.
+        test: With ``p_holm``, the p value corrected after Holm, and ``n_seeds``: what fewer than three seeds show of
+            their networks is not said of methods.
         difference: Name of the mean difference in ``test``.
         more: What a positive difference is called, such as ``is higher``.
         less: What a negative one is called.
     """
     p = test["p_holm"]
+    if test["n_seeds"] < FEWEST_SEEDS:
+        return f"was not tested (fewer than {FEWEST_SEEDS} seeds)"
     if pd.isna(p):
         return "was not tested (too few patients)"
     text = f"(p {p_value(p)}, Holm)" if p < 0.001 else f"(p = {p_value(p)}, Holm)"

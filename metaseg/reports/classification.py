@@ -16,6 +16,7 @@ from PIL import Image
 from metaseg.cases.labels import WHOLE_LESION
 from metaseg.classify.data import open_slices
 from metaseg.classify.evaluate import run_config
+from metaseg.classify.fitting import NAMES
 from metaseg.classify.rounds import CURVE_NAME, read_curve, read_rounds
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.config.classification import SliceOptions
@@ -24,8 +25,10 @@ from metaseg.files import FileKind, read_frame
 from metaseg.inference.classification_files import PREDICTIONS
 from metaseg.metrics.classification import confusion_counts
 from metaseg.metrics.probabilities import predicted_classes
+from metaseg.metrics.statistics import FEWEST_SEEDS
 from metaseg.pictures import charts
 from metaseg.reports.blocks import (
+    LEVEL,
     Block,
     Chart,
     Charts,
@@ -69,8 +72,9 @@ from metaseg.reports.figures import FigureSink, file_name
 from metaseg.reports.inputs import Reopener, ReportRun
 from metaseg.reports.overlays import SlicePainter, data_address
 from metaseg.runs.logs import read_curves
-from metaseg.studies.classifiers.tables import NAMES, Predictions, label_bands
+from metaseg.studies.classifiers.tables import Predictions, highest_entry, label_bands
 from metaseg.studies.papers import NOTE, SYNTHETIC, beside_paper, papers
+from metaseg.studies.tables import intervals_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,8 +93,8 @@ RUN_METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "f1_macro": "macro F1",
-    "auc_macro": "AUC",
-    "average_precision_macro": "average precision",
+    "auc_macro": "macro AUC",
+    "average_precision_macro": "macro average precision",
     "ece": "ECE",
     "brier": "Brier score",
 }
@@ -141,18 +145,19 @@ def _run_findings(runs: Sequence[ReportRun]) -> list[str]:
     for run in runs:
         tested = evaluation_of(run, TEST)
         if tested is not None:
-            counts = {level: tested.content.get(f"{level}s", "?") for level in ("patient", "slice")}
-            levels = [f"by {level} {_auc_and_accuracy(tested.row(level))}" for level in tested.levels]
-            of = f"the {counts['patient']} patients ({counts['slice']} slices) of its test part"
-            told.append(f"{run.method}, on {of}: {'; '.join(levels)}.")
+            level = tested.levels[0]
+            unit = "pictures" if tested.predictions.pictures else "patients"
+            of = f"the {tested.content.get('patients', '?')} {unit} of its test part"
+            over = "" if level == "patient" else f", by slice with intervals over {unit}"
+            told.append(f"{run.method}, on {of}{over}: {_auc_and_accuracy(tested.row(level))}.")
     return told
 
 
 def _auc_and_accuracy(row: Mapping[str, float | None]) -> str:
     accuracy = f", accuracy {number(row['accuracy'])}" if row.get("accuracy") is not None else ""
     if row.get("auc_macro") is None:
-        return f"AUC not known{accuracy}"
-    return f"AUC {with_interval(row, 'auc_macro')}{accuracy}"
+        return f"macro AUC not known{accuracy}"
+    return f"macro AUC {with_interval(row, 'auc_macro')}{accuracy}"
 
 
 def _of_runs(
@@ -443,7 +448,11 @@ def _seeds(row: Values, name: str) -> str:
 def _reading_help(shown: Sequence[Table]) -> Details:
     """What the columns mean, for readers that cannot hover."""
     columns = columns_table(column for table in shown for column in table.columns)
-    note = Note("The best of each column is set in bold; p values below 0.05 are underlined.")
+    note = Note(
+        "The best of each column is set in bold, which is no finding by itself: whether it is better than the others "
+        "is tested apart. p values below 0.05 are underlined. A dash: not tested, or not known. Intervals over seeds, "
+        f"and tests of methods, take at least {FEWEST_SEEDS} seeds."
+    )
     return Details("How to read these tables", [note, columns])
 
 
@@ -455,7 +464,10 @@ def _labels_section(study: ClassifierStudy, roles: Mapping[str, str], sink: Figu
     shown = {titles[label]: roles[label] for label in study.active}
     draw = partial(charts.draw_bands, curves=label_bands(study.curves, study.metric, titles), roles=shown)
     size = (5.4, float(np.clip(0.2 * len(shown) + 1.6, 3.6, 8.0)))
-    caption = f"{name} on the test part against labels: mean over seeds, bands of one standard error."
+    caption = (
+        f"{name} on the test part against labels: mean over seeds, bands of one standard error (none with fewer than "
+        f"{FEWEST_SEEDS} seeds)."
+    )
     heading = f"{name} on the test part"
     chart = sink.draw(draw, size, heading, caption, "label-curves", name, xlabel="labels", ylabel=name)
     blocks: list[Block] = [Charts([chart], large=True)]
@@ -505,7 +517,7 @@ def _study_metrics_section(study: ClassifierStudy, roles: Mapping[str, str], sin
             frame = _entry_rows(study, found, roles)
             values = frame[["title", metric, f"{metric}_low", f"{metric}_high", "role"]]
             draw = partial(charts.draw_intervals, rows=list(values.itertuples(index=False, name=None)))
-            caption = f"{name} on the test part by {level}, 95 % intervals over patients and seeds."
+            caption = f"{name} on the test part by {level}, {intervals_text(found)}."
             size, xlabel = (5.0, 1.1 + 0.36 * len(frame)), f"{name} by {level}, test part"
             file = "metrics" if level == "slice" else "metrics-patients"
             drawn.append(sink.draw(draw, size, "With all labels spent", caption, file, name, xlabel=xlabel))
@@ -518,14 +530,26 @@ def _study_metrics_section(study: ClassifierStudy, roles: Mapping[str, str], sin
 def _entries_table(study: ClassifierStudy, level: str, frame: pd.DataFrame) -> Table:
     """Final metrics of all entries on the test part, the best first."""
     names = [study.metric, *(name for name in NAMES if name != study.metric)]
-    hint = (
-        "Mean over seeds on the test part; below it the 95 % interval over patients and seeds, and the SD over seeds."
-    )
+    hint = f"Mean over seeds on the test part; below it the {intervals_text(frame)}, and the SD over seeds."
     # The column of each deviation is called as deviation() expects it.
     frame = frame.rename(columns={f"{name}_sd_seeds": f"{name}_sd" for name in names})
     columns = [TableColumn(name, NAMES[name], hint, small=(interval, deviation), best="max") for name in names]
     caption = f"Metrics of the test part by {level}, sorted by {NAMES[study.metric]}"
-    return Table(caption, frame, [text_column("title", "entry", (_seeds,)), *columns])
+    against = TableColumn(
+        f"{study.metric}_p_best",
+        "p against the highest",
+        f"{NAMES[study.metric]} against the highest of all entries: Student's t with the variance over patients and "
+        "over seeds, corrected after Holm for all pairs.",
+        p_value,
+        marked=significant,
+    )
+    columns = columns if frame[against.name].isna().all() else [columns[0], against, *columns[1:]]
+    return Table(caption, frame, [text_column("title", "entry", (_seeds, _one_class)), *columns])
+
+
+def _one_class(row: Values, name: str) -> str:
+    """How many networks of an entry do not tell the test part apart; empty where all do."""
+    return f"one class for all in {row['one_class']}" if row["one_class"] else ""
 
 
 def _pairs_table(study: ClassifierStudy, roles: Mapping[str, str]) -> Table:
@@ -534,12 +558,14 @@ def _pairs_table(study: ClassifierStudy, roles: Mapping[str, str]) -> Table:
         {
             "n_patients": "Test patients that both have.",
             "difference": "Mean difference of the patients' accuracies, entry minus baseline.",
+            "n_seeds": "Seeds that both have; of fewer than three, the test holds for these networks alone.",
             "p": "Wilcoxon's signed-rank test over patients, each the mean of its seeds.",
             "p_holm": "The same, corrected for all comparisons of the table.",
             "rank_biserial": "Matched-pairs rank-biserial correlation, -1 to 1.",
         },
         text_column("title", "entry"),
-        TableColumn("n_patients", "patients", write=whole),
+        TableColumn("n_patients", f"{study.unit}s", write=whole),
+        TableColumn("n_seeds", "seeds", write=whole),
         TableColumn("difference", "difference", write=signed, best="max"),
         TableColumn("p", "p", write=p_value),
         TableColumn("p_holm", "p (Holm)", write=p_value, marked=significant),
@@ -651,35 +677,37 @@ def _chosen_fractions(run: ReportRun) -> dict[str, float] | None:
 
 def _study_findings(study: ClassifierStudy) -> list[str]:
     """What the metrics say, in a few sentences; no difference is claimed that its test does not carry."""
-    titles, name = study.work.titles, NAMES[study.metric]
-    told = []
-    for level, frame in (("patient", study.patients), ("slice", study.summary)):
-        if len(frame):
-            best = frame.iloc[0]
-            value = with_interval(best, study.metric)
-            title = titles[best["entry"]]
-            if len(frame) > 1:
-                told.append(f"By {level}, of {len(frame)} entries {title} has the highest {name}, {value}.")
-            else:
-                told.append(f"By {level}, {title} has {name} {value}.")
-    best = study.entries[0]
-    tests = study.pairwise[study.pairwise["entry"] == best] if len(study.pairwise) else study.pairwise
+    titles, metric = study.work.titles, study.metric
+    frame, of = (study.patients, study.unit) if len(study.patients) else (study.summary, "slice")
+    best = frame.iloc[0]
+    value = f"{NAMES[metric]} {with_interval(best, metric)}"
+    highest = highest_entry(frame, titles, metric)
+    told = [f"By {of}, of {len(frame)} entries {highest}; {value}." if highest else f"By {of}: {value}."]
+    over = f"Intervals are over {best['interval_over']}" if best["interval_over"] else "There is no interval"
+    told.append(f"{over}: {plural(best['n_units'], study.unit)} of the test part, {plural(best['n_seeds'], 'seed')}.")
+    first = study.entries[0]
+    tests = study.pairwise[study.pairwise["entry"] == first] if len(study.pairwise) else study.pairwise
     if len(tests):
         told_by_test = verdict(tests.iloc[0], "difference", "is higher", "is lower")
-        told.append(f"Against {titles[study.baseline]}, the accuracy of {titles[best]} by patient {told_by_test}.")
+        base = titles[study.baseline]
+        told.append(f"Against {base}, the accuracy of {titles[first]} by {study.unit} {told_by_test}.")
     return [" ".join(told), *_saving(study)]
 
 
 def _saving(study: ClassifierStudy) -> Sequence[str]:
+    """Which entry saves most labels, corrected for all that were compared with the baseline."""
     if "labels_saved" not in study.summary or study.summary["labels_saved"].isna().all():
         return []
     titles = study.work.titles
     best, base = study.summary.loc[study.summary["labels_saved"].idxmax()], titles[study.baseline]
-    low, high = best["labels_saved_low"], best["labels_saved_high"]
     saved = (
         f"{titles[best['entry']]} reaches the metric with which {base} ends with "
         f"{whole_percent(1 - best['labels_saved'])} of the labels that {base} needs for it"
     )
-    if math.isnan(low) or low <= 0 or not math.isfinite(high):
-        return [saved + "; over seeds it is not shown that any are saved."]
-    return [saved + f" (95 % CI of what is saved {number(100 * low, 0)} to {number(100 * high, 0)} %)."]
+    p = best["labels_saved_p_holm"]
+    if math.isnan(p):
+        return [saved + f"; whether any are saved was not tested (fewer than {FEWEST_SEEDS} seeds)."]
+    compared = f"p = {p_value(p)}, Holm, {plural(study.summary['labels_saved_p'].count(), 'comparison')}"
+    if p >= LEVEL or best["labels_saved"] <= 0:
+        return [saved + f"; over seeds it is not shown that any are saved ({compared})."]
+    return [saved + f" (95 % CI of what is saved, over seeds: {_between_saved(best, '')}; {compared})."]

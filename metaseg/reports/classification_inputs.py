@@ -41,6 +41,7 @@ from metaseg.studies.classifiers.tables import (
     curve_rows,
     entry_summary,
     predictions_in,
+    summary_notes,
 )
 from metaseg.studies.workers import Unit
 
@@ -107,6 +108,11 @@ class ClassifierStudy:
     def metric(self) -> str:
         """The metric of the tables."""
         return self.work.study.metric
+
+    @property
+    def unit(self) -> str:
+        """What is drawn and paired: ``patient``, or ``picture`` where the data name no patients."""
+        return str(self.summary["unit"].iloc[0])
 
     @property
     def entries(self) -> list[str]:
@@ -191,7 +197,8 @@ def _read_study(folder: Path) -> ClassifierInputs:
             expected="finished cells with metrics of their test part",
             remedy="let the study run on, and report it then",
         )
-    notes = _few_patients(found.values())
+    study = _computed(work, found, done)
+    notes = (*_few_patients(found.values()), *summary_notes(study.summary, work.titles))
     if len(done) < len(work.cells):
         told = f"{len(done)} of {len(work.cells)} cells are done, and the metrics are of these."
         notes = (f"The study is not finished: {told}", *notes)
@@ -201,7 +208,7 @@ def _read_study(folder: Path) -> ClassifierInputs:
         settings=settings,
         runs=tuple(runs.values()),
         notes=notes,
-        study=_computed(work, found, done),
+        study=study,
     )
 
 
@@ -226,7 +233,7 @@ def of_patients(found: Predictions) -> Predictions | None:
     if pd.Series(found.labels).groupby(found.patients).nunique().max() > 1:
         return None
     probabilities, labels, patients = patient_probabilities(found.probabilities, found.labels, found.patients)
-    return Predictions(probabilities, labels, patients, found.classes)
+    return Predictions(probabilities, labels, patients, found.classes, found.pictures)
 
 
 def _few_patients(found: Iterable[Predictions]) -> tuple[str, ...]:
@@ -240,12 +247,21 @@ def _few_patients(found: Iterable[Predictions]) -> tuple[str, ...]:
     )
 
 
+def _degenerate(tested: Mapping[str, Predictions]) -> tuple[str, ...]:
+    """A warning for each run whose network does not tell the test slices apart."""
+    return tuple(
+        f"{name} is degenerate: it gave the class '{found.one_class}' to every slice of its test part."
+        for name, found in tested.items()
+        if found.one_class
+    )
+
+
 def _read_runs(paths: Sequence[Path]) -> ClassifierInputs:
     runs = [_with_test_patients(run) for run in read_runs(paths)]
-    tested = [tested for run in runs if (tested := evaluation_of(run, TEST))]
+    tested = {run.method: found.predictions for run in runs if (found := evaluation_of(run, TEST))}
     if not tested and not any((run.path / METRICS_NAME).exists() for run in runs):
         refuse_runs_without_metrics(runs, "a run that was validated at least once")
-    notes = (*unfinished(runs), *_unlike(runs), *_few_patients(evaluation.predictions for evaluation in tested))
+    notes = (*unfinished(runs), *_unlike(runs), *_few_patients(tested.values()), *_degenerate(tested))
     return ClassifierInputs(paths[0], inputs_name(runs), {}, tuple(runs), notes, None)
 
 

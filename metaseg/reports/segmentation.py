@@ -9,6 +9,7 @@ from functools import partial
 import pandas as pd
 
 from metaseg.cases.labels import LabelSpace
+from metaseg.metrics.statistics import FEWEST_SEEDS
 from metaseg.pictures.charts import draw_curves
 from metaseg.pictures.overlay import class_colours
 from metaseg.reports import charts
@@ -49,7 +50,7 @@ from metaseg.reports.overlays import Choices, Overlays, make_choices, make_overl
 from metaseg.reports.provenance import NOT_BESIDE
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import read_curves
-from metaseg.studies.pairs import FRACTION
+from metaseg.studies.pairs import FRACTION, against_best
 from metaseg.studies.papers import SYNTHETIC, Beside, beside_paper, papers
 
 FEW_METHODS = 6
@@ -124,7 +125,10 @@ def _lead(inputs: SegmentationInputs, analysis: Analysis | None) -> str:
 
 def _retention_section(analysis: Analysis, sink: FigureSink) -> Section:
     """Dice over the work on target and source, and one against the other."""
-    text = "Lines are means over patients and seeds, bands their 95 % bootstrap intervals over both."
+    text = (
+        "Lines are means over patients and seeds, bands their 95 % bootstrap intervals over both; over patients alone "
+        f"where there are fewer than {FEWEST_SEEDS} seeds."
+    )
     if "other" in analysis.roles.colours.values():
         text += " Methods in grey have their intervals in the tables."
     blocks: list[Block] = [Note(text, "quiet")]
@@ -344,11 +348,12 @@ def _beside_paper(analysis: Analysis, synthetic: bool, asked: bool) -> list[Bloc
 
 def _reading_help() -> Details:
     text = (
-        "Means over patients and seeds; in small print the 95 % bootstrap interval over both and the sample standard "
-        "deviation over patients. The best of each column is set in bold. p values: Wilcoxon's signed-rank test over "
+        "Means over patients and seeds; in small print the 95 % bootstrap interval over both (over patients alone, for "
+        f"these networks, with fewer than {FEWEST_SEEDS} seeds) and the sample standard deviation over patients. The "
+        "best of each column is set in bold, which is no finding by itself. p values: Wilcoxon's signed-rank test over "
         "patients, each the mean of its seeds, corrected after Holm for the comparisons with the reference; below "
-        "them the mean difference to the reference. p values below 0.05 are underlined. A dash: cannot be computed "
-        "from these runs."
+        "them the mean difference to the reference. p values below 0.05 are underlined. A dash: not tested, or cannot "
+        "be computed from these runs."
     )
     return Details("How to read these tables", [Note(text), columns_table(_COLUMNS)])
 
@@ -413,6 +418,7 @@ def _both_axes_table(analysis: Analysis, group: Group) -> Table | None:
         return None
     reference = analysis.roles.reference
     rows = rows.assign(half=FRACTION * rows["forgotten_by_baseline"], role=rows["method"].map(analysis.roles.colours))
+    rows["both"] = rows["both"].map({True: "yes", False: "no"}).where(rows["n_seeds"] >= FEWEST_SEEDS, "not tested")
     test = partial(TableColumn, write=p_value, marked=significant)
     columns = [
         text_column("method", "method"),
@@ -431,9 +437,9 @@ def _both_axes_table(analysis: Analysis, group: Group) -> Table | None:
         TableColumn(
             "both",
             "both",
-            "Gain of at least 0, and excess below 0 with p < 0.05.",
-            lambda both: "yes" if both else "no",
-            marked=lambda row, name: bool(row[name]),
+            f"Gain of at least 0, and excess below 0 with p < 0.05; not tested with fewer than {FEWEST_SEEDS} seeds.",
+            str,
+            marked=lambda row, name: row[name] == "yes",
             number=False,
         ),
     ]
@@ -528,13 +534,11 @@ def _finding(analysis: Analysis, group: Group) -> str:
         return _one_method(group, analysis.region, best)
     if math.isnan(best["balanced_mean"]):
         return f"{group.title}: no source patients were watched, so that nothing can be said of forgetting."
-    within = [str(name) for name in rows.index[1:] if rows.loc[name, "balanced_mean"] >= best["balanced_mean_low"]]
+    p = {str(name): rows.loc[name, "balanced_mean_p_best"] for name in rows.index[1:]}
     text = (
         f"{group.title}: of {len(rows)} methods, {method} has the highest balanced mean of target and source "
-        f"Dice {analysis.region}, {with_interval(best, 'balanced_mean')}"
+        f"Dice {analysis.region}, {with_interval(best, 'balanced_mean')}; it is {against_best('higher', p)}"
     )
-    if within:
-        text += f"; {_listed(within)} {'lies' if len(within) == 1 else 'lie'} within that interval"
     text += ". " + _against_reference(analysis, group, method)
     return text + _least_forgetting(analysis, group, rows) + _how_many(best)
 
@@ -559,15 +563,14 @@ def _least_forgetting(analysis: Analysis, group: Group, rows: pd.DataFrame) -> s
     if known.empty:
         return ""
     least = str(known["forgetting"].idxmin())
-    text = f"Least source Dice is forgotten by {least}, {with_interval(known.loc[least], 'forgetting')}"
+    p = {str(name): known.loc[name, "forgetting_p_best"] for name in known.index if name != least}
+    text = (
+        f"{least} forgets least source Dice, {with_interval(known.loc[least], 'forgetting')}; that is "
+        f"{against_best('less', p)}"
+    )
     reference = analysis.roles.reference
     if least != reference and reference in known.index:
         text += f" ({reference}: {with_interval(known.loc[reference], 'forgetting')})"
-        if least != rows.index[0]:
-            test = analysis.work.test(group, least, "forgetting")
-            if test is not None:
-                told = verdict(test, "mean_difference", "is greater", "is smaller")
-                text += f"; against {reference} its forgetting {told}"
     return text + ". "
 
 
@@ -587,12 +590,5 @@ def _one_method(group: Group, region: str, row: pd.Series) -> str:
 def _how_many(row: pd.Series) -> str:
     seeds = int(row["n_seeds"])
     patients = f"{int(row['n_target_patients'])} target and {int(row['n_source_patients'])} source patients"
-    if seeds == 1:
-        return f"One seed, {patients}: the intervals hold for this draw of labelled patients alone."
-    return f"{seeds} seeds, {patients}."
-
-
-def _listed(names: list[str]) -> str:
-    if len(names) > 4:
-        return f"{len(names)} other methods"
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    over = "patients and seeds" if seeds >= FEWEST_SEEDS else "patients alone, for the networks of these seeds"
+    return f"{plural(seeds, 'seed')}, {patients}; intervals are over {over}."

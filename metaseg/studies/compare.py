@@ -14,13 +14,14 @@ from metaseg.adapt.watch import read_marks, read_timing
 from metaseg.config.io import plain_value
 from metaseg.config.studies import CompareConfig
 from metaseg.errors import UsageError, recorded_warnings
+from metaseg.metrics.statistics import FEWEST_SEEDS
 from metaseg.models.device import make_fabric
 from metaseg.results import Result
 from metaseg.runs.manifest import read_manifest
 from metaseg.runs.networks import load_network
 from metaseg.studies.cells import state_of
 from metaseg.studies.data_checks import check_data
-from metaseg.studies.pairs import at_seconds, both_axes, every_pair
+from metaseg.studies.pairs import against_best, at_seconds, both_axes, every_pair
 from metaseg.studies.papers import print_paper
 from metaseg.studies.plan import Plan, make_plan, with_patients
 from metaseg.studies.preparation import dry_patients, known_region, prepare_study
@@ -186,6 +187,17 @@ def print_summary(plan: Plan, summarised: pd.DataFrame) -> None:
                     if label in rows.index
                 ],
             )
+            print_notes(plan, rows)
+
+
+def print_notes(plan: Plan, rows: pd.DataFrame) -> None:
+    """Print what the highest balanced mean of a table is worth, and over what its intervals are where seeds are few."""
+    order = rows["balanced_mean"].dropna().sort_values(ascending=False).index
+    if len(order) > 1:
+        others = {plan.entries[label].title: rows.loc[label, "balanced_mean_p_best"] for label in order[1:]}
+        print(f"Highest balanced mean: {plan.entries[order[0]].title}, {against_best('higher', others)}.")
+    if (rows["n_seeds"] < FEWEST_SEEDS).any():
+        print(f"Fewer than {FEWEST_SEEDS} seeds: intervals and tests are over patients alone, for these seeds.")
 
 
 def _print_papers(plan: Plan, summarised: pd.DataFrame, done: Sequence[Unit]) -> None:

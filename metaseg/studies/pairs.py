@@ -5,7 +5,8 @@ Patients are the pairs, and Holm's correction covers the comparisons of one targ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -13,7 +14,14 @@ import numpy as np
 import pandas as pd
 
 from metaseg.errors import DataError, UsageError
-from metaseg.metrics.statistics import hierarchical_interval, holm, known_mean, paired_wilcoxon
+from metaseg.metrics.statistics import (
+    FEWEST_PAIRS,
+    FEWEST_SEEDS,
+    hierarchical_interval,
+    holm,
+    known_mean,
+    paired_wilcoxon,
+)
 from metaseg.studies.study_metrics import PATIENT_METRICS, RunGroup, mean_over_seeds, patient_values, runs_by_method
 from metaseg.studies.tables import (
     BOTH_AXES_COLUMNS,
@@ -52,10 +60,11 @@ def every_pair(
 
     Returns:
         One row per target, shots, metric and pair of methods (by name, ``method_a`` first), as ``PAIR_COLUMNS``:
-        ``n`` patients with the metric under both; ``mean_difference``, a minus b, with ``low`` and ``high``, its 95 %
-        interval (:func:`~metaseg.metrics.statistics.hierarchical_interval`); ``p`` and ``rank_biserial`` of
-        :func:`~metaseg.metrics.statistics.paired_wilcoxon` over patients, each the mean over the seeds that both
-        methods have; ``p_holm``, corrected for all pairs of methods within one target, shots and metric.
+        ``n`` patients with the metric under both, ``n_seeds`` that both have; ``mean_difference``, a minus b, with
+        ``low`` and ``high``, its 95 % interval (:func:`~metaseg.metrics.statistics.hierarchical_interval`); ``p`` and
+        ``rank_biserial`` of :func:`~metaseg.metrics.statistics.paired_wilcoxon` over patients, each the mean over the
+        seeds that both methods have; ``p_holm``, corrected for all pairs of methods within one target, shots and
+        metric.
 
     Raises:
         DataError: The table is not one, or has no such region.
@@ -142,13 +151,14 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: int, resamples: int) -
     """Compare two methods' values ``(seed, patient)`` of the same seeds and patients.
 
     Returns:
-        ``n``, ``mean_difference``, ``low``, ``high``, ``p`` and ``rank_biserial`` as in :func:`every_pair`.
+        ``n``, ``n_seeds``, ``mean_difference``, ``low``, ``high``, ``p``, ``rank_biserial`` as in :func:`every_pair`.
     """
     both = ~np.isnan(a - b)
     test = paired_wilcoxon(mean_over_seeds(np.where(both, a, np.nan)), mean_over_seeds(np.where(both, b, np.nan)))
     low, high = hierarchical_interval(a - b, np.random.default_rng(seed), resamples)
     ends = {"mean_difference": test.mean_difference, "low": low, "high": high}
-    return {"n": test.n, **ends, "p": test.p, "rank_biserial": test.rank_biserial}
+    n_seeds = int(both.any(axis=1).sum())
+    return {"n": test.n, "n_seeds": n_seeds, **ends, "p": test.p, "rank_biserial": test.rank_biserial}
 
 
 def both_axes(
@@ -210,6 +220,7 @@ def _axes(method: RunGroup, baseline: RunGroup, fraction: float, seed: int, resa
     }
     gain, excess = tested["gain"], tested["excess"]
     row = {
+        "n_seeds": min(gain["n_seeds"], excess["n_seeds"]),
         "n_target_patients": gain["n"],
         "n_source_patients": excess["n"],
         "forgotten": float(known_mean(lost.ravel())),
@@ -219,6 +230,26 @@ def _axes(method: RunGroup, baseline: RunGroup, fraction: float, seed: int, resa
     for name, found in tested.items():
         row |= {name: found["mean_difference"], **{f"{name}_{end}": found[end] for end in ("low", "high", "p")}}
     return row
+
+
+def against_best(word: str, p: Mapping[str, float]) -> str:
+    """What can be said of the best of several, in words that follow its name.
+
+    Args:
+        word: What the best is, such as ``higher``.
+        p: Each other one's p value against the best, from
+            :func:`~metaseg.metrics.statistics.p_against_best`; NaN where it was not tested.
+    """
+    known = {name: value for name, value in p.items() if not math.isnan(value)}
+    if not known:
+        return f"not tested against the others (it takes {FEWEST_SEEDS} seeds and {FEWEST_PAIRS} patients)"
+    lower = [name for name, value in known.items() if value < LEVEL]
+    others = [name for name in known if name not in lower]
+    told = [f"shown to be {word} than {', '.join(lower)}"] if lower else []
+    told += [f"not shown to be {word} than {', '.join(others)}"] if others else []
+    untested = [name for name in p if name not in known]
+    told += [f"not tested against {', '.join(untested)}"] if untested else []
+    return f"{', '.join(told)} (p < {LEVEL:g} after correction for all pairs)"
 
 
 def at_seconds(table: pd.DataFrame, timing: pd.DataFrame, seconds: float | None = None) -> pd.DataFrame:

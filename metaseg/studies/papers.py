@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from metaseg.files import FileKind, check_shape, read_yaml
+from metaseg.studies.tables import intervals_text
 from metaseg.terminal import print_table
 
 NOTE = (
@@ -142,6 +143,7 @@ def print_paper(name: str, summarised: pd.DataFrame, synthetic: bool, *, named: 
         ]
         for beside in beside_paper(paper, summarised, named)
     ]
-    ours = f"ours{', SYNTHETIC' if synthetic else ''} (95 % interval)"
+    over = f" ({intervals_text(summarised)})" if len(summarised) else ""
+    ours = f"ours{', SYNTHETIC' if synthetic else ''}{over}"
     print_table(f"beside {paper.citation}{of and f': {of}'}", ["method", "metric", "paper", ours], rows)
     print(SYNTHETIC if synthetic else NOTE)

@@ -15,7 +15,16 @@ import pandas as pd
 
 from metaseg.metrics.curves import retention_area, steps_to_fraction
 from metaseg.metrics.forgetting import backward_transfer, balanced_mean, forgetting, forward_transfer
-from metaseg.metrics.statistics import draw_weights, known_deviation, known_mean, percentile_interval
+from metaseg.metrics.statistics import (
+    FEWEST_SEEDS,
+    draw_seeds,
+    draw_weights,
+    interval_over,
+    known_deviation,
+    known_mean,
+    p_against_best,
+    percentile_interval,
+)
 from metaseg.studies.tables import DOMAINS, Column, rows_of_region
 
 _RUN = ["target", "method", "shots", "seed", "domain"]
@@ -205,6 +214,9 @@ METRICS: Mapping[str, Metric] = {
 PATIENT_METRICS = {name: metric.domains[0] for name, metric in METRICS.items() if metric.of_patients}
 """Metrics that every patient has by itself, and the domain whose patients they are of."""
 
+RANKED: Mapping[str, int] = {"balanced_mean": 1, "forgetting": -1}
+"""Metrics whose best is named in reports; 1 if that is the highest, -1 if it is the lowest."""
+
 _CELL = ("target", "method", "shots")
 
 
@@ -239,8 +251,8 @@ def method_summary(
     """Metrics of every method: mean over seeds, spread and 95 % bootstrap interval.
 
     Every resample draws seeds and, apart from each other, the patients of both domains, and computes the metrics of the
-    drawn runs anew from the mean curves of the drawn patients. All groups draw from the same seed, so that a row does
-    not depend on which others there are.
+    drawn runs anew from the mean curves of the drawn patients. All groups draw from the same seed, so that their
+    intervals do not depend on which others there are, and their resamples are paired.
 
     Args:
         table: The tidy table of a study.
@@ -254,18 +266,23 @@ def method_summary(
         metric ``<metric>`` (mean over seeds of :func:`seed_metrics`), ``<metric>_low``, ``<metric>_high`` and
         ``<metric>_sd``. The latter is, for ``PATIENT_METRICS``, the sample standard deviation over patients of a
         patient's mean over seeds; for the others, which only a run has, that over seeds. A spread of one is NaN, as is
-        the interval of a metric with fewer than two patients in a domain that it is of (``spent``: fewer than two
-        seeds). With a single seed, the other intervals draw patients only and hold for that seed.
+        the interval of a metric with fewer than two patients in a domain that it is of (``spent``: fewer than three
+        seeds). With fewer than three seeds, the other intervals draw patients only and hold for those seeds, as
+        ``interval_over`` says: ``patients and seeds``, ``patients``, or nothing where there are no intervals.
+        ``<metric>_p_best``, for the metrics in ``RANKED``, compares a method with the best at the same target and shots
+        (:func:`~metaseg.metrics.statistics.p_against_best`); NaN for the best itself, and for methods with fewer
+        than three seeds, or six patients in a domain, which are not tested.
 
     Raises:
         DataError: The table is not one, or has no such region.
     """
     groups = group_runs(table, region)
-    records = []
+    records: list[dict[str, Any]] = []
+    ranked: list[dict[str, tuple[np.ndarray, np.ndarray]]] = []
     for group in groups:
         floor = _scratch_after(group, groups, scratch)
         generator = np.random.default_rng(seed)
-        of_seeds = draw_weights(len(group.seeds), resamples, generator)
+        of_seeds = draw_seeds(len(group.seeds), resamples, generator)
         point, drawn = (
             _run_metrics(group, floor),
             _run_metrics(group, floor, _draw_patients(group, resamples, generator)),
@@ -273,14 +290,41 @@ def method_summary(
         known = {domain: int(curves.known.sum()) for domain, curves in group.domains.items()}
         record: dict[str, Any] = {name: getattr(group, name) for name in _CELL}
         record |= {"n_seeds": len(group.seeds), **{f"n_{domain}_patients": count for domain, count in known.items()}}
+        record["interval_over"] = interval_over(max(known.values()), len(group.seeds))
         for metric, described in METRICS.items():
-            drawn_from = [known[domain] for domain in described.domains] or [len(group.seeds)]
-            enough = min(drawn_from) > 1
-            interval = percentile_interval(known_mean(drawn[metric], weights=of_seeds)) if enough else (math.nan,) * 2
+            patients, means = (
+                [known[domain] for domain in described.domains],
+                known_mean(drawn[metric], weights=of_seeds),
+            )
+            enough = min(patients) > 1 if patients else len(group.seeds) >= FEWEST_SEEDS
+            interval = percentile_interval(means) if enough else (math.nan,) * 2
             record |= {metric: float(known_mean(point[metric][0])), f"{metric}_sd": _spread(group, metric, point)}
             record |= {f"{metric}_low": interval[0], f"{metric}_high": interval[1]}
+        ranked.append({metric: (point[metric][0], known_mean(drawn[metric])) for metric in RANKED})
         records.append(record)
-    return pd.DataFrame(records, columns=_summary_columns())
+    return _with_best(pd.DataFrame(records, columns=_summary_columns()), groups, ranked)
+
+
+def _with_best(
+    rows: pd.DataFrame, groups: Sequence[RunGroup], found: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]
+) -> pd.DataFrame:
+    """A summary with the tests of each target's methods against their best.
+
+    Args:
+        rows: The summary, a row for each of ``groups``.
+        groups: The runs.
+        found: Of each, by metric: the value of every seed, and the mean over seeds in every resample of patients.
+    """
+    counts = rows[["n_target_patients", "n_source_patients"]].min(axis=1).to_numpy()
+    for metric, sign in RANKED.items():
+        for places in rows.groupby(["target", "shots"]).indices.values():
+            of_seeds = pd.concat(
+                [pd.Series(found[place][metric][0], groups[place].seeds) for place in places], axis=1
+            ).to_numpy(np.float64)
+            of_patients = np.stack([found[place][metric][1] for place in places], axis=1)
+            tested = p_against_best(sign * of_seeds, sign * of_patients, int(counts[places].min()))
+            rows.loc[places, f"{metric}_p_best"] = tested
+    return rows
 
 
 def curves(table: pd.DataFrame, region: str, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -295,7 +339,8 @@ def curves(table: pd.DataFrame, region: str, *, resamples: int = 2000, seed: int
     Returns:
         One row per target, method, shots, mark and domain: ``step``, ``mean``, ``low``, ``high``. Seeds are aligned by
         the number of the mark, ``step`` being their mean there: a meta-step may overshoot a mark in one seed and not in
-        another. A seed without that mark is not in it. Intervals are NaN with fewer than two patients.
+        another. A seed without that mark is not in it. Intervals are NaN with fewer than two patients; with fewer than
+        three seeds they are over patients alone.
 
     Raises:
         DataError: The table is not one, or has no such region.
@@ -303,7 +348,7 @@ def curves(table: pd.DataFrame, region: str, *, resamples: int = 2000, seed: int
     parts = []
     for group in group_runs(table, region):
         generator = np.random.default_rng(seed)
-        of_seeds = draw_weights(len(group.seeds), resamples, generator)
+        of_seeds = draw_seeds(len(group.seeds), resamples, generator)
         weights = _draw_patients(group, resamples, generator)
         for domain, of_domain in group.domains.items():
             if not of_domain.known.any():
@@ -402,5 +447,6 @@ def _spread(group: RunGroup, metric: str, point: dict[str, np.ndarray]) -> float
 
 
 def _summary_columns() -> list[str]:
-    counts = ["n_seeds", "n_target_patients", "n_source_patients"]
-    return [*_CELL, *counts, *(f"{metric}{end}" for metric in METRICS for end in ("", "_sd", "_low", "_high"))]
+    counts = ["n_seeds", "n_target_patients", "n_source_patients", "interval_over"]
+    of_metrics = (f"{metric}{end}" for metric in METRICS for end in ("", "_sd", "_low", "_high"))
+    return [*_CELL, *counts, *of_metrics, *(f"{metric}_p_best" for metric in RANKED)]

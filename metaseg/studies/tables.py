@@ -82,6 +82,9 @@ PAIR_COLUMNS = columns_by_name(
     Column("method_a", "the first method", kind="text"),
     Column("method_b", "the second method", kind="text"),
     Column("n", "patients with the metric under both", kind="whole"),
+    Column(
+        "n_seeds", "seeds that both have; of fewer than three, the interval and p are over patients alone", kind="whole"
+    ),
     Column("mean_difference", "the first minus the second"),
     Column("low", "lower end of its 95 % interval"),
     Column("high", "upper end of its 95 % interval"),
@@ -110,6 +113,7 @@ BOTH_AXES_COLUMNS = columns_by_name(
     _SHOTS,
     Column("baseline", "the method compared with", kind="text"),
     _METHOD,
+    Column("n_seeds", "seeds that both have; of fewer than three, all is over patients alone", kind="whole"),
     Column("n_target_patients", "target patients", kind="whole"),
     *_tested("gain", "final target Dice minus the baseline's", "higher"),
     Column("n_source_patients", "source patients", kind="whole"),
@@ -235,6 +239,12 @@ def count_empty_cases(table: pd.DataFrame) -> pd.DataFrame:
     known = table["dice"].notna()
     seen = known.groupby([table[name] for name in ("target", "domain", "patient", "case", "region")]).transform("any")
     return table.assign(dice=table["dice"].where(known | ~seen.astype(bool), 1.0))
+
+
+def intervals_text(summarised: pd.DataFrame) -> str:
+    """What the intervals of a summary are, for headings: ``95 % interval over patients and seeds``."""
+    over = " or ".join(sorted(filter(None, summarised["interval_over"].unique()), key=len))
+    return f"95 % interval over {over}" if over else "without intervals"
 
 
 def rows_of_region(table: pd.DataFrame, region: str) -> pd.DataFrame:

@@ -65,7 +65,7 @@ def test_slices_of_a_patient_are_drawn_together():
         np.random.default_rng(0),
         names=None,
     )
-    assert {name: pytest.approx(pair) for name, pair in few.items()} == many
+    assert {name: pytest.approx(pair, nan_ok=True) for name, pair in few.items()} == many
 
 
 def test_accuracy_has_the_binomial_interval():
@@ -92,6 +92,7 @@ def test_parts_of_the_resamples_change_nothing(monkeypatch):
 
 def test_intervals_hold_the_metric_and_lie_in_range():
     chance, labels = example(slices=200, seed=3)
+    labels[::4] = (labels[::4] + 1) % 3
     patients = np.arange(200) // 2
     metrics = classification_metrics(chance, labels, "abc")
     pairs = bootstrap_metrics(chance, labels, patients.astype(str), "abc", np.random.default_rng(0), names=None)
@@ -106,6 +107,15 @@ def test_one_patient_has_no_interval():
     chance, labels = example()
     pairs = bootstrap_metrics(chance, labels, ["p"] * 40, "abc", np.random.default_rng(0), 10)
     assert all(math.isnan(one) for pair in pairs.values() for one in pair)
+
+
+def test_a_metric_that_no_resample_changes_has_no_interval():
+    labels = np.arange(40) % 2
+    one_class = np.tile([0.9, 0.1], (40, 1))
+    pairs = bootstrap_metrics(one_class, labels, np.arange(40).astype(str), "ab", np.random.default_rng(0), 50)
+    for name in ("balanced_accuracy", "auc_macro"):
+        assert all(map(math.isnan, pairs[name])), name
+    assert pairs["accuracy"][0] < 0.5 < pairs["accuracy"][1]
 
 
 def test_unknown_metrics_are_refused():

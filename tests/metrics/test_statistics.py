@@ -6,13 +6,17 @@ import pytest
 from scipy import stats
 
 from metaseg.metrics.statistics import (
+    draw_seeds,
     draw_weights,
     hierarchical_interval,
     holm,
+    interval_over,
     known_deviation,
     known_mean,
+    p_against_best,
     paired_wilcoxon,
     percentile_interval,
+    seeds_interval,
 )
 
 # The worked example of the article "Wilcoxon signed-rank test" in Wikipedia: nine unequal pairs of ten, W = 9.
@@ -143,17 +147,101 @@ def test_copies_of_a_patient_bring_no_certainty():
 
 
 def test_unknown_values_are_in_no_mean():
-    values = np.array([[0.2, np.nan, 0.4, np.nan], [0.2, 0.9, 0.4, np.nan], [np.nan] * 4])
+    values = np.array([[0.2, np.nan, 0.4, np.nan], [0.2, 0.9, 0.4, np.nan], [0.2, np.nan, 0.4, np.nan], [np.nan] * 4])
     interval = hierarchical_interval(values, np.random.default_rng(0), 3000)
     # The patient with one value counts like the others where its seed is drawn; the last patient and seed do not.
-    assert interval == hierarchical_interval(values[:2, :3], np.random.default_rng(0), 3000)
+    assert interval == hierarchical_interval(values[:3, :3], np.random.default_rng(0), 3000)
     assert interval[0] == pytest.approx(0.2)
-    assert interval[1] == pytest.approx(0.9)
+    assert 0.6 < interval[1] <= 0.9
 
 
 @pytest.mark.parametrize("values", [np.zeros((0, 0)), np.zeros((3, 0)), np.full((2, 3), np.nan), np.ones((4, 1))])
 def test_fewer_than_two_patients_have_no_interval(values):
     assert all(math.isnan(end) for end in hierarchical_interval(values, np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 6])
+def test_fewer_than_three_seeds_are_never_drawn(seeds):
+    # Patients that do not differ: whatever an interval shows comes from seeds.
+    values = np.tile(np.linspace(0.2, 0.8, seeds)[:, np.newaxis], (1, 8))
+    low, high = hierarchical_interval(values, np.random.default_rng(0), 500)
+    assert math.isnan(low) == (seeds < 3)
+    assert seeds < 3 or low < 0.5 < high
+    drawn = draw_seeds(seeds, 200, np.random.default_rng(0))
+    assert (drawn == 1).all() == (seeds < 3)
+    assert (drawn.sum(axis=1) == seeds).all()
+    assert interval_over(8, seeds) == ("patients and seeds" if seeds > 2 else "patients")
+    assert interval_over(1, seeds) == ""
+
+
+def test_interval_over_runs_is_student_s():
+    runs = np.array([0.78, 0.81, np.nan, 0.84, 0.8])
+    known = runs[~np.isnan(runs)]
+    expected = stats.t.interval(0.95, 3, known.mean(), stats.sem(known))
+    assert seeds_interval(runs) == pytest.approx(expected)
+    assert all(map(math.isnan, seeds_interval(runs[:3])))
+
+
+class TestBestOfMany:
+    def found(self, generator, entries=6, patients=12, seeds=5, better=0.0, of_seeds=0.3, resamples=200):
+        """Values of runs and of resampled patients, of entries that do not differ but for the first."""
+        values = generator.normal(0, 1, (1, patients, 1)) + generator.normal(0, 1, (1, patients, entries))
+        values = values + generator.normal(0, of_seeds, (seeds, 1, entries))
+        values[..., 0] += better
+        drawn = draw_weights(patients, resamples, generator) @ values.mean(axis=0) / patients
+        return values.mean(axis=1), drawn, patients
+
+    @pytest.mark.parametrize(("patients", "of_seeds"), [(8, 0.0), (8, 0.3), (30, 0.3)])
+    def test_chance_makes_no_best(self, patients, of_seeds):
+        generator = np.random.default_rng(0)
+        found = [self.found(generator, patients=patients, of_seeds=of_seeds) for _ in range(200)]
+        # Three standard errors of 200 trials are 0.046.
+        assert np.mean([np.nanmin(p_against_best(*one)) < 0.05 for one in found]) < 0.096
+        # An interval of the difference between the highest and the lowest finds one in many of the same trials.
+        ends = [(drawn, np.argsort(means.mean(axis=0))[[0, -1]]) for means, drawn, _ in found]
+        gaps = [drawn[:, highest] - drawn[:, lowest] for drawn, (lowest, highest) in ends]
+        assert np.mean([np.percentile(gap, 2.5) > 0 for gap in gaps]) > 0.3
+
+    def test_a_better_one_is_found(self):
+        p = p_against_best(*self.found(np.random.default_rng(1), better=4.0))
+        assert math.isnan(p[0])
+        assert (p[1:] < 0.01).all()
+
+    def test_the_sequence_of_entries_changes_nothing(self):
+        of_seeds, of_patients, patients = self.found(np.random.default_rng(2), better=1.0)
+        order = np.array([3, 0, 5, 1, 4, 2])
+        p = p_against_best(of_seeds, of_patients, patients)
+        np.testing.assert_allclose(p_against_best(of_seeds[:, order], of_patients[:, order], patients), p[order])
+        np.testing.assert_allclose(p_against_best(10 * of_seeds, 10 * of_patients, patients), p)
+
+    def test_of_two_without_spread_over_seeds_it_is_the_paired_t_test(self):
+        generator = np.random.default_rng(3)
+        values = generator.normal(0, 1, (15, 2))
+        of_patients = draw_weights(15, 50_000, generator) @ values / 15
+        p = p_against_best(np.tile(values.mean(axis=0), (3, 1)), of_patients, 15)
+        assert np.nanmin(p) == pytest.approx(stats.ttest_rel(*values.T).pvalue, rel=0.05)
+
+    def test_of_two_without_spread_over_patients_it_is_the_paired_t_test_of_seeds(self):
+        values = np.random.default_rng(4).normal(0, 1, (6, 2))
+        p = p_against_best(values, np.zeros((10, 2)), 50)
+        assert np.nanmin(p) == pytest.approx(stats.ttest_rel(*values.T).pvalue)
+
+    def test_more_entries_never_make_p_smaller(self):
+        of_seeds, of_patients, patients = self.found(np.random.default_rng(5), better=3.0)
+        few = p_against_best(of_seeds[:, :3], of_patients[:, :3], patients)
+        assert (p_against_best(of_seeds, of_patients, patients)[1:3] >= few[1:]).all()
+
+    def test_what_is_not_tested(self):
+        of_seeds, of_patients, patients = self.found(np.random.default_rng(6), better=3.0)
+        of_seeds[2:, 2] = np.nan
+        assert np.flatnonzero(np.isnan(p_against_best(of_seeds, of_patients, patients))).tolist() == [0, 2]
+        assert np.isnan(p_against_best(of_seeds[:2], of_patients, patients)).all()
+        assert np.isnan(p_against_best(of_seeds, of_patients, 5)).all()
+        assert np.isnan(p_against_best(of_seeds[:, :1], of_patients[:, :1], patients)).all()
+
+    def test_without_spread(self):
+        of_seeds = np.tile([0.9, 0.5, 0.9], (3, 1))
+        assert p_against_best(of_seeds, np.tile(of_seeds[:1], (20, 1)), 8)[1:].tolist() == [0.0, 1.0]
 
 
 def test_draws_are_with_replacement_and_repeat_with_the_seed():

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from metaseg.classify.fitting import NAMES
 from metaseg.config.io import dump_config
 from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import recorded_warnings
@@ -28,18 +29,19 @@ from metaseg.studies.classifiers.plan import (
 )
 from metaseg.studies.classifiers.selection import choosing_runs, write_selection
 from metaseg.studies.classifiers.tables import (
-    NAMES,
     against_baseline,
     curve_rows,
     entry_summary,
+    highest_entry,
     predictions_in,
+    summary_notes,
     write_label_curves,
     write_metric_plot,
 )
 from metaseg.studies.classifiers.trials import Slot, in_words, search_summary
 from metaseg.studies.papers import print_paper
 from metaseg.studies.preparation import STUDY_FILE
-from metaseg.studies.tables import write_table
+from metaseg.studies.tables import intervals_text, write_table
 from metaseg.studies.workers import (
     CELLS,
     SEARCHES,
@@ -50,7 +52,7 @@ from metaseg.studies.workers import (
 )
 from metaseg.terminal import print_table
 
-HEADINGS = {"balanced accuracy": "balanced", "macro F1": "F1"}
+HEADINGS = {"balanced accuracy": "balanced"}
 """Short headings, so that a table of a terminal's width has room for the entries' names."""
 ACTIVE = {"labels": "labels", "area": "area", "labels_needed": "needed", "labels_saved": "saved"}
 """What labels were worth in active learning, with headings."""
@@ -181,12 +183,17 @@ def _print_summary(work: ClassifierWork, summarised: pd.DataFrame) -> None:
     for row in summarised.to_dict("records"):
         main = [_interval(row, name) if name == work.study.metric else f"{row[name]:.3f}" for name in columns]
         rows.append([work.titles[row["entry"]], str(row["n_seeds"]), *main, *(_shown(row, name) for name in active)])
-    title = "test part, mean over seeds (95 % interval over patients and seeds)"
+    title = f"test part, mean over seeds ({intervals_text(summarised)})"
     print_table(title, ["entry", "seeds", *headings], rows)
+    if highest := highest_entry(summarised, work.titles, work.study.metric):
+        print(f"{highest}.")
+    for note in summary_notes(summarised, work.titles):
+        print(note)
 
 
 def _interval(row: Mapping[Any, Any], name: str) -> str:
-    return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{row[name]:.3f}" + ("" if math.isnan(low) else f" ({low:.3f} to {high:.3f})")
 
 
 def _shown(row: Mapping[Any, Any], name: str) -> str:

@@ -6,19 +6,35 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from metaseg.classify.fitting import METRICS
+from metaseg.classify.fitting import METRICS, NAMES
 from metaseg.classify.rounds import CURVE_NAME, read_curve
 from metaseg.files import FileKind, read_frame
 from metaseg.inference.classification_files import PREDICTIONS
 from metaseg.metrics.classification import weighted_metrics
 from metaseg.metrics.curves import area_under_budget_curve, labels_saved, labels_to_reach
-from metaseg.metrics.statistics import draw_weights, holm, known_deviation, paired_wilcoxon, percentile_interval
+from metaseg.metrics.probabilities import predicted_classes
+from metaseg.metrics.statistics import (
+    FEWEST_SEEDS,
+    SAME,
+    draw_seeds,
+    draw_weights,
+    holm,
+    interval_over,
+    known_deviation,
+    p_against_best,
+    paired_wilcoxon,
+    percentile_interval,
+    seeds_interval,
+)
 from metaseg.pictures.charts import chart_file, draw_bands, draw_intervals, series_roles
 from metaseg.studies.classifiers.plan import ClassifierWork
+from metaseg.studies.pairs import against_best
+from metaseg.studies.tables import intervals_text
 from metaseg.studies.workers import Unit
 
 CURVE_COLUMNS = ("entry", "seed", "round", "labels", "part", *METRICS)
@@ -33,12 +49,20 @@ class Predictions:
         labels: ``(n,)``.
         patients: ``(n,)``.
         classes: Names of the classes.
+        pictures: Whether they are single pictures, each taken for a patient of its own (copies of one together).
     """
 
     probabilities: np.ndarray
     labels: np.ndarray
     patients: np.ndarray
     classes: tuple[str, ...]
+    pictures: bool = False
+
+    @property
+    def one_class(self) -> str:
+        """The class that all were given; empty where there are several, as there should be."""
+        given = np.unique(predicted_classes(self.probabilities))
+        return self.classes[given[0]] if len(given) == 1 and len(np.unique(self.labels)) > 1 else ""
 
     @property
     def accuracies(self) -> pd.Series:
@@ -63,7 +87,9 @@ def predictions_in(folder: Path) -> Predictions | None:
     if not table["truth"].isin(classes).all():
         raise kind.refuse("a true class is none of those with a probability", path)
     labels = table["truth"].map({name: number for number, name in enumerate(classes)}).to_numpy(np.int64)
-    return Predictions(probabilities, labels, table["patient"].to_numpy(str), classes)
+    # The slices of a volume are numbered behind the name of their case.
+    pictures = "case" in table and bool((table["case"] == table["slice"]).all())
+    return Predictions(probabilities, labels, table["patient"].to_numpy(str), classes, pictures)
 
 
 def curve_rows(work: ClassifierWork, cells: Sequence[Unit]) -> pd.DataFrame:
@@ -87,22 +113,92 @@ def entry_summary(
         predictions: Of the finished cells.
         curves: As from :func:`curve_rows`.
         baseline: Entry against which labels are counted as saved.
+
+    Returns:
+        ``entry``, ``n_seeds``; ``unit``, ``patient`` or ``picture``, and ``n_units``, how many a seed's test part has;
+        ``interval_over``, what the intervals draw; ``one_class``, the seeds whose network gave one class to all test
+        slices; the metrics of :func:`final_metrics` and of :func:`label_metrics`, with ``labels_saved_p_holm``,
+        corrected for all entries; ``<metric>_p_best``, the study's metric against the highest
+        (:func:`~metaseg.metrics.statistics.p_against_best`), NaN for the highest itself and for entries with fewer
+        than three seeds or six units.
     """
-    rows = []
+    rows, runs, samples, metric = [], list[pd.Series](), list[np.ndarray](), work.study.metric
     for label in work.entries:
         of_seeds = {cell.seed: found for cell, found in predictions.items() if cell.label == label}
         if not of_seeds:
             continue
-        row = {"entry": label, "n_seeds": len(of_seeds), **final_metrics(of_seeds, work.study.resamples)}
-        rows.append({**row, **label_metrics(curves, label, baseline, work.study.metric, work.study.resamples)})
-    return pd.DataFrame(rows)
+        drawn = resample_metrics(of_seeds, work.study.resamples)
+        row = {"entry": label, "n_seeds": len(of_seeds), **_of_what(of_seeds), **drawn.row()}
+        runs.append(pd.Series(drawn.values[metric], sorted(of_seeds)))
+        samples.append(drawn.of_patients[metric])
+        rows.append({**row, **label_metrics(curves, label, baseline, metric, work.study.resamples)})
+    table = pd.DataFrame(rows)
+    if "labels_saved_p" in table:
+        table["labels_saved_p_holm"] = holm(table["labels_saved_p"].to_numpy(np.float64))
+    if rows:
+        of_seeds = pd.concat(runs, axis=1).to_numpy(np.float64)
+        table[f"{metric}_p_best"] = p_against_best(of_seeds, np.stack(samples, axis=1), int(table["n_units"].min()))
+    return table
 
 
-def final_metrics(of_seeds: dict[int, Predictions], resamples: int) -> dict[str, float]:
-    """Mean over seeds of each metric, its deviation over seeds, and the interval over patients and seeds.
+def _of_what(of_seeds: Mapping[int, Predictions]) -> dict[str, Any]:
+    """What the metrics of an entry are of, and over what their intervals are."""
+    unit = "picture" if all(found.pictures for found in of_seeds.values()) else "patient"
+    units = min(len(np.unique(found.patients)) for found in of_seeds.values())
+    degenerate = sum(bool(found.one_class) for found in of_seeds.values())
+    over = interval_over(units, len(of_seeds), unit)
+    return {"unit": unit, "n_units": units, "interval_over": over, "one_class": degenerate}
 
-    The bootstrap draws seeds, and patients with all their slices: the same draw for all seeds where their test patients
-    are the same, one for each where every seed has its own.
+
+@dataclass(frozen=True)
+class ResampledMetrics:
+    """The metrics of an entry.
+
+    Attributes:
+        values: Of each seed, ``(seed,)``, by the names of ``METRICS``.
+        samples: Their mean over seeds in every resample, ``(resample,)``.
+        of_patients: The same where patients alone are drawn.
+        units: Patients of a seed, the fewest.
+    """
+
+    values: Mapping[str, np.ndarray]
+    samples: Mapping[str, np.ndarray]
+    of_patients: Mapping[str, np.ndarray]
+    units: int
+
+    def row(self) -> dict[str, float]:
+        """Each metric's mean over seeds, its intervals and its deviation over seeds."""
+        row: dict[str, float] = {}
+        for name, values in self.values.items():
+            low, high = percentile_interval(self.samples[name]) if self.units > 1 else (math.nan, math.nan)
+            row |= {name: float(np.mean(values)), f"{name}_low": low, f"{name}_high": high}
+            row[f"{name}_sd_seeds"] = known_deviation(values)
+            row[f"{name}_low_seeds"], row[f"{name}_high_seeds"] = seeds_interval(values)
+        return row
+
+
+def final_metrics(of_seeds: Mapping[int, Predictions], resamples: int) -> dict[str, float]:
+    """Mean over seeds of each metric and its intervals.
+
+    Args:
+        of_seeds: Seed to predictions.
+        resamples: As for :func:`resample_metrics`.
+
+    Returns:
+        For every name of ``METRICS``: ``NAME``, the mean over seeds; ``NAME_low`` and ``NAME_high``, its 95 % interval
+        over patients and seeds, over patients alone with fewer than three seeds, NaN with fewer than two patients;
+        ``NAME_sd_seeds``, its deviation over seeds, and ``NAME_low_seeds`` and ``NAME_high_seeds``, Student's interval
+        over seeds on these patients, NaN with fewer than three.
+    """
+    return resample_metrics(of_seeds, resamples).row()
+
+
+def resample_metrics(of_seeds: Mapping[int, Predictions], resamples: int) -> ResampledMetrics:
+    """The metrics of every seed, and their means in resamples of patients and seeds.
+
+    The bootstrap draws seeds (with fewer than three it takes each once), and patients with all their slices: the same
+    draw for all seeds where their test patients are the same, one for each where every seed has its own. All entries
+    draw alike, so that their resamples are paired.
     """
     rng = np.random.default_rng(0)
     seeds = sorted(of_seeds)
@@ -111,29 +207,33 @@ def final_metrics(of_seeds: dict[int, Predictions], resamples: int) -> dict[str,
     common = draw_weights(len(first), resamples, rng)
     values: dict[str, list[float]] = {name: [] for name in METRICS}
     resampled: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
+    units = []
     for seed in seeds:
         found = of_seeds[seed]
         names, of_slice = np.unique(found.patients, return_inverse=True)
+        units.append(len(names))
         drawn = common if shared else draw_weights(len(names), resamples, rng)
         weights = np.concatenate([np.ones((1, len(of_slice))), drawn[:, of_slice]])
         metrics = weighted_metrics(found.probabilities, found.labels, weights, found.classes)
         for name, full in METRICS.items():
             values[name].append(float(metrics[full][0]))
             resampled[name].append(metrics[full][1:])
-    of_draws = draw_weights(len(seeds), resamples, rng)
-    row: dict[str, float] = {}
-    for name in METRICS:
-        samples = (np.stack(resampled[name], axis=1) * of_draws).sum(axis=1) / len(seeds)
-        low, high = percentile_interval(samples) if len(first) > 1 else (math.nan, math.nan)
-        row |= {name: float(np.mean(values[name])), f"{name}_low": low, f"{name}_high": high}
-        row[f"{name}_sd_seeds"] = known_deviation(np.array(values[name]))
-    return row
+    of_draws = draw_seeds(len(seeds), resamples, rng)
+    drawn_with = {name: np.stack(of_all, axis=1) for name, of_all in resampled.items()}
+    return ResampledMetrics(
+        values={name: np.array(of_all) for name, of_all in values.items()},
+        samples={name: (of_all * of_draws).sum(axis=1) / len(seeds) for name, of_all in drawn_with.items()},
+        of_patients={name: of_all.mean(axis=1) for name, of_all in drawn_with.items()},
+        units=min(units),
+    )
 
 
 def label_metrics(curves: pd.DataFrame, label: str, baseline: str, metric: str, resamples: int) -> dict[str, float]:
     """What the labels of active learning were worth: area, and labels for the baseline's final metric.
 
-    Intervals are over seeds. The metric that is to be reached is the baseline's mean over seeds at its end.
+    Intervals are over seeds, NaN with fewer than three, like ``labels_saved_p``: twice the share of resamples that save
+    nothing, or of those that save something if these are fewer. The metric that is to be reached is the baseline's mean
+    over seeds at its end.
     """
     mine, theirs = (list(seed_curves(curves, name, metric).values()) for name in (label, baseline))
     if not mine:
@@ -143,7 +243,7 @@ def label_metrics(curves: pd.DataFrame, label: str, baseline: str, metric: str, 
     row = {"labels": float(max(curve.index[-1] for curve in mine))}
     if areas:
         draws = draw_weights(len(areas), resamples, rng) @ np.array(areas) / len(areas)
-        low, high = percentile_interval(draws) if len(areas) > 1 else (math.nan, math.nan)
+        low, high = percentile_interval(draws) if len(areas) >= FEWEST_SEEDS else (math.nan, math.nan)
         row |= {"area": float(np.mean(areas)), "area_low": low, "area_high": high}
     if not theirs or label == baseline:
         return row
@@ -151,12 +251,21 @@ def label_metrics(curves: pd.DataFrame, label: str, baseline: str, metric: str, 
     if len(mean) < 2 or len(reference) < 2:
         return row
     row["labels_needed"] = labels_to_reach(mean.index, mean.to_numpy(), float(reference.iloc[-1]))
-    row["labels_saved"] = _saved(mean, reference)
+    row |= {"labels_saved": _saved(mean, reference), **dict.fromkeys(_OF_SAVED, math.nan)}
+    if min(len(mine), len(theirs)) < FEWEST_SEEDS:
+        return row
     saved = np.array([_saved(_drawn(mine, rng), _drawn(theirs, rng)) for _ in range(min(resamples, 500))])
     # A resample that never gets there saves nothing: it counts below all others, not as missing.
     saved[~np.isfinite(saved)] = -math.inf
     low, high = np.quantile(saved, [0.025, 0.975], method="inverted_cdf")
-    return row | {"labels_saved_low": float(low), "labels_saved_high": float(high)}
+    if low == high:
+        low = high = math.nan
+    fewer = min(np.sum(saved <= 0), np.sum(saved >= 0))
+    p = min(1.0, 2.0 * (1.0 + float(fewer)) / (1.0 + len(saved)))
+    return row | dict(zip(_OF_SAVED, (float(low), float(high), p), strict=True))
+
+
+_OF_SAVED = ("labels_saved_low", "labels_saved_high", "labels_saved_p")
 
 
 def _drawn(curves: Sequence[pd.Series], rng: np.random.Generator) -> pd.Series:
@@ -190,12 +299,15 @@ def mean_curve(curves: Sequence[pd.Series]) -> pd.Series:
 
 
 def against_baseline(work: ClassifierWork, predictions: dict[Unit, Predictions], baseline: str) -> pd.DataFrame:
-    """Each entry against the baseline: accuracy of each patient, the mean of its seeds, paired (Wilcoxon, Holm)."""
-    of_patients = {}
+    """Each entry against the baseline: accuracy of each patient, the mean of its seeds, paired (Wilcoxon, Holm).
+
+    ``n_seeds`` is the fewest that either has: of fewer than three, the test holds for these networks alone.
+    """
+    of_patients, seeds = {}, {}
     for label in work.entries:
         parts = [found.accuracies for cell, found in predictions.items() if cell.label == label]
         if parts:
-            of_patients[label] = pd.concat(parts, axis=1).mean(axis=1)
+            of_patients[label], seeds[label] = pd.concat(parts, axis=1).mean(axis=1), len(parts)
     if (reference := of_patients.pop(baseline, None)) is None:
         return pd.DataFrame()
     rows = []
@@ -205,16 +317,16 @@ def against_baseline(work: ClassifierWork, predictions: dict[Unit, Predictions],
             # Entries on other data have no patient in common.
             test = paired_wilcoxon(both[:, 0], both[:, 1])
             effect = {"difference": test.mean_difference, "p": test.p, "rank_biserial": test.rank_biserial}
-            rows.append({"entry": label, "baseline": baseline, "n_patients": test.n, **effect})
+            n_seeds = min(seeds[label], seeds[baseline])
+            rows.append({"entry": label, "baseline": baseline, "n_patients": test.n, "n_seeds": n_seeds, **effect})
     table = pd.DataFrame(rows)
     return table.assign(p_holm=holm(table["p"].to_numpy())) if rows else table
 
 
-NAMES = {"auc": "AUC", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1": "macro F1"}
-
-
 def label_bands(curves: pd.DataFrame, metric: str, titles: Mapping[str, str], part: str = "test") -> pd.DataFrame:
     """Mean over seeds of each entry's metric on a part by number of labels, with a band of one standard error.
+
+    Of fewer than three seeds there is no band: its ends are NaN.
 
     Args:
         curves: As from :func:`curve_rows`.
@@ -232,7 +344,7 @@ def label_bands(curves: pd.DataFrame, metric: str, titles: Mapping[str, str], pa
         of_seeds = pd.concat(known, axis=1).sort_index()
         # At numbers of labels that few seeds have, as where rounds differ in size, a mean would jump.
         of_seeds = of_seeds[of_seeds.notna().sum(axis=1) * 2 > of_seeds.shape[1]]
-        mean, error = of_seeds.mean(axis=1), of_seeds.sem(axis=1).fillna(0.0)
+        mean, error = of_seeds.mean(axis=1), of_seeds.sem(axis=1).where(of_seeds.notna().sum(axis=1) >= FEWEST_SEEDS)
         band = {"step": mean.index, "mean": mean, "low": mean - error, "high": mean + error}
         bands.append(pd.DataFrame(band).assign(method=titles[label]))
     return pd.concat(bands, ignore_index=True) if bands else pd.DataFrame(columns=["method", "step", *BAND])
@@ -252,7 +364,7 @@ def write_label_curves(
         return
     with chart_file(path, 8.0, 5.0) as (axis,):
         axis.set(xlabel="labels", ylabel=f"{NAMES[metric]}, {PARTS[part]}")
-        axis.set_title("mean over seeds, bands of one standard error")
+        axis.set_title("mean over seeds, bands of one standard error (three seeds at least)")
         draw_bands(axis, bands, series_roles(bands["method"].unique()))
 
 
@@ -262,4 +374,37 @@ def write_metric_plot(path: Path, summarised: pd.DataFrame, metric: str, titles:
     values = zip(rows["entry"].map(titles), *(rows[f"{metric}{end}"] for end in ("", "_low", "_high")), strict=True)
     with chart_file(path, 7.0, 1.2 + 0.34 * len(rows)) as (axis,):
         draw_intervals(axis, [(*row, "passive") for row in values])
-        axis.set_xlabel(f"{NAMES[metric]} on the test part, 95 % interval over patients and seeds")
+        axis.set_xlabel(f"{NAMES[metric]} on the test part, {intervals_text(summarised)}")
+
+
+def highest_entry(summarised: pd.DataFrame, titles: Mapping[str, str], metric: str) -> str:
+    """The entry with the highest metric and what that is worth, in words; empty where nothing can be compared."""
+    rows = summarised.dropna(subset=[metric]).sort_values(metric, ascending=False)
+    if len(rows) < 2:
+        return ""
+    titled = rows["entry"].map(titles)
+    equal = rows[metric].round(SAME) == round(rows[metric].max(), SAME)
+    if equal.sum() > 1:
+        return f"{', '.join(titled[equal])} share the highest {NAMES[metric]}"
+    p = dict(zip(titled[1:], rows[f"{metric}_p_best"].iloc[1:], strict=True))
+    return f"{titled.iloc[0]} has the highest {NAMES[metric]}: {against_best('higher', p)}"
+
+
+def summary_notes(summarised: pd.DataFrame, titles: Mapping[str, str]) -> list[str]:
+    """What a reader of a summary must know: degenerate networks, too few seeds, and units that are no patients."""
+    told = []
+    degenerate = [
+        f"{titles[row.entry]} ({row.one_class} of {row.n_seeds} seeds)"
+        for row in summarised.itertuples()
+        if row.one_class
+    ]
+    if degenerate:
+        told.append(f"Degenerate, one class for all of the test part: {', '.join(degenerate)}.")
+    if (summarised["n_seeds"] < FEWEST_SEEDS).any():
+        told.append(
+            f"Fewer than {FEWEST_SEEDS} seeds: intervals and tests are over {summarised['unit'].iloc[0]}s alone, for "
+            "the networks of these seeds."
+        )
+    if (summarised["unit"] == "picture").any():
+        told.append("The data name no patients: each picture is taken for a patient of its own, copies for one.")
+    return told

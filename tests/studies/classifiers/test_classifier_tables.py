@@ -1,23 +1,31 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import wilcoxon
+from scipy.stats import sem, t, wilcoxon
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
+from metaseg.metrics.classification import classification_metrics
+from metaseg.metrics.statistics import draw_weights, percentile_interval
 from metaseg.studies.classifiers.tables import (
+    CURVE_COLUMNS,
     Predictions,
     against_baseline,
     entry_summary,
     final_metrics,
+    highest_entry,
+    label_bands,
     label_metrics,
     mean_curve,
     seed_curves,
+    summary_notes,
 )
+from metaseg.studies.tables import intervals_text
 from metaseg.studies.workers import Unit
 
 
@@ -46,6 +54,94 @@ def test_final_metrics_are_the_mean_over_seeds_of_scikit_learns(classes):
         assert row[f"{name}_low"] < row[name] < row[f"{name}_high"], name
 
 
+@pytest.mark.parametrize("seeds", [1, 2, 3, 4])
+def test_intervals_cover_seeds_from_three_on(seeds):
+    # The same network in each seed but one, so that drawing seeds widens the interval.
+    found = {seed: predictions(7) for seed in range(1, seeds)} | {0: predictions(3, patients=12)}
+    row = final_metrics(found, 25)
+    over = [row["auc_low_seeds"], row["auc_high_seeds"]]
+    assert np.isnan(over).tolist() == [seeds < 3] * 2
+    if seeds >= 3:
+        values = [roc_auc_score(one.labels, one.probabilities, multi_class="ovr") for one in found.values()]
+        assert over == pytest.approx(t.interval(0.95, seeds - 1, np.mean(values), sem(values)))
+    fixed = [metric_of_patients(found, 25), (row["auc_low"], row["auc_high"])]
+    assert (fixed[0] == pytest.approx(fixed[1])) == (seeds < 3)
+
+
+def metric_of_patients(found, resamples):
+    """The percentile interval of the mean AUC of these very networks, patients drawn."""
+    of_patients = draw_weights(12, resamples, np.random.default_rng(0))
+    names = np.unique(found[0].patients)
+    samples = []
+    for weights in of_patients.astype(int):
+        rows = np.concatenate([np.flatnonzero(found[0].patients == name) for name in np.repeat(names, weights)])
+        samples.append(
+            np.mean(
+                [
+                    classification_metrics(one.probabilities[rows], one.labels[rows], one.classes)["auc_macro"]
+                    for one in found.values()
+                ]
+            )
+        )
+    return percentile_interval(np.array(samples))
+
+
+def degenerate(patients=12, pictures=False):
+    """Predictions of a network that gives everything the same class."""
+    found = predictions(0, 2, patients)
+    return replace(found, probabilities=np.tile([0.8, 0.2], (len(found.labels), 1)), pictures=pictures)
+
+
+def test_a_degenerate_network_is_said_and_has_no_interval():
+    assert degenerate().one_class == "a"
+    assert predictions(0).one_class == ""
+    work = SimpleNamespace(entries=dict.fromkeys("ab"), study=SimpleNamespace(resamples=100, metric="auc"))
+    found = {Unit("cell", "", "a", seed=seed): degenerate() for seed in range(3)}
+    found |= {Unit("cell", "", "b", seed=seed): predictions(seed, 2) for seed in range(3)}
+    table = entry_summary(work, found, curves(), "a").set_index("entry")
+    assert table["one_class"].to_dict() == {"a": 3, "b": 0}
+    assert table.loc["a", ["auc_low", "auc_high", "balanced_accuracy_low"]].isna().all()
+    assert table.loc["b", "auc_low"] < table.loc["b", "auc"]
+    notes = " ".join(summary_notes(table.reset_index(), {"a": "first", "b": "second"}))
+    assert "first (3 of 3 seeds)" in notes
+    assert "second" not in notes
+
+
+@pytest.mark.parametrize(("pictures", "seeds", "over"), [(False, 3, "patients and seeds"), (True, 2, "pictures")])
+def test_what_the_intervals_are_over_is_said(pictures, seeds, over):
+    work = SimpleNamespace(entries=dict.fromkeys("a"), study=SimpleNamespace(resamples=50, metric="auc"))
+    found = {Unit("cell", "", "a", seed=seed): replace(predictions(seed), pictures=pictures) for seed in range(seeds)}
+    table = entry_summary(work, found, curves(), "a")
+    assert table[["unit", "n_units", "interval_over"]].iloc[0].tolist() == ["picture" * pictures or "patient", 12, over]
+    notes = " ".join(summary_notes(table, {"a": "a"}))
+    assert ("name no patients" in notes) == pictures
+    assert ("Fewer than 3 seeds" in notes) == (seeds < 3)
+    assert intervals_text(table) == f"95 % interval over {over}"
+
+
+def test_the_highest_is_tested_against_all_others():
+    work = SimpleNamespace(entries=dict.fromkeys("abc"), study=SimpleNamespace(resamples=300, metric="auc"))
+    good, alike = {"a": 0, "b": 100}, {"c": 30}
+    found = {
+        Unit("cell", "", label, seed=seed): predictions(start + seed, patients=30)
+        for label, start in (good | alike).items()
+        for seed in range(3)
+    }
+    for cell, one in list(found.items()):
+        if cell.label == "c":
+            found[cell] = replace(one, labels=(one.labels + np.arange(len(one.labels)) // 5 % 2) % 3)
+    table = entry_summary(work, found, curves(), "a")
+    rows = table.set_index("entry")
+    best = rows["auc"].idxmax()
+    assert math.isnan(rows.loc[best, "auc_p_best"])
+    assert rows.loc["c", "auc_p_best"] < 0.05 < rows.drop(index=[best, "c"])["auc_p_best"].item()
+    told = highest_entry(table, dict(zip("abc", "ABC", strict=True)), "auc")
+    assert told.startswith(f"{best.upper()} has the highest macro AUC: shown to be higher than C")
+    few = entry_summary(work, {cell: one for cell, one in found.items() if cell.seed < 2}, curves(), "a")
+    assert few["auc_p_best"].isna().all()
+    assert "not tested" in highest_entry(few, dict(zip("abc", "ABC", strict=True)), "auc")
+
+
 def test_final_metrics_of_seeds_with_patients_of_their_own():
     row = final_metrics({seed: predictions(seed, shift=20 * seed) for seed in range(2)}, 200)
     assert row["auc_low"] < row["auc"] < row["auc_high"]
@@ -59,7 +155,7 @@ def curves(**of_entries):
         for seed, points in enumerate(seeds)
         for number, (labels, value) in enumerate(points.items(), start=1)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else list(CURVE_COLUMNS))
 
 
 class TestLabels:
@@ -69,7 +165,27 @@ class TestLabels:
         assert row["labels"] == 40
         assert row["labels_needed"] == 20
         assert row["labels_saved"] == pytest.approx(0.5)
-        assert row["labels_saved_low"] == row["labels_saved_high"] == pytest.approx(0.5)
+
+    @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+    def test_intervals_over_seeds_take_three(self, seeds):
+        rng = np.random.default_rng(seeds)
+        noisy = [{10: 0.5 + one, 20: 0.8 + one, 30: 0.9 + one} for one in rng.normal(0, 0.05, seeds)]
+        plain = [{10: 0.3, 20: 0.6 + one, 30: 0.85 + one} for one in rng.normal(0, 0.05, seeds)]
+        row = label_metrics(curves(random=plain, clever=noisy), "clever", "random", "auc", 200)
+        ends = [row[name] for name in ("area_low", "area_high", "labels_saved_low", "labels_saved_high")]
+        assert np.isnan(ends).tolist() == [seeds < 3] * 4
+        assert math.isnan(row["labels_saved_p"]) == (seeds < 3)
+        bands = label_bands(curves(random=plain), "auc", {"random": "random"})
+        assert bands[["low", "high"]].isna().to_numpy().all() == (seeds < 3)
+
+    def test_saving_in_every_seed_and_in_none(self):
+        rng = np.random.default_rng(0)
+        random = [{10: 0.5 + one, 20: 0.6 + one, 30: 0.7 + one} for one in rng.normal(0, 0.01, 5)]
+        clever = [{10: 0.68 + one, 20: 0.9 + one, 30: 0.9 + one} for one in rng.normal(0, 0.01, 5)]
+        same = [dict(points) for points in random[::-1]]
+        table = curves(random=random, clever=clever, same=same)
+        assert label_metrics(table, "clever", "random", "auc", 500)["labels_saved_p"] < 0.01
+        assert label_metrics(table, "same", "random", "auc", 500)["labels_saved_p"] > 0.2
 
     def test_area_is_numpys_trapezoid(self):
         points = {10: 0.5, 20: 0.7, 40: 0.8}
