@@ -36,6 +36,7 @@ __all__ = [
     "load",
     "metatune",
     "naivetune",
+    "paper",
     "predict",
     "pretrain",
     "report",

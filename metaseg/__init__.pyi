@@ -17,6 +17,7 @@ from metaseg.inference.evaluate import EvaluationResult
 from metaseg.inference.predict import PredictionResult
 from metaseg.inference.predictor import Predictor as Predictor
 from metaseg.reports.page import ReportResult
+from metaseg.reports.paper import PaperResult
 from metaseg.results import Result
 from metaseg.studies.classifiers.compare import ClassifierComparison
 from metaseg.studies.classifiers.search import ClassifierSearch
@@ -356,14 +357,14 @@ def predict(
 def compare(
     config: str | Path,
     *,
-    shared: Mapping[str, Any] | str = ...,
-    size: Literal["smoke", "small", "full"] = "full",
-    out: str | Path | None = None,
     dry_run: bool = False,
     jobs: int = 1,
     threads: int = 0,
     device: str = "auto",
     cache: str | Path | None = None,
+    shared: Mapping[str, Any] | str = ...,
+    size: Literal["smoke", "small", "full"] = "full",
+    out: str | Path | None = None,
     from_run: str | Path | Result | None = None,
     pretrain: Mapping[str, Any] | str | None = None,
     targets: Mapping[str, Any] | str = ...,
@@ -401,6 +402,21 @@ def report(
 ) -> ReportResult:
     """Write one self-contained page on runs or a study: curves, tables, choices, pictures, provenance."""
 
+def paper(
+    name: str,
+    *,
+    dry_run: bool = False,
+    jobs: int = 1,
+    threads: int = 0,
+    device: str = "auto",
+    cache: str | Path | None = None,
+    size: Literal["smoke", "small", "full"] = "smoke",
+    out: str | Path = ...,
+    config: str | Path | None = None,
+    progress: bool = True,
+) -> PaperResult:
+    """Run the studies of a paper that metaseg follows, and make a report of each."""
+
 def classify_train(
     data: str | Path | Sequence[str | Path] = ...,
     *,
@@ -408,6 +424,7 @@ def classify_train(
     weights: str | Path | Result = "none",
     model_options: Mapping[str, Any] | str = ...,
     head: Literal["linear", "dense"] = "linear",
+    head_options: Mapping[str, Any] | str = ...,
     optimizer: Literal["adam", "adamw", "sgd"] = "adam",
     momentum: float = 0.9,
     learning_rate: float = 0.0003,
@@ -472,6 +489,7 @@ def classify_active(
     weights: str | Path | Result = "none",
     model_options: Mapping[str, Any] | str = ...,
     head: Literal["linear", "dense"] = "linear",
+    head_options: Mapping[str, Any] | str = ...,
     optimizer: Literal["adam", "adamw", "sgd"] = "adam",
     momentum: float = 0.9,
     learning_rate: float = 0.0003,
@@ -593,14 +611,14 @@ def classify_predict(
 def classify_compare(
     config: str | Path,
     *,
-    shared: Mapping[str, Any] | str = ...,
-    size: Literal["smoke", "small", "full"] = "full",
-    out: str | Path | None = None,
     dry_run: bool = False,
     jobs: int = 1,
     threads: int = 0,
     device: str = "auto",
     cache: str | Path | None = None,
+    shared: Mapping[str, Any] | str = ...,
+    size: Literal["smoke", "small", "full"] = "full",
+    out: str | Path | None = None,
     entries: Mapping[str, Any] | str = ...,
     pretrain: Mapping[str, Any] | str = ...,
     seeds: int | str | Sequence[int] = ...,
@@ -622,14 +640,14 @@ def classify_compare(
 def classify_search(
     config: str | Path,
     *,
-    shared: Mapping[str, Any] | str = ...,
-    size: Literal["smoke", "small", "full"] = "full",
-    out: str | Path | None = None,
     dry_run: bool = False,
     jobs: int = 1,
     threads: int = 0,
     device: str = "auto",
     cache: str | Path | None = None,
+    shared: Mapping[str, Any] | str = ...,
+    size: Literal["smoke", "small", "full"] = "full",
+    out: str | Path | None = None,
     space: Mapping[str, Any] | str = ...,
     trials: int = 20,
     pruning: bool = True,

@@ -32,6 +32,7 @@ from metaseg.config.studies import (
     ClassifyCompareConfig,
     ClassifySearchConfig,
     CompareConfig,
+    PaperConfig,
     ReportConfig,
     named_after,
 )
@@ -225,6 +226,20 @@ VERBS: tuple[Verb, ...] = (
         COMPARING,
         "Write one self-contained page on runs or a study: curves, tables, choices, pictures, provenance.",
         ("metaseg report studies/phantoms", "metaseg report runs/met-active runs/met-naive --out report.html"),
+    ),
+    Verb(
+        PaperConfig,
+        "metaseg.reports.paper:run_paper",
+        "metaseg.reports.paper:PaperResult",
+        REPORT,
+        COMPARING,
+        "Run the studies of a paper that metaseg follows, and make a report of each. The same command again runs only "
+        "what is missing. Without a name the papers are listed.",
+        (
+            "metaseg paper",
+            "metaseg paper hao2021 --size smoke",
+            "metaseg paper all --size smoke --jobs 2",
+        ),
     ),
     Verb(
         ClassifyTrainConfig,

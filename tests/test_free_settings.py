@@ -170,7 +170,14 @@ def test_what_is_free_in_a_study_leaves_its_cells_alone(studies, cls, field):
 def test_every_verb_is_looked_at():
     modules = (config, config_classify, config_studies)
     found = {cls for module in modules for name, cls in vars(module).items() if name.endswith("Config")}
-    stateless = {"EvaluateConfig", "PredictConfig", "ClassifyEvaluateConfig", "ClassifyPredictConfig", "ReportConfig"}
+    stateless = {
+        "EvaluateConfig",
+        "PredictConfig",
+        "ClassifyEvaluateConfig",
+        "ClassifyPredictConfig",
+        "ReportConfig",
+        "PaperConfig",
+    }
     assert {cls.__name__ for cls in found} == {cls.__name__ for cls in (*RUNS, *STUDIES)} | stateless
 
 

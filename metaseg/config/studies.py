@@ -53,6 +53,7 @@ def _count_or_list(value: Any) -> Any:
     return tuple(range(value))
 
 
+Size = Literal["smoke", "small", "full"]
 Numbers = Annotated[tuple[int, ...], MinLen(1)]
 Seeds = Annotated[Numbers, Read(_count_or_list), Help("How many seeds, or a list of them.", STUDY, common=True)]
 Resamples = Annotated[int, Ge(100), Help("Resamples of the bootstrap.", STUDY, free=TABLES_ANEW)]
@@ -70,11 +71,26 @@ Storage = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyOptions(Options):
+class WorkOptions(Options):
+    """How the work of studies is begun and shared out."""
+
+    dry_run: bool = option(
+        False, "Print what is left to do and its cost, and write nothing.", OUT, common=True, free=ONLY_START
+    )
+    jobs: Count = option(1, "Processes that work side by side.", RUN, common=True, free=SAME_RESULTS)
+    threads: Whole = option(
+        0, "Threads of each process; 0 divides the cores. Fix it for results equal to the bit.", RUN, free=SAME_RESULTS
+    )
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", RUN, common=True)
+    cache: Path | None = option(None, "Folder of prepared cases.", RUN, free=ONLY_PLACE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions(WorkOptions):
     """What all comparisons and searches share."""
 
     shared: Settings = option({}, "Settings of all entries, such as data, split and slices.", STUDY, common=True)
-    size: Literal["smoke", "small", "full"] = option(
+    size: Size = option(
         "full",
         "With smoke or small, the settings under 'sizes: smoke' or 'sizes: small' of the file win over the others.",
         STUDY,
@@ -88,15 +104,6 @@ class StudyOptions(Options):
         common=True,
         free=ONLY_PLACE,
     )
-    dry_run: bool = option(
-        False, "Print what is left to do and its cost, and write nothing.", OUT, common=True, free=ONLY_START
-    )
-    jobs: Count = option(1, "Processes that work side by side.", RUN, common=True, free=SAME_RESULTS)
-    threads: Whole = option(
-        0, "Threads of each process; 0 divides the cores. Fix it for results equal to the bit.", RUN, free=SAME_RESULTS
-    )
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", RUN, common=True)
-    cache: Path | None = option(None, "Folder of prepared cases.", RUN, free=ONLY_PLACE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +213,27 @@ class ClassifySearchConfig(StudyOptions):
     pruning: Pruning = True
     storage: Storage = None
     seed: Whole = option(0, "Seed of the search and of every trial.", RUN, common=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperConfig(WorkOptions):
+    """``metaseg paper``: the studies of a paper in one of their sizes, and a report of each."""
+
+    name: str = option(
+        "list",
+        "A paper, such as hao2021; one of its settings files, such as hao2021-bands or hao2021.yaml; or all. By "
+        "default the papers are listed.",
+        argument=True,
+    )
+    size: Size = option(
+        "smoke",
+        "smoke takes minutes, without any data; small is a reduced study on the data at hand; full is the paper's own.",
+        STUDY,
+        common=True,
+    )
+    out: Path = option(
+        Path("studies"), "Folder of the studies, each named after its file and size.", OUT, common=True, free=ONLY_PLACE
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
