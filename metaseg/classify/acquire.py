@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from metaseg.models.weights import finite_output
 from metaseg.sampling import STRATEGIES, Candidates, draw_from_band, rank_candidates, trim
 from metaseg.training.augment import Augmentation
 
-Members = Callable[[], list[Classifier]]
-"""Trains the committee on all that is labelled, when it is needed."""
+Network = Callable[[], Classifier]
+"""Gives the current network, when it is needed."""
+Committee = Callable[[ClassifiedSlices], np.ndarray]
+"""Gives the class probabilities of slices by a committee that learned all that is labelled, when it is needed."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +31,16 @@ class ChosenSlices:
     Attributes:
         positions: Places among the slices that were ranked, the first choice first, ``(count,)``.
         scores: What each was ranked by, ``(count,)``; NaN where the strategy has no score of a single slice.
-        ranking: Places of all slices that were ranked, in their order, without the ends that are dropped.
-        patches: Class probabilities of their patches, ``(slices, patches, class)``; None if none were looked at.
+        ranking: Places of all slices that were ranked, the first to be labelled first.
+        rest: The same without the ends that are dropped.
+        outputs: What the strategy asked of the network, by the names of ``NEEDS``.
     """
 
     positions: np.ndarray
     scores: np.ndarray
     ranking: np.ndarray
-    patches: np.ndarray | None = None
+    rest: np.ndarray
+    outputs: Mapping[str, np.ndarray]
 
 
 def check_strategy(config: ClassifyActiveConfig, model: Classifier, initial: int) -> None:
@@ -70,32 +75,33 @@ def check_strategy(config: ClassifyActiveConfig, model: Classifier, initial: int
 
 def choose(
     config: ClassifyActiveConfig,
-    model: Classifier,
+    network: Network,
     candidates: ClassifiedSlices,
     labelled: ClassifiedSlices,
     count: int,
     seed: tuple[int, ...],
-    members: Members,
+    committee: Committee,
 ) -> ChosenSlices:
     """Choose the slices to label next.
 
     Args:
         config: Strategy and its settings.
-        model: The current network.
+        network: The current network.
         candidates: Slices to rank.
         labelled: Slices that have labels.
         count: How many to choose.
         seed: Of this round's draws.
-        members: For strategies that ask a committee.
+        committee: For strategies that ask one.
     """
+    model = cache(network)
     computed: dict[str, Callable[[], np.ndarray]] = {
-        "probabilities": lambda: slice_probabilities(model, candidates),
-        "patches": lambda: patch_probabilities(model, candidates, config.patches, config.seed),
-        "dropout": lambda: dropout_probabilities(model, candidates, config.dropout_passes, seed),
-        "committee": lambda: np.stack([slice_probabilities(member, candidates) for member in members()]),
-        "features": lambda: embeddings(model, candidates),
-        "labelled_features": lambda: embeddings(model, labelled),
-        "gradients": lambda: gradient_embeddings(model, candidates),
+        "probabilities": lambda: slice_probabilities(model(), candidates),
+        "patches": lambda: patch_probabilities(model(), candidates, config.patches, config.seed),
+        "dropout": lambda: dropout_probabilities(model(), candidates, config.dropout_passes, seed),
+        "committee": lambda: committee(candidates),
+        "features": lambda: embeddings(model(), candidates),
+        "labelled_features": lambda: embeddings(model(), labelled),
+        "gradients": lambda: gradient_embeddings(model(), candidates),
     }
     outputs = {need: computed[need]() for need in STRATEGIES.get(config.acquisition).needs}
     rng = np.random.default_rng(seed)
@@ -109,7 +115,7 @@ def choose(
     else:
         chosen = rest[:count]
     scores = np.full(len(chosen), np.nan) if ranking.scores is None else ranking.scores[chosen]
-    return ChosenSlices(chosen, scores, rest, outputs.get("patches"))
+    return ChosenSlices(chosen, scores, ranking.positions, rest, outputs)
 
 
 @torch.inference_mode()

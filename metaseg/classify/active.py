@@ -19,7 +19,7 @@ import pandas as pd
 from metaseg.classify.acquire import ChosenSlices, check_strategy, choose
 from metaseg.classify.annotator import Annotator, refuse_files_of_others, refuse_to_lose_labels
 from metaseg.classify.data import Parts, phantoms_in_words
-from metaseg.classify.fitting import classifier_card, fit_round, new_classifier, part_metrics
+from metaseg.classify.fitting import classifier_card, fit_round, new_classifier, part_metrics, slice_probabilities
 from metaseg.classify.rounds import (
     Round,
     RoundPatterns,
@@ -32,6 +32,13 @@ from metaseg.classify.rounds import (
 )
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.classify.train import begin_run, measure_test_part, open_parts
+from metaseg.classify.uncertainty import (
+    RANKED_ROUND,
+    SharedRanking,
+    member_probabilities,
+    uncertainty_list,
+    write_list,
+)
 from metaseg.config.classification import ClassifyActiveConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.files import finite_metrics
@@ -76,6 +83,7 @@ class _Job:
     parts: Parts
     fresh: Classifier
     sizes: Sizes
+    shared: SharedRanking | None
 
 
 @recorded_warnings()
@@ -117,7 +125,8 @@ def _prepare(config: ClassifyActiveConfig) -> _Job:
     sizes = read_sizes(config, len(parts.train))
     network = new_classifier(config, slices, config.seed)
     check_strategy(config, network, sizes.initial)
-    return _Job(inputs, parts, network, sizes)
+    shared = SharedRanking.open(config, inputs) if sizes.budget > sizes.initial else None
+    return _Job(inputs, parts, network, sizes, shared)
 
 
 class _ActiveLearning:
@@ -183,6 +192,9 @@ class _ActiveLearning:
     def _round(self, log: EventLog, bar: Progress) -> bool:
         """Bring one round to its end; whether it has to wait for the annotator."""
         begun = time.monotonic()
+        if not self.rounds and self.job.shared is not None:
+            self._take_over(self.job.shared.first, log, bar)
+            return False
         if len(self.done) == len(self.rounds):
             chosen = self._choose(len(self.rounds) + 1, bar)
             if not chosen.chosen:
@@ -217,6 +229,19 @@ class _ActiveLearning:
         self._forget_weights(name)
         return False
 
+    def _take_over(self, record: Round, log: EventLog, bar: Progress) -> None:
+        """The round of another run whose ranking is taken, as if it had been done here."""
+        self._take_in(record)
+        metrics = {
+            part: {name: math.nan if value is None else value for name, value in values.items()}
+            for part, values in record.metrics.items()
+        }
+        self._show(record, metrics, log, bar)
+        log.sync()
+        self.rounds.append(record)
+        write_round(self.run.path, record)
+        self._write_curve()
+
     def _record(self, record: Round) -> None:
         self.rounds[-1] = record
         write_round(self.run.path, record)
@@ -232,26 +257,28 @@ class _ActiveLearning:
         candidates = np.arange(len(self.pool)) if ranks_all else np.flatnonzero(~known)
         choice = choose(
             config,
-            self._current(),
+            self._current,
             self.pool.take(candidates),
             self._labelled(known),
             min(count, len(candidates) if ranks_all else left),
             (config.seed, 4, number),
-            lambda: self._committee(number, bar),
+            lambda slices: self._committee(slices, number, bar),
         )
         places = candidates[choice.positions]
         paid = within_budget(places, known, left)
+        if "committee" in choice.outputs:
+            self._write_list(number, candidates, choice, paid)
         names = tuple(self.pool.ids[place] for place in places[paid])
         scores = tuple(float(score) if math.isfinite(score) else None for score in choice.scores[paid])
         return Round(number, names, scores, patterns=self._patterns(choice, candidates))
 
     def _patterns(self, choice: ChosenSlices, candidates: np.ndarray) -> RoundPatterns | None:
         """For the record alone: where labels are those of the data set, it also tells those that nobody asked for."""
-        if choice.patches is None:
+        if "patches" not in choice.outputs:
             return None
         ranked = self.pool.take(candidates)
         labels = None if self.config.ask is not None else ranked.labels.tolist()
-        return round_patterns(choice.patches, choice.ranking, ranked.ids, labels)
+        return round_patterns(choice.outputs["patches"], choice.rest, ranked.ids, labels)
 
     def _places(self, record: Round) -> np.ndarray:
         return np.array([self.place[name] for name in record.chosen])
@@ -305,12 +332,26 @@ class _ActiveLearning:
         network = self._fresh() if begins else self._current()
         return self._fitted(network, taught, record.number, bar, first=begins)
 
-    def _committee(self, number: int, bar: Progress) -> list[Classifier]:
-        """Members that began alike and learned at different rates (Hao et al. 2021)."""
-        return [
+    def _committee(self, slices: ClassifiedSlices, number: int, bar: Progress) -> np.ndarray:
+        """What members say that began alike and learned at different rates (Hao et al. 2021)."""
+        if self.job.shared is not None and number == RANKED_ROUND:
+            return member_probabilities(self.job.shared.path, slices)
+        members = (
             self._fitted(self._fresh(), self.labels >= 0, number, bar, first=True, rate=rate)
             for rate in self.config.committee_rates
-        ]
+        )
+        return np.stack([slice_probabilities(member, slices) for member in members])
+
+    def _write_list(self, number: int, candidates: np.ndarray, choice: ChosenSlices, paid: np.ndarray) -> None:
+        table = uncertainty_list(
+            self.pool.take(candidates),
+            choice.outputs["committee"],
+            choice.ranking,
+            self.labels[candidates] >= 0,
+            choice.positions[paid],
+        )
+        title = f"uncertainty of {len(table)} slices before round {number}, {self.config.model}"
+        write_list(self.run.path, number, table, title, self.pool.store.synthetic)
 
     def _fitted(
         self,

@@ -299,6 +299,13 @@ class ClassifyActiveConfig(RunOptions, SliceOptions, PartOptions, FitOptions):
     committee_rates: tuple[Positive, Positive, Positive] = option(
         (1e-3, 5e-4, 1e-4), "committee: learning rates of its three members.", ACTIVE
     )
+    ranking_from: Path | None = option(
+        None,
+        "committee: run whose labels by chance and first ranking are taken instead of being made again; its settings "
+        "must be these but for what is drawn from the ranking.",
+        ACTIVE,
+        free=SAME_RESULTS,
+    )
     dropout_passes: Annotated[int, Ge(2)] = option(10, "bald: passes with dropout.", ACTIVE)
     ask: Path | None = option(
         None,

@@ -26,6 +26,7 @@ from metaseg.metrics.probabilities import (
     reliability_bins,
 )
 from metaseg.runs.logs import Curve, read_curves
+from metaseg.sampling import fraction_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -255,6 +256,38 @@ def draw_confusion(axis: Axes, counts: np.ndarray, classes: Sequence[str]) -> No
     axis.grid(visible=False)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
+
+
+UNCERTAINTY_ENDS: Mapping[str, str] = {"hardest": "naive", "middle": "other", "easiest": "best"}
+"""Roles of a ranking's most uncertain slices, of those between, and of the least uncertain: Hao's orange and purple."""
+
+
+def draw_uncertainty(axes: Sequence[Axes], table: pd.DataFrame, ends: float = 0.1) -> None:
+    """Draw an uncertainty list as it lies in the pool and as it is ranked (Figs. 2 and 4 of Hao et al. 2021).
+
+    Args:
+        axes: Two.
+        table: Columns ``rank`` (from 1) and ``score``, in the sequence of the pool.
+        ends: Fraction of the ranking that is coloured at either end.
+    """
+    ranks, scores = table["rank"].to_numpy(), table["score"].to_numpy(np.float64)
+    count = fraction_count(len(ranks), ends)
+    of_end = {
+        "hardest": ranks <= count,
+        "middle": (ranks > count) & (ranks <= len(ranks) - count),
+        "easiest": ranks > len(ranks) - count,
+    }
+    names = {"hardest": f"hardest {100 * ends:.0f} %", "middle": "between", "easiest": f"easiest {100 * ends:.0f} %"}
+    for axis, places, what in zip(
+        axes, (np.arange(1, len(ranks) + 1), ranks), ("as in the pool", "ranked"), strict=True
+    ):
+        for end, held in of_end.items():
+            colour = LIGHT[UNCERTAINTY_ENDS[end]]
+            axis.vlines(places[held], 0.0, scores[held], color=colour, linewidth=0.8)
+            axis.plot(places[held], scores[held], "o", color=colour, markersize=2.0, label=names[end])
+        axis.set(xlabel=f"slices, {what}", ylabel="uncertainty (nats)")
+        axis.set_ylim(bottom=0.0)
+    legend_below(axes[0], 3)
 
 
 def draw_roc(axis: Axes, probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, classes: Sequence[str]) -> None:

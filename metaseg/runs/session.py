@@ -36,8 +36,8 @@ RESULT_NAME = "result.json"
 INPUTS_NAME = "inputs.json"
 _BLAKE2B = partial(blake2b, digest_size=16)
 INPUTS_KIND = FileKind("what a metaseg run reads", "start the run again with --overwrite")
-NOT_BY_FILE = frozenset({"out", "cache", "ask", "data", "source"})
-"""Paths among the settings that are written to, or that hold cases, which are compared one by one."""
+NOT_BY_FILE = frozenset({"out", "cache", "ask", "data", "source", "ranking_from"})
+"""Paths among the settings that are written to, that hold cases, which are compared one by one, or save work."""
 
 REMEDY = "bring back what the run began with, or start another run with another --out"
 

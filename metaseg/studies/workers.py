@@ -122,6 +122,10 @@ class Work(ABC):
         """The units that must be done before this one."""
         return ()
 
+    def made_from(self, unit: Any) -> Sequence[Any]:
+        """Those of them that a unit is made anew with; others only spare it work."""
+        return self.needs(unit)
+
     def amount(self, unit: Any) -> float:
         """How much work a unit is, in any measure that all units share."""
         return 1.0
@@ -135,10 +139,10 @@ class Work(ABC):
         """Seconds for each piece of that amount, of a unit that is done; None if it does not tell."""
 
     def left_to_do(self) -> list[Any]:
-        """The units that are not done, and those that need them anew."""
+        """The units that are not done, and those that are made from them."""
         todo: list[Any] = []
         for unit in self.units:
-            if any(need in todo for need in self.needs(unit)) or not self.is_done(unit):
+            if any(need in todo for need in self.made_from(unit)) or not self.is_done(unit):
                 todo.append(unit)
         return todo
 

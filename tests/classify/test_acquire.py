@@ -36,8 +36,8 @@ def model(slices, active_config):
 def pick(slices, model):
     """Choose among the first twenty slices; the others are labelled."""
 
-    def choose_some(config, count=5, seed=(0, 4, 1), members=lambda: []):
-        return choose(config, model, slices.take(range(20)), slices.take(range(20, 28)), count, seed, members)
+    def choose_some(config, count=5, seed=(0, 4, 1), committee=None):
+        return choose(config, lambda: model, slices.take(range(20)), slices.take(range(20, 28)), count, seed, committee)
 
     return choose_some
 
@@ -78,8 +78,8 @@ class TestScores:
 
     def test_committee_is_that_of_the_members(self, pick, slices, active_config):
         members = [new_classifier(active_config(), slices, seed).eval() for seed in (1, 2, 3)]
-        choice = pick(active_config(acquisition="committee"), members=lambda: members)
         votes = np.stack([slice_probabilities(member, slices, range(20)) for member in members])
+        choice = pick(active_config(acquisition="committee"), committee=lambda _: votes)
         expected = committee_score(votes)
         assert choice.positions.tolist() == np.argsort(-expected, kind="stable")[:5].tolist()
 

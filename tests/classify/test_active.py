@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from active_runs import left_by
 from forked import kill_after, start
 
 from metaseg.classify import active
@@ -21,21 +22,6 @@ from metaseg.errors import RunError, UsageError
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import load_classifier_network
 from metaseg.sampling import aift_scores, pattern_counts, prediction_patterns
-
-
-def left_by(run):
-    """All of a run that must not depend on an interruption."""
-    rounds = [(one.chosen, one.scores, one.labels, one.metrics, one.labelled, one.patterns) for one in read_rounds(run)]
-    weights = load_classifier_network(run, "last").model.state_dict()
-    files = {name: (run / name).read_text() for name in ("curve.csv", "metrics.csv", "result.json", "split.json")}
-    tables = {name: (run / "test" / name).read_text() for name in ("predictions.csv", "metrics.csv")}
-    return {
-        "rounds": rounds,
-        **files,
-        **tables,
-        "checkpoints": sorted(path.name for path in (run / "checkpoints").iterdir()),
-        "weights": {name: value.numpy().tobytes() for name, value in weights.items()},
-    }
 
 
 class TestBudget:

@@ -21,6 +21,7 @@ from metaseg.classify.data import (
 )
 from metaseg.classify.train import SPLIT_NAME
 from metaseg.classify.transfer import check_transfer
+from metaseg.classify.uncertainty import RANKED_ROUND, first_ranking, list_file
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.config.io import load_config, present_names
 from metaseg.config.studies import ClassifyCompareConfig
@@ -44,7 +45,7 @@ from metaseg.verbs import CLASSIFIER, verbs_of
 ClassifierConfig = ClassifyTrainConfig | ClassifyActiveConfig
 KINDS: Mapping[str, Any] = {verb.words.split()[1]: verb.config for verb in verbs_of(CLASSIFIER).values()}
 NAMES = {verb: {item.name for item in fields(kind)} for verb, kind in KINDS.items()}
-STUDYS_OWN = ("out", "seed", "resume", "overwrite", "device", "cache", "jobs", "ask")
+STUDYS_OWN = ("out", "seed", "resume", "overwrite", "device", "cache", "jobs", "ask", "ranking_from")
 """Settings of a run that the study sets, or that make no sense in one."""
 FROM = "from:"
 """Begins the ``weights`` of an entry that starts from a network of the study."""
@@ -89,6 +90,19 @@ class ClassifierWork(Work):
         return (*pretraining, *(unit for units in searches for unit in units), *self.cells)
 
     def needs(self, unit: Unit | Slot) -> Sequence[Unit | Slot]:
+        """What a unit is made from, and the cell whose ranking it takes."""
+        ranked = self.ranked_by(unit)
+        return self.made_from(unit) if ranked is None else [*self.made_from(unit), ranked]
+
+    def ranked_by(self, unit: Unit | Slot) -> Unit | None:
+        """The cell whose committee ranks the slices for this one too: the first entry's that has the same committee."""
+        if not isinstance(unit, Unit) or unit.kind != "cell":
+            return None
+        mine = _first_ranking(self.entries[unit.label])
+        first = next(label for label, entry in self.entries.items() if _first_ranking(entry) == mine)
+        return None if mine is None or first == unit.label else replace(unit, label=first)
+
+    def made_from(self, unit: Unit | Slot) -> Sequence[Unit | Slot]:
         """The unit whose network this one starts from, if it is one of the study, and the search of its values."""
         parent = self.parent(unit)
         needed: list[Unit | Slot] = [] if parent is None else [parent]
@@ -156,6 +170,9 @@ class ClassifierWork(Work):
             config = replace(config, split=config.split or self.fold_file(unit.seed), fold=unit.fold)
         if (parent := self.parent(unit)) is not None:
             config = replace(config, weights=str(self.folder / parent.folder))
+        ranked = self.ranked_by(unit)
+        if ranked is not None and list_file(self.folder / ranked.folder, RANKED_ROUND).exists():
+            config = replace(config, ranking_from=self.folder / ranked.folder)
         return config
 
     def fold_file(self, seed: int) -> Path:
@@ -198,6 +215,10 @@ class ClassifierWork(Work):
 def end_of(label: str) -> Unit:
     """The end of an entry's search, where the best of its trials is written down."""
     return Unit("search", "", label)
+
+
+def _first_ranking(entry: ClassifierConfig) -> ClassifyActiveConfig | None:
+    return first_ranking(entry) if isinstance(entry, ClassifyActiveConfig) else None
 
 
 def make_classifier_plan(config: ClassifyCompareConfig) -> ClassifierWork:
