@@ -193,7 +193,18 @@ class ClassifyCompareConfig(StudyOptions):
         free=TABLES_ANEW,
     )
     paper: (
-        Literal["zhou2017", "zhou2017-polyps", "zhou2017-emboli", "hao2021", "hao2021-balanced", "lau2021", "aljanabi"]
+        Literal[
+            "zhou2017",
+            "zhou2017-polyps",
+            "zhou2017-emboli",
+            "hao2021",
+            "hao2021-balanced",
+            "hao2021-bands",
+            "hao2021-sizes",
+            "hao2021-sizes-balanced",
+            "lau2021",
+            "aljanabi",
+        ]
         | None
     ) = option(None, PAPER, STUDY, free=TABLES_ANEW)
 
