@@ -236,3 +236,17 @@ def test_lau_and_al_janabi_compare_their_networks() -> None:
     frozen = [one for one in janabi.values() if one.transfer == "freeze"]
     assert {(one.learning_rate, one.head, one.weights) for one in frozen} == {(1e-3, "dense", "imagenet")}
     assert len(frozen) == 4
+
+
+@pytest.mark.parametrize("size", ["full", "small", "smoke"])
+def test_lau_tunes_her_network_and_augments_nothing(size: str) -> None:
+    config = load_config(ClassifyCompareConfig, CONFIGS / "paper" / "lau2021.yaml", {"size": size})
+    plan = make_classifier_plan(config)
+    assert {entry.augment for entry in plan.entries.values()} == {"none"}
+    assert list(plan.searches) == ["lau-cnn", "lau-cnn-layers"]
+    # Of the first the layers of the paper's table stay: what is searched changes the number of no parameter.
+    kept, searched = (set(plan.spaces[label]) for label in plan.searches)
+    assert {name for name in kept if name.startswith("model_options")} == {"model_options.dropout"}
+    layers = ("filters1", "filters2", "filters3", "units1", "units2", "kernel_size", "dropout")
+    assert {f"model_options.{name}" for name in layers} | {"learning_rate", "optimizer"} == searched
+    assert len(plan.entries) == 6
