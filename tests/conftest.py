@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from imagenet_files import ImageNetFiles, imagenet_files
 
 import metaseg
 from metaseg.cases.readers import read_cases
@@ -124,3 +125,12 @@ def domains(write_cases, tmp_path_factory) -> dict[str, Any]:
         "shared": {"source": str(settings["data"]), "split": str(root / "split.json"), "slices": 4},
         "split": root / "split.json",
     }
+
+
+@pytest.fixture
+def imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageNetFiles]:
+    """ImageNet-shaped weight files on a server of this machine: ``imagenet.publish("vgg16")`` makes one."""
+    root = tmp_path / "imagenet"
+    root.mkdir()
+    with imagenet_files(root, monkeypatch) as files:
+        yield files

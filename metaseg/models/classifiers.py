@@ -21,8 +21,9 @@ from metaseg.errors import UsageError
 from metaseg.models.card import checkpoint_files, read_card
 from metaseg.models.classifier import Classifier, Head, InputStatistics, LauCNN, PlainCNN
 from metaseg.models.heads import put_head, validated_head
+from metaseg.models.imagenet import check_in_place, download_failed, fetch_torchvision
 from metaseg.models.network_options import NoOptions, options_of, validated_options
-from metaseg.models.segmenters import count_parameters, download_failed, fetch_torchvision, seeded
+from metaseg.models.segmenters import count_parameters, seeded
 from metaseg.models.weights import WeightReport, load_weights, read_tensors
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,11 @@ class Library(ABC):
             remedy="choose such a network, or start without (--weights none)",
         )
 
+    @property
+    def address(self) -> str:
+        """Where the ImageNet weights are offered; empty if there are none."""
+        return ""
+
     def statistics(self) -> InputStatistics | None:
         """Of the images that the ImageNet weights were trained on; None if there are no such weights."""
         return None
@@ -147,6 +153,11 @@ class Torchvision(Library):
         """See :class:`Library`."""
         return fetch_torchvision(self.name, self._weights())
 
+    @property
+    def address(self) -> str:
+        """See :class:`Library`."""
+        return str(self._weights().url)
+
     def statistics(self) -> InputStatistics | None:
         """See :class:`Library`."""
         if self.name in OF_TENSORFLOW:
@@ -180,13 +191,19 @@ class Timm(Library):
 
         if self.statistics() is None:
             return super().fetch()
+        check_in_place(self.name, self.address)
         timm.models.set_pretrained_check_hash(True)
         try:
             with _tensors_only():
                 return timm.create_model(self.name, pretrained=True).state_dict()
         except Exception as error:  # whatever the network, the hub's client or the reader of the file raises
-            where = self._config.url or f"https://huggingface.co/{self._config.hf_hub_id}"
-            raise download_failed(self.name, where, error) from error
+            raise download_failed(self.name, self.address, error) from error
+
+    @property
+    def address(self) -> str:
+        """See :class:`Library`; timm prefers the repository of Hugging Face where there is one."""
+        hub = self._config.hf_hub_id
+        return f"https://huggingface.co/{hub}" if hub else str(self._config.url)
 
     def statistics(self) -> InputStatistics | None:
         """See :class:`Library`."""

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import WeightsEnum
 
-from metaseg.errors import MetasegError, UsageError
+from metaseg.errors import UsageError
+from metaseg.models.imagenet import fetch_torchvision
 from metaseg.models.network_options import NoOptions, options_of, validated_options
 from metaseg.models.weights import WeightReport, load_weights, read_tensors
 from metaseg.registry import Registry, import_object
@@ -100,33 +101,6 @@ def use_grouped_kernels(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.InstanceNorm2d and not module.track_running_stats:
             module.__class__ = GroupedInstanceNorm2d
-
-
-def fetch_torchvision(title: str, weights: WeightsEnum) -> State:
-    """Download torchvision's weights, or take them from torch's cache.
-
-    Args:
-        title: The network's name, for messages.
-        weights: torchvision's entry, with address and checksum.
-
-    Raises:
-        MetasegError: The download failed or its checksum is wrong.
-    """
-    try:
-        return weights.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError) as error:
-        raise download_failed(title, weights.url, error) from error
-
-
-def download_failed(title: str, url: str, error: Exception) -> MetasegError:
-    """The error for ImageNet weights that could not be had, whichever library offers them."""
-    return MetasegError(
-        f"could not get the ImageNet weights of {title} ({error})",
-        where=url,
-        expected="a connection to that address, or the file in the library's cache",
-        remedy="download it where there is a connection and give the file's path as the weights "
-        "(--weights FILE), or start without (--weights none)",
-    )
 
 
 @dataclass(frozen=True)

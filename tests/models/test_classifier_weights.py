@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import torchvision.models
+from imagenet_files import ImageNetFiles
 from safetensors.torch import save_file
 from torch import nn
 
@@ -59,10 +60,10 @@ def pictures(count: int = 2, size: int = 64) -> tuple[torch.Tensor, torch.Tensor
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
-def test_imagenet_weights_give_torchvisions_own_logits(hub: Path, name: str) -> None:
+def test_imagenet_weights_give_torchvisions_own_logits(imagenet: ImageNetFiles, name: str) -> None:
     theirs = random_net(name)
     entry = torchvision.models.get_model_weights(name).IMAGENET1K_V1  # type: ignore[attr-defined]
-    torch.save(theirs.state_dict(), hub / entry.url.rpartition("/")[2])
+    imagenet.publish(name, theirs.state_dict())
     colours, scores = pictures()
     reports: list[WeightReport] = []
     ours = build_classifier(name, 3, 1000, "imagenet", seed=0, on_weights=reports.append).eval()
@@ -118,9 +119,9 @@ def test_scores_beyond_the_window_are_cut_off_and_the_background_is_black() -> N
     torch.testing.assert_close(model.input(scores).flatten(), expected)
 
 
-def test_timms_weights_are_read_from_its_cache(hub: Path) -> None:
+def test_timms_weights_are_spread_over_other_channels(imagenet: ImageNetFiles) -> None:
     theirs = timm.create_model("legacy_xception", pretrained=False)
-    torch.save(theirs.state_dict(), hub / theirs.pretrained_cfg["url"].rpartition("/")[2])
+    imagenet.publish("timm:legacy_xception", theirs.state_dict())
     reports: list[WeightReport] = []
     ours = build_classifier("xception", 1, 2, "imagenet", seed=0, head="dense", on_weights=reports.append)
     assert torch.equal(ours.net.get_submodule("conv2").weight, theirs.get_submodule("conv2").weight)
@@ -135,10 +136,8 @@ def test_a_failed_download_says_how_to_pass_a_file(hub: Path) -> None:
             build_classifier(name, 1, 2, "imagenet")
 
 
-def test_pickles_in_a_librarys_cache_are_refused(hub: Path) -> None:
-    config = timm.models.get_pretrained_cfg("legacy_xception")
-    assert config is not None
-    torch.save({"conv1.weight": Path("object")}, hub / str(config.url).rpartition("/")[2])
+def test_pickles_of_a_library_are_refused(imagenet: ImageNetFiles) -> None:
+    imagenet.publish("timm:legacy_xception", {"conv1.weight": Path("object")})
     with pytest.raises(MetasegError, match="could not get the ImageNet weights"):
         build_classifier("xception", 1, 2, "imagenet")
 
