@@ -221,6 +221,7 @@ def metatune(
     oracle: str | Path | Result | None = None,
     outer_schedule: Literal["constant", "cosine", "poly"] = "constant",
     engine: Literal["auto", "learn2learn", "functional", "batched"] = "auto",
+    verify_engine: bool = True,
     config: str | Path | None = None,
     cases: Sequence[Case] | None = None,
     network: nn.Module | Predictor | None = None,
@@ -554,6 +555,7 @@ def classify_active(
     lambda_entropy: float = 1.0,
     lambda_diversity: float = 1.0,
     committee_rates: str | Sequence[float] = ...,
+    ranking_from: str | Path | None = None,
     dropout_passes: int = 10,
     ask: str | Path | None = None,
     config: str | Path | None = None,
@@ -632,7 +634,7 @@ def classify_compare(
     search_seed: int = 1000,
     storage: str | None = None,
     pattern_round: int = 3,
-    paper: Literal["zhou2017", "zhou2017-polyps", "zhou2017-emboli", "hao2021", "hao2021-balanced", "lau2021", "aljanabi"] | None = None,
+    paper: Literal["zhou2017", "zhou2017-polyps", "zhou2017-emboli", "hao2021", "hao2021-balanced", "hao2021-bands", "hao2021-sizes", "hao2021-sizes-balanced", "lau2021", "aljanabi"] | None = None,
     progress: bool = True,
 ) -> ClassifierComparison:
     """Compare classifiers, transfer strategies or strategies of active learning over seeds."""

@@ -21,7 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from metaseg.adapt.batches import ChosenTask, SourceTasks, augmented, place_in_turn
-from metaseg.adapt.engines import EngineChoice, TaskBatch
+from metaseg.adapt.engines import EngineChoice, TaskBatch, difference_from_reference
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.maml import Maml
 from metaseg.adapt.methods.naive import Interpolation
@@ -38,7 +38,7 @@ from metaseg.adapt.scoring import (
 from metaseg.adapt.setup import AdaptationResult, AdaptationSetup, Shot, adaptation_result, prepare_setup
 from metaseg.adapt.watch import Watch, due_marks, is_first_mark
 from metaseg.config.segmentation import MetatuneConfig
-from metaseg.errors import DataError, UsageError, recorded_warnings
+from metaseg.errors import DataError, TrainingError, UsageError, recorded_warnings
 from metaseg.inference.predictor import Predictor
 from metaseg.models.processes import agree, own_part
 from metaseg.runs.logs import Selection
@@ -52,6 +52,10 @@ from metaseg.threads import ReadAhead
 from metaseg.training.augment import Augmentation
 from metaseg.training.loop import diverged, require_finite_weights
 from metaseg.training.optimization import AveragedModel, build_loss, build_optimizer, learning_rate
+
+TOLERANCES, TOLERANCE = {"cpu": 1e-3}, 2e-2
+"""Largest difference from learn2learn's gradient that may be rounding, as a fraction of its norm: on a device type, and
+on others, which may compute in TF32. Without the second derivative a gradient is off by a tenth or more."""
 
 RATES = "--inner-learning-rate or --outer-learning-rate"
 
@@ -254,8 +258,8 @@ class MetaTuning:
         own = own_part(self.fabric, batches)
         with self.fabric.autocast():
             result = self.method.step(self.model, own, self.loss, progress) if own else None
+            self._say_engine(own, progress)
         result = gather_step(self.fabric, result, self.trained)
-        self._say_engine()
         self._guard(result.query_losses, "loss")
         self._clip()
         targets = [(task.query, batch) for task, batch in zip(chosen, batches, strict=True) if task.kind != "source"]
@@ -298,12 +302,48 @@ class MetaTuning:
         self.metrics["after"] = self.watch.mark(final, self.state.spent, self.state.meta_step)
         self.watch.save(final, self.state.spent)
 
-    def _say_engine(self) -> None:
-        """Name the engine of the step once, and again only if another one takes over."""
+    def _say_engine(self, tasks: Sequence[TaskBatch], progress: float) -> None:
+        """Name the engine of the step once, compared with learn2learn, and again only if another one takes over.
+
+        Args:
+            tasks: Those of this process, whose gradient was just computed.
+            progress: Fraction of the budget that was spent before the step.
+
+        Raises:
+            TrainingError: The gradient is not learn2learn's.
+        """
         choice = self.method.engine_choice()
-        if choice is not None and (self.choice is None or choice.engine != self.choice.engine):
-            self.choice = choice
-            self.watch.record(str(choice), engine={"name": choice.engine, "why": choice.reason})
+        if choice is None or (self.choice is not None and choice.engine == self.choice.engine):
+            return
+        self.choice = choice
+        with self.watch.uncounted():
+            # The first process's gradient stands for all: they run the same engine.
+            difference, verdict = of_first(self.fabric, self._compare_engine(choice.engine, tasks, progress))
+        told = {"name": choice.engine, "why": choice.reason, "check": verdict, "difference": difference}
+        self.watch.record(f"{choice}; {verdict}", engine=told)
+        tolerance = TOLERANCES.get(self.fabric.device.type, TOLERANCE)
+        if difference is not None and difference > tolerance:
+            raise TrainingError(
+                f"the gradient of engine {choice.engine} differs from learn2learn's by {difference:.2g} of its norm",
+                expected=f"a difference of {tolerance:g} at most, from rounding",
+                remedy="use --engine learn2learn or functional; --no-verify-engine goes on without the check",
+            )
+
+    def _compare_engine(self, engine: str, tasks: Sequence[TaskBatch], progress: float) -> tuple[float | None, str]:
+        """How far the gradient just computed is from learn2learn's, None where that is not known, and what to say."""
+        if engine == "learn2learn" or not self.config.verify_engine:
+            return None, "learn2learn itself" if engine == "learn2learn" else "not compared with learn2learn, as asked"
+        if not self.method.has_reference:
+            return None, "not compared: learn2learn has no such step"
+        try:
+            inner = self.method.inner_loop(progress)
+            difference = difference_from_reference(self.model, tasks, self.loss, inner)
+        except Exception as error:
+            # It may be missing, and need not be able to clone any network.
+            return None, f"not compared: learn2learn cannot compute this step ({str(error).splitlines()[0]})"
+        if difference is None:
+            return None, "not compared: the gradient is not finite"
+        return difference, f"its gradient is learn2learn's to {difference:.1g} of its norm"
 
     def record_fallbacks(self) -> None:
         """Say how often the threshold parted nothing, and keep that with the run."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,18 @@ class Watch:
         Returns:
             ``dice/target/ET`` and the like.
         """
+        with self.uncounted():
+            self.timing.append([{"step": spent, "seconds": self.seconds}])
+            return self._evaluate(model, spent, update)
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Around what is no work of the method: its time does not enter ``timing.csv``."""
         self.seconds += self._clock() - self._started
-        self.timing.append([{"step": spent, "seconds": self.seconds}])
+        yield
+        self._started = self._clock()
+
+    def _evaluate(self, model: nn.Module, spent: int, update: int) -> dict[str, float]:
         metrics: dict[str, float] = {}
         setup = self.setup
         predictor = Predictor(model, setup.modalities, setup.space, autocast=self.fabric.autocast)
@@ -149,7 +160,6 @@ class Watch:
         self.bar.show(**self.shown)
         if self.config.pictures:
             write_progress_plot(self.run.path, synthetic=self.setup.synthetic)
-        self._started = self._clock()
         return metrics
 
     def sync(self) -> dict[str, int]:

@@ -235,6 +235,13 @@ class MetatuneConfig(AdaptOptions):
     engine: Literal["auto", "learn2learn", "functional", "batched"] = option(
         "auto", "Who computes the meta-gradient; auto takes the quickest for network and device.", ADAPT
     )
+    verify_engine: bool = option(
+        True,
+        "Compare the gradient of the first meta-step with learn2learn's, where it is installed.",
+        ADAPT,
+        later=True,
+        free=SAME_RESULTS,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,5 @@
 """Meta-step engines: interchangeable ways to compute the outer gradient of MAML."""
 
-from metaseg.adapt.engines import learn2learn as learn2learn  # enters its engine into the registry
 from metaseg.adapt.engines.base import (
     ENGINES,
     EngineChoice,
@@ -14,6 +13,7 @@ from metaseg.adapt.engines.base import (
 )
 from metaseg.adapt.engines.batched import BatchedEngine
 from metaseg.adapt.engines.functional import FastWeights, FunctionalEngine
+from metaseg.adapt.engines.learn2learn import difference_from_reference
 
 __all__ = [
     "ENGINES",
@@ -27,5 +27,6 @@ __all__ = [
     "StepResult",
     "TaskBatch",
     "build_engine",
+    "difference_from_reference",
     "slice_gradient_evaluations",
 ]

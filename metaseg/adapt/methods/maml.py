@@ -201,10 +201,22 @@ class Maml:
 
     def step(self, model: nn.Module, tasks: Sequence[TaskBatch], loss: Loss, progress: float) -> StepResult:
         """Add the outer gradient of a step to ``p.grad`` of the network's and of :meth:`parameters`."""
+        return self.engine.step(model, tasks, loss, self.inner_loop(progress))
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether learn2learn's MAML computes the same step; a method that overrides :meth:`step` is on its own."""
+        return self.plain and not self.multi_step and type(self).step is Maml.step
+
+    def inner_loop(self, progress: float) -> InnerLoop:
+        """How a task is adapted.
+
+        Args:
+            progress: Fraction of the budget that is spent, in [0, 1].
+        """
         rate, weights = self.config.inner_learning_rate, self.query_weights(progress) if self.multi_step else None
         rates = self.rates.tables() if self.rates else rate if self.plain else dict.fromkeys(self.adapted, rate)
-        inner = InnerLoop(rates, self.config.inner_steps, self.first_order(progress), weights)
-        return self.engine.step(model, tasks, loss, inner)
+        return InnerLoop(rates, self.config.inner_steps, self.first_order(progress), weights)
 
     def engine_choice(self) -> EngineChoice | None:
         """Which engine computed the last step, and why; None where none does."""
