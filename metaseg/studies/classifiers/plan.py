@@ -124,6 +124,14 @@ class ClassifierWork(Work):
         assert isinstance(unit, Unit)
         return replace(unit, label=label)
 
+    def base(self, label: str) -> str:
+        """What an entry's networks began with: ``none``, ``ImageNet``, a file, or networks of the study."""
+        config = self.entries[label] if label in self.entries else self.pretraining[label]
+        if (parent := parent_of(config)) is None:
+            return "ImageNet" if config.weights == "imagenet" else config.weights
+        earlier = self.base(parent)
+        return parent if earlier == "none" else f"{earlier}, {parent}"
+
     @cached_property
     def searches(self) -> Mapping[str, TrainingSearch]:
         """The searches by entry."""

@@ -115,10 +115,11 @@ def entry_summary(
         baseline: Entry against which labels are counted as saved.
 
     Returns:
-        ``entry``, ``n_seeds``; ``unit``, ``patient`` or ``picture``, and ``n_units``, how many a seed's test part has;
-        ``interval_over``, what the intervals draw; ``one_class``, the seeds whose network gave one class to all test
-        slices; the metrics of :func:`final_metrics` and of :func:`label_metrics`, with ``labels_saved_p_holm``,
-        corrected for all entries; ``<metric>_p_best``, the study's metric against the highest
+        ``entry``; ``base``, what its networks began with; ``n_seeds``; ``unit``, ``patient`` or ``picture``, and
+        ``n_units``, how many a seed's test part has; ``interval_over``, what the intervals draw; ``one_class``, the
+        seeds whose network gave one class to all test slices; the metrics of :func:`final_metrics` and of
+        :func:`label_metrics`, with ``labels_saved_p_holm``, corrected for all entries; ``<metric>_p_best``, the study's
+        metric against the highest
         (:func:`~metaseg.metrics.statistics.p_against_best`), NaN for the highest itself and for entries with fewer
         than three seeds or six units.
     """
@@ -128,7 +129,8 @@ def entry_summary(
         if not of_seeds:
             continue
         drawn = resample_metrics(of_seeds, work.study.resamples)
-        row = {"entry": label, "n_seeds": len(of_seeds), **_of_what(of_seeds), **drawn.row()}
+        named = {"entry": label, "base": work.base(label), "n_seeds": len(of_seeds)}
+        row = {**named, **_of_what(of_seeds), **drawn.row()}
         runs.append(pd.Series(drawn.values[metric], sorted(of_seeds)))
         samples.append(drawn.of_patients[metric])
         rows.append({**row, **label_metrics(curves, label, baseline, metric, work.study.resamples)})
@@ -391,8 +393,8 @@ def highest_entry(summarised: pd.DataFrame, titles: Mapping[str, str], metric: s
 
 
 def summary_notes(summarised: pd.DataFrame, titles: Mapping[str, str]) -> list[str]:
-    """What a reader of a summary must know: degenerate networks, too few seeds, and units that are no patients."""
-    told = []
+    """What a reader of a summary must know: bases, degenerate networks, too few seeds, units that are no patients."""
+    told = [_bases(summarised, titles)]
     degenerate = [
         f"{titles[row.entry]} ({row.one_class} of {row.n_seeds} seeds)"
         for row in summarised.itertuples()
@@ -408,3 +410,13 @@ def summary_notes(summarised: pd.DataFrame, titles: Mapping[str, str]) -> list[s
     if (summarised["unit"] == "picture").any():
         told.append("The data name no patients: each picture is taken for a patient of its own, copies for one.")
     return told
+
+
+def _bases(summarised: pd.DataFrame, titles: Mapping[str, str]) -> str:
+    """What the entries began with, and a warning where pretrained ones began with weights of different kinds."""
+    of_base = summarised["entry"].map(titles).groupby(summarised["base"], sort=False).agg(", ".join)
+    if len(of_base) == 1:
+        return "All entries began with " + ("random weights." if of_base.index[0] == "none" else f"{of_base.index[0]}.")
+    text = "Began with " + "; ".join(f"{base}: {names}" for base, names in of_base.items()) + "."
+    kinds = {base.startswith("ImageNet") for base in of_base.index if base != "none"}
+    return text + (" ImageNet and other bases in one table: a difference may be the base's." if len(kinds) > 1 else "")

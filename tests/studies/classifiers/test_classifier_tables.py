@@ -10,8 +10,11 @@ import pytest
 from scipy.stats import sem, t, wilcoxon
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
+from metaseg.config.io import load_config
+from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.metrics.classification import classification_metrics
 from metaseg.metrics.statistics import draw_weights, percentile_interval
+from metaseg.studies.classifiers.plan import make_classifier_plan
 from metaseg.studies.classifiers.tables import (
     CURVE_COLUMNS,
     Predictions,
@@ -95,7 +98,9 @@ def degenerate(patients=12, pictures=False):
 def test_a_degenerate_network_is_said_and_has_no_interval():
     assert degenerate().one_class == "a"
     assert predictions(0).one_class == ""
-    work = SimpleNamespace(entries=dict.fromkeys("ab"), study=SimpleNamespace(resamples=100, metric="auc"))
+    work = SimpleNamespace(
+        entries=dict.fromkeys("ab"), study=SimpleNamespace(resamples=100, metric="auc"), base=lambda _: "none"
+    )
     found = {Unit("cell", "", "a", seed=seed): degenerate() for seed in range(3)}
     found |= {Unit("cell", "", "b", seed=seed): predictions(seed, 2) for seed in range(3)}
     table = entry_summary(work, found, curves(), "a").set_index("entry")
@@ -109,7 +114,9 @@ def test_a_degenerate_network_is_said_and_has_no_interval():
 
 @pytest.mark.parametrize(("pictures", "seeds", "over"), [(False, 3, "patients and seeds"), (True, 2, "pictures")])
 def test_what_the_intervals_are_over_is_said(pictures, seeds, over):
-    work = SimpleNamespace(entries=dict.fromkeys("a"), study=SimpleNamespace(resamples=50, metric="auc"))
+    work = SimpleNamespace(
+        entries=dict.fromkeys("a"), study=SimpleNamespace(resamples=50, metric="auc"), base=lambda _: "none"
+    )
     found = {Unit("cell", "", "a", seed=seed): replace(predictions(seed), pictures=pictures) for seed in range(seeds)}
     table = entry_summary(work, found, curves(), "a")
     assert table[["unit", "n_units", "interval_over"]].iloc[0].tolist() == ["picture" * pictures or "patient", 12, over]
@@ -120,7 +127,9 @@ def test_what_the_intervals_are_over_is_said(pictures, seeds, over):
 
 
 def test_the_highest_is_tested_against_all_others():
-    work = SimpleNamespace(entries=dict.fromkeys("abc"), study=SimpleNamespace(resamples=300, metric="auc"))
+    work = SimpleNamespace(
+        entries=dict.fromkeys("abc"), study=SimpleNamespace(resamples=300, metric="auc"), base=lambda _: "none"
+    )
     good, alike = {"a": 0, "b": 100}, {"c": 30}
     found = {
         Unit("cell", "", label, seed=seed): predictions(start + seed, patients=30)
@@ -258,8 +267,53 @@ class TestPairwise:
         assert against_baseline(SimpleNamespace(entries=dict.fromkeys("abc")), without, "a").empty
 
     def test_summary_has_the_entries_that_are_done(self, found):
-        work = SimpleNamespace(entries=dict.fromkeys("abcd"), study=SimpleNamespace(resamples=200, metric="auc"))
+        work = SimpleNamespace(
+            entries=dict.fromkeys("abcd"), study=SimpleNamespace(resamples=200, metric="auc"), base=lambda _: "none"
+        )
         table = entry_summary(work, found, curves(a=[{10: 0.5, 20: 0.6}] * 2), "a").set_index("entry")
         assert table.index.tolist() == ["a", "b", "c"]
         assert table.loc["a", "labels"] == 20
         assert np.isnan(table.loc["b", "labels"])
+
+
+BASES = {
+    "none": (["none", "none"], "All entries began with random weights."),
+    "one": (["ImageNet", "ImageNet"], "All entries began with ImageNet."),
+    "scratch beside": (["ImageNet", "none"], "Began with ImageNet: first; none: second."),
+    "mixed": (["ImageNet, first", "runs/base"], "ImageNet and other bases in one table"),
+}
+
+
+@pytest.mark.parametrize(("bases", "told"), BASES.values(), ids=BASES)
+def test_what_entries_began_with_is_said_and_mixed_bases_are_pointed_out(bases, told):
+    table = pd.DataFrame({"entry": ["a", "b"], "base": bases, "n_seeds": 3, "unit": "patient", "one_class": 0})
+    notes = summary_notes(table, {"a": "first", "b": "second"})
+    assert told in notes[0]
+    assert ("in one table" in notes[0]) == ("one table" in told)
+
+
+def test_the_base_of_an_entry_is_followed_through_the_networks_of_the_study(tmp_path):
+    shared = {"model": "2d-cnn", "data": "pictures", "transfer": "finetune"}
+    entries = {
+        "scratch": {"transfer": "scratch"},
+        "all": {"model": "alexnet", "weights": "imagenet"},
+        "file": {"weights": "runs/base"},
+        "first": {"weights": "from:earlier"},
+        "second": {"weights": "from:all", "model": "alexnet"},
+    }
+    given = {
+        "shared": shared,
+        "entries": entries,
+        "pretrain": {"earlier": shared | {"transfer": "scratch"}},
+        "out": tmp_path,
+    }
+    work = make_classifier_plan(load_config(ClassifyCompareConfig, None, given))
+    found = {label: work.base(label) for label in entries}
+    expected = {
+        "scratch": "none",
+        "all": "ImageNet",
+        "file": "runs/base",
+        "first": "earlier",
+        "second": "ImageNet, all",
+    }
+    assert found == expected
