@@ -248,7 +248,7 @@ def weighted_metrics(
     names = checked_classes(classes, chance.shape[1])
     counts = weighted_confusion(predicted_classes(chance), truth, weights, len(names))
     total = weights.sum(axis=1)
-    per_class = _weighted_decisions(counts) | _weighted_rankings(chance, truth, weights)
+    per_class = weighted_decisions(counts) | _weighted_rankings(chance, truth, weights)
     present = counts.sum(axis=2) > 0
     metrics = {"accuracy": np.trace(counts, axis1=1, axis2=2) / total}
     metrics["balanced_accuracy"] = known_mean(per_class["recall"])
@@ -311,7 +311,7 @@ def weighted_ranking(scores: np.ndarray, positive: np.ndarray, weights: np.ndarr
     return np.where(known, auc, np.nan), np.where(known, average, np.nan)
 
 
-def _weighted_decisions(counts: np.ndarray) -> dict[str, np.ndarray]:
+def weighted_decisions(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Precision, recall and F1 from confusion matrices ``(r, c, c)``; ``(r, c)`` each."""
     right = np.diagonal(counts, axis1=1, axis2=2)
     truth, given = counts.sum(axis=2), counts.sum(axis=1)

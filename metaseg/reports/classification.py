@@ -72,7 +72,9 @@ from metaseg.reports.figures import FigureSink, file_name
 from metaseg.reports.inputs import Reopener, ReportRun
 from metaseg.reports.overlays import SlicePainter, data_address
 from metaseg.runs.logs import read_curves
+from metaseg.studies.classifiers.classes import by_entry, class_table, pooled_confusion
 from metaseg.studies.classifiers.tables import Predictions, highest_entry, label_bands
+from metaseg.studies.classifiers.trials import FOUND
 from metaseg.studies.papers import NOTE, SYNTHETIC, beside_paper, papers
 from metaseg.studies.tables import intervals_text
 
@@ -88,6 +90,7 @@ SMALL, LARGE, SHOWN = 112, 200, 8
 GRAD_CAMS, GRAD_CAM_WIDTH = 12, 560
 BINS = 10
 """Bins of a reliability diagram."""
+SETTINGS = ("given", "found")
 PARTS = {"test": "test part", "pool": "rest of the pool", "val": "validation part"}
 RUN_METRICS = {
     "accuracy": "accuracy",
@@ -125,7 +128,8 @@ def classification_content(inputs: ClassifierInputs, sink: FigureSink, *, worst:
         _labels_section(study, roles, sink),
         _study_metrics_section(study, roles, sink),
         _paper_section(study, inputs.synthetic),
-        _classes_section(inputs, study, sink),
+        _classes_section(study, sink),
+        _search_section(study),
         _chosen_section(inputs, study, sink, reopener, worst > 0),
     ]
     return Content(_study_lead(study, len(runs)), _study_findings(study), sections)
@@ -596,37 +600,52 @@ def _paper_section(study: ClassifierStudy, synthetic: bool) -> Section:
     return Section("paper", "Beside the paper", blocks)
 
 
-def _classes_section(inputs: ClassifierInputs, study: ClassifierStudy, sink: FigureSink) -> Section:
+def _classes_section(study: ClassifierStudy, sink: FigureSink) -> Section:
     """Metrics of each class, and confusion matrices summed over seeds."""
-    drawn, rows = [], []
-    for label, title in ((label, study.work.titles[label]) for label in study.entries):
-        found = [predictions for cell, predictions in study.predictions.items() if cell.label == label]
-        names = found[0].classes
-        counts = np.sum(
-            [confusion_counts(predicted_classes(part.probabilities), part.labels, len(names)) for part in found], axis=0
-        )
-        draw = partial(charts.draw_confusion, counts=counts, classes=names)
-        caption = f"{title}: test slices of all seeds, and the fraction of their true class."
-        size, heading = charts.confusion_size(len(names)), charts.wrapped(title, 30)
-        drawn.append(sink.draw(draw, size, heading, caption, f"confusion-{label}", title))
-        tested = [tested for run in inputs.runs if run.method == title and (tested := evaluation_of(run, TEST))]
-        cells = {"title": title}
-        for name in dict.fromkeys(name for part in tested for name in part.predictions.classes):
-            known = pd.DataFrame([part.row("slice", name) for part in tested], dtype=float)[["recall", "precision"]]
-            cells |= {name: known["recall"].mean(), f"{name}_below": f"precision {number(known['precision'].mean())}"}
+    found, titles = by_entry(study.predictions), study.work.titles
+    drawn = []
+    for label in study.entries:
+        names = next(iter(found[label].values())).classes
+        draw = partial(charts.draw_confusion, counts=pooled_confusion(found[label]), classes=names)
+        caption = f"{titles[label]}: test slices of all seeds, and the fraction of their true class."
+        size, heading = charts.confusion_size(len(names)), charts.wrapped(titles[label], 30)
+        drawn.append(sink.draw(draw, size, heading, caption, f"confusion-{label}", titles[label]))
+    table = class_table({label: found[label] for label in study.entries}, study.work.study.resamples)
+    rows = []
+    for label, of_entry in table.groupby("entry", sort=False):
+        cells = {"title": titles[str(label)]}
+        for row in of_entry.to_dict("records"):
+            beside = f"precision {number(row['precision'])}, F1 {number(row['f1'])}"
+            cells |= {row["class"]: row["recall"], f"{row['class']}_below": beside}
         rows.append(cells)
-    frame = pd.DataFrame(rows)
-    classes = [name for name in frame if name != "title" and not name.endswith("_below")]
-    frame = frame.fillna({f"{name}_below": "precision –" for name in classes})
+    classes = list(dict.fromkeys(table["class"]))
+    frame = pd.DataFrame(rows).fillna({f"{name}_below": "–" for name in classes})
     columns = [
         text_column("title", "entry"),
         *(TableColumn(name, name, small=(below,), best="max") for name in classes),
     ]
-    caption = "Recall of each class by slice, mean over seeds; in small print its precision"
+    caption = "Recall of each class by slice, mean over seeds; in small print its precision and F1"
     confusions: Block = Charts(drawn)
     if len(drawn) > OPEN_CONFUSIONS:
         confusions = Details("Confusion matrices", [confusions])
-    return Section("classes", "Class by class", [Table(caption, frame, columns), confusions])
+    note = Note("Their intervals are in classes.csv of the study.", "quiet")
+    return Section("classes", "Class by class", [Table(caption, frame, columns), note, confusions])
+
+
+def _search_section(study: ClassifierStudy) -> Section:
+    """What the searches of the study found; nothing where none was asked for."""
+    path, blocks = study.work.folder / "searches.csv", list[Block]()
+    if study.work.spaces and path.exists():
+        found = read_frame(path, FileKind("what the searches of a study found"), FOUND)
+        for label, rows in found.groupby("entry", sort=False):
+            metric, trials, *values = rows.iloc[0][["metric", "trials", "value_found", "value_given"]]
+            best, given = (number(float(value)) for value in values)
+            title = study.work.titles.get(str(label), str(label))
+            caption = f"{title}: best of {trials} trials by {metric}, {best} ({given} as given)"
+            columns = [text_column("setting", "setting"), *(TableColumn(name, name, write=str) for name in SETTINGS)]
+            blocks.append(Table(caption, rows, columns))
+        blocks.append(Note("Trials are judged by the validation part alone; the test part was never opened.", "quiet"))
+    return Section("searches", "What the search found", blocks)
 
 
 def _chosen_section(

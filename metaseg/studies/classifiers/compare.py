@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from metaseg.classify.fitting import NAMES
+from metaseg.config.classification import ClassifyActiveConfig
 from metaseg.config.io import dump_config
 from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import recorded_warnings
@@ -19,6 +20,7 @@ from metaseg.runs.manifest import read_manifest
 from metaseg.runs.session import INPUTS_NAME
 from metaseg.runs.state import STATE_NAME
 from metaseg.studies.cells import check_inputs
+from metaseg.studies.classifiers.classes import PER_CLASS, by_entry, write_classes
 from metaseg.studies.classifiers.folds import pool_folds
 from metaseg.studies.classifiers.plan import (
     ClassifierWork,
@@ -133,10 +135,11 @@ def write_tables(work: ClassifierWork) -> ClassifierComparison:
         write_label_curves(work.folder / "pool_curves.png", curves, work.study.metric, work.titles, "pool")
         write_selection(choosing_runs(work, done), work.folder, work.titles, work.study.pattern_round)
     if len(summarised):
+        synthetic = any(read_manifest(work.folder / cell.folder).get("synthetic") for cell in done)
         write_metric_plot(work.folder / "metrics.png", summarised, work.study.metric, work.titles)
         _print_summary(work, summarised)
+        _print_classes(work, write_classes(by_entry(found), work.folder, work.titles, work.study.resamples, synthetic))
         if work.study.paper is not None:
-            synthetic = any(read_manifest(work.folder / cell.folder).get("synthetic") for cell in done)
             print_paper(work.study.paper, summarised, synthetic)
     print(f"{len(done)} of {len(work.cells)} cells are done; tables and pictures in {work.folder}")
     return ClassifierComparison(work.folder, summarised, curves)
@@ -189,6 +192,19 @@ def _print_summary(work: ClassifierWork, summarised: pd.DataFrame) -> None:
         print(f"{highest}.")
     for note in summary_notes(summarised, work.titles):
         print(note)
+
+
+def _print_classes(work: ClassifierWork, table: pd.DataFrame) -> None:
+    """Print metrics of each class; of two classes, and of many entries that learn actively, the summary says enough."""
+    classes = list(dict.fromkeys(table["class"]))
+    if len(classes) < 3 or all(isinstance(entry, ClassifyActiveConfig) for entry in work.entries.values()):
+        return
+    rows = []
+    for label, of_entry in table.groupby("entry", sort=False):
+        values = of_entry.set_index("class")[list(PER_CLASS)].reindex(classes).to_numpy()
+        shown = [" ".join("-" if math.isnan(value) else f"{value:.2f}" for value in row) for row in values]
+        rows.append([work.titles[str(label)], *shown])
+    print_table(f"test part by class, mean over seeds: {', '.join(PER_CLASS.values())}", ["entry", *classes], rows)
 
 
 def _interval(row: Mapping[Any, Any], name: str) -> str:

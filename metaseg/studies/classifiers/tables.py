@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ from metaseg.studies.pairs import against_best
 from metaseg.studies.tables import intervals_text
 from metaseg.studies.workers import Unit
 
+OF_CLASSES = ("precision", "recall")
+"""Metrics of single classes whose least over the classes is summarised."""
 CURVE_COLUMNS = ("entry", "seed", "round", "labels", "part", *METRICS)
 
 
@@ -157,7 +159,7 @@ class ResampledMetrics:
     """The metrics of an entry.
 
     Attributes:
-        values: Of each seed, ``(seed,)``, by the names of ``METRICS``.
+        values: Of each seed, ``(seed,)``, by the names of ``METRICS``, and ``precision_least`` and ``recall_least``.
         samples: Their mean over seeds in every resample, ``(resample,)``.
         of_patients: The same where patients alone are drawn.
         units: Patients of a seed, the fewest.
@@ -187,7 +189,8 @@ def final_metrics(of_seeds: Mapping[int, Predictions], resamples: int) -> dict[s
         resamples: As for :func:`resample_metrics`.
 
     Returns:
-        For every name of ``METRICS``: ``NAME``, the mean over seeds; ``NAME_low`` and ``NAME_high``, its 95 % interval
+        For every name of ``METRICS``, and for ``precision_least`` and ``recall_least``, those of the class that has the
+        lowest: ``NAME``, the mean over seeds; ``NAME_low`` and ``NAME_high``, its 95 % interval
         over patients and seeds, over patients alone with fewer than three seeds, NaN with fewer than two patients;
         ``NAME_sd_seeds``, its deviation over seeds, and ``NAME_low_seeds`` and ``NAME_high_seeds``, Student's interval
         over seeds on these patients, NaN with fewer than three.
@@ -203,31 +206,44 @@ def resample_metrics(of_seeds: Mapping[int, Predictions], resamples: int) -> Res
     draw alike, so that their resamples are paired.
     """
     rng = np.random.default_rng(0)
+    names = METRICS | {f"{metric}_least": f"{metric}_least" for metric in OF_CLASSES}
+    values: dict[str, list[float]] = {name: [] for name in names}
+    resampled: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    units = []
+    for found, weights in slice_weights(of_seeds, resamples, rng):
+        units.append(len(np.unique(found.patients)))
+        metrics = weighted_metrics(found.probabilities, found.labels, weights, found.classes)
+        for metric in OF_CLASSES:
+            metrics[f"{metric}_least"] = np.fmin.reduce([metrics[f"{metric}/{name}"] for name in found.classes])
+        for name, full in names.items():
+            values[name].append(float(metrics[full][0]))
+            resampled[name].append(metrics[full][1:])
+    of_draws = draw_seeds(len(units), resamples, rng)
+    drawn_with = {name: np.stack(of_all, axis=1) for name, of_all in resampled.items()}
+    return ResampledMetrics(
+        values={name: np.array(of_all) for name, of_all in values.items()},
+        samples={name: (of_all * of_draws).sum(axis=1) / len(units) for name, of_all in drawn_with.items()},
+        of_patients={name: of_all.mean(axis=1) for name, of_all in drawn_with.items()},
+        units=min(units),
+    )
+
+
+def slice_weights(
+    of_seeds: Mapping[int, Predictions], resamples: int, rng: np.random.Generator
+) -> Iterator[tuple[Predictions, np.ndarray]]:
+    """Each seed's predictions in order, and how often each of their slices counts: ``(1 + resamples, slice)``.
+
+    The first row counts each slice once. Patients are drawn with all their slices, alike for all seeds where their test
+    patients are the same.
+    """
     seeds = sorted(of_seeds)
     first = np.unique(of_seeds[seeds[0]].patients)
     shared = all(np.array_equal(np.unique(found.patients), first) for found in of_seeds.values())
     common = draw_weights(len(first), resamples, rng)
-    values: dict[str, list[float]] = {name: [] for name in METRICS}
-    resampled: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
-    units = []
-    for seed in seeds:
-        found = of_seeds[seed]
+    for found in (of_seeds[seed] for seed in seeds):
         names, of_slice = np.unique(found.patients, return_inverse=True)
-        units.append(len(names))
         drawn = common if shared else draw_weights(len(names), resamples, rng)
-        weights = np.concatenate([np.ones((1, len(of_slice))), drawn[:, of_slice]])
-        metrics = weighted_metrics(found.probabilities, found.labels, weights, found.classes)
-        for name, full in METRICS.items():
-            values[name].append(float(metrics[full][0]))
-            resampled[name].append(metrics[full][1:])
-    of_draws = draw_seeds(len(seeds), resamples, rng)
-    drawn_with = {name: np.stack(of_all, axis=1) for name, of_all in resampled.items()}
-    return ResampledMetrics(
-        values={name: np.array(of_all) for name, of_all in values.items()},
-        samples={name: (of_all * of_draws).sum(axis=1) / len(seeds) for name, of_all in drawn_with.items()},
-        of_patients={name: of_all.mean(axis=1) for name, of_all in drawn_with.items()},
-        units=min(units),
-    )
+        yield found, np.concatenate([np.ones((1, len(of_slice))), drawn[:, of_slice]])
 
 
 def label_metrics(curves: pd.DataFrame, label: str, baseline: str, metric: str, resamples: int) -> dict[str, float]:
