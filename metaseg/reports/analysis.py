@@ -26,6 +26,7 @@ from metaseg.reports.inputs import (
     unfinished,
 )
 from metaseg.runs.folder import is_run
+from metaseg.studies.first_steps import first_steps
 from metaseg.studies.pairs import against, at_seconds, both_axes
 from metaseg.studies.study_metrics import curves, method_summary
 from metaseg.studies.tables import (
@@ -284,6 +285,7 @@ class Analysis:
         seconds_problem: Why there are none.
         both: As from :func:`metaseg.studies.pairs.both_axes`, against the reference; empty with one method only.
         curves: As from :func:`metaseg.studies.study_metrics.curves`.
+        steps: As from :func:`metaseg.studies.first_steps.first_steps`, against the reference.
         rows: The report's table, of the region, empty cases settled.
     """
 
@@ -296,6 +298,7 @@ class Analysis:
     seconds_problem: str
     both: pd.DataFrame
     curves: pd.DataFrame
+    steps: pd.DataFrame
     rows: pd.DataFrame
 
     @property
@@ -365,6 +368,7 @@ def analyse(inputs: SegmentationInputs, region: str | None) -> Analysis:
         seconds_problem=problem,
         both=both_axes(inputs.table, region, [roles.reference], resamples=resamples),
         curves=curves(inputs.table, region, resamples=resamples),
+        steps=first_steps(inputs.table, region, roles.reference, resamples=resamples),
         rows=rows_of_region(inputs.table, region),
     )
 

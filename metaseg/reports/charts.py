@@ -54,6 +54,32 @@ def retention_figure(
     return figure
 
 
+def first_steps_figure(
+    steps: pd.DataFrame, domains: Collection[str], roles: Mapping[str, str], region: str, floors: Collection[str] = ()
+) -> Figure:
+    """Dice of domains over the first updates, side by side, on a logarithmic axis that begins with the network before.
+
+    Args:
+        steps: Rows of :func:`metaseg.studies.first_steps.first_steps`, of one target and number of shots.
+        domains: ``target``, ``source`` or both.
+        roles: See :func:`retention_figure`.
+        region: Region whose Dice it is.
+        floors: See :func:`retention_figure`.
+    """
+    curves = steps.rename(columns={"update": "step", "dice": "mean"})
+    ticks = [0, *(2**power for power in range(int(curves["step"].max()).bit_length()))]
+    figure, axes = new_figure(5.4 * len(domains), _height(roles), columns=len(domains))
+    for axis, domain in zip(axes, domains, strict=True):
+        # Linear from 0, the network before, to the first update, and logarithmic from there.
+        axis.set_xscale("symlog", base=2, linthresh=1, linscale=1)
+        draw_bands(axis, curves[curves["domain"] == domain], roles, floors)
+        axis.set_xticks(ticks, ["before", *map(str, ticks[1:])])
+        axis.minorticks_off()
+        axis.set(xlabel="updates of the network (meta-steps, or steps)", ylabel=f"Dice {region}")
+        axis.set_title(DOMAIN_TITLES[domain])
+    return figure
+
+
 def trajectory_figure(
     curves: pd.DataFrame,
     roles: Mapping[str, str],

@@ -21,6 +21,7 @@ from metaseg.runs.manifest import read_manifest
 from metaseg.runs.networks import load_network
 from metaseg.studies.cells import state_of
 from metaseg.studies.data_checks import check_data
+from metaseg.studies.first_steps import first_steps
 from metaseg.studies.pairs import against_best, at_seconds, both_axes, every_pair
 from metaseg.studies.papers import print_paper
 from metaseg.studies.plan import Plan, make_plan, with_patients
@@ -117,6 +118,8 @@ def _run(plan: Plan) -> ComparisonResult:
     print("  summary.csv    metrics with intervals")
     print("  seconds.csv    the summary at equal seconds")
     print("  pairwise.csv   methods in pairs")
+    if plan.study.first_marks:
+        print("  first_steps.csv  Dice after the first 1, 2, 4, ... updates")
     print("  both_axes.csv  who learns as naive tuning does and forgets half as much at most")
     print(f"A page on all of it: metaseg report {plan.folder}")
     raise_failures(plan, failures)
@@ -162,6 +165,8 @@ def _write_metrics(plan: Plan, results: pd.DataFrame, timing: pd.DataFrame) -> p
         "both_axes": both_axes(results, region, baselines, resamples=resamples),
         "seconds": method_summary(at_seconds(results, timing), region, resamples=resamples),
     }
+    if not (steps := first_steps(results, region, next(iter(baselines), None), resamples=resamples)).empty:
+        tables["first_steps"] = steps
     for name, table in tables.items():
         write_table(table, plan.folder / name)
     return summarised

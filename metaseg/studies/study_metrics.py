@@ -37,10 +37,12 @@ class Curves:
     Attributes:
         steps: Work spent ``(seed, mark)``; NaN after a run's last mark.
         dice: A patient's mean over its cases ``(seed, mark, patient)``, in [0, 1]; NaN where there is none.
+        updates: Updates of the parameters by each mark ``(seed, mark)``; NaN where they were not counted.
     """
 
     steps: np.ndarray
     dice: np.ndarray
+    updates: np.ndarray
 
     @property
     def known(self) -> np.ndarray:
@@ -127,7 +129,7 @@ def group_runs(table: pd.DataFrame, region: str) -> list[RunGroup]:
     """
     rows = rows_of_region(table, region)
     families = rows.drop_duplicates("method").set_index("method")["family"]
-    rows = rows.groupby([*_RUN, "work", "patient"], as_index=False)["dice"].mean()
+    rows = rows.groupby([*_RUN, "work", "patient"], as_index=False).agg({"dice": "mean", "update": "first"})
     rows["mark"] = rows.groupby(_RUN)["work"].rank("dense").astype(np.int64) - 1
     groups = []
     for target, of_target in rows.groupby("target"):
@@ -152,11 +154,12 @@ def mean_over_seeds(values: np.ndarray) -> np.ndarray:
 def _curves(rows: pd.DataFrame, seeds: np.ndarray, patients: pd.Index) -> Curves:
     marks = int(rows["mark"].max()) + 1 if len(rows) else 1
     steps = np.full((len(seeds), marks), np.nan)
-    dice = np.full((len(seeds), marks, len(patients)), np.nan)
+    updates, dice = steps.copy(), np.full((len(seeds), marks, len(patients)), np.nan)
     seed, mark = np.searchsorted(seeds, rows["seed"].to_numpy()), rows["mark"].to_numpy()
     steps[seed, mark] = rows["work"].to_numpy()
     dice[seed, mark, patients.get_indexer(rows["patient"])] = rows["dice"].to_numpy()
-    return Curves(steps, dice)
+    updates[seed, mark] = rows["update"].to_numpy()
+    return Curves(steps, dice, updates)
 
 
 def runs_by_method(table: pd.DataFrame, region: str) -> list[tuple[tuple[str, int], dict[str, RunGroup]]]:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -43,7 +44,8 @@ def whole(domains, tmp_path_factory) -> Path:
     meta = {"method": "maml", "first_order": True}
     settings = {
         "from": domains["from"], "cache": domains["cache"], "targets": {"met": domains["target"]},
-        "shared": domains["shared"], "shots": [2], "seeds": [0, 1], "budget": 12, "marks": 2, "resamples": 100,
+        "shared": domains["shared"], "shots": [2], "seeds": [0, 1], "budget": 12, "marks": 2, "first_marks": 1,
+        "resamples": 100,
         "methods": {"naive": {}, "active": {**meta, "order": "active"}, "passive": {**meta, "order": "passive"}},
         "threads": 1, "device": "cpu", "out": tmp_path_factory.mktemp("report") / "study",
     }  # fmt: skip
@@ -70,6 +72,18 @@ def page(whole) -> Page:
     assert result.page == whole / "report.html"
     assert not result.synthetic
     return Page(result.page.read_text(encoding="utf-8"))
+
+
+def test_first_steps_stand_beside_the_table_of_the_study(page, whole):
+    steps = pd.read_csv(whole / "first_steps.csv")
+    steps = steps[(steps["domain"] == "target") & (steps["method"] == "active")].set_index("update")
+    table = next(table for table in page.tables if table[0][1:3] == ["before", "1"])
+    shown = {row[0].split()[0]: row for row in table[1:]}
+    for place, update in enumerate((0, 1), start=1):
+        assert shown["active"][place].startswith(f"{steps.loc[update, 'dice']:.3f}")
+    assert f"{abs(steps.loc[1, 'difference']):.3f}" in shown["active"][2]
+    assert (whole / "figures" / "met-shots-2-first-steps.png").exists()
+    assert "The first steps" in page.text
 
 
 def test_page_of_a_study_needs_nothing_from_outside(page):
