@@ -43,6 +43,8 @@ COLUMNS = {
 }
 """Metrics of the printed table, with their headings."""
 WHOLE = ("steps_to_90", "spent")
+SPREAD = ("target_after", "source_after")
+"""Those that are shown with their spread over patients, as papers report them."""
 
 STATES = {
     "waiting": "waiting for the search",
@@ -184,10 +186,11 @@ def print_summary(plan: Plan, summarised: pd.DataFrame) -> None:
             least, most = rows["n_seeds"].min(), rows["n_seeds"].max()
             of_seeds = f"{least}" if least == most else f"{least} to {most}"
             print_table(
-                f"{target}, {shots} shots: Dice of {plan.study.region}, mean over {of_seeds} seeds",
+                f"{target}, {shots} shots: Dice of {plan.study.region} ± standard deviation over patients, "
+                f"mean over {of_seeds} seeds",
                 ["method", *COLUMNS.values()],
                 [
-                    [entry.title, *(_shown(name, float(rows.loc[label, name])) for name in COLUMNS)]
+                    [entry.title, *(_shown(name, rows.loc[label]) for name in COLUMNS)]
                     for label, entry in plan.entries.items()
                     if label in rows.index
                 ],
@@ -213,10 +216,13 @@ def _print_papers(plan: Plan, summarised: pd.DataFrame, done: Sequence[Unit]) ->
         print_paper(str(plan.study.paper), rows, synthetic, named="method", of=of)
 
 
-def _shown(name: str, value: float) -> str:
+def _shown(name: str, row: pd.Series) -> str:
+    value, spread = float(row[name]), float(row[f"{name}_sd"])
     if math.isnan(value):
         return "-"
-    return f"{value:.0f}" if name in WHOLE else f"{value:.3f}"
+    if name in WHOLE:
+        return f"{value:.0f}"
+    return f"{value:.3f}" if name not in SPREAD or math.isnan(spread) else f"{value:.3f} ± {spread:.3f}"
 
 
 def print_plan(plan: Plan, device: str) -> None:
