@@ -114,6 +114,8 @@ def test_cheng_methods_differ_in_the_method_alone() -> None:
     passive: MetatuneConfig = load("cheng/metatune-passive.yaml")
     naive: NaivetuneConfig = load("cheng/naivetune.yaml")
     assert replace(active, order="passive", out=passive.out) == passive
+    reference: MetatuneConfig = load("cheng/metatune-learn2learn.yaml")
+    assert replace(active, engine="learn2learn", out=reference.out) == reference
     shared = settings(active).keys() & settings(naive).keys()
     assert {key for key in shared if settings(active)[key] != settings(naive)[key]} == {"method", "out"}
     assert {"shots", "slices", "budget", "seed", "split", "data", "source", "watch_cases"} <= shared
@@ -140,7 +142,7 @@ def test_orders_are_in_the_registry() -> None:
         for config in (load(str(path.relative_to(CONFIGS))) for path in FILES)
         if isinstance(config, MetatuneConfig)
     ]
-    assert sorted(orders) == ["active", "active", "passive"]
+    assert sorted(orders) == ["active", "active", "active", "passive"]
     for order in orders:
         assert order in (ORDERS.get(order).name, *ORDERS.get(order).aliases)
 

@@ -189,10 +189,10 @@ def test_marks_fall_evenly_and_once():
 def test_cut_off_before_its_first_state_it_begins_anew(verb, pretrained, tmp_path, monkeypatch):
     mark = Watch.mark
 
-    def interrupted(self, model, spent):
+    def interrupted(self, model, spent, update):
         if spent:
             raise KeyboardInterrupt
-        return mark(self, model, spent)
+        return mark(self, model, spent, update)
 
     small = SMALL | {"budget": 12, "marks": 1, "pictures": False}
     with monkeypatch.context() as patched:

@@ -84,11 +84,11 @@ def test_stopped_in_the_middle_and_resumed_it_has_the_same_bits(
 ) -> None:
     mark, marked = Watch.mark, []
 
-    def interrupted(self: Watch, model: nn.Module, spent: int) -> dict[str, float]:
+    def interrupted(self: Watch, model: nn.Module, spent: int, update: int) -> dict[str, float]:
         marked.append(spent)
         if len(marked) == 3:
             raise KeyboardInterrupt
-        return mark(self, model, spent)
+        return mark(self, model, spent, update)
 
     cut = tmp_path / "cut"
     with monkeypatch.context() as patched:
