@@ -214,8 +214,8 @@ def phantom_folders(config: RunConfig, seed: int) -> tuple[Path, ...]:
 
 def phantoms_in_words(config: RunConfig) -> str:
     """What those phantoms are, for messages."""
-    what = "phantoms of two grades" if config.phantoms == "grades" else f"pictures of {config.phantoms} classes"
-    return f"SYNTHETIC {what}"
+    words = {"grades": "phantoms of two grades", "four-class": "pictures of four classes", "yes-no": "pictures of two"}
+    return f"SYNTHETIC {words[config.phantoms]}"
 
 
 def phantom_classes(config: RunConfig) -> tuple[str, ...]:
