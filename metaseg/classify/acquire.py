@@ -81,6 +81,7 @@ def choose(
     count: int,
     seed: tuple[int, ...],
     committee: Committee,
+    patches: PatchImages,
 ) -> ChosenSlices:
     """Choose the slices to label next.
 
@@ -92,11 +93,12 @@ def choose(
         count: How many to choose.
         seed: Of this round's draws.
         committee: For strategies that ask one.
+        patches: Makes the patches, for strategies that need them.
     """
     model = cache(network)
     computed: dict[str, Callable[[], np.ndarray]] = {
         "probabilities": lambda: slice_probabilities(model(), candidates),
-        "patches": lambda: patch_probabilities(model(), candidates, config.patches, config.seed),
+        "patches": lambda: patch_probabilities(model(), candidates, patches),
         "dropout": lambda: dropout_probabilities(model(), candidates, config.dropout_passes, seed),
         "committee": lambda: committee(candidates),
         "features": lambda: embeddings(model(), candidates),
@@ -118,28 +120,55 @@ def choose(
     return ChosenSlices(chosen, scores, ranking.positions, rest, outputs)
 
 
+class PatchImages:
+    """The patches of slices: each slice itself and augmentations of it at full strength (Zhou et al. 2017).
+
+    They are the same in every round, and making them takes longer than predicting them: as many as fit are kept.
+
+    Args:
+        count: Patches of each slice.
+        seed: Seed of the augmentations.
+        memory: Bytes that may be kept.
+    """
+
+    def __init__(self, count: int, seed: int, memory: int = 2**29) -> None:
+        self.count, self.seed, self.left = count, seed, memory
+        self._augmentation = Augmentation("full")
+        self._kept: dict[int, torch.Tensor] = {}
+
+    def of(self, slices: ClassifiedSlices, place: int) -> torch.Tensor:
+        """The patches ``(count, modality, height, width)`` of one slice."""
+        row = int(slices.rows[place])
+        if row in self._kept:
+            return self._kept[row]
+        image = slices.images([place])
+        seeds = np.random.default_rng([self.seed, 3, row]).integers(2**31, size=self.count - 1)
+        changed = augmented_images(image.repeat(self.count - 1, 1, 1, 1), seeds, self._augmentation)
+        patches = torch.cat([image, changed])
+        size = patches.element_size() * patches.numel()
+        if size <= self.left:
+            self.left -= size
+            self._kept[row] = patches
+        return patches
+
+
 @torch.inference_mode()
-def patch_probabilities(model: Classifier, slices: ClassifiedSlices, patches: int, seed: int) -> np.ndarray:
+def patch_probabilities(model: Classifier, slices: ClassifiedSlices, patches: PatchImages) -> np.ndarray:
     """Class probabilities of the patches of each slice (Zhou et al. 2017).
 
     Args:
         model: The classifier.
         slices: The candidates.
-        patches: Patches of each: the slice itself, and ``patches - 1`` augmentations at full strength, which are the
-            same ones in every round.
-        seed: Seed of the augmentations.
+        patches: Makes their patches.
 
     Returns:
         ``(slices, patches, class)``.
     """
-    device, augmentation = next(model.parameters()).device, Augmentation("full")
+    device = next(model.parameters()).device
     model.eval()
-    result = np.empty((len(slices), patches, len(slices.classes)))
+    result = np.empty((len(slices), patches.count, len(slices.classes)))
     for place in range(len(slices)):
-        image = slices.images([place])
-        seeds = np.random.default_rng([seed, 3, int(slices.rows[place])]).integers(2**31, size=patches - 1)
-        changed = augmented_images(image.repeat(patches - 1, 1, 1, 1), seeds, augmentation)
-        result[place] = softmax(model(torch.cat([image, changed]).to(device)))
+        result[place] = softmax(model(patches.of(slices, place).to(device)))
     return result
 
 

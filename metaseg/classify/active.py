@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metaseg.classify.acquire import ChosenSlices, check_strategy, choose
+from metaseg.classify.acquire import ChosenSlices, PatchImages, check_strategy, choose
 from metaseg.classify.annotator import Annotator, refuse_files_of_others, refuse_to_lose_labels
 from metaseg.classify.data import Parts, phantoms_in_words
 from metaseg.classify.fitting import classifier_card, fit_round, new_classifier, part_metrics, slice_probabilities
@@ -142,6 +142,7 @@ class _ActiveLearning:
         for record in self.rounds:
             self._take_in(record)
         self.exhausted = False
+        self.patches = PatchImages(self.config.patches, self.config.seed)
         self.card = classifier_card(self.config, job.fresh, self.pool)
 
     @property
@@ -263,6 +264,7 @@ class _ActiveLearning:
             min(count, len(candidates) if ranks_all else left),
             (config.seed, 4, number),
             lambda slices: self._committee(slices, number, bar),
+            self.patches,
         )
         places = candidates[choice.positions]
         paid = within_budget(places, known, left)

@@ -6,7 +6,9 @@ import torch
 from scipy.stats import entropy
 from torch.nn import functional as F
 
+from metaseg.classify import acquire
 from metaseg.classify.acquire import (
+    PatchImages,
     check_strategy,
     choose,
     dropout_probabilities,
@@ -37,7 +39,9 @@ def pick(slices, model):
     """Choose among the first twenty slices; the others are labelled."""
 
     def choose_some(config, count=5, seed=(0, 4, 1), committee=None):
-        return choose(config, lambda: model, slices.take(range(20)), slices.take(range(20, 28)), count, seed, committee)
+        pool, labelled = slices.take(range(20)), slices.take(range(20, 28))
+        images = PatchImages(config.patches, config.seed)
+        return choose(config, lambda: model, pool, labelled, count, seed, committee, images)
 
     return choose_some
 
@@ -68,7 +72,7 @@ class TestScores:
         config = active_config(
             acquisition=strategy, patch_fraction=patch_fraction, patches=4, lambda_entropy=2.0, lambda_diversity=0.5
         )
-        patches = patch_probabilities(model, slices.take(range(20)), 4, config.seed)
+        patches = patch_probabilities(model, slices.take(range(20)), PatchImages(4, config.seed))
         expected = aift_scores(
             patches, lambda_entropy=weights[0], lambda_diversity=weights[1], patch_fraction=patch_fraction
         )
@@ -160,16 +164,27 @@ class TestCheckStrategy:
 
 class TestPatches:
     def test_the_first_is_the_slice_itself(self, slices, model):
-        patches = patch_probabilities(model, slices, 3, 0)
+        patches = patch_probabilities(model, slices, PatchImages(3, 0))
         assert np.allclose(patches[:, 0], slice_probabilities(model, slices), atol=1e-6)
         assert np.allclose(patches.sum(axis=2), 1)
         assert (np.abs(patches[:, 1] - patches[:, 0]).max(axis=1) > 0).all()
 
     def test_are_the_same_whatever_is_left_of_the_pool(self, slices, model):
-        whole = patch_probabilities(model, slices, 3, 0)
-        some = patch_probabilities(model, slices.take([9, 2]), 3, 0)
+        whole = patch_probabilities(model, slices, PatchImages(3, 0))
+        some = patch_probabilities(model, slices.take([9, 2]), PatchImages(3, 0))
         assert np.array_equal(some, whole[[9, 2]])
-        assert not np.array_equal(patch_probabilities(model, slices.take([9, 2]), 3, 1), some)
+        assert not np.array_equal(patch_probabilities(model, slices.take([9, 2]), PatchImages(3, 1)), some)
+
+    def test_as_many_as_fit_are_kept_and_the_others_made_again(self, slices, monkeypatch):
+        made, real = [], acquire.augmented_images
+        monkeypatch.setattr(acquire, "augmented_images", lambda *given: made.append(1) or real(*given))
+        one = PatchImages(3, 0)
+        size = one.of(slices, 0).nbytes
+        patches = PatchImages(3, 0, memory=2 * size)
+        first = [patches.of(slices, place) for place in (0, 1, 2)]
+        made.clear()
+        assert all(torch.equal(patches.of(slices, place), first[place]) for place in (0, 1, 2))
+        assert len(made) == 1
 
 
 class TestDropout:

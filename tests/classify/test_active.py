@@ -12,7 +12,7 @@ from active_runs import left_by
 from forked import kill_after, start
 
 from metaseg.classify import active
-from metaseg.classify.acquire import patch_probabilities
+from metaseg.classify.acquire import PatchImages, patch_probabilities
 from metaseg.classify.active import run_classify_active
 from metaseg.classify.fitting import new_classifier
 from metaseg.classify.rounds import read_rounds
@@ -110,7 +110,8 @@ class TestPatterns:
         config, pool = active_config(**self.AIFT), parts_of().train
         rounds = read_rounds(run_classify_active(config).run)
         # Of the first round, the network is the one that all begins with.
-        predicted = patch_probabilities(new_classifier(config, pool, config.seed), pool, config.patches, config.seed)
+        images = PatchImages(config.patches, config.seed)
+        predicted = patch_probabilities(new_classifier(config, pool, config.seed), pool, images)
         ranking = np.argsort(-aift_scores(predicted, patch_fraction=0.5), kind="stable")
         letters, found = prediction_patterns(predicted), rounds[0].patterns
         assert dict(found.counts) == pattern_counts(letters)
