@@ -47,7 +47,7 @@ def test_every_paper_can_be_named_by_a_study():
 
 @pytest.mark.parametrize("synthetic", [True, False])
 def test_metrics_of_phantoms_are_marked(capsys, synthetic):
-    summary = pd.DataFrame([{"method": "active", "target_after": 0.5}])
+    summary = pd.DataFrame([{"method": "active", "target_after": 0.5, "interval_over": "patients"}])
     print_paper("han2018", summary, synthetic, named="method", of="Dice of ET")
     text = capsys.readouterr().out
     assert ("SYNTHETIC" in text) == synthetic
