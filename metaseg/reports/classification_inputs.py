@@ -42,6 +42,7 @@ from metaseg.studies.classifiers.tables import (
     entry_summary,
     predictions_in,
     summary_notes,
+    with_steps,
 )
 from metaseg.studies.workers import Unit
 
@@ -216,10 +217,10 @@ def _computed(work: ClassifierWork, found: dict[Unit, Predictions], done: Sequen
     baseline, curves = work.baseline, curve_rows(work, done)
     by_patient = {cell: predictions for cell in found if (predictions := of_patients(found[cell])) is not None}
     patients = entry_summary(work, by_patient, curves.iloc[:0], baseline)
-    by_slice = entry_summary(work, found, curves, baseline).sort_values(work.study.metric, ascending=False)
+    by_slice = with_steps(work, entry_summary(work, found, curves, baseline))
     return ClassifierStudy(
         work=work,
-        summary=by_slice,
+        summary=by_slice.sort_values(work.study.metric, ascending=False),
         patients=patients.sort_values(work.study.metric, ascending=False) if len(patients) else patients,
         curves=curves,
         pairwise=against_baseline(work, found, baseline),

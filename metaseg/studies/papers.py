@@ -25,6 +25,10 @@ WORDS = {
     "val_auc": "AUC, validation",
     "accuracy": "accuracy",
     "f1": "macro F1",
+    "precision_positive": "precision, positive class",
+    "recall_positive": "recall, positive class",
+    "f1_positive": "F1, positive class",
+    "specificity": "recall, negative class",
     "target_after": "Dice, target",
     "source_before": "Dice, source",
 }

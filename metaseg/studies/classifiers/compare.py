@@ -37,6 +37,7 @@ from metaseg.studies.classifiers.tables import (
     highest_entry,
     predictions_in,
     summary_notes,
+    with_steps,
     write_label_curves,
     write_metric_plot,
 )
@@ -122,7 +123,7 @@ def write_tables(work: ClassifierWork) -> ClassifierComparison:
     read = {cell: predictions_in(work.folder / cell.folder / "test") for cell in done}
     found = pool_folds({cell: one for cell, one in read.items() if one is not None}, work.study.folds)
     curves = curve_rows(work, done)
-    summarised = entry_summary(work, found, curves, work.baseline)
+    summarised = with_steps(work, entry_summary(work, found, curves, work.baseline))
     write_table(summarised, work.folder / "summary")
     write_table(curves, work.folder / "curves")
     write_table(against_baseline(work, found, work.baseline), work.folder / "pairwise")

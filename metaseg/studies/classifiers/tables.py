@@ -13,7 +13,7 @@ import pandas as pd
 
 from metaseg.classify.fitting import METRICS, NAMES
 from metaseg.classify.rounds import CURVE_NAME, read_curve
-from metaseg.files import FileKind, read_frame
+from metaseg.files import FileKind, read_frame, read_json
 from metaseg.inference.classification_files import PREDICTIONS
 from metaseg.metrics.classification import weighted_metrics
 from metaseg.metrics.curves import area_under_budget_curve, labels_saved, labels_to_reach
@@ -32,6 +32,7 @@ from metaseg.metrics.statistics import (
     seeds_interval,
 )
 from metaseg.pictures.charts import chart_file, draw_bands, draw_intervals, series_roles
+from metaseg.runs.session import RESULT_NAME
 from metaseg.studies.classifiers.plan import ClassifierWork
 from metaseg.studies.pairs import against_best
 from metaseg.studies.tables import intervals_text
@@ -119,9 +120,9 @@ def entry_summary(
     Returns:
         ``entry``; ``base``, what its networks began with; ``n_seeds``; ``unit``, ``patient`` or ``picture``, and
         ``n_units``, how many a seed's test part has; ``interval_over``, what the intervals draw; ``one_class``, the
-        seeds whose network gave one class to all test slices; the metrics of :func:`final_metrics` and of
-        :func:`label_metrics`, with ``labels_saved_p_holm``, corrected for all entries; ``<metric>_p_best``, the study's
-        metric against the highest
+        seeds whose network gave one class to all test slices; ``positive``, the second of two classes; the metrics of
+        :func:`final_metrics` and of :func:`label_metrics`, with ``labels_saved_p_holm``, corrected for all entries;
+        ``<metric>_p_best``, the study's metric against the highest
         (:func:`~metaseg.metrics.statistics.p_against_best`), NaN for the highest itself and for entries with fewer
         than three seeds or six units.
     """
@@ -151,7 +152,24 @@ def _of_what(of_seeds: Mapping[int, Predictions]) -> dict[str, Any]:
     units = min(len(np.unique(found.patients)) for found in of_seeds.values())
     degenerate = sum(bool(found.one_class) for found in of_seeds.values())
     over = interval_over(units, len(of_seeds), unit)
-    return {"unit": unit, "n_units": units, "interval_over": over, "one_class": degenerate}
+    classes = next(iter(of_seeds.values())).classes
+    positive = {"positive": classes[1]} if len(classes) == 2 else {}
+    return {"unit": unit, "n_units": units, "interval_over": over, "one_class": degenerate, **positive}
+
+
+def summary_metrics(classes: Sequence[str]) -> dict[str, str]:
+    """The metrics of a summary, with their names in :func:`~metaseg.metrics.classification.weighted_metrics`.
+
+    Those of ``METRICS``; ``precision_least`` and ``recall_least``, those of the class that has the lowest; with two
+    classes also precision, recall and F1 of the second, the positive one, and the specificity, which is the recall of
+    the first.
+    """
+    names = METRICS | {f"{metric}_least": f"{metric}_least" for metric in OF_CLASSES}
+    if len(classes) != 2:
+        return names
+    negative, positive = classes
+    of_class = {f"{name}_positive": f"{name}/{positive}" for name in ("precision", "recall", "f1")}
+    return {**names, **of_class, "specificity": f"recall/{negative}"}
 
 
 @dataclass(frozen=True)
@@ -159,7 +177,7 @@ class ResampledMetrics:
     """The metrics of an entry.
 
     Attributes:
-        values: Of each seed, ``(seed,)``, by the names of ``METRICS``, and ``precision_least`` and ``recall_least``.
+        values: Of each seed, ``(seed,)``, by the names of :func:`summary_metrics`.
         samples: Their mean over seeds in every resample, ``(resample,)``.
         of_patients: The same where patients alone are drawn.
         units: Patients of a seed, the fewest.
@@ -189,11 +207,10 @@ def final_metrics(of_seeds: Mapping[int, Predictions], resamples: int) -> dict[s
         resamples: As for :func:`resample_metrics`.
 
     Returns:
-        For every name of ``METRICS``, and for ``precision_least`` and ``recall_least``, those of the class that has the
-        lowest: ``NAME``, the mean over seeds; ``NAME_low`` and ``NAME_high``, its 95 % interval
-        over patients and seeds, over patients alone with fewer than three seeds, NaN with fewer than two patients;
-        ``NAME_sd_seeds``, its deviation over seeds, and ``NAME_low_seeds`` and ``NAME_high_seeds``, Student's interval
-        over seeds on these patients, NaN with fewer than three.
+        For every name of :func:`summary_metrics`: ``NAME``, the mean over seeds; ``NAME_low`` and ``NAME_high``, its
+        95 % interval over patients and seeds, over patients alone with fewer than three seeds, NaN with fewer than two
+        patients; ``NAME_sd_seeds``, its deviation over seeds, and ``NAME_low_seeds`` and ``NAME_high_seeds``, Student's
+        interval over seeds on these patients, NaN with fewer than three.
     """
     return resample_metrics(of_seeds, resamples).row()
 
@@ -206,7 +223,7 @@ def resample_metrics(of_seeds: Mapping[int, Predictions], resamples: int) -> Res
     draw alike, so that their resamples are paired.
     """
     rng = np.random.default_rng(0)
-    names = METRICS | {f"{metric}_least": f"{metric}_least" for metric in OF_CLASSES}
+    names = summary_metrics(next(iter(of_seeds.values())).classes)
     values: dict[str, list[float]] = {name: [] for name in names}
     resampled: dict[str, list[np.ndarray]] = {name: [] for name in names}
     units = []
@@ -244,6 +261,30 @@ def slice_weights(
         names, of_slice = np.unique(found.patients, return_inverse=True)
         drawn = common if shared else draw_weights(len(names), resamples, rng)
         yield found, np.concatenate([np.ones((1, len(of_slice))), drawn[:, of_slice]])
+
+
+def with_steps(work: ClassifierWork, summarised: pd.DataFrame) -> pd.DataFrame:
+    """A summary with the optimiser steps of each entry's finished trainings, the mean over seeds and folds.
+
+    Returns:
+        The summary with ``steps``, and ``steps_before``, those of the entry that it starts from; NaN for active
+        learning, whose rounds are trainings of their own.
+    """
+    if not len(summarised):
+        return summarised
+    steps = {label: _mean_steps(work, label) for label in work.entries}
+    before = {
+        cell.label: steps[parent.label] if (parent := work.parent(cell)) and parent.kind == "cell" else 0.0
+        for cell in work.cells
+    }
+    return summarised.assign(steps=summarised["entry"].map(steps), steps_before=summarised["entry"].map(before))
+
+
+def _mean_steps(work: ClassifierWork, label: str) -> float:
+    kind = FileKind("the result of a training")
+    files = [work.folder / cell.folder / RESULT_NAME for cell in work.cells if cell.label == label]
+    steps = [read_json(path, kind).get("steps") for path in files if path.exists()]
+    return float(np.mean(steps)) if steps and None not in steps else math.nan
 
 
 def label_metrics(curves: pd.DataFrame, label: str, baseline: str, metric: str, resamples: int) -> dict[str, float]:
@@ -408,6 +449,19 @@ def highest_entry(summarised: pd.DataFrame, titles: Mapping[str, str], metric: s
     return f"{titled.iloc[0]} has the highest {NAMES[metric]}: {against_best('higher', p)}"
 
 
+def _steps_in_words(summarised: pd.DataFrame, titles: Mapping[str, str]) -> str:
+    """Whether the entries were trained for equally long, and who began from whose network."""
+    rows = [row for row in summarised.itertuples() if not math.isnan(row.steps)]
+    if len({row.steps for row in rows}) == 1:
+        text = f"Each network was trained for {rows[0].steps:,.0f} steps"
+    else:
+        text = "Trained for differing numbers of steps: " + ", ".join(
+            f"{titles[row.entry]} {row.steps:,.0f}" for row in rows
+        )
+    after = [f"{titles[row.entry]} after {row.steps_before:,.0f}" for row in rows if row.steps_before]
+    return f"{text}{'; ' if after else ''}{', '.join(after)}{' of the network it starts from' if after else ''}."
+
+
 def summary_notes(summarised: pd.DataFrame, titles: Mapping[str, str]) -> list[str]:
     """What a reader of a summary must know: bases, degenerate networks, too few seeds, units that are no patients."""
     told = [_bases(summarised, titles)]
@@ -423,6 +477,8 @@ def summary_notes(summarised: pd.DataFrame, titles: Mapping[str, str]) -> list[s
             f"Fewer than {FEWEST_SEEDS} seeds: intervals and tests are over {summarised['unit'].iloc[0]}s alone, for "
             "the networks of these seeds."
         )
+    if "steps" in summarised and summarised["steps"].notna().any():
+        told.append(_steps_in_words(summarised, titles))
     if (summarised["unit"] == "picture").any():
         told.append("The data name no patients: each picture is taken for a patient of its own, copies for one.")
     return told

@@ -8,7 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import sem, t, wilcoxon
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from metaseg.config.io import load_config
 from metaseg.config.studies import ClassifyCompareConfig
@@ -50,6 +57,14 @@ def test_final_metrics_are_the_mean_over_seeds_of_scikit_learns(classes):
         "f1": lambda y, p: f1_score(y, p.argmax(1), average="macro"),
         "auc": lambda y, p: roc_auc_score(y, p[:, 1] if classes == 2 else p, multi_class="ovr", average="macro"),
     }
+    if classes == 2:
+        theirs |= {
+            "precision_positive": lambda y, p: precision_score(y, p.argmax(1)),
+            "recall_positive": lambda y, p: recall_score(y, p.argmax(1)),
+            "f1_positive": lambda y, p: f1_score(y, p.argmax(1)),
+            "specificity": lambda y, p: recall_score(y, p.argmax(1), pos_label=0),
+        }
+    assert {name for name in row if f"{name}_low" in row} == set(theirs)
     for name, metric in theirs.items():
         values = [metric(found.labels, found.probabilities) for found in of_seeds.values()]
         assert row[name] == pytest.approx(np.mean(values)), name
@@ -93,6 +108,23 @@ def degenerate(patients=12, pictures=False):
     """Predictions of a network that gives everything the same class."""
     found = predictions(0, 2, patients)
     return replace(found, probabilities=np.tile([0.8, 0.2], (len(found.labels), 1)), pictures=pictures)
+
+
+@pytest.mark.parametrize(
+    ("steps", "before", "text"),
+    [
+        ([90.0, 90.0], [0.0, 0.0], "Each network was trained for 90 steps."),
+        ([1440.0, 90.0], [0.0, 0.0], "Trained for differing numbers of steps: A 1,440, B 90."),
+        (
+            [90.0, 90.0],
+            [0.0, 1440.0],
+            "Each network was trained for 90 steps; B after 1,440 of the network it starts from.",
+        ),
+    ],
+)
+def test_whether_entries_were_trained_for_equally_long_is_said(steps, before, text):
+    table = pd.DataFrame({"entry": ["a", "b"], "steps": steps, "steps_before": before, "one_class": 0, "n_seeds": 5})
+    assert text in summary_notes(table.assign(unit="patient"), {"a": "A", "b": "B"})
 
 
 def test_a_degenerate_network_is_said_and_has_no_interval():

@@ -276,7 +276,22 @@ class TestFolds:
             assert len(files) == 3
             assert row["auc"] == pytest.approx(roc_auc_score(table["truth"] == "right", table["prob_right"]))
             assert row["accuracy"] == pytest.approx((table["truth"] == table["predicted"]).mean())
+            right = table["truth"] == "right"
+            assert row["recall_positive"] == pytest.approx((table["predicted"][right] == "right").mean())
+            assert row["positive"] == "right"
             assert row["n_seeds"] == 1
+
+    def test_the_table_tells_how_long_each_was_trained(self, folded):
+        _, done = folded
+        steps = {
+            label: [json.loads(path.read_text())["steps"] for path in done.study.glob(f"cells/{label}/*/*/result.json")]
+            for label in ("first", "second")
+        }
+        assert steps["first"] == steps["second"]
+        mean = np.mean(steps["first"])
+        table = done.summary.set_index("entry")
+        assert table["steps"].to_dict() == {"first": mean, "second": mean}
+        assert table["steps_before"].to_dict() == {"first": 0, "second": mean}
 
     def test_entries_start_from_the_study_s_networks(self, folded):
         _, done = folded
