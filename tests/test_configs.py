@@ -16,6 +16,7 @@ from metaseg.config.segmentation import EvaluateConfig, MetatuneConfig, Naivetun
 from metaseg.config.studies import ClassifyCompareConfig, named_after
 from metaseg.sampling import ORDERS
 from metaseg.studies.classifiers.plan import make_classifier_plan
+from metaseg.studies.papers import papers
 from metaseg.verbs import VERBS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -234,9 +235,18 @@ def test_lau_and_al_janabi_compare_their_networks() -> None:
     lau, janabi = entries_of("paper/lau2021.yaml"), entries_of("paper/aljanabi.yaml")
     assert {one.model for one in lau.values()} == {"lau-cnn", "resnet50", "resnet101", "efficientnet-b0", "vgg16"}
     assert {one.model for one in janabi.values()} == {"vgg16", "mobilenetv2", "xception", "resnet50", "2d-cnn"}
-    assert {(one.batch_size, one.epochs, one.optimizer) for one in janabi.values()} == {(18, 148, "adam")}
+    # As many steps for all: those of the paper's 18 epochs over 1,442 pictures, of three of five folds of its 251.
+    steps = {one.epochs * round(251 * 3 / 5 / one.batch_size + 0.5) for one in janabi.values()}
+    assert {(one.batch_size, one.optimizer) for one in janabi.values()} == {(18, "adam")}
+    assert max(steps) - min(steps) == 0
+    assert steps.pop() == pytest.approx(18 * 1442 / 18, rel=0.01)
     frozen = [one for one in janabi.values() if one.transfer == "freeze"]
     assert {(one.learning_rate, one.head, one.weights) for one in frozen} == {(1e-3, "dense", "imagenet")}
+    assert {name: (one.transfer, one.weights) for name, one in janabi.items() if name.endswith("finetuned")} == {
+        "xception-finetuned": ("last-block", "imagenet"),
+        "vgg16-finetuned": ("last-block", "from:vgg16"),
+    }
+    assert {row.entry for row in papers()["aljanabi"].rows} <= set(janabi)
     assert len(frozen) == 4
 
 
