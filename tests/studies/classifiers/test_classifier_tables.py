@@ -123,8 +123,8 @@ def degenerate(patients=12, pictures=False):
     ],
 )
 def test_whether_entries_were_trained_for_equally_long_is_said(steps, before, text):
-    table = pd.DataFrame({"entry": ["a", "b"], "steps": steps, "steps_before": before, "one_class": 0, "n_seeds": 5})
-    assert text in summary_notes(table.assign(unit="patient"), {"a": "A", "b": "B"})
+    table = pd.DataFrame({"entry": ["a", "b"], "steps": steps, "steps_before": before, "n_seeds": 5})
+    assert text in summary_notes(table.assign(unit="patient", one_class=0, base="none"), {"a": "A", "b": "B"})
 
 
 def test_a_degenerate_network_is_said_and_has_no_interval():
