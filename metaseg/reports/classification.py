@@ -27,6 +27,7 @@ from metaseg.metrics.classification import confusion_counts
 from metaseg.metrics.probabilities import predicted_classes
 from metaseg.metrics.statistics import FEWEST_SEEDS
 from metaseg.pictures import charts
+from metaseg.pictures.charts import new_figure
 from metaseg.reports.blocks import (
     LEVEL,
     Block,
@@ -73,6 +74,7 @@ from metaseg.reports.inputs import Reopener, ReportRun
 from metaseg.reports.overlays import SlicePainter, data_address
 from metaseg.runs.logs import read_curves
 from metaseg.studies.classifiers.classes import by_entry, class_table, pooled_confusion
+from metaseg.studies.classifiers.draws import draw_charts, uncertainty_chart
 from metaseg.studies.classifiers.tables import Predictions, highest_entry, label_bands
 from metaseg.studies.classifiers.trials import FOUND
 from metaseg.studies.papers import NOTE, SYNTHETIC, beside_paper, papers
@@ -127,6 +129,7 @@ def classification_content(inputs: ClassifierInputs, sink: FigureSink, *, worst:
     sections = [
         _labels_section(study, roles, sink),
         _study_metrics_section(study, roles, sink),
+        _draws_section(inputs, study, sink),
         _paper_section(study, inputs.synthetic),
         _classes_section(study, sink),
         _search_section(study),
@@ -577,6 +580,20 @@ def _pairs_table(study: ClassifierStudy, roles: Mapping[str, str]) -> Table:
     )
     caption = f"Accuracy by patient, against {study.work.titles[study.baseline]}"
     return Table(caption, _entry_rows(study, study.pairwise, roles), columns)
+
+
+def _draws_section(inputs: ClassifierInputs, study: ClassifierStudy, sink: FigureSink) -> Section:
+    """Bands of a ranking, sizes of a draw, both parts, and the first uncertainty list; what the study has of them."""
+    titled = ((run.path, f"{run.method}, seed {run.seed}") for run in inputs.runs)
+    first = next((chart for path, title in titled if (chart := uncertainty_chart(path, title))), None)
+    drawn = []
+    for chart in (*draw_charts(study.work, study.finals), *([] if first is None else [first])):
+        rows, columns = chart.grid
+        figure, axes = new_figure(*chart.size, rows, columns, sharey="row")
+        chart.draw(axes)
+        axes[0].set_title(chart.title if columns == 1 else "")
+        drawn.append(sink.chart(figure, chart.caption, chart.name, chart.title))
+    return Section("draws", "Bands, sizes and parts", [Charts(drawn, large=True)] if drawn else [])
 
 
 def _paper_section(study: ClassifierStudy, synthetic: bool) -> Section:

@@ -33,6 +33,7 @@ from metaseg.reports.inputs import (
 from metaseg.runs.folder import RunFolder, is_run
 from metaseg.runs.logs import METRICS_NAME, read_log
 from metaseg.runs.networks import PatientRow
+from metaseg.studies.classifiers.draws import final_rows, with_validation
 from metaseg.studies.classifiers.folds import pool_folds
 from metaseg.studies.classifiers.plan import ClassifierWork, make_classifier_plan
 from metaseg.studies.classifiers.tables import (
@@ -89,12 +90,14 @@ class ClassifierStudy:
 
     Attributes:
         work: Its plan.
-        summary: By slice, as from :func:`metaseg.studies.classifiers.tables.entry_summary`, the best first.
+        summary: By slice, as from :func:`metaseg.studies.classifiers.tables.entry_summary`, the best first, with what
+            :func:`metaseg.studies.classifiers.draws.with_validation` adds.
         patients: The same by patient; empty where patients have slices of several classes.
         curves: As from :func:`metaseg.studies.classifiers.tables.curve_rows`.
         pairwise: As from :func:`metaseg.studies.classifiers.tables.against_baseline`.
         predictions: Of the cells that are done.
         baseline: Entry that the others are compared with.
+        finals: As from :func:`metaseg.studies.classifiers.draws.final_rows`.
     """
 
     work: ClassifierWork
@@ -104,6 +107,7 @@ class ClassifierStudy:
     pairwise: pd.DataFrame
     predictions: Mapping[Unit, Predictions]
     baseline: str
+    finals: pd.DataFrame
 
     @property
     def metric(self) -> str:
@@ -217,7 +221,8 @@ def _computed(work: ClassifierWork, found: dict[Unit, Predictions], done: Sequen
     baseline, curves = work.baseline, curve_rows(work, done)
     by_patient = {cell: predictions for cell in found if (predictions := of_patients(found[cell])) is not None}
     patients = entry_summary(work, by_patient, curves.iloc[:0], baseline)
-    by_slice = with_steps(work, entry_summary(work, found, curves, baseline))
+    finals = final_rows(work, done)
+    by_slice = with_validation(work, with_steps(work, entry_summary(work, found, curves, baseline)), finals)
     return ClassifierStudy(
         work=work,
         summary=by_slice.sort_values(work.study.metric, ascending=False),
@@ -226,6 +231,7 @@ def _computed(work: ClassifierWork, found: dict[Unit, Predictions], done: Sequen
         pairwise=against_baseline(work, found, baseline),
         predictions=found,
         baseline=baseline,
+        finals=finals,
     )
 
 

@@ -23,6 +23,8 @@ SYNTHETIC = "The data are SYNTHETIC: the table shows what stands beside what, an
 WORDS = {
     "auc": "AUC",
     "val_auc": "AUC, validation",
+    "auc_step": "difference of AUC",
+    "val_auc_step": "difference of AUC, validation",
     "accuracy": "accuracy",
     "f1": "macro F1",
     "precision_positive": "precision, positive class",
@@ -45,6 +47,7 @@ class PaperRow:
         metric: The column of a study's summary that stands beside it.
         value: What the paper reports.
         unit: How ours is written: a fraction in ``%``, as a ``fraction``, or a number of ``labels``.
+        over_seeds: Whether the paper's interval, and so ours, is over runs alone.
     """
 
     name: str
@@ -52,6 +55,7 @@ class PaperRow:
     metric: str
     value: str
     unit: Literal["%", "fraction", "labels"] = "%"
+    over_seeds: bool = False
 
     @property
     def what(self) -> str:
@@ -109,10 +113,12 @@ def beside_paper(paper: Paper, summarised: pd.DataFrame, named: str = "entry") -
 
 
 def _beside(row: PaperRow, found: Mapping[Hashable, Any]) -> Beside:
+    over = "_seeds" if row.over_seeds else ""
     value, low, high, spread = (
-        float(found.get(f"{row.metric}{end}", math.nan)) for end in ("", "_low", "_high", "_sd")
+        float(found.get(f"{row.metric}{end}", math.nan)) for end in ("", f"_low{over}", f"_high{over}", "_sd")
     )
     between = "" if math.isnan(low) or math.isnan(high) else f"{_written(low, row)} to {_written(high, row)}"
+    between += " over seeds" if between and row.over_seeds else ""
     shown = _written(value, row) + ("" if math.isnan(spread) else f" ± {_written(spread, row)}")
     return Beside(row, shown, "not reached" if math.isinf(high) else between)
 

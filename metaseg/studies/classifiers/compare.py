@@ -21,6 +21,7 @@ from metaseg.runs.session import INPUTS_NAME
 from metaseg.runs.state import STATE_NAME
 from metaseg.studies.cells import check_inputs
 from metaseg.studies.classifiers.classes import PER_CLASS, by_entry, write_classes
+from metaseg.studies.classifiers.draws import final_rows, with_validation, write_draws
 from metaseg.studies.classifiers.folds import pool_folds
 from metaseg.studies.classifiers.plan import (
     ClassifierWork,
@@ -123,7 +124,8 @@ def write_tables(work: ClassifierWork) -> ClassifierComparison:
     read = {cell: predictions_in(work.folder / cell.folder / "test") for cell in done}
     found = pool_folds({cell: one for cell, one in read.items() if one is not None}, work.study.folds)
     curves = curve_rows(work, done)
-    summarised = with_steps(work, entry_summary(work, found, curves, work.baseline))
+    finals = final_rows(work, done)
+    summarised = with_validation(work, with_steps(work, entry_summary(work, found, curves, work.baseline)), finals)
     write_table(summarised, work.folder / "summary")
     write_table(curves, work.folder / "curves")
     write_table(against_baseline(work, found, work.baseline), work.folder / "pairwise")
@@ -135,8 +137,9 @@ def write_tables(work: ClassifierWork) -> ClassifierComparison:
         write_label_curves(work.folder / "curves.png", curves, work.study.metric, work.titles)
         write_label_curves(work.folder / "pool_curves.png", curves, work.study.metric, work.titles, "pool")
         write_selection(choosing_runs(work, done), work.folder, work.titles, work.study.pattern_round)
+    synthetic = any(read_manifest(work.folder / cell.folder).get("synthetic") for cell in done)
+    write_draws(work, finals, done, synthetic)
     if len(summarised):
-        synthetic = any(read_manifest(work.folder / cell.folder).get("synthetic") for cell in done)
         write_metric_plot(work.folder / "metrics.png", summarised, work.study.metric, work.titles)
         _print_summary(work, summarised)
         _print_classes(work, write_classes(by_entry(found), work.folder, work.titles, work.study.resamples, synthetic))

@@ -209,8 +209,18 @@ def write_selection(runs: Sequence[ChoosingRun], folder: Path, titles: Mapping[s
     for name, table in (("class_shares", class_shares(runs)), ("patterns", pattern_table(runs))):
         if len(table):
             write_table(table, folder / name)
-    synthetic = any(run.synthetic for run in runs)
-    for chart in selection_charts(runs, titles, wanted):
+    write_charts(selection_charts(runs, titles, wanted), folder, any(run.synthetic for run in runs))
+
+
+def write_charts(charts: Sequence[PanelChart], folder: Path, synthetic: bool) -> None:
+    """Write charts as ``NAME.png`` into a study folder.
+
+    Args:
+        charts: The charts.
+        folder: The folder.
+        synthetic: Whether the data are generated; the pictures then say so.
+    """
+    for chart in charts:
         rows, columns = chart.grid
         path = folder / f"{chart.name}.png"
         with chart_file(path, *chart.size, chart.title, synthetic, rows=rows, columns=columns, sharey="row") as axes:

@@ -506,3 +506,39 @@ class TestDryRun:
             run_classify_compare(study)
         assert message in str(caught.value)
         assert not (tmp_path / "study").exists()
+
+
+COMMITTEE = {
+    "verb": "active", "acquisition": "committee", "initial": 0.3, "batch": 0.3, "budget": 1, "rounds": 2, "rank": "all",
+    "fit": "reset", "fit_on": "chosen",
+}  # fmt: skip
+TOP, CHANCE = COMMITTEE | {"drop_bottom": 0.5}, COMMITTEE | {"draw": "random", "drop_top": 0.1}
+
+
+class TestSharedRanking:
+    """Cells that differ in the draw alone take the ranking of the first of them."""
+
+    @pytest.fixture
+    def fits(self, monkeypatch):
+        seen, real = [], active.fit_round
+        monkeypatch.setattr(active, "fit_round", lambda *args, **named: seen.append(1) or real(*args, **named))
+        return seen
+
+    def test_one_committee_ranks_for_all_of_a_seed(self, make_study, tmp_path, fits):
+        entries = {"top": TOP, "chance": CHANCE, "other": CHANCE | {"learning_rate": 0.02}}
+        together = run_classify_compare(make_study(out=tmp_path / "together", entries=entries, seeds=[0]))
+        assert len(fits) == 5 + 1 + 5
+        alone = run_classify_compare(make_study(out=tmp_path / "alone", entries={"chance": CHANCE}, seeds=[0]))
+        assert len(fits) == 11 + 5
+        files = ("curve.csv", "metrics.csv", "test/predictions.csv", "rounds/uncertainty-002.csv")
+        for name in files:
+            cell = Path("cells", "chance", "seed-0", name)
+            assert (together.study / cell).read_text() == (alone.study / cell).read_text(), name
+
+    def test_what_is_done_stays_done_when_an_entry_comes_before_it(self, make_study, tmp_path, fits):
+        run_classify_compare(make_study(out=tmp_path / "study", entries={"chance": CHANCE}, seeds=[0]))
+        both = {"top": TOP, "chance": CHANCE}
+        run_classify_compare(make_study(out=tmp_path / "study", entries=both, seeds=[0]))
+        assert len(fits) == 10
+        run_classify_compare(make_study(out=tmp_path / "study", entries=both, seeds=[0]))
+        assert len(fits) == 10
