@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,12 @@ from metaseg.pictures.charts import (
     new_figure,
     put_end_labels,
 )
+from metaseg.pictures.overlay import blend_probability, class_colours
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from metaseg.reports.overlays import SideBySide
 
 DOMAIN_TITLES = {"target": "Target: the new disease", "source": "Source: what it knew"}
 WORK = "work spent (slice gradient evaluations)"
@@ -130,6 +134,41 @@ def trajectory_figure(
         for kind, marker in markers.items():
             axis.plot([], [], marker, color=LIGHT["faint"], label=kind)
         legend_below(axis, len(kinds))
+    return figure
+
+
+def side_by_side_figure(shown: SideBySide) -> Figure:
+    """A training and a test patient, a row of overlays and one of heat maps each, a column per method.
+
+    Args:
+        shown: The pictures, with at least one patient.
+    """
+    from matplotlib.patches import Patch
+
+    columns, rows = len(shown.patients[0].names), 2 * len(shown.patients)
+    figure, axes = new_figure(2.15 * columns, 2.35 * rows, rows=rows, columns=columns)
+    grid = [axes[start : start + columns] for start in range(0, len(axes), columns)]
+    for number, patient in enumerate(shown.patients):
+        above, below = grid[2 * number], grid[2 * number + 1]
+        for place, name in enumerate(patient.names):
+            above[place].imshow(patient.overlays[place])
+            below[place].imshow(patient.heat_maps[place])
+            above[place].set_title(name, fontsize=10, loc="center")
+            above[place].set_xlabel(patient.captions[place], fontsize=8.5)
+        above[0].set_ylabel("\n".join(textwrap.wrap(patient.title, 30)), fontsize=8.5)
+        below[0].set_ylabel(f"probability of {shown.heated}", fontsize=8.5)
+    for axis in axes:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        axis.grid(visible=False)
+    colours = [] if shown.space is None else class_colours(shown.space)
+    classes = [Patch(color=np.divide(colour, 255.0), label=name) for name, colour in colours]
+    steps = (1.0, 0.75, 0.5, 0.25)
+    heat = blend_probability(np.full((1, len(steps)), 40, np.uint8), np.array([steps]))[0] / 255.0
+    heats = [Patch(color=colour, label=f"{step:g}") for colour, step in zip(heat, steps, strict=True)]
+    named = {"fontsize": 8.5, "title_fontsize": 8.5, "ncols": 1}
+    figure.legend(handles=classes, title="classes", loc="outside right upper", **named)
+    figure.legend(handles=heats, title="probability", loc="outside right lower", **named)
     return figure
 
 

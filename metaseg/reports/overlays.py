@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +14,20 @@ from PIL import Image
 
 from metaseg.cases.labels import WHOLE_LESION, LabelSpace
 from metaseg.errors import MetasegError
-from metaseg.inference.case_pictures import pixel_size, shown_modality
+from metaseg.inference.case_pictures import heat_class, pixel_size, shown_modality
 from metaseg.inference.predictor import Predictor
-from metaseg.metrics.overlap import joint_histogram, region_counts
+from metaseg.metrics.overlap import Box, joint_histogram, region_counts
 from metaseg.models.device import make_fabric
 from metaseg.pictures.contact_sheet import informative_slices
-from metaseg.pictures.overlay import class_palette, painted_slice, panel_size, put_sides, shown_slice, visible_part
+from metaseg.pictures.overlay import (
+    class_palette,
+    heated,
+    painted_slice,
+    panel_size,
+    put_sides,
+    shown_slice,
+    visible_part,
+)
 from metaseg.reports.blocks import Panel
 from metaseg.reports.inputs import Reopener, ReportRun
 from metaseg.runs.logs import SELECTION_COLUMNS, read_curves, read_selection
@@ -58,18 +66,37 @@ class SlicePainter:
         self, classes: np.ndarray | None, space: LabelSpace, alt: str, caption: tuple[str, ...], kind: str = ""
     ) -> Panel:
         """One panel; ``classes`` is ``(height, width)`` on the stored grid, or None for the image alone."""
+        picture = self.painted(classes, space)
+        return Panel(data_address(picture), picture.width, picture.height, alt, caption, kind)
+
+    def painted(self, classes: np.ndarray | None, space: LabelSpace) -> Image.Image:
+        """Classes ``(height, width)`` on the stored grid over the slice, or the slice alone."""
+        grey, crop = self._grey()
+        codes = np.zeros(self.case.info.shape[1:], dtype=np.uint8) if classes is None else classes
+        return self._marked(painted_slice(grey, codes, class_palette(space), crop, self._mirror, alpha=0.45))
+
+    def heated(self, probability: np.ndarray) -> Image.Image:
+        """Probabilities ``(height, width)`` on the stored grid over the slice."""
+        grey, crop = self._grey()
+        return self._marked(heated(grey, probability[crop], self._mirror))
+
+    @property
+    def _mirror(self) -> bool:
+        return not self.case.info.geometry.planar
+
+    def _grey(self) -> tuple[np.ndarray, Box]:
+        """The slice as a panel shows it, and what is visible of it."""
         (channel,) = self.case.channels((shown_modality(self.modalities),))
         image = np.asarray(self.case.raw_images[self.stored, channel], dtype=np.float32)
         crop, pixel = visible_part(image[None]), pixel_size(self.case)
         extent = [(part.stop - part.start) * step for part, step in zip(crop, pixel, strict=True)]
-        width, height = panel_size(extent, self.size)
-        mirror = not self.case.info.geometry.planar
-        grey = shown_slice(image, crop, (width, height), mirror)
-        codes = np.zeros(image.shape, dtype=np.uint8) if classes is None else classes
-        picture = Image.fromarray(painted_slice(grey, codes, class_palette(space), crop, mirror, alpha=0.45))
-        if mirror and self.size >= _SIDES_FROM:
-            put_sides(picture, 0, 0, width, height, 13)
-        return Panel(data_address(picture), width, height, alt, caption, kind)
+        return shown_slice(image, crop, panel_size(extent, self.size), self._mirror), crop
+
+    def _marked(self, pixels: np.ndarray) -> Image.Image:
+        picture = Image.fromarray(pixels)
+        if self._mirror and self.size >= _SIDES_FROM:
+            put_sides(picture, 0, 0, picture.width, picture.height, 13)
+        return picture
 
 
 def data_address(picture: Image.Image) -> str:
@@ -198,23 +225,124 @@ class CaseDrawing:
             }
         )
 
-    def panels(self) -> tuple[str, list[Panel]]:
-        """Which slice shows label and predictions best, and its panels."""
+    def painter(self) -> tuple[str, SlicePainter]:
+        """Which slice shows label and predictions best, in words, and what draws it."""
         (channel,) = self.case.channels(self.modalities[:1])
         image = np.asarray(self.case.raw_images[:, channel], dtype=np.float32)
         united = np.stack([self.label, *self.maps.values()]).max(axis=0)
         stored = (informative_slices(image, self.label, united, 1) or [0])[0]
-        painter = SlicePainter(self.case, stored, self.modalities, PANEL)
         where = f"slice {self.case.native_slice(stored) + 1} of {self.case.info.geometry.canonical_shape[0]}"
+        return where, SlicePainter(self.case, stored, self.modalities, PANEL)
+
+    def panels(self) -> tuple[str, list[Panel]]:
+        """Which slice shows label and predictions best, and its panels."""
+        where, painter = self.painter()
+        stored = painter.stored
         shown = f"{self.case.id}, {where}"
         panels = [painter.panel(self.label[stored], self.space, f"{shown}: ground truth", ("ground truth",), "truth")]
         for error in self.errors:
             network = error["network"]
-            dice_text = "no tumour" if np.isnan(error["dice"]) else f"Dice {error['dice']:.2f}"
-            caption = (network, dice_text, f"false positive {error['false_positive']}")
-            alt = f"{shown}: prediction {network}, {dice_text}"
+            told = dice_text(error["dice"])
+            caption = (network, told, f"false positive {error['false_positive']}")
+            alt = f"{shown}: prediction {network}, {told}"
             panels.append(painter.panel(self.maps[network][stored], self.space, alt, caption))
         return where, panels
+
+
+@dataclass(frozen=True)
+class PatientPictures:
+    """One patient under several methods: a slice with the classes, and with the probability of enhancing tumour.
+
+    Attributes:
+        title: Which patient and slice.
+        names: The columns: ``ground truth`` and the methods.
+        overlays: A picture for each column.
+        heat_maps: Likewise; the bare slice in the first.
+        captions: Dice and false-positive volume of the case for each method; empty for the first column.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    overlays: tuple[Image.Image, ...]
+    heat_maps: tuple[Image.Image, ...]
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """A training and a test patient of one target under the methods, as in figure 3 of Han et al. 2018.
+
+    Attributes:
+        target: The target.
+        seed: Seed of the runs.
+        patients: Their pictures.
+        space: Label space of the overlays.
+        heated: Name of the class whose probability is shown.
+        problem: Why there are none; empty if there are.
+    """
+
+    target: str
+    seed: int
+    patients: tuple[PatientPictures, ...] = ()
+    space: LabelSpace | None = None
+    heated: str = ""
+    problem: str = ""
+
+
+def make_side_by_side(runs: Sequence[ReportRun], table: pd.DataFrame, region: str, reopener: Reopener) -> SideBySide:
+    """Predict two patients with the methods of a target: the first that was labelled, and one of the test part.
+
+    The test patient is the one in the middle by the mean Dice of the methods at the end, so that it is chosen for none.
+
+    Args:
+        runs: Runs to show side by side; they share target, shots and seed.
+        table: The report's table, of one region.
+        region: That region.
+        reopener: Opens their cases again.
+    """
+    target, seed = runs[0].target, runs[0].seed
+    try:
+        setup = reopener.setup(runs[0])
+        ranked = _worst_cases(_last_dice(runs, table, "target"), setup.target, len(setup.target))
+        middle = ranked[len(ranked) // 2 :][:1]
+        cases = zip(("training patient", "test patient"), (setup.shots[0].case, *middle), strict=False)
+        fabric = make_fabric("auto", "32-true")
+        predictors = {run.method: Predictor.from_network(load_network(run.path, "last"), fabric) for run in runs}
+        value = heat_class(setup.space)
+        patients, space = [], setup.space
+        for what, case in cases:
+            drawing = CaseDrawing(case, setup.space, setup.modalities, region)
+            chances = {}
+            for name, predictor in predictors.items():
+                classes, (chances[name],) = predictor.most_probable(case, [value])
+                drawing.add(name, to_space(classes, setup.space, drawing.space, case.id))
+            patients.append(_patient_pictures(what, drawing, chances))
+            space = drawing.space
+    except MetasegError as error:
+        where = f" ({error.where})" if error.where else ""
+        return SideBySide(target, seed, problem=f"No pictures of {target} side by side: {error.found}{where}.")
+    return SideBySide(target, seed, tuple(patients), space, setup.space.classes[value])
+
+
+def _patient_pictures(what: str, drawing: CaseDrawing, chances: Mapping[str, np.ndarray]) -> PatientPictures:
+    where, painter = drawing.painter()
+    maps = [drawing.label, *drawing.maps.values()]
+    captions = [f"{dice_text(error['dice'])}, FP {error['false_positive']}" for error in drawing.errors]
+    return PatientPictures(
+        title=f"{what}: {drawing.case.id}, {where}",
+        names=("ground truth", *chances),
+        overlays=tuple(painter.painted(classes[painter.stored], drawing.space) for classes in maps),
+        heat_maps=(
+            painter.painted(None, drawing.space),
+            *(painter.heated(chance[painter.stored]) for chance in chances.values()),
+        ),
+        captions=("", *captions),
+    )
+
+
+def dice_text(dice: float) -> str:
+    """``Dice 0.51``, or that there was nothing to find and nothing found."""
+    return "no tumour" if np.isnan(dice) else f"Dice {dice:.2f}"
 
 
 def volume_text(case: StoredCase, voxels: int) -> str:

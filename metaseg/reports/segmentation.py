@@ -48,7 +48,14 @@ from metaseg.reports.blocks import (
 )
 from metaseg.reports.figures import FigureSink, file_name
 from metaseg.reports.inputs import Reopener, ReportRun
-from metaseg.reports.overlays import Choices, Overlays, make_choices, make_overlays
+from metaseg.reports.overlays import (
+    Choices,
+    Overlays,
+    SideBySide,
+    make_choices,
+    make_overlays,
+    make_side_by_side,
+)
 from metaseg.reports.provenance import NOT_BESIDE
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import read_curves
@@ -83,12 +90,18 @@ def segmentation_content(inputs: SegmentationInputs, sink: FigureSink, *, worst:
         overlays = [
             part for runs in shown for part in make_overlays(runs, analysis.rows, analysis.region, worst, reopener)
         ]
+        pairs = [
+            make_side_by_side(_papers_runs(runs, analysis), analysis.rows, analysis.region, reopener)
+            for runs in shown
+            if worst and len(runs) > 1
+        ]
         sections = [
             _retention_section(analysis, sink),
             _tables_section(analysis, inputs.synthetic, bool(inputs.settings.get("paper"))),
             _first_steps_section(analysis, sink),
             _paired_section(analysis, sink),
             _choices_section(choices, sink),
+            _side_by_side_section(pairs, analysis.region, sink),
             _overlays_section(overlays, analysis.region),
         ]
     sections.append(_training_section([run for run in inputs.runs if not run.tuned], sink))
@@ -102,6 +115,12 @@ def _shown_runs(inputs: SegmentationInputs, analysis: Analysis, group: Group) ->
     seeds = [run.seed for run in runs]
     seed = min(seeds, key=lambda seed: (-seeds.count(seed), seed), default=None)
     return sorted((run for run in runs if run.seed == seed), key=lambda run: order.index(run.method))
+
+
+def _papers_runs(runs: Sequence[ReportRun], analysis: Analysis) -> list[ReportRun]:
+    """The runs of the paper's three methods, or where fewer than two of them are there, of the first three shown."""
+    papers = [run for name in analysis.roles.paper.values() for run in runs if run.method == name]
+    return papers if len(papers) > 1 else list(runs[:3])
 
 
 def _lead(inputs: SegmentationInputs, analysis: Analysis | None) -> str:
@@ -536,6 +555,23 @@ def _paper_table(analysis: Analysis, synthetic: bool) -> Table:
 
 
 # Worst cases.
+
+
+def _side_by_side_section(pairs: Sequence[SideBySide], region: str, sink: FigureSink) -> Section:
+    """A training and a test patient under the methods, as the paper's figure 3 has them."""
+    blocks: list[Block] = []
+    for shown in pairs:
+        if shown.problem:
+            blocks.append(Note(shown.problem, "warning"))
+            continue
+        caption = (
+            f"{shown.target}, seed {shown.seed}: the first labelled patient, and the test patient in the middle by "
+            f"mean Dice of the methods; above the segmentation, below the probability of {shown.heated}. Dice {region} "
+            "and false-positive volume (FP) are of the whole case."
+        )
+        figure, name = charts.side_by_side_figure(shown), f"{file_name(shown.target)}-side-by-side"
+        blocks.append(Charts([sink.chart(figure, caption, name, f"{shown.target}, seed {shown.seed}")], large=True))
+    return Section("patients-shown", "A training and a test patient, side by side", blocks)
 
 
 def _overlays_section(overlays: Sequence[Overlays], region: str) -> Section:

@@ -21,7 +21,7 @@ from metaseg.config.studies import CompareConfig, ReportConfig
 from metaseg.errors import MetasegError, RunError, UsageError, WriteError
 from metaseg.reports.analysis import read_segmentation
 from metaseg.reports.inputs import Reopener
-from metaseg.reports.overlays import CaseDrawing, volume_text
+from metaseg.reports.overlays import CaseDrawing, make_side_by_side, volume_text
 from metaseg.reports.page import run_report
 from metaseg.studies.compare import run_compare
 from metaseg.studies.study_metrics import method_summary
@@ -84,6 +84,31 @@ def test_first_steps_stand_beside_the_table_of_the_study(page, whole):
     assert f"{abs(steps.loc[1, 'difference']):.3f}" in shown["active"][2]
     assert (whole / "figures" / "met-shots-2-first-steps.png").exists()
     assert "The first steps" in page.text
+
+
+def test_two_patients_stand_side_by_side(page, whole):
+    runs = [run for run in read_segmentation([whole]).tuned if run.seed == 0]
+    table = read_study_table(whole / "results")
+    table = table[table["region"] == "ET"]
+    shown = make_side_by_side(runs, table, "ET", Reopener())
+    assert shown.problem == ""
+    assert shown.heated == "ET"
+    assert [patient.title.split(":")[0] for patient in shown.patients] == ["training patient", "test patient"]
+    trained, tested = (patient.title.split(": ")[1].split(",")[0] for patient in shown.patients)
+    assert trained in {row.case for row in runs[0].patients["train"]}
+    last = table[(table["domain"] == "target") & (table["case"] == tested) & (table["seed"] == 0)]
+    for place, run in enumerate(runs, start=1):
+        dice = last[(last["method"] == run.method) & (last["work"] == last["work"].max())]["dice"].item()
+        told = f"Dice {dice:.2f}" if dice == dice else "no tumour"
+        assert shown.patients[1].captions[place].startswith(f"{told}, FP ")
+        assert shown.patients[1].captions[place].endswith(" ml")
+    for patient in shown.patients:
+        assert patient.names == ("ground truth", *(run.method for run in runs))
+        assert len({picture.size for picture in (*patient.overlays, *patient.heat_maps)}) == 1
+        # Heat maps are of the methods' own networks.
+        assert len({picture.tobytes() for picture in patient.heat_maps}) == len(patient.names)
+    assert (whole / "figures" / "met-side-by-side.pdf").exists()
+    assert shown.patients[1].captions[1] in page.text
 
 
 def test_page_of_a_study_needs_nothing_from_outside(page):
