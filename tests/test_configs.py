@@ -13,18 +13,20 @@ from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainCon
 from metaseg.config.fields import command_words
 from metaseg.config.io import Config, load_config
 from metaseg.config.segmentation import EvaluateConfig, MetatuneConfig, NaivetuneConfig, PredictConfig, PretrainConfig
-from metaseg.config.studies import ClassifyCompareConfig, named_after
+from metaseg.config.studies import ClassifyCompareConfig, CompareConfig, named_after
 from metaseg.sampling import ORDERS
-from metaseg.studies.classifiers.plan import make_classifier_plan
+from metaseg.studies.classifiers.plan import FROM, make_classifier_plan
 from metaseg.studies.papers import papers
+from metaseg.studies.plan import make_plan
 from metaseg.verbs import VERBS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ZHOU_RATES = Path(__file__).parent / "golden" / "zhou2017_table3.csv"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
+PAPERS = [path for path in FILES if path.parent.name == "paper"]
 CLASSES = {verb.name: verb.config for verb in VERBS}
 IN_A_FOLDER = ("compare", "classify-compare", "classify-search")
-WITHOUT = ("report",)  # it has no settings to speak of
+WITHOUT = ("report", "paper")  # they have no settings to speak of
 
 pytestmark = pytest.mark.skipif(not CONFIGS.is_dir(), reason="needs the repository")
 
@@ -49,6 +51,40 @@ def settings(config: Config) -> dict[str, Any]:
 def test_every_file_loads_by_its_verb(path: Path) -> None:
     verb = yaml.safe_load(path.read_text(encoding="utf-8"))["verb"]
     assert type(load(str(path.relative_to(CONFIGS)))) is CLASSES[verb]
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_a_papers_smoke_needs_neither_data_nor_downloads(path: Path) -> None:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    study = load_config(CLASSES[content["verb"]], path, {"size": "smoke"})
+    if isinstance(study, CompareConfig):
+        plan = make_plan(named_after(study, path))
+        folders = [target[key] for target in plan.targets.values() for key in ("data", "source")]
+        assert all(folder.is_relative_to(plan.folder) for folder in folders)
+        assert plan.pretrain is not None
+        assert plan.pretrain.weights == "none"
+        assert set(plan.entries) == set(content["methods"])
+        return
+    work = make_classifier_plan(named_after(study, path))
+    assert set(work.entries) == set(content["entries"])
+    for entry in (*work.entries.values(), *work.pretraining.values()):
+        assert entry.data == ()
+        assert entry.split is None
+        assert entry.weights == "none" or entry.weights.startswith(FROM)
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_a_papers_small_study_needs_no_downloads(path: Path) -> None:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if "small" not in content["sizes"]:
+        pytest.skip("the file has none")
+    study = load_config(CLASSES[content["verb"]], path, {"size": "small"})
+    if isinstance(study, CompareConfig):
+        plan = make_plan(study)
+        assert plan.pretrain is None or plan.pretrain.weights == "none"
+        return
+    work = make_classifier_plan(study)
+    assert "imagenet" not in {entry.weights for entry in (*work.entries.values(), *work.pretraining.values())}
 
 
 @pytest.mark.parametrize("verb", sorted(set(CLASSES) - {*IN_A_FOLDER, *WITHOUT}))
