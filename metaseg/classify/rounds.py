@@ -18,6 +18,8 @@ from metaseg.sampling import pattern_counts, prediction_patterns
 from metaseg.sampling.scores import majority_probabilities
 
 FOLDER, CURVE_NAME, PICTURE_NAME = "rounds", "curve.csv", "curve.png"
+PARTS = {"test": "test part", "pool": "rest of the pool", "val": "validation part"}
+"""Parts on which a round is measured, in words."""
 KEPT = 10
 """Candidates at either end of a ranking whose patches' predictions are kept, as many as the paper's Fig. 10 shows."""
 ROUND_KIND = FileKind("a round of active learning", "start the run again with --overwrite")
@@ -174,9 +176,8 @@ def budget_areas(table: pd.DataFrame, part: str) -> dict[str, float]:
 def write_curve(folder: Path, table: pd.DataFrame, metric: str, title: str, synthetic: bool) -> None:
     """Write ``curve.csv`` and ``curve.png``: a metric against labels on each part, and what was chosen below."""
     write_text(folder / CURVE_NAME, table.to_csv(index=False, lineterminator="\n"))
-    names = {"test": "test part", "pool": "rest of the pool", "val": "validation part"}
     curves = {
-        names.get(str(part), str(part)): (rows["labels"].tolist(), rows[metric].tolist())
+        PARTS.get(str(part), str(part)): (rows["labels"].tolist(), rows[metric].tolist())
         for part, rows in table.groupby("part", sort=False)
     }
     rounds = table.drop_duplicates("round")

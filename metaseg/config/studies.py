@@ -22,6 +22,7 @@ from metaseg.config.options import (
     Count,
     FirstMarks,
     Help,
+    Names,
     Options,
     Paths,
     Precision,
@@ -175,6 +176,12 @@ class ClassifyCompareConfig(StudyOptions):
     new_splits: bool = option(False, "Divide the patients anew for each seed, instead of once for all.", STUDY)
     baseline: str | None = option(
         None, "Entry that the others are compared with; by default random, or the first.", STUDY, free=TABLES_ANEW
+    )
+    references: Names = option(
+        (),
+        "Entries at whose final metric labels are counted too, beside the baseline's: from scratch, or all labels.",
+        STUDY,
+        free=TABLES_ANEW,
     )
     metric: Literal["auc", "accuracy", "balanced_accuracy", "f1"] = option(
         "auc", "Metric of the tables.", STUDY, common=True, earlier=("figure",), free=TABLES_ANEW

@@ -17,7 +17,7 @@ from metaseg.cases.labels import WHOLE_LESION
 from metaseg.classify.data import open_slices
 from metaseg.classify.evaluate import run_config
 from metaseg.classify.fitting import NAMES
-from metaseg.classify.rounds import CURVE_NAME, read_curve, read_rounds
+from metaseg.classify.rounds import CURVE_NAME, PARTS, read_curve, read_rounds
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.config.classification import SliceOptions
 from metaseg.errors import MetasegError
@@ -73,8 +73,11 @@ from metaseg.reports.figures import FigureSink, file_name
 from metaseg.reports.inputs import Reopener, ReportRun
 from metaseg.reports.overlays import SlicePainter, data_address
 from metaseg.runs.logs import read_curves
+from metaseg.sampling import PATTERNS
 from metaseg.studies.classifiers.classes import by_entry, class_table, pooled_confusion
 from metaseg.studies.classifiers.draws import draw_charts, uncertainty_chart
+from metaseg.studies.classifiers.references import worth_text
+from metaseg.studies.classifiers.selection import CANDIDATES, class_shares, pattern_table, selection_charts
 from metaseg.studies.classifiers.tables import Predictions, highest_entry, label_bands
 from metaseg.studies.classifiers.trials import FOUND
 from metaseg.studies.papers import NOTE, SYNTHETIC, beside_paper, papers
@@ -93,7 +96,6 @@ GRAD_CAMS, GRAD_CAM_WIDTH = 12, 560
 BINS = 10
 """Bins of a reliability diagram."""
 SETTINGS = ("given", "found")
-PARTS = {"test": "test part", "pool": "rest of the pool", "val": "validation part"}
 RUN_METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -469,19 +471,42 @@ def _labels_section(study: ClassifierStudy, roles: Mapping[str, str], sink: Figu
         return Section("labels", "", [])
     name, titles = NAMES[study.metric], study.work.titles
     shown = {titles[label]: roles[label] for label in study.active}
-    draw = partial(charts.draw_bands, curves=label_bands(study.curves, study.metric, titles), roles=shown)
     size = (5.4, float(np.clip(0.2 * len(shown) + 1.6, 3.6, 8.0)))
-    caption = (
-        f"{name} on the test part against labels: mean over seeds, bands of one standard error (none with fewer than "
-        f"{FEWEST_SEEDS} seeds)."
-    )
-    heading = f"{name} on the test part"
-    chart = sink.draw(draw, size, heading, caption, "label-curves", name, xlabel="labels", ylabel=name)
-    blocks: list[Block] = [Charts([chart], large=True)]
+    drawn = []
+    for part, file in (("test", "label-curves"), ("pool", "pool-curves")):
+        bands = label_bands(study.curves, study.metric, titles, part)
+        if bands.empty:
+            continue
+        caption = (
+            f"{name} on the {PARTS[part]} against labels: mean over seeds, bands of one standard error (none with "
+            f"fewer than {FEWEST_SEEDS} seeds)."
+        )
+        draw = partial(charts.draw_bands, curves=bands, roles=shown)
+        heading = f"{name} on the {PARTS[part]}"
+        drawn.append(sink.draw(draw, size, heading, caption, file, name, xlabel="labels", ylabel=name))
+    blocks: list[Block] = [Charts(drawn, large=True)]
     if "other" in shown.values():
         blocks.append(Note("Entries in grey have their intervals in the table.", "quiet"))
     table = _labels_table(study, roles)
-    return Section("labels", "What labels were worth", [*blocks, table, _reading_help([table])])
+    blocks += [table, *_references_tables(study, roles), _reading_help([table])]
+    return Section("labels", "What labels were worth", blocks)
+
+
+def _references_tables(study: ClassifierStudy, roles: Mapping[str, str]) -> list[Table]:
+    """Labels that entries need for the final metrics of others; nothing without references."""
+    titles = study.work.titles
+    against = {name: f"_{name}" for name in study.work.references if f"labels_needed_{name}" in study.summary}
+    if not against:
+        return []
+    frame = _entry_rows(study, study.summary[study.summary["entry"].isin(study.active)], roles)
+    columns = [text_column("title", "entry")]
+    for name, of in {study.baseline: "", **against}.items():
+        texts = [worth_text(row, of) for row in frame.to_dict("records")]
+        frame = frame.assign(**{f"worth{of}": texts})
+        final = study.summary.set_index("entry")[study.metric].get(name)
+        columns.append(TableColumn(f"worth{of}", f"{titles[name]} ({number(final)})", write=str))
+    caption = "Labels needed for the final metrics of others; in parentheses the percentage saved and its 95 % interval"
+    return [Table(caption, frame, columns)]
 
 
 def _labels_table(study: ClassifierStudy, roles: Mapping[str, str]) -> Table:
@@ -693,11 +718,38 @@ def _chosen_section(
     size, file = (5.0, 1.4 + 0.36 * chosen.shape[1]), "class-fractions"
     chart = sink.draw(draw, size, heading, caption, file, "Class fractions", xlabel=xlabel)
     blocks: list[Block] = [Charts([chart])]
+    for panels in selection_charts(study.choosing, study.work.titles, study.work.study.pattern_round):
+        figure, axes = charts.new_figure(*panels.size, *panels.grid, sharey="row")
+        panels.draw(axes)
+        file = panels.name.replace("_", "-")
+        blocks.append(Charts([sink.chart(figure, panels.caption, file, panels.title)], large=True))
+    blocks += _selection_tables(study)
     for first in (ones[0] for ones in runs.values() if pictures):
         inside = _chosen_blocks(reopener, first)
         if inside:
             blocks.append(Details(f"{first.method}, seed {first.seed}: first and last choices", inside))
     return Section("chosen", "What was chosen", blocks)
+
+
+def _selection_tables(study: ClassifierStudy) -> list[Block]:
+    """Classes by round, and patterns over all rounds; means over seeds."""
+    titles = study.work.titles
+    shares, patterns = class_shares(study.choosing), pattern_table(study.choosing)
+    rounds = [str(number) for number in sorted(set(shares["round"]))]
+    by_round = shares.pivot_table("fraction", ["entry", "class"], "round", sort=False).set_axis(rounds, axis=1)
+    pools = shares.groupby(["entry", "class"], sort=False)["pool_fraction"].mean()
+    frame = by_round.assign(pool=pools).reset_index()
+    frame["title"] = frame["entry"].map(titles) + ": " + frame["class"]
+    columns = [TableColumn(name, name, write=whole_percent) for name in (*rounds, "pool")]
+    tables = [Table("Classes of what was chosen, by round", frame, [text_column("title", "entry and class"), *columns])]
+    if len(patterns):
+        keys = ["entry", "candidates"]
+        counted = patterns.pivot_table("fraction", keys, "pattern", sort=False).reset_index()
+        counted["title"] = counted["entry"].map(titles) + ": " + counted["candidates"].map(CANDIDATES)
+        columns = [TableColumn(name, name, meaning, write=whole_percent) for name, meaning in PATTERNS.items()]
+        caption = "Prediction patterns of candidates, mean over rounds and seeds"
+        tables.append(Table(caption, counted, [text_column("title", "entry and candidates"), *columns]))
+    return [Details("Classes and patterns in numbers", tables)]
 
 
 def _chosen_fractions(run: ReportRun) -> dict[str, float] | None:

@@ -36,6 +36,8 @@ from metaseg.runs.networks import PatientRow
 from metaseg.studies.classifiers.draws import final_rows, with_validation
 from metaseg.studies.classifiers.folds import pool_folds
 from metaseg.studies.classifiers.plan import ClassifierWork, make_classifier_plan
+from metaseg.studies.classifiers.references import with_references
+from metaseg.studies.classifiers.selection import ChoosingRun, choosing_runs
 from metaseg.studies.classifiers.tables import (
     Predictions,
     against_baseline,
@@ -98,6 +100,7 @@ class ClassifierStudy:
         predictions: Of the cells that are done.
         baseline: Entry that the others are compared with.
         finals: As from :func:`metaseg.studies.classifiers.draws.final_rows`.
+        choosing: The runs of active learning that are done.
     """
 
     work: ClassifierWork
@@ -108,6 +111,7 @@ class ClassifierStudy:
     predictions: Mapping[Unit, Predictions]
     baseline: str
     finals: pd.DataFrame
+    choosing: Sequence[ChoosingRun]
 
     @property
     def metric(self) -> str:
@@ -221,8 +225,9 @@ def _computed(work: ClassifierWork, found: dict[Unit, Predictions], done: Sequen
     baseline, curves = work.baseline, curve_rows(work, done)
     by_patient = {cell: predictions for cell in found if (predictions := of_patients(found[cell])) is not None}
     patients = entry_summary(work, by_patient, curves.iloc[:0], baseline)
-    finals = final_rows(work, done)
+    finals, choosing = final_rows(work, done), choosing_runs(work, done)
     by_slice = with_validation(work, with_steps(work, entry_summary(work, found, curves, baseline)), finals)
+    by_slice = with_references(by_slice, work, curves, found, choosing)
     return ClassifierStudy(
         work=work,
         summary=by_slice.sort_values(work.study.metric, ascending=False),
@@ -232,6 +237,7 @@ def _computed(work: ClassifierWork, found: dict[Unit, Predictions], done: Sequen
         predictions=found,
         baseline=baseline,
         finals=finals,
+        choosing=choosing,
     )
 
 

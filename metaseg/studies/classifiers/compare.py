@@ -30,6 +30,7 @@ from metaseg.studies.classifiers.plan import (
     make_classifier_plan,
     with_split,
 )
+from metaseg.studies.classifiers.references import print_references, with_references
 from metaseg.studies.classifiers.selection import choosing_runs, write_selection
 from metaseg.studies.classifiers.tables import (
     against_baseline,
@@ -124,8 +125,9 @@ def write_tables(work: ClassifierWork) -> ClassifierComparison:
     read = {cell: predictions_in(work.folder / cell.folder / "test") for cell in done}
     found = pool_folds({cell: one for cell, one in read.items() if one is not None}, work.study.folds)
     curves = curve_rows(work, done)
-    finals = final_rows(work, done)
+    finals, choosing = final_rows(work, done), choosing_runs(work, done)
     summarised = with_validation(work, with_steps(work, entry_summary(work, found, curves, work.baseline)), finals)
+    summarised = with_references(summarised, work, curves, found, choosing)
     write_table(summarised, work.folder / "summary")
     write_table(curves, work.folder / "curves")
     write_table(against_baseline(work, found, work.baseline), work.folder / "pairwise")
@@ -136,12 +138,13 @@ def write_tables(work: ClassifierWork) -> ClassifierComparison:
     if len(curves):
         write_label_curves(work.folder / "curves.png", curves, work.study.metric, work.titles)
         write_label_curves(work.folder / "pool_curves.png", curves, work.study.metric, work.titles, "pool")
-        write_selection(choosing_runs(work, done), work.folder, work.titles, work.study.pattern_round)
+        write_selection(choosing, work.folder, work.titles, work.study.pattern_round)
     synthetic = any(read_manifest(work.folder / cell.folder).get("synthetic") for cell in done)
     write_draws(work, finals, done, synthetic)
     if len(summarised):
         write_metric_plot(work.folder / "metrics.png", summarised, work.study.metric, work.titles)
         _print_summary(work, summarised)
+        print_references(work, summarised)
         _print_classes(work, write_classes(by_entry(found), work.folder, work.titles, work.study.resamples, synthetic))
         if work.study.paper is not None:
             print_paper(work.study.paper, summarised, synthetic)

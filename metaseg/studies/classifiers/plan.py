@@ -72,6 +72,11 @@ class ClassifierWork(Work):
     spaces: Mapping[str, Space] = field(default_factory=dict)
 
     @property
+    def references(self) -> tuple[str, ...]:
+        """Entries at whose final metric labels are counted, beside the baseline."""
+        return tuple(name for name in self.study.references if name != self.baseline)
+
+    @property
     def cells(self) -> Sequence[Unit]:
         """The runs that are compared, seed by seed and fold by fold, so that a study cut short has all entries."""
         folds = range(self.study.folds) if self.study.folds else (None,)
@@ -254,6 +259,8 @@ def make_classifier_plan(config: ClassifyCompareConfig) -> ClassifierWork:
                 spaces[label], entries[label] = space, begun
     if config.baseline is not None and config.baseline not in entries:
         raise unknown_name("entry of --baseline", config.baseline, entries)
+    if strangers := [name for name in config.references if name not in entries]:
+        raise unknown_name("entry of --references", strangers[0], entries)
     pretraining = {
         label: read_classifier_entry(what, _own_settings(label, given, what), {}, config, folder)
         for label, given in config.pretrain.items()

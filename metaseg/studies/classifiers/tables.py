@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from metaseg.classify.fitting import METRICS, NAMES
-from metaseg.classify.rounds import CURVE_NAME, read_curve
+from metaseg.classify.rounds import CURVE_NAME, PARTS, read_curve
 from metaseg.files import FileKind, read_frame, read_json
 from metaseg.inference.classification_files import PREDICTIONS
 from metaseg.metrics.classification import weighted_metrics
@@ -292,7 +292,7 @@ def label_metrics(curves: pd.DataFrame, label: str, baseline: str, metric: str, 
 
     Intervals are over seeds, NaN with fewer than three, like ``labels_saved_p``: twice the share of resamples that save
     nothing, or of those that save something if these are fewer. The metric that is to be reached is the baseline's mean
-    over seeds at its end.
+    over seeds at its end; of the baseline itself there are the labels at which it was there first.
     """
     mine, theirs = (list(seed_curves(curves, name, metric).values()) for name in (label, baseline))
     if not mine:
@@ -304,12 +304,28 @@ def label_metrics(curves: pd.DataFrame, label: str, baseline: str, metric: str, 
         draws = draw_weights(len(areas), resamples, rng) @ np.array(areas) / len(areas)
         low, high = percentile_interval(draws) if len(areas) >= FEWEST_SEEDS else (math.nan, math.nan)
         row |= {"area": float(np.mean(areas)), "area_low": low, "area_high": high}
-    if not theirs or label == baseline:
+    if not theirs or len(mean_curve(mine)) < 2 or len(mean_curve(theirs)) < 2:
         return row
+    worth = labels_worth(mine, theirs, rng, resamples)
+    return row | ({"labels_needed": worth["labels_needed"]} if label == baseline else worth)
+
+
+def labels_worth(
+    mine: Sequence[pd.Series], theirs: Sequence[pd.Series], rng: np.random.Generator, resamples: int
+) -> dict[str, float]:
+    """Labels that an entry needs for the metric with which another one ends, and the fraction that it saves.
+
+    Args:
+        mine: Curves of the entry's seeds: metric by number of labels.
+        theirs: Those of the other one; of a training on all labels, a single point each.
+        rng: Draws the seeds.
+        resamples: Resamples, of which 500 at most are drawn.
+
+    Returns:
+        ``labels_needed``, ``labels_saved``, its interval and ``labels_saved_p``, as :func:`label_metrics` has them.
+    """
     mean, reference = mean_curve(mine), mean_curve(theirs)
-    if len(mean) < 2 or len(reference) < 2:
-        return row
-    row["labels_needed"] = labels_to_reach(mean.index, mean.to_numpy(), float(reference.iloc[-1]))
+    row = {"labels_needed": labels_to_reach(mean.index, mean.to_numpy(), float(reference.iloc[-1]))}
     row |= {"labels_saved": _saved(mean, reference), **dict.fromkeys(_OF_SAVED, math.nan)}
     if min(len(mine), len(theirs)) < FEWEST_SEEDS:
         return row
@@ -391,7 +407,7 @@ def label_bands(curves: pd.DataFrame, metric: str, titles: Mapping[str, str], pa
         curves: As from :func:`curve_rows`.
         metric: The metric.
         titles: Entry to title.
-        part: ``test``, or another of :data:`PARTS`.
+        part: ``test``, or another of :data:`~metaseg.classify.rounds.PARTS`.
 
     Returns:
         Columns ``method`` (the title), ``step`` (labels), ``mean``, ``low``, ``high``.
@@ -409,8 +425,6 @@ def label_bands(curves: pd.DataFrame, metric: str, titles: Mapping[str, str], pa
     return pd.concat(bands, ignore_index=True) if bands else pd.DataFrame(columns=["method", "step", *BAND])
 
 
-PARTS = {"test": "test part", "pool": "rest of the pool", "val": "validation part"}
-"""Parts on which rounds of active learning are measured, in words."""
 BAND = ("mean", "low", "high")
 
 
