@@ -627,6 +627,7 @@ def classify_compare(
     folds: int = 0,
     new_splits: bool = False,
     baseline: str | None = None,
+    references: str | Sequence[str] = ...,
     metric: Literal["auc", "accuracy", "balanced_accuracy", "f1"] = "auc",
     resamples: int = 2000,
     trials: int = 0,
