@@ -51,7 +51,8 @@ def draw_points(
         )
     for name, (value, role) in lines.items():
         axis.axhline(value, color=LIGHT[role], linestyle=":", linewidth=1.6, label=name)
-    limit_to_fractions(axis, rows[["value", "low", "high"]].clip(0.0, 1.0))
+    held = [rows[["value", "low", "high"]], pd.DataFrame({"value": [value for value, _ in lines.values()]})]
+    limit_to_fractions(axis, pd.concat(held).clip(0.0, 1.0))
     if ticks:
         axis.set_xticks(range(len(ticks)), ticks)
     legend_below(axis, 2)
