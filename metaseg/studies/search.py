@@ -228,7 +228,7 @@ def with_values(config: C, values: Mapping[str, Any]) -> C:
     for name, value in values.items():
         setting, _, inner = name.partition(".")
         changed[setting] = changed.get(setting, getattr(config, setting)) | {inner: value} if inner else value
-    return replace(config, **changed)  # type: ignore[type-var]
+    return replace(config, **changed)
 
 
 DATABASE, TABLE, BEST = "optuna.db", "trials.csv", "best.json"

@@ -90,9 +90,10 @@ class ClassifierWork(Work):
     @property
     def units(self) -> Sequence[Unit | Slot]:
         """All work: the networks to start from, the trials and the end of each search, and the cells."""
-        searches = [(*search.units, end_of(label)) for label, search in self.searches.items()]
-        pretraining = [Unit("pretrain", "", label) for label in self.pretraining]
-        return (*pretraining, *(unit for units in searches for unit in units), *self.cells)
+        units: list[Unit | Slot] = [Unit("pretrain", "", label) for label in self.pretraining]
+        for label, search in self.searches.items():
+            units += [*search.units, end_of(label)]
+        return (*units, *self.cells)
 
     def needs(self, unit: Unit | Slot) -> Sequence[Unit | Slot]:
         """What a unit is made from, and the cell whose ranking it takes."""
@@ -184,7 +185,11 @@ class ClassifierWork(Work):
         if (parent := self.parent(unit)) is not None:
             config = replace(config, weights=str(self.folder / parent.folder))
         ranked = self.ranked_by(unit)
-        if ranked is not None and list_file(self.folder / ranked.folder, RANKED_ROUND).exists():
+        if (
+            ranked is not None
+            and isinstance(config, ClassifyActiveConfig)
+            and list_file(self.folder / ranked.folder, RANKED_ROUND).exists()
+        ):
             config = replace(config, ranking_from=self.folder / ranked.folder)
         return config
 
