@@ -71,13 +71,15 @@ class FCN8s(nn.Module):
     def __init__(self, in_channels: int, num_classes: int, fc_channels: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
         self.features = make_layers(cfgs["D"])
-        self.features[0] = nn.Conv2d(in_channels, 64, kernel_size=3, padding=1)
-        self.fc6 = nn.Conv2d(512, fc_channels, kernel_size=7, padding=3) if fc_channels else None
+        self.features[0] = nn.Conv2d(in_channels, cfgs["D"][0], kernel_size=3, padding=1)
+        # Each pooling follows a convolution and its activation.
+        third, fourth, last = (self.features[pool - 2].out_channels for pool in (POOL3, POOL4, POOL5))
+        self.fc6 = nn.Conv2d(last, fc_channels, kernel_size=7, padding=3) if fc_channels else None
         self.fc7 = nn.Conv2d(fc_channels, fc_channels, kernel_size=1) if fc_channels else None
         self.dropout = nn.Dropout(dropout)
-        self.score5 = nn.Conv2d(fc_channels or 512, num_classes, kernel_size=1)
-        self.score4 = nn.Conv2d(512, num_classes, kernel_size=1)
-        self.score3 = nn.Conv2d(256, num_classes, kernel_size=1)
+        self.score5 = nn.Conv2d(fc_channels or last, num_classes, kernel_size=1)
+        self.score4 = nn.Conv2d(fourth, num_classes, kernel_size=1)
+        self.score3 = nn.Conv2d(third, num_classes, kernel_size=1)
         self.up5 = BilinearUpsample(num_classes)
         self.up4 = BilinearUpsample(num_classes)
         self._initialise()

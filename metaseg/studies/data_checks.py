@@ -76,13 +76,18 @@ def check_data(plan: Plan) -> None:
 
 def named_inputs(plan: Plan) -> dict[str, str]:
     """Digests of the network and the splits that cells start from, as far as they are there."""
-    found = {NETWORK: content_digest(plan.network)} if plan.pretrain is None or is_run(plan.network) else {}
+    found = {NETWORK: content_digest(plan.network)} if is_pretrained(plan) else {}
     for target in plan.targets:
         config = runs_to_check(plan, target)[0]
         for what, file in (("target", config.split), ("the source of target", config.source_split)):
             if file is not None and file.exists():
                 found[f"split of {what} {target}"] = content_digest(file)
     return found
+
+
+def is_pretrained(plan: Plan) -> bool:
+    """Whether the source network is there: one from elsewhere, or the study's own whose pretraining is finished."""
+    return plan.pretrain is None or state_of(plan.network, plan.pretrain, plan.folder) == "done"
 
 
 def has_results(plan: Plan) -> bool:
@@ -127,9 +132,9 @@ def _reader() -> Cases:
 
 
 def _network(plan: Plan, cases: Cases) -> _Network:
-    if plan.pretrain is None or (plan.network / STATE_NAME).exists():
-        if plan.pretrain is not None:
-            _check_same_pretraining(plan, plan.pretrain)
+    if plan.pretrain is not None:
+        _check_same_pretraining(plan, plan.pretrain)
+    if plan.pretrain is None or is_pretrained(plan):
         network = load_network(plan.network)
         return _Network(network.card.modalities, network.seen, network.pretraining)
     _check_region(plan, plan.pretrain)

@@ -13,10 +13,10 @@ from metaseg.adapt.setup import open_domain, open_source, prepare_setup
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.config.io import dump_config
 from metaseg.errors import RunError, UsageError, unknown_name
-from metaseg.runs.folder import RunFolder, is_run
+from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.studies.cells import BusyError, check_inputs, run_unit, state_of
-from metaseg.studies.data_checks import check_unwatched, has_results, named_inputs, runs_to_check
+from metaseg.studies.data_checks import check_unwatched, has_results, is_pretrained, named_inputs, runs_to_check
 from metaseg.studies.phantoms import is_phantom_split, make_phantom_domain
 from metaseg.studies.plan import Plan, with_patients
 from metaseg.studies.search import open_database
@@ -69,7 +69,7 @@ def with_region(plan: Plan, network: LoadedNetwork) -> Plan:
 
 def known_region(plan: Plan) -> Plan:
     """The plan with its region, or as it is where the source network is still to be pretrained."""
-    return with_region(plan, load_network(plan.network)) if is_run(plan.network) or plan.pretrain is None else plan
+    return with_region(plan, load_network(plan.network)) if is_pretrained(plan) else plan
 
 
 def _make_phantoms(plan: Plan) -> None:
