@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -15,7 +16,9 @@ from torch import nn
 from metaseg.config.classification import ClassifyTrainConfig
 from metaseg.errors import UsageError
 from metaseg.models import Classifier
+from metaseg.models.card import checkpoint_files
 from metaseg.models.parts import freeze, hold_still
+from metaseg.runs.networks import weights_file
 
 AUTO: Mapping[tuple[str, str], str] = {
     ("large", "similar"): "freeze",
@@ -34,8 +37,8 @@ def choose_transfer(config: ClassifyTrainConfig, slices: int) -> tuple[str, str]
     """The transfer that is asked for, or what ``auto`` stands for by Al-Janabi's four cases; and why.
 
     The size is ``config.auto_size`` or, where that is not given, ``large`` from :data:`LARGE` training slices on. The
-    similarity is ``config.auto_similarity`` or ``different`` for ImageNet's photographs, ``similar`` for weights of
-    another run.
+    similarity is ``config.auto_similarity`` or ``similar`` for weights of another run, which has learned scans, and
+    ``different`` for all others, such as ImageNet's, from the library or from a file.
 
     Args:
         config: The settings.
@@ -49,9 +52,10 @@ def choose_transfer(config: ClassifyTrainConfig, slices: int) -> tuple[str, str]
     if config.weights == "none":
         return "scratch", "there are no pretrained weights"
     size = config.auto_size or ("large" if slices >= LARGE else "small")
-    similarity = config.auto_similarity or ("different" if config.weights == "imagenet" else "similar")
+    of_run = config.weights != "imagenet" and checkpoint_files(Path(weights_file(config.weights)))[1].is_file()
+    similarity = config.auto_similarity or ("similar" if of_run else "different")
     line = "as stated" if config.auto_size else f"large from {LARGE} on"
-    told = "as stated" if config.auto_similarity else f"as {'ImageNet is' if similarity == 'different' else 'runs are'}"
+    told = "as stated" if config.auto_similarity else f"they are {'' if of_run else 'not '}of a run"
     reason = f"{slices} training slices are a {size} set ({line}), {similarity} to what the weights are of ({told})"
     transfer = AUTO[size, similarity]
     if transfer == "freeze" and config.head == "linear":

@@ -42,13 +42,20 @@ class TestAuto:
     @pytest.mark.parametrize(
         ("slices", "weights", "expected"),
         [
-            (LARGE - 1, "run", ("small", "similar")),
+            (LARGE - 1, "run/best", ("small", "similar")),
             (LARGE - 1, "imagenet", ("small", "different")),
-            (LARGE, "run", ("large", "similar")),
+            (LARGE, "run/best", ("large", "similar")),
             (LARGE, "imagenet", ("large", "different")),
+            (LARGE, "vgg16-397923af.pth", ("large", "different")),
         ],
     )
-    def test_size_and_similarity_are_found_where_they_are_not_stated(self, train_config, slices, weights, expected):
+    def test_size_and_similarity_are_found_where_they_are_not_stated(
+        self, train_config, slices, weights, expected, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        Path("run").mkdir()
+        for name in ("run/best.json", "run/best.safetensors", "vgg16-397923af.pth"):
+            Path(name).touch()
         transfer, reason = choose_transfer(train_config(weights=weights), slices)
         assert transfer == AUTO[expected]
         assert all(word in reason for word in (*expected, str(slices), str(LARGE)))
@@ -57,7 +64,10 @@ class TestAuto:
         assert choose_transfer(train_config(auto_size="large", auto_similarity="similar"), 10)[0] == "scratch"
 
     def test_a_frozen_base_asks_for_dense_layers(self, train_config):
-        linear, dense = (choose_transfer(train_config(weights="run", head=head), 9)[1] for head in ("linear", "dense"))
+        linear, dense = (
+            choose_transfer(train_config(weights="imagenet", auto_similarity="similar", head=head), 9)[1]
+            for head in ("linear", "dense")
+        )
         assert "--head dense" in linear
         assert "--head dense" not in dense
 
