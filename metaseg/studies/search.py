@@ -237,6 +237,8 @@ WORST = 0.0
 """What a trial is worth whose loss became non-finite, or that is no good at all; no metric knows anything worse."""
 SPREAD_TRIALS = 8
 """Trials, the first included, that are spread over the space before a sampler goes by what it has seen."""
+HALTON_SETTINGS = 4
+"""Settings up to which the first points of Halton's sequence spread."""
 UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 4, 1
 """Trials that are never ended early, and epochs of each later trial that are waited for."""
 PATIENCE = 120.0
@@ -518,17 +520,23 @@ class Search(ABC):
 
 
 def spread_values(space: Space, number: int) -> dict[str, Any]:
-    """The values of an early trial: points of Halton's sequence, which a few trials already spread over the space.
+    """The values of an early trial: points that a few trials already spread over the space.
 
-    They are the same for every method with the same space: with few trials, chance would favour one method.
+    They are the same for every method with the same space: with few trials, chance would favour one method. Of few
+    settings they are those of Halton's sequence. Its first points have low values in all further dimensions; of more
+    settings they are a Latin hypercube, by which each setting takes all parts of its range once.
 
     Args:
         space: What is searched.
-        number: Number of the trial, from 1.
+        number: Number of the trial, from 1 and below :data:`SPREAD_TRIALS`.
     """
     from scipy.stats import qmc
 
-    point = qmc.Halton(len(space), scramble=False).random(number + 1)[number]
+    if len(space) <= HALTON_SETTINGS:
+        point = qmc.Halton(len(space), scramble=False).random(number + 1)[number]
+    else:
+        points = qmc.LatinHypercube(len(space), seed=np.random.default_rng(0)).random(SPREAD_TRIALS - 1)
+        point = points[number - 1]
     return {
         name: parameter.at(float(fraction)) for (name, parameter), fraction in zip(space.items(), point, strict=True)
     }

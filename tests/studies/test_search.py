@@ -103,6 +103,14 @@ def test_early_trials_are_points_of_haltons_sequence_alike_for_all_methods():
     assert [value["share"] for value in values] == pytest.approx([0.3, 0.6, 0.1])
     choices = {"rank": Parameter("rank", choices=(2, 4, 8))}
     assert [spread_values(choices, number)["rank"] for number in (1, 2, 3)] == [4, 2, 8]
+
+
+def test_early_trials_try_every_part_of_many_settings():
+    space = {f"s{place}": Parameter(f"s{place}", 0, 1) for place in range(8)} | {"k": Parameter("k", choices=(3, 5))}
+    values = [spread_values(space, number) for number in range(1, 8)]
+    for place in range(8):
+        assert sorted(int(7 * row[f"s{place}"]) for row in values) == list(range(7))
+    assert {row["k"] for row in values} == {3, 5}
     assert Parameter("steps", low=1, high=5, whole=True).at(0.5) == 3
 
 
