@@ -58,7 +58,9 @@ def chosen_by(entry, probabilities):
     """The ranks, from 0, of what an entry chooses from what members say."""
     count = probabilities.shape[1]
     batch = read_sizes(entry, count).batch
-    choice = choose(entry, lambda: None, Slices(count), None, batch, (0, 4, 2), lambda slices: probabilities)
+    choice = choose(
+        entry, lambda: None, Slices(count), None, batch, (0, 4, 2), lambda slices: probabilities, patches=None
+    )
     ranks = np.empty(count, dtype=int)
     ranks[np.argsort(-committee_score(probabilities), kind="stable")] = np.arange(count)
     return ranks[choice.positions]
