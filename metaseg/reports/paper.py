@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from metaseg.config.sizes import SIZES
+from metaseg.config.sizes import OVERLAYS, SIZES
 from metaseg.config.studies import PaperConfig, ReportConfig, WorkOptions
 from metaseg.errors import MetasegError, RunError, unknown_name
 from metaseg.files import FileKind, read_yaml
@@ -44,7 +44,8 @@ class PaperResult(Result):
 def run_paper(config: PaperConfig) -> PaperResult:
     """Run what is missing of a paper's studies, and make a report of each; or list the papers.
 
-    A study that fails does not keep the others from being run.
+    A study that fails does not keep the others from being run; a settings file of a paper without the size is passed
+    over.
 
     Args:
         config: All settings; see :class:`~metaseg.config.studies.PaperConfig`.
@@ -57,7 +58,10 @@ def run_paper(config: PaperConfig) -> PaperResult:
         _print_papers(config.out)
         return PaperResult((), ())
     studies, pages, failed = list[Path](), list[Path](), dict[str, MetasegError]()
-    files = files_named(config.name)
+    named = files_named(config.name)
+    files = [file for file in named if len(named) == 1 or has_size(file, config.size)]
+    if without := [file.stem for file in named if file not in files]:
+        print(f"passed over, without a size '{config.size}': {', '.join(without)}")
     for file in files:
         studies.append(folder_of(file, config.size, config.out))
         print(f"\n{file.stem}, {config.size}: {studies[-1]}")
@@ -66,7 +70,7 @@ def run_paper(config: PaperConfig) -> PaperResult:
             if not config.dry_run:
                 pages.append(run_report(ReportConfig(runs=(studies[-1],))).page)
         except MetasegError as error:
-            if len(files) == 1:
+            if len(named) == 1:
                 raise
             failed[file.stem] = error
             print(f"{file.stem} failed: {error}")
@@ -106,6 +110,11 @@ def files_named(name: str) -> Sequence[Path]:
     return named
 
 
+def has_size(file: Path, size: str) -> bool:
+    """Whether a settings file has a size."""
+    return size == "full" or size in _content(file).get(OVERLAYS, {})
+
+
 def folder_of(file: Path, size: str, out: Path) -> Path:
     """The study folder of a settings file in a size."""
     return out / (file.stem if size == "full" else f"{file.stem}-{size}")
@@ -113,7 +122,12 @@ def folder_of(file: Path, size: str, out: Path) -> Path:
 
 def verb_of_file(file: Path) -> Verb:
     """The verb that a settings file is for."""
-    return verbs_of(STUDY)[read_yaml(file, FileKind("the settings of a paper"))["verb"]]
+    return verbs_of(STUDY)[_content(file)["verb"]]
+
+
+def _content(file: Path) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = read_yaml(file, FileKind("the settings of a paper"))
+    return found
 
 
 def _run_study(file: Path, config: PaperConfig, folder: Path) -> None:

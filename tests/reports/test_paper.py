@@ -27,7 +27,8 @@ def trial(tmp_path, write_cases, monkeypatch):
     place = tmp_path / "papers"
     place.mkdir()
     (place / "trial2020.yaml").write_text(yaml.safe_dump(study))
-    (place / "trial2020-second.yaml").write_text(yaml.safe_dump(study))
+    more = study["sizes"] | {"small": {"seeds": 1}}
+    (place / "trial2020-second.yaml").write_text(yaml.safe_dump(study | {"sizes": more}))
     (place / "trial2020-first.yaml").write_text(yaml.safe_dump(study | {"sizes": {"smoke": {"seeds": 1}}}))
     monkeypatch.setattr(paper, "PLACES", (tmp_path / "none", place))
     monkeypatch.setattr("metaseg.inference.classification_files._draw", lambda *parts: [])
@@ -57,6 +58,14 @@ def test_a_study_that_fails_does_not_keep_the_others(trial, capsys):
     told = capsys.readouterr().out
     assert told.count("cnn: 1 cells") == 2
     assert told.index("trial2020-first failed") < told.index("trial2020-second, smoke")
+
+
+def test_files_without_the_size_are_passed_over_unless_named_alone(trial, capsys):
+    with pytest.raises(RunError, match=r"1 of 1 studies failed: trial2020-second: .*does not exist"):
+        trial(name="trial2020", size="small", dry_run=True)
+    assert "passed over, without a size 'small': trial2020, trial2020-first" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="no size 'small'"):
+        trial(name="trial2020.yaml", size="small")
 
 
 def test_a_dry_run_writes_nothing(trial, tmp_path):
