@@ -162,7 +162,7 @@ def side_by_side_figure(shown: SideBySide) -> Figure:
         axis.spines[:].set_visible(False)
         axis.grid(visible=False)
     colours = [] if shown.space is None else class_colours(shown.space)
-    classes = [Patch(color=np.divide(colour, 255.0), label=name) for name, colour in colours]
+    classes = [Patch(color=tuple(np.divide(colour, 255.0)), label=name) for name, colour in colours]
     steps = (1.0, 0.75, 0.5, 0.25)
     heat = blend_probability(np.full((1, len(steps)), 40, np.uint8), np.array([steps]))[0] / 255.0
     heats = [Patch(color=colour, label=f"{step:g}") for colour, step in zip(heat, steps, strict=True)]
