@@ -162,10 +162,12 @@ def side_by_side_figure(shown: SideBySide) -> Figure:
         axis.spines[:].set_visible(False)
         axis.grid(visible=False)
     colours = [] if shown.space is None else class_colours(shown.space)
-    classes = [Patch(color=tuple(np.divide(colour, 255.0)), label=name) for name, colour in colours]
+    classes = [Patch(color=(red / 255, green / 255, blue / 255), label=name) for name, (red, green, blue) in colours]
     steps = (1.0, 0.75, 0.5, 0.25)
     heat = blend_probability(np.full((1, len(steps)), 40, np.uint8), np.array([steps]))[0] / 255.0
-    heats = [Patch(color=colour, label=f"{step:g}") for colour, step in zip(heat, steps, strict=True)]
+    heats = [
+        Patch(color=(red, green, blue), label=f"{step:g}") for (red, green, blue), step in zip(heat, steps, strict=True)
+    ]
     named = {"fontsize": 8.5, "title_fontsize": 8.5, "ncols": 1}
     figure.legend(handles=classes, title="classes", loc="outside right upper", **named)
     figure.legend(handles=heats, title="probability", loc="outside right lower", **named)

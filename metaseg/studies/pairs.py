@@ -249,7 +249,7 @@ def against_best(word: str, p: Mapping[str, float]) -> str:
     told += [f"not shown to be {word} than {', '.join(others)}"] if others else []
     untested = [name for name in p if name not in known]
     told += [f"not tested against {', '.join(untested)}"] if untested else []
-    return f"{', '.join(told)} (p < {LEVEL:g} after correction for all pairs)"
+    return f"{', '.join(told)} (at p < {LEVEL:g}, corrected for all pairs)"
 
 
 def at_seconds(table: pd.DataFrame, timing: pd.DataFrame, seconds: float | None = None) -> pd.DataFrame:
