@@ -132,7 +132,9 @@ def _content(file: Path) -> Mapping[str, Any]:
 
 def _run_study(file: Path, config: PaperConfig, folder: Path) -> None:
     verb = verb_of_file(file)
-    given: dict[str, Any] = {item.name: getattr(config, item.name) for item in fields(WorkOptions)}
+    # What is not asked for is the file's to say, such as how many processes it takes.
+    asked = {item.name: getattr(config, item.name) for item in fields(WorkOptions)}
+    given = {name: value for name, value in asked.items() if value != getattr(PaperConfig(), name)}
     verb.run(verb.settings(file, {**given, "size": config.size, "out": folder}))
 
 

@@ -12,6 +12,7 @@ from metaseg.config.studies import PaperConfig
 from metaseg.errors import RunError, UsageError
 from metaseg.reports import paper
 from metaseg.reports.paper import PACKAGE, PLACES, files_named, paper_files, run_paper, verb_of_file
+from metaseg.verbs import Verb
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +24,7 @@ def trial(tmp_path, write_cases, monkeypatch):
     shared = {"model": "2d-cnn", "input_size": 16, "epochs": 1, "augment": "none", "slices_per_case": [2]}
     study = {"verb": "classify-compare", "out": "elsewhere", "entries": {"cnn": {"transfer": "scratch"}},
              "shared": shared | {"data": "gone"}, "resamples": 100,
-             "sizes": {"smoke": {"shared": {"data": data}, "seeds": 1}}}  # fmt: skip
+             "sizes": {"smoke": {"shared": {"data": data}, "seeds": 1, "jobs": 2}}}  # fmt: skip
     place = tmp_path / "papers"
     place.mkdir()
     (place / "trial2020.yaml").write_text(yaml.safe_dump(study))
@@ -66,6 +67,14 @@ def test_files_without_the_size_are_passed_over_unless_named_alone(trial, capsys
     assert "passed over, without a size 'small': trial2020, trial2020-first" in capsys.readouterr().out
     with pytest.raises(UsageError, match="no size 'small'"):
         trial(name="trial2020.yaml", size="small")
+
+
+def test_what_is_not_asked_for_is_as_the_file_has_it(trial, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Verb, "run", lambda self, study: seen.append(study))
+    trial(name="trial2020.yaml", dry_run=True)
+    trial(name="trial2020.yaml", dry_run=True, jobs=3)
+    assert [(study.jobs, study.threads, study.dry_run) for study in seen] == [(2, 1, True), (3, 1, True)]
 
 
 def test_a_dry_run_writes_nothing(trial, tmp_path):
