@@ -24,12 +24,12 @@ def trial(tmp_path, write_cases, monkeypatch):
     shared = {"model": "2d-cnn", "input_size": 16, "epochs": 1, "augment": "none", "slices_per_case": [2]}
     study = {"verb": "classify-compare", "out": "elsewhere", "entries": {"cnn": {"transfer": "scratch"}},
              "shared": shared | {"data": "gone"}, "resamples": 100,
-             "sizes": {"smoke": {"shared": {"data": data}, "seeds": 1, "jobs": 2}}}  # fmt: skip
+             "sizes": {"smoke": {"shared": {"data": data}, "seeds": 1}}}  # fmt: skip
     place = tmp_path / "papers"
     place.mkdir()
     (place / "trial2020.yaml").write_text(yaml.safe_dump(study))
     more = study["sizes"] | {"small": {"seeds": 1}}
-    (place / "trial2020-second.yaml").write_text(yaml.safe_dump(study | {"sizes": more}))
+    (place / "trial2020-second.yaml").write_text(yaml.safe_dump(study | {"sizes": more, "jobs": 2}))
     (place / "trial2020-first.yaml").write_text(yaml.safe_dump(study | {"sizes": {"smoke": {"seeds": 1}}}))
     monkeypatch.setattr(paper, "PLACES", (tmp_path / "none", place))
     monkeypatch.setattr("metaseg.inference.classification_files._draw", lambda *parts: [])
@@ -72,8 +72,8 @@ def test_files_without_the_size_are_passed_over_unless_named_alone(trial, capsys
 def test_what_is_not_asked_for_is_as_the_file_has_it(trial, monkeypatch):
     seen = []
     monkeypatch.setattr(Verb, "run", lambda self, study: seen.append(study))
-    trial(name="trial2020.yaml", dry_run=True)
-    trial(name="trial2020.yaml", dry_run=True, jobs=3)
+    trial(name="trial2020-second", dry_run=True)
+    trial(name="trial2020-second", dry_run=True, jobs=3)
     assert [(study.jobs, study.threads, study.dry_run) for study in seen] == [(2, 1, True), (3, 1, True)]
 
 
