@@ -214,7 +214,11 @@ def phantom_folders(config: RunConfig, seed: int) -> tuple[Path, ...]:
 
 def phantoms_in_words(config: RunConfig) -> str:
     """What those phantoms are, for messages."""
-    words = {"grades": "phantoms of two grades", "four-class": "pictures of four classes", "yes-no": "pictures of two"}
+    words = {
+        "grades": "phantoms of two grades",
+        "four-class": "pictures of four classes",
+        "yes-no": "pictures of two classes",
+    }
     return f"SYNTHETIC {words[config.phantoms]}"
 
 
