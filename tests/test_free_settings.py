@@ -103,7 +103,12 @@ def compared(study: CompareConfig) -> Any:
 
 def compared_classifiers(study: ClassifyCompareConfig) -> Any:
     work = with_split(make_classifier_plan(study))
-    return {cell.name: shaping_values(relocatable(work.config(cell), work.folder)) for cell in work.units}
+    cells = {
+        cell.name: shaping_values(relocatable(work.config(cell), work.folder))
+        for cell in work.units
+        if cell.label not in work.searches
+    }
+    return cells, {label: (search.digest(), study.trials) for label, search in work.searches.items()}
 
 
 WHAT_IS_KEPT = {
@@ -111,6 +116,14 @@ WHAT_IS_KEPT = {
     ClassifyCompareConfig: compared_classifiers,
     ClassifySearchConfig: lambda study: make_search(study).digest(),
 }
+SEARCHED = {
+    "entries": {"found": {"transfer": "freeze", "search": {"learning_rate": [1e-3, 1e-4]}, "split": "split.json"}},
+    "trials": 3,
+}
+BEFORE: dict[tuple[type, str], Any] = {
+    (ClassifyCompareConfig, name): SEARCHED for name in ("trials", "pruning", "search_seed")
+}
+"""What a study says besides, where a setting means nothing without it."""
 OTHER_VALUES: dict[tuple[type, str], Any] = {
     (CompareConfig, "targets"): {"targets": {"met": {"data": "other", "split": "split.json"}}},
     (CompareConfig, "shared"): {"shared": {"split": "split.json", "slices": 7}},
@@ -120,6 +133,7 @@ OTHER_VALUES: dict[tuple[type, str], Any] = {
     (ClassifyCompareConfig, "shared"): {"shared": {"data": "pictures", "epochs": 3}},
     (ClassifyCompareConfig, "entries"): {"entries": {"chosen": {"verb": "active", "acquisition": "entropy"}}},
     (ClassifyCompareConfig, "baseline"): {"baseline": "chosen"},
+    (ClassifyCompareConfig, "references"): {"references": ["chosen"]},
     (ClassifyCompareConfig, "pretrain"): {"pretrain": {"base": {"data": "others"}}},
     (ClassifyCompareConfig, "folds"): {"folds": 3, "entries": {"chosen": {"split": "split.json"}}},
     (ClassifySearchConfig, "shared"): {"shared": {"data": "pictures", "transfer": "scratch"}},
@@ -148,7 +162,7 @@ def studies(tmp_path) -> dict[type, dict[str, Any]]:
 
 @pytest.mark.parametrize(("cls", "field"), STUDY_FIELDS, ids=name_of)
 def test_a_study_keeps_results_under_another_value_only_where_that_is_declared_free(studies, cls, field):
-    before = load_config(cls, None, studies[cls])
+    before = load_config(cls, None, studies[cls] | BEFORE.get((cls, field.name), {}))
     if field.free:
         assert len(field.free.split()) > 3, "a reason is a sentence"
         return
