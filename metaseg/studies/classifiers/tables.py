@@ -467,7 +467,9 @@ def _steps_in_words(summarised: pd.DataFrame, titles: Mapping[str, str]) -> str:
     """Whether the entries were trained for equally long, and who began from whose network."""
     rows = [row for row in summarised.itertuples() if not math.isnan(row.steps)]
     if len({row.steps for row in rows}) == 1:
-        text = f"Each network was trained for {rows[0].steps:,.0f} steps"
+        # Active learning fits once a round, and counts no steps.
+        who = "Each network" if len(rows) == len(summarised) else "Each network of all labels"
+        text = f"{who} was trained for {rows[0].steps:,.0f} steps"
     else:
         text = "Trained for differing numbers of steps: " + ", ".join(
             f"{titles[row.entry]} {row.steps:,.0f}" for row in rows

@@ -118,6 +118,7 @@ def degenerate(patients=12, pictures=False):
     ("steps", "before", "text"),
     [
         ([90.0, 90.0], [0.0, 0.0], "Each network was trained for 90 steps."),
+        ([90.0, math.nan], [0.0, 0.0], "Each network of all labels was trained for 90 steps."),
         ([1440.0, 90.0], [0.0, 0.0], "Trained for differing numbers of steps: A 1,440, B 90."),
         (
             [90.0, 90.0],
