@@ -72,22 +72,7 @@ Storage = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkOptions(Options):
-    """How the work of studies is begun and shared out."""
-
-    dry_run: bool = option(
-        False, "Print what is left to do and its cost, and write nothing.", OUT, common=True, free=ONLY_START
-    )
-    jobs: Count = option(1, "Processes that work side by side.", RUN, common=True, free=SAME_RESULTS)
-    threads: Whole = option(
-        0, "Threads of each process; 0 divides the cores. Fix it for results equal to the bit.", RUN, free=SAME_RESULTS
-    )
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", RUN, common=True)
-    cache: Path | None = option(None, "Folder of prepared cases.", RUN, free=ONLY_PLACE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyOptions(WorkOptions):
+class StudyOptions(Options):
     """What all comparisons and searches share."""
 
     shared: Settings = option({}, "Settings of all entries, such as data, split and slices.", STUDY, common=True)
@@ -105,6 +90,15 @@ class StudyOptions(WorkOptions):
         common=True,
         free=ONLY_PLACE,
     )
+    dry_run: bool = option(
+        False, "Print what is left to do and its cost, and write nothing.", OUT, common=True, free=ONLY_START
+    )
+    jobs: Count = option(1, "Processes that work side by side.", RUN, common=True, free=SAME_RESULTS)
+    threads: Whole = option(
+        0, "Threads of each process; 0 divides the cores. Fix it for results equal to the bit.", RUN, free=SAME_RESULTS
+    )
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.", RUN, common=True)
+    cache: Path | None = option(None, "Folder of prepared cases.", RUN, free=ONLY_PLACE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +228,7 @@ class ClassifySearchConfig(StudyOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaperConfig(WorkOptions):
+class PaperConfig(Options):
     """``metaseg paper``: the studies of a paper in one of their sizes, and a report of each."""
 
     name: str = option(
@@ -249,9 +243,22 @@ class PaperConfig(WorkOptions):
         STUDY,
         common=True,
     )
+    jobs: Count | None = option(
+        None, "Processes that work side by side; by default as the file has it.", RUN, common=True, free=SAME_RESULTS
+    )
+    threads: Whole | None = option(
+        None, "Threads of each process, 0 divides the cores; by default as the file has it.", RUN, free=SAME_RESULTS
+    )
+    device: str | None = option(
+        None, "auto, cpu, cuda, cuda:N or mps; by default as the file has it.", RUN, common=True
+    )
     out: Path = option(
         Path("studies"), "Folder of the studies, each named after its file and size.", OUT, common=True, free=ONLY_PLACE
     )
+    dry_run: bool = option(
+        False, "Print what is left to do and its cost, and write nothing.", OUT, common=True, free=ONLY_START
+    )
+    cache: Path | None = option(None, "Folder of prepared cases.", RUN, free=ONLY_PLACE)
 
 
 @dataclass(frozen=True, kw_only=True)

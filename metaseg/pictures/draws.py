@@ -74,7 +74,7 @@ def draw_part_bars(axis: Axes, rows: pd.DataFrame, titles: Sequence[str]) -> Non
         ends = np.abs(known[["low", "high"]].to_numpy(np.float64) - known[["value"]].to_numpy(np.float64)).T
         axis.bar(places, known["value"], width, color=LIGHT[PART_ROLES[str(part)]], label=part)
         axis.errorbar(places, known["value"], yerr=np.nan_to_num(ends), fmt="none", color=LIGHT["ink"], capsize=2.5)
-    axis.set_xticks(range(len(titles)), [wrapped(title, 16) for title in titles])
+    axis.set_xticks(range(len(titles)), [wrapped(title, 13) for title in titles], fontsize=8)
     axis.set_ylim(bottom=max(0.0, float(rows["value"].min()) / 2), top=1.0)
     legend_below(axis, len(parts))
 

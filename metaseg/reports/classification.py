@@ -617,7 +617,7 @@ def _draws_section(inputs: ClassifierInputs, study: ClassifierStudy, sink: Figur
         figure, axes = new_figure(*chart.size, rows, columns, sharey="row")
         chart.draw(axes)
         axes[0].set_title(chart.title if columns == 1 else "")
-        drawn.append(sink.chart(figure, chart.caption, chart.name, chart.title))
+        drawn.append(sink.chart(figure, chart.caption, chart.name, chart.title if columns > 1 else ""))
     return Section("draws", "Bands, sizes and parts", [Charts(drawn, large=True)] if drawn else [])
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from metaseg.config.sizes import OVERLAYS, SIZES
-from metaseg.config.studies import PaperConfig, ReportConfig, WorkOptions
+from metaseg.config.studies import PaperConfig, ReportConfig
 from metaseg.errors import MetasegError, RunError, unknown_name
 from metaseg.files import FileKind, read_yaml
 from metaseg.reports.page import PAGE_NAME, run_report
@@ -133,8 +133,8 @@ def _content(file: Path) -> Mapping[str, Any]:
 def _run_study(file: Path, config: PaperConfig, folder: Path) -> None:
     verb = verb_of_file(file)
     # What is not asked for is the file's to say, such as how many processes it takes.
-    asked = {item.name: getattr(config, item.name) for item in fields(WorkOptions)}
-    given = {name: value for name, value in asked.items() if value != getattr(PaperConfig(), name)}
+    asked = {name: getattr(config, name) for name in ("dry_run", "jobs", "threads", "device", "cache")}
+    given = {name: value for name, value in asked.items() if value is not None}
     verb.run(verb.settings(file, {**given, "size": config.size, "out": folder}))
 
 

@@ -118,7 +118,7 @@ def _beside(row: PaperRow, found: Mapping[Hashable, Any]) -> Beside:
         float(found.get(f"{row.metric}{end}", math.nan)) for end in ("", f"_low{over}", f"_high{over}", "_sd")
     )
     between = "" if math.isnan(low) or math.isnan(high) else f"{_written(low, row)} to {_written(high, row)}"
-    between += " over seeds" if between and row.over_seeds else ""
+    between += " over seeds" if between and (row.over_seeds or row.metric.startswith("labels_")) else ""
     shown = _written(value, row) + ("" if math.isnan(spread) else f" ± {_written(spread, row)}")
     return Beside(row, shown, "not reached" if math.isinf(high) else between)
 

@@ -73,8 +73,8 @@ def test_what_is_not_asked_for_is_as_the_file_has_it(trial, monkeypatch):
     seen = []
     monkeypatch.setattr(Verb, "run", lambda self, study: seen.append(study))
     trial(name="trial2020-second", dry_run=True)
-    trial(name="trial2020-second", dry_run=True, jobs=3)
-    assert [(study.jobs, study.threads, study.dry_run) for study in seen] == [(2, 1, True), (3, 1, True)]
+    trial(name="trial2020-second", dry_run=True, jobs=1)
+    assert [(study.jobs, study.threads, study.dry_run) for study in seen] == [(2, 1, True), (1, 1, True)]
 
 
 def test_a_dry_run_writes_nothing(trial, tmp_path):

@@ -29,7 +29,7 @@ def test_each_result_stands_beside_ours_in_the_papers_unit():
     found = beside_paper(Paper("A 2020", ROWS), SUMMARY)
     assert [(beside.ours, beside.interval) for beside in found] == [
         ("0.41 ± 0.28", "0.30 to 0.50"),
-        ("50.0", "not reached to 75.0"),
+        ("50.0", "not reached to 75.0 over seeds"),
         ("120", ""),
         ("–", ""),
     ]
