@@ -83,9 +83,8 @@ class FigureSink:
         """Write a figure as PNG (200 dots an inch) and PDF, on white."""
         if self.folder is None:
             return
-        figure.suptitle(title)
-        if self.synthetic:
-            figure.supxlabel(SYNTHETIC, fontsize=8, color=LIGHT["faint"])
+        # In the title, since a legend may stand below.
+        figure.suptitle("\n".join(filter(None, (title, SYNTHETIC if self.synthetic else ""))))
         for kind in ("png", "pdf"):
             path = self.folder / f"{name}.{kind}"
             with replacing(path) as stream:
