@@ -18,7 +18,7 @@ import numpy as np
 from metaseg.cases.file_checks import require_memory
 from metaseg.cases.geometry import Geometry, corner_distance
 from metaseg.cases.intensities import intensity_problem, spoiled_file
-from metaseg.cases.labels import LabelScheme
+from metaseg.cases.labels import IGNORED, LabelScheme
 from metaseg.errors import DataError, MetasegError, is_out_of_memory
 from metaseg.files import write_json
 from metaseg.threads import ordered_map
@@ -74,6 +74,8 @@ class Case:
         format: Name of the reader that found it.
         extra: What else its reader knows, such as ``session`` and ``split`` of a table.
         doubled: Files that stand for an image, a label or a case that is there already, and are not read.
+        outlined: The slices that are outlined, as the file counts them; None where the label alone tells. See
+            :mod:`metaseg.cases.outlined`.
     """
 
     id: str
@@ -88,6 +90,7 @@ class Case:
     format: str = ""
     extra: Mapping[str, str] = field(default_factory=dict)
     doubled: tuple[Path, ...] = ()
+    outlined: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("id", "patient", "cohort", "grade", "site"):
@@ -180,10 +183,11 @@ class Case:
         """Read the label in the canonical frame as classes of ``scheme.space``.
 
         Returns:
-            Array ``(slices, height, width)``, ``uint8``.
+            Array ``(slices, height, width)``, ``uint8``; :data:`~metaseg.cases.labels.IGNORED` where nobody outlined.
 
         Raises:
-            DataError: There is no label, it is unreadable, of another shape, or holds unexpected values.
+            DataError: There is no label, it is unreadable, of another shape, or holds unexpected values; or a slice is
+                listed as outlined that is not there.
         """
         if self.label is None:
             raise DataError(f"case {self.id} has no label", where=self.files[0].parent, remedy="leave the case out")
@@ -196,7 +200,24 @@ class Case:
                 remedy="draw or resample the label on the images' grid",
             )
         self._check_place("the label", self.label, reference)
-        return self.scheme.decode(array, self.label.files[0])
+        return self.decode_label(array, self.label.files[0])
+
+    def decode_label(self, array: np.ndarray, where: Path) -> np.ndarray:
+        """As :meth:`read_label`, of label values ``(slices, height, width)`` that were read from the file ``where``."""
+        if self.outlined is None:
+            return self.scheme.decode(array, where)
+        if beyond := [number for number in self.outlined if number >= len(array)]:
+            raise DataError(
+                f"case {self.id}: slice {beyond[0]} is listed as outlined, but there are {len(array)} slices",
+                where=where,
+                expected=f"numbers from 0 to {len(array) - 1}, in the order of the file",
+                remedy="correct what lists them: --outlined-slices, or the column outlined_slices",
+            )
+        listed = [self.geometry.turned_slice(number) for number in self.outlined]
+        # What the others hold is not even looked at: anything may stand there.
+        classes = np.full(array.shape, IGNORED, dtype=np.uint8)
+        classes[listed] = self.scheme.decode(array[listed], where)
+        return classes
 
     def _check_place(self, name: str, volume: Volume, reference: Geometry) -> None:
         """Raise unless a volume lies where the first image does: overlaid voxels must be the same place in the head."""

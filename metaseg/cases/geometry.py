@@ -80,6 +80,11 @@ class Geometry:
         in_ras[self._orientation()[:, 0].astype(int)] = self.shape
         return (int(in_ras[2]), int(in_ras[1]), int(in_ras[0]))
 
+    def turned_slice(self, number: int) -> int:
+        """Number of an axial slice in the canonical frame from that in the file, and the other way round; from 0."""
+        upward = self._orientation()[:, 1][self._orientation()[:, 0] == 2].item() > 0
+        return number if upward else self.canonical_shape[0] - 1 - number
+
     def _orientation(self) -> np.ndarray:
         return io_orientation(np.asarray(self.affine))
 

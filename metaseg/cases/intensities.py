@@ -20,6 +20,8 @@ LARGEST, SMALLEST = 1e30, 1e-30
 MOST_SPREADS = 1000.0
 """Distance of a voxel from the median, in ranges of the others, from which it leaves nothing of their contrast."""
 SAMPLED = 20_000
+PLANAR_BACKGROUND = 0.04
+"""Fraction of a 2-D image's largest value up to which it is background: JPEG writes noise around the head."""
 BackgroundKind = Literal["zero", "constant", "noise", "none", "unclear"]
 _MIN_FRACTION = 0.05
 """Fraction of the border that a constant background fills at least: heads may touch most of a tight crop."""

@@ -3,7 +3,8 @@
 Inside metaseg a label map has either the *subregions* classes (0 background, 1 necrotic core, 2 edema, 3 enhancing
 tumour; Menze et al. 2015), these and 4 for the *resection cavity* of treated tumours, or the *whole-lesion* classes
 (0 background, 1 lesion). Metrics are given for the nested regions WT = {1, 2, 3}, TC = {1, 3} and ET = {3}, for the
-cavity RC = {4} where it is outlined, or for WT alone where only the whole lesion was outlined.
+cavity RC = {4} where it is outlined, or for WT alone where only the whole lesion was outlined. Voxels that nobody
+outlined are :data:`IGNORED`, which is no class.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ CAVITY = LabelSpace("subregions-cavity", (*SUBREGIONS.classes, "RC"), {**SUBREGI
 WHOLE_LESION = LabelSpace("whole-lesion", ("background", "lesion"), {"WT": (1,)})
 LABEL_SPACES: Mapping[str, LabelSpace] = {space.name: space for space in (SUBREGIONS, CAVITY, WHOLE_LESION)}
 _MAX_VALUE = 255
+IGNORED = 255
+"""In place of a class: nobody outlined this voxel, so that it is not even known to be background."""
+_IGNORE = "ignore"
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class LabelScheme:
         space: The label space that values are brought to.
         values: File value to class value.
         others: Class of every value above those listed; None if a file may hold no other values.
-        ignore: Value of voxels that nobody outlined, which no class can stand for; None if there is none.
+        ignore: Value of voxels that nobody outlined, as nnU-Net's label of this name; None if there is none.
         instead: Conventions that files of these names follow in other editions, to be offered for unknown values.
         unclear: Why labels cannot be read although predictions can be written; None for a known convention.
     """
@@ -73,7 +77,8 @@ class LabelScheme:
         """What the values mean, such as ``"1 NCR, 2 ED, 4 ET"``."""
         if self.others is not None:
             return f"every value above 0 is {self.space.classes[self.others]}"
-        return ", ".join(f"{value} {self.space.classes[number]}" for value, number in self.values.items() if value)
+        told = [f"{value} {self.space.classes[number]}" for value, number in self.values.items() if value]
+        return ", ".join(told + ([] if self.ignore is None else [f"{self.ignore} {_IGNORE}"]))
 
     def decode(self, array: np.ndarray, where: str | Path) -> np.ndarray:
         """Bring a label array of any shape from file values to class values.
@@ -83,7 +88,7 @@ class LabelScheme:
             where: The file, for the message.
 
         Returns:
-            Array of the same shape, ``uint8``, with values in ``0 .. space.num_classes - 1``.
+            Array of the same shape, ``uint8``, with values in ``0 .. space.num_classes - 1``, and :data:`IGNORED`.
 
         Raises:
             DataError: A value is not finite, not whole, or not one of the scheme's.
@@ -93,8 +98,9 @@ class LabelScheme:
         values = array[inside]
         found = np.unique(values if values.size == array.size else np.append(values, array.dtype.type(0)))
         self.check_values(found, where)
-        table = np.full(max(self.values) + 2, self.others or 0, dtype=np.uint8)
-        for value, class_value in self.values.items():
+        known = {**self.values} if self.ignore is None else {**self.values, self.ignore: IGNORED}
+        table = np.full(max(known) + 2, self.others or 0, dtype=np.uint8)
+        for value, class_value in known.items():
             table[value] = class_value
         classes = np.full(array.shape, table[0])
         if self.others is not None:
@@ -120,14 +126,8 @@ class LabelScheme:
                 expected=f"whole numbers: {self.meaning} (label scheme '{self.name}')",
                 remedy="round what a scale factor left; resample an interpolated label anew, by nearest neighbour",
             )
-        if self.ignore is not None and self.ignore in found:
-            raise DataError(
-                f"the label holds {self.ignore}, which the data's description calls 'ignore': nobody outlined there",
-                where=where,
-                expected="a label of the whole scan",
-                remedy="outline these voxels, set them to 0 if they are background, or leave the case out",
-            )
-        unknown = [value for value in found if value not in self.values and (self.others is None or value < 0)]
+        known = {*self.values, self.ignore}
+        unknown = [value for value in found if value not in known and (self.others is None or value < 0)]
         if unknown:
             raise DataError(
                 f"unexpected label values {_some(unknown)}",
@@ -145,7 +145,7 @@ class LabelScheme:
         told = [f"{value}={self.space.classes[number]}" for value, number in self.values.items() if value]
         asked = [f"{int(value)}=?" for value in unknown[:8] if 0 < value <= _MAX_VALUE]
         classes = "lesion" if self.space is WHOLE_LESION else ", ".join(CAVITY.classes[1:])
-        spelled = f"--label-scheme {','.join(told + asked)} with {classes} or background for each ?"
+        spelled = f"--label-scheme {','.join(told + asked)} with {classes}, background or {_IGNORE} for each ?"
         choices = "; ".join(filter(None, (offers, spelled if asked else "")))
         return f"see what the data's documentation says, and give {choices}" if choices else "correct the label"
 
@@ -185,11 +185,11 @@ LABEL_SCHEMES: Mapping[str, LabelScheme] = {
     )
 }
 SPELLED_EXAMPLE = "1=NCR,2=ED,3=ET,4=background"
-_CLASSES = {name.lower(): name for space in LABEL_SPACES.values() for name in space.classes}
+_CLASSES = {name.lower(): name for space in LABEL_SPACES.values() for name in space.classes} | {_IGNORE: _IGNORE}
 
 
 def label_scheme(name: str) -> LabelScheme:
-    """Look a label scheme up by name, or make one that is spelled out as ``"1=NCR,2=ED,3=ET,4=background"``.
+    """Look a label scheme up by name, or make one that is spelled out as ``"1=NCR,2=ED,3=ET,4=background,5=ignore"``.
 
     Raises:
         UsageError: There is no such scheme, or it is spelled wrongly.
@@ -207,12 +207,14 @@ def label_scheme(name: str) -> LabelScheme:
         if not match or match[2].lower() not in _CLASSES or not 0 < value <= _MAX_VALUE or value in meanings:
             raise _misspelled(name)
         meanings[value] = _CLASSES[match[2].lower()]
-    named = set(meanings.values()) - {"background"}
+    ignored = [value for value, meaning in meanings.items() if meaning == _IGNORE]
+    named = set(meanings.values()) - {"background", _IGNORE}
     spaces = [space for space in (WHOLE_LESION, SUBREGIONS, CAVITY) if named and named <= set(space.classes)]
-    if not spaces:
+    if not spaces or len(ignored) > 1:
         raise _misspelled(name)
     text = ",".join(f"{value}={meanings[value]}" for value in sorted(meanings))
-    return LabelScheme(text, spaces[0], {0: 0} | {v: spaces[0].classes.index(meanings[v]) for v in sorted(meanings)})
+    classes = {value: spaces[0].classes.index(meanings[value]) for value in sorted(meanings) if value not in ignored}
+    return LabelScheme(text, spaces[0], {0: 0} | classes, ignore=next(iter(ignored), None))
 
 
 def doubts(
@@ -278,7 +280,8 @@ def _misspelled(name: str) -> UsageError:
     return UsageError(
         f"the label scheme '{name}' cannot be understood",
         expected=f"values from 1 to {_MAX_VALUE}, each once, such as {SPELLED_EXAMPLE}; or 255=lesion",
-        remedy="name classes: NCR, ED, ET, RC (resection cavity), or lesion alone; background for what is no tumour",
+        remedy="name classes: NCR, ED, ET, RC (resection cavity), or lesion alone; background for what is no tumour, "
+        f"{_IGNORE} for what nobody outlined",
     )
 
 

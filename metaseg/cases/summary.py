@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metaseg.cases.case import Case, FailedCase, one_case, raise_failed
+from metaseg.cases.check.inspect import VolumeChecks
 from metaseg.cases.geometry import Geometry
 from metaseg.cases.intensities import intensity_problem, spoiled_file
-from metaseg.cases.labels import region_mask
+from metaseg.cases.labels import IGNORED, region_mask
+from metaseg.cases.outlined import settle_outlines
 from metaseg.errors import UsageError, warn_user
 
 if TYPE_CHECKING:
@@ -47,8 +49,10 @@ class CaseSummary:
         spacing: Voxel size along the same axes, in ``unit``.
         unit: ``"mm"``, or ``"pixel"`` where the files hold no size.
         orientation: The file's own axes, such as ``"LPS"``.
-        tumour_slices: Slices with any foreground; None without a label.
-        volumes: Region to its size in ``volume_unit``; empty without a label. A region that is not there has size 0.
+        outlined_slices: Slices that are outlined; None without a label.
+        tumour_slices: Slices with any foreground, of those outlined; None without a label.
+        volumes: Region to its size in ``volume_unit``; empty without a label, and where some slices only are outlined.
+            A region that is not there has size 0.
         volume_unit: ``"ml"``; ``"mm2"`` (summed area) for separate slices of known pixel size, else ``"pixel"``.
         intensities: Modality to its intensities.
     """
@@ -65,6 +69,7 @@ class CaseSummary:
     spacing: tuple[float, float, float]
     unit: str
     orientation: str
+    outlined_slices: int | None
     tumour_slices: int | None
     volumes: Mapping[str, float]
     volume_unit: str
@@ -125,11 +130,11 @@ class Summary:
         }
 
     def tumour_slices(self) -> dict[str, int]:
-        """Slices with tumour, all slices of labelled cases, and the number of labelled cases."""
+        """Slices with tumour, all that are outlined, and the number of labelled cases."""
         labelled = [case for case in self.cases if case.tumour_slices is not None]
         return {
             "tumour": sum(case.tumour_slices or 0 for case in labelled),
-            "all": sum(case.shape[0] for case in labelled),
+            "all": sum(case.outlined_slices or 0 for case in labelled),
             "labelled_cases": len(labelled),
         }
 
@@ -208,12 +213,17 @@ def summarise_case(case: Case) -> CaseSummary:
     """
     geometry = case.geometry
     voxel_size, volume_unit = _voxel_size(geometry)
-    tumour_slices, volumes = None, {}
+    outlined_slices, tumour_slices, volumes = None, None, {}
     if case.label is not None:
         classes = case.read_label()
+        # The head takes longest to find, and is asked for where it decides.
+        head = _head(case) if IGNORED in classes else None
+        classes, outlined = settle_outlines(classes, head)
+        outlined_slices = int(np.count_nonzero(outlined))
         tumour_slices = int(np.count_nonzero(classes.any(axis=(1, 2))))
         space = case.scheme.space
-        volumes = {name: np.count_nonzero(region_mask(classes, space, name)) * voxel_size for name in space.regions}
+        if outlined.all():
+            volumes = {name: np.count_nonzero(region_mask(classes, space, name)) * voxel_size for name in space.regions}
     return CaseSummary(
         **case.identity,
         format=case.format,
@@ -222,11 +232,24 @@ def summarise_case(case: Case) -> CaseSummary:
         spacing=geometry.spacing,
         unit=geometry.unit,
         orientation=geometry.axis_codes,
+        outlined_slices=outlined_slices,
         tumour_slices=tumour_slices,
         volumes=volumes,
         volume_unit=volume_unit,
         intensities={name: _intensities(case, name) for name in case.images},
     )
+
+
+def _head(case: Case) -> np.ndarray | None:
+    """What is not background in any image, boolean ``(slices, height, width)``."""
+    checks = VolumeChecks()
+    for name, volume in case.images.items():
+        array = volume.read()
+        if case.geometry.planar:
+            checks.add_pictures(array)
+        elif intensity_problem(array) is None:
+            checks.add(name, array)
+    return checks.head
 
 
 def _voxel_size(geometry: Geometry) -> tuple[float, str]:

@@ -130,7 +130,8 @@ def _folder(config: ClassifyEvaluateConfig, network: LoadedClassifier) -> Path:
         folder = network.run / "evaluation"
     # A run's own test part may be measured again; metrics of other data would take the place of its metrics.
     same = config.out is None and not (config.data or config.split or config.part or config.case_table)
-    read = [path for path in (config.split, config.patients, config.case_table, *config.data) if path is not None]
+    tables = (config.split, config.patients, config.outlined_slices, config.case_table)
+    read = [path for path in (*tables, *config.data) if path is not None]
     refuse_run(folder)
     refuse_existing([folder / name for name in OUTPUTS], config.overwrite or same, read)
     require_writable(folder)
@@ -157,6 +158,7 @@ def _slices(config: ClassifyEvaluateConfig, network: LoadedClassifier, failed: l
         format=config.format if config.data else made.format,
         label=config.label or made.label,
         patients=config.patients or made.patients,
+        outlined_slices=config.outlined_slices or made.outlined_slices,
         allow_missing=True,
         case_table=config.case_table or (None if config.data else made.case_table),
         classes=() if config.data else network.card.classes,

@@ -84,7 +84,7 @@ def _command(*settings: str) -> Callable[[Callable[..., None]], Callable[..., No
     return enter
 
 
-@_command("format", "label_scheme", "modalities", "classes", "patients", "allow_missing")
+@_command("format", "label_scheme", "modalities", "classes", "patients", "outlined_slices", "allow_missing")
 def check(
     data: Root,
     split: Annotated[Path | None, typer.Option(help="Split file to check against the cases.")] = None,
@@ -144,7 +144,7 @@ def index(
     _print_index(found, table, data)
 
 
-@_command("format", "label_scheme", "classes", "patients")
+@_command("format", "label_scheme", "classes", "patients", "outlined_slices")
 def summary(
     data: Root,
     csv: Annotated[Path | None, typer.Option(help="Write a table with one row per case to this file.")] = None,
@@ -159,7 +159,7 @@ def summary(
 
     cases = read_cases(data, **reading, need_labels=True)
     if csv is not None:
-        refuse_existing([csv], overwrite, _read_files(data, cases, reading["patients"]))
+        refuse_existing([csv], overwrite, _read_files(data, cases, reading["patients"], reading["outlined_slices"]))
         require_writable(csv.parent)
     failed: list[FailedCase] = []
     with progress("reading cases", None) as bar:
@@ -234,7 +234,9 @@ def split(
             print_text(f"warning: no patient of {root} is in {', '.join(without)}; use fewer parts, or add cases")
 
 
-@_command("format", "label_scheme", "modalities", "classes", "patients", "allow_missing", "image_size")
+@_command(
+    "format", "label_scheme", "modalities", "classes", "patients", "outlined_slices", "allow_missing", "image_size"
+)
 def prepare(
     data: Root,
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder to write.", show_default=False)],
@@ -298,10 +300,11 @@ def _require(option: str, value: str, choices: Mapping[str, Any]) -> None:
         raise UsageError(f"'{option}' is '{value}'", where=f"--{option}", expected="one of " + ", ".join(choices))
 
 
-def _read_files(data: Path, cases: Sequence[Case], patients: Path | None) -> list[Path]:
+def _read_files(data: Path, cases: Sequence[Case], *tables: Path | None) -> list[Path]:
     """What is read of a data set: its images, labels and tables."""
     described = [data / name for name in ("cases.csv", "index.csv", "dataset.json", "metaseg-phantoms.json")]
-    return [data, *described, *([patients] if patients else []), *(file for case in cases for file in case.files)]
+    given = [table for table in tables if table is not None]
+    return [data, *described, *given, *(file for case in cases for file in case.files)]
 
 
 def _fractions(text: str | None) -> dict[str, float] | None:
@@ -329,7 +332,7 @@ def _print_summary(summary: Summary) -> None:
     facts.add("modalities", _counts(summary.modalities()))
     slices = summary.tumour_slices()
     facts.add("labelled cases", str(slices["labelled_cases"]))
-    facts.add("slices with tumour", f"{slices['tumour']} of {slices['all']}")
+    facts.add("slices with tumour", f"{slices['tumour']} of {slices['all']}{_partial(summary)}")
     facts.print()
     sizes = ("Lowest", "Median", "Highest")
     volumes = Table(("Region", "Unit", "Present in", *sizes), title="\nTumour sizes", numbers=("Present in", *sizes))
@@ -345,6 +348,12 @@ def _print_summary(summary: Summary) -> None:
         keys = ("p1", "p50", "p99", "max")
         intensities.add(name, *(f"{ranges[f'{key}_min']:.4g} to {ranges[f'{key}_max']:.4g}" for key in keys))
     intensities.print()
+
+
+def _partial(summary: Summary) -> str:
+    """How many cases are outlined on some slices only; empty if none is."""
+    count = sum(case.outlined_slices not in (None, case.shape[0]) for case in summary.cases)
+    return f" that are outlined ({count} cases are on some slices only)" if count else ""
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -22,6 +22,7 @@ from metaseg.config.options import (
     AboveZero,
     Augmentation,
     BelowOne,
+    CaseOptions,
     Choice,
     ClipNorm,
     Count,
@@ -33,7 +34,6 @@ from metaseg.config.options import (
     NotNegative,
     Options,
     Paths,
-    PatientOptions,
     Positive,
     PredictionOptions,
     PreparationOptions,
@@ -69,7 +69,7 @@ def _as_texts(value: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SliceOptions(PatientOptions, MissingOptions):
+class SliceOptions(CaseOptions, MissingOptions):
     """Which slices are classified, and what their classes are."""
 
     data: Paths = option(
@@ -317,7 +317,7 @@ class ClassifyActiveConfig(RunOptions, SliceOptions, PartOptions, FitOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyEvaluateConfig(EvaluationOptions, PatientOptions):
+class ClassifyEvaluateConfig(EvaluationOptions, CaseOptions):
     """``metaseg classify evaluate``: metrics of a classifier, by slice and by patient."""
 
     data: Paths = option(

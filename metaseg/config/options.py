@@ -283,14 +283,21 @@ class ProcessOptions(TeamOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatientOptions(Options):
-    """Whose scans the cases are."""
+class CaseOptions(Options):
+    """Whose scans the cases are, and what of them is outlined."""
 
     patients: Path | None = option(
         None,
         "CSV table with columns case and patient: whose scan each case is. By default the case's name tells, "
         "without what names a session.",
         DATA,
+    )
+    outlined_slices: Path | None = option(
+        None,
+        "CSV table with columns case and slice: the slices that are outlined, counted from 0 in the file, of cases of "
+        "which some only are. The others count neither as tumour nor as background.",
+        DATA,
+        later=True,
     )
 
 
@@ -308,7 +315,7 @@ class MissingOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(PatientOptions):
+class DataOptions(CaseOptions):
     """How cases are read and prepared."""
 
     data: Paths = option(
@@ -321,7 +328,7 @@ class DataOptions(PatientOptions):
     label_scheme: str | None = option(
         None,
         "What label values mean: brats (4 is ET), brats2023 (3 is ET), brats-ped, brats-post, msd-brats, "
-        "whole-lesion, any-lesion; or spelled out, such as 1=NCR,2=ED,3=ET.",
+        "whole-lesion, any-lesion; or spelled out, such as 1=NCR,2=ED,3=ET,4=ignore (ignore: nobody outlined).",
         DATA,
     )
     labels: Literal["subregions", "whole-lesion"] | None = option(

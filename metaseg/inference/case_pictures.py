@@ -11,7 +11,7 @@ from PIL import Image
 
 from metaseg.cases.labels import WHOLE_LESION, LabelSpace
 from metaseg.inference.predictor import full_image
-from metaseg.pictures.contact_sheet import contact_sheet
+from metaseg.pictures.contact_sheet import contact_sheet, informative_slices
 from metaseg.pictures.overlay import probability_heatmap
 from metaseg.store.stored_case import StoredCase, to_space
 
@@ -51,7 +51,7 @@ def case_overlay(
         prediction: Class values ``(slices, height, width)`` on the full canonical grid, in ``space``.
         space: The prediction's label space.
         modalities: The network's modalities; see :func:`shown_modality`.
-        label: Class values of the same shape in the case's own label space.
+        label: Class values of the same shape in the case's own label space. Only outlined slices are shown with it.
         synthetic: True marks the picture.
         note: Added to the heading.
 
@@ -60,14 +60,22 @@ def case_overlay(
     """
     modality = shown_modality(modalities)
     shown = space if label is None or case.space == space else WHOLE_LESION
+    image, classes = full_image(case, modality), to_space(prediction, space, shown, case.id)
+    outlined = None if label is None else case.native_outlined
+    slices = None
+    if label is not None:
+        label = to_space(label, case.space, shown, case.id)
+        if outlined is not None:
+            slices = outlined[informative_slices(image[outlined], label[outlined], classes[outlined], 3)]
     return contact_sheet(
-        full_image(case, modality),
-        None if label is None else to_space(label, case.space, shown, case.id),
-        to_space(prediction, space, shown, case.id),
+        image,
+        label,
+        classes,
         shown,
         title="   ".join(filter(None, (case.id, modality, note))),
         synthetic=synthetic,
         rows=3,
+        slices=slices,
         spacing=case.info.geometry.spacing,
         planar=case.info.geometry.planar,
     )

@@ -183,6 +183,11 @@ def _tell(cases: EvaluationCases, synthetic: bool) -> None:
         print(f"{trained} cases are of patients that the network was TRAINED ON: their metrics say nothing of others")
     if cases.unlabelled:
         print(f"{cases.unlabelled} cases without label left out")
+    if partial := sum(case.partial and not case.info.geometry.planar for case in cases.store):
+        print(
+            f"{partial} cases are outlined on some slices only: Dice is of these, and HD95, lesion-wise metrics and "
+            "volumes are not defined"
+        )
 
 
 def _evaluate_cases(
@@ -263,8 +268,18 @@ def score_case(
         surface: Compute HD95 and lesion-wise metrics.
     """
     presets, geometry = PRESETS if surface else (), case.info.geometry
-    spacing, unit, planar = geometry.spacing, geometry.unit, geometry.planar
-    return case_metrics(label, predicted, case.space, space, spacing, unit, presets, surface, planar=planar)
+    return case_metrics(
+        label,
+        predicted,
+        case.space,
+        space,
+        geometry.spacing,
+        geometry.unit,
+        presets,
+        surface,
+        planar=geometry.planar,
+        outlined=case.native_outlined,
+    )
 
 
 def mean_region_dice(metrics: list[dict[str, Any]], space: LabelSpace) -> float:

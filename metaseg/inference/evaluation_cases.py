@@ -160,7 +160,9 @@ def _sources(config: EvaluateConfig, network: LoadedNetwork) -> tuple[list[Evalu
     if network.card.synthetic:
         print(f"No --data given: evaluating on {SYNTHETIC} (gliomas and metastases).")
         phantoms = _phantoms(config, network)
-        return [replace(config, data=phantoms, format="auto", label_scheme=None, classes=())], "phantoms"
+        return [
+            replace(config, data=phantoms, format="auto", label_scheme=None, outlined_slices=None, classes=())
+        ], "phantoms"
     raise UsageError(
         "no data to evaluate on: none was named, and the checkpoint does not tell what it was trained on",
         where=network.checkpoint,
@@ -193,7 +195,7 @@ def _recorded(config: EvaluateConfig, network: LoadedNetwork) -> list[EvaluateCo
     if isinstance(settings, AdaptOptions):
         named.append((settings.source, settings.source_classes))
     alike = {name: getattr(settings, name) for name in ("format", "label_scheme")}
-    alike["patients"] = config.patients or settings.patients
+    alike |= {name: getattr(config, name) or getattr(settings, name) for name in ("patients", "outlined_slices")}
     found = [replace(config, data=data, classes=classes, **alike) for data, classes in named if data]
     if isinstance(settings, AdaptOptions) and not settings.source and network.parent is not None:
         try:

@@ -49,7 +49,7 @@ METRICS_KIND = FileKind(
     "the metrics of a metaseg evaluation", "name another folder with --out, or replace it with --overwrite"
 )
 _NEEDED = {"network", "case", "target", "dice"}
-_COUNT = re.compile(r"(^|_)n_(lesions|tp|fp|fn)$")
+_COUNT = re.compile(r"(^|_)n_(lesions|tp|fp|fn)$|^outlined_slices$")
 
 
 def evaluation_record(
@@ -127,7 +127,8 @@ def evaluation_folder(config: EvaluateConfig, network: LoadedNetwork) -> Path:
             remedy="name a folder with --out",
         )
     refuse_run(folder)
-    read = [path for path in (config.split, config.patients, *config.data) if path is not None]
+    tables = (config.split, config.patients, config.outlined_slices)
+    read = [path for path in (*tables, *config.data) if path is not None]
     refuse_existing([folder / CSV_NAME, folder / JSON_NAME], overwrite=True, inputs=read)
     require_writable(folder)
     return folder
@@ -224,7 +225,7 @@ def write_evaluation(
     pictures = _draw(folder / PICTURES, store, worst, network)
     for stale in earlier - set(pictures):
         stale.unlink(missing_ok=True)
-    # Classes have no lesions: without this their empty cells would turn the counts of all rows into 3.0.
+    # Not all rows have them: without this empty cells would turn the counts of all rows into 3.0.
     counts = [name for name in rows if _COUNT.search(name)]
     write_text(folder / CSV_NAME, rows.astype(dict.fromkeys(counts, "Int64")).to_csv(index=False))
     content = {

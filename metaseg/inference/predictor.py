@@ -207,7 +207,7 @@ class Predictor:
         return classes, kept
 
     def dice(self, case: StoredCase) -> dict[str, float]:
-        """Whole-case Dice of each region on the stored grid, the quick metric that training watches.
+        """Dice of each region over all outlined slices on the stored grid, the quick metric that training watches.
 
         Args:
             case: A labelled case. Where its label knows the whole lesion only, WT alone is compared.
@@ -215,8 +215,8 @@ class Predictor:
         Returns:
             Region name to Dice in [0, 1]; NaN where label and prediction are both empty.
         """
-        predicted = self.classes(case)
-        label, known = case.labels(slice(None)), case.space
+        predicted = self.classes(case, case.outlined)
+        label, known = case.labels(case.outlined), case.space
         if known != self.space and self.space.num_classes < known.num_classes:
             label, known = to_space(label, known, self.space, case.id), self.space
         histogram = joint_histogram(label, predicted, max(known.num_classes, self.space.num_classes))

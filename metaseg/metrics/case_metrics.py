@@ -42,6 +42,7 @@ def case_metrics(
     with_surface: bool = True,
     *,
     planar: bool = False,
+    outlined: np.ndarray | None = None,
     policy: EmptyPolicy | str = "exclude",
 ) -> list[dict[str, Any]]:
     """Metrics of one case: a row per common region and, where both label spaces are equal, per remaining class.
@@ -55,6 +56,11 @@ def case_metrics(
     In a planar stack Dice pools the voxels of all slices; surface elements and lesions are found within each slice and
     pooled likewise; distance penalties are the diagonal of one slice.
 
+    Where some slices only are outlined, the metrics are of these. Surfaces, lesions and volumes of a patient go on in
+    the slices between them, so that HD95, lesion-wise metrics and ``label_ml``, ``predicted_ml`` are then not defined
+    but in a planar stack: they are NaN or absent. Such rows have ``outlined_slices``, their number, and ``undefined``,
+    the metrics that are not defined and why (empty in a planar stack).
+
     Args:
         label: Class values ``(slices, height, width)`` in ``space_label``.
         prediction: Class values of the same shape in ``space_prediction``.
@@ -65,6 +71,7 @@ def case_metrics(
         presets: Lesion-wise rule sets, see :data:`metaseg.metrics.lesionwise.LESIONWISE_PRESETS`; may be empty.
         with_surface: Compute HD95, of volumes and lesions; else it is NaN.
         planar: True for a stack of separate 2-D images (``Geometry.planar``).
+        outlined: The outlined slices where not all are; what label and prediction hold elsewhere plays no part.
         policy: Empty-mask policy of ``dice`` and ``hd95``; lesion-wise metrics follow their preset's own.
 
     Returns:
@@ -83,11 +90,17 @@ def case_metrics(
     if not common_regions(space_label, space_prediction):
         raise DataError(f"label spaces '{space_label.name}' and '{space_prediction.name}' have no region in common")
     rules = [LesionwiseConfig.preset(name) for name in presets]
-    settled = empty_policy(policy)
+    settled, partial = empty_policy(policy), {}
+    if outlined is not None:
+        why = f"HD95, lesion-wise metrics, volumes: {len(outlined)} of {len(label)} slices are outlined"
+        partial = {"outlined_slices": len(outlined), "undefined": "" if planar else why}
+        label, prediction = label[outlined], prediction[outlined]
+        if not planar:
+            rules, with_surface, spacing = [], False, (math.nan,) * 3
     rows = []
     for target, is_region, wanted, found in _targets(label, prediction, space_label, space_prediction):
         row = {"target": target, "unit": unit}
-        row |= _volume_metrics(wanted, found, spacing, unit, with_surface, planar, settled)
+        row |= _volume_metrics(wanted, found, spacing, unit, with_surface, planar, settled) | partial
         for position, config in enumerate(rules if is_region else ()):
             row |= _lesion_metrics(wanted, found, spacing, config, position == 0, with_surface, planar)
         rows.append(row)

@@ -103,12 +103,14 @@ def apply_policy(frame: pd.DataFrame, policy: EmptyPolicy | str = "exclude") -> 
     settled = empty_policy(policy)
     frame = frame.copy()
     empty = frame["status"] == Status.EMPTY_BOTH
+    # Of a volume outlined on some slices only no distance is defined, whatever the policy.
+    defined = frame["undefined"].fillna("") == "" if "undefined" in frame else True
     undetected = frame["status"].isin([Status.MISSED, Status.FALSE])
     frame.loc[empty, "dice"] = settled.dice_empty_both
     if "hd95" in frame:
         # A column without any value was not computed, and stays so.
         if frame["hd95"].notna().any():
-            frame.loc[empty, "hd95"] = settled.hd95_empty_both
+            frame.loc[empty & defined, "hd95"] = settled.hd95_empty_both
         if settled.hd95_penalty is not None:
             frame.loc[undetected & frame["hd95"].notna(), "hd95"] = settled.hd95_penalty
     for column in frame.columns:

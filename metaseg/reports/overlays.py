@@ -195,7 +195,7 @@ def _overlays(run: ReportRun, domain: str, drawings: Sequence[CaseDrawing], reco
 
 
 class CaseDrawing:
-    """One case: its label and the predictions of every network in one label space.
+    """One case: its label and the predictions of every network in one label space, judged on its outlined slices.
 
     Args:
         case: The case.
@@ -208,14 +208,16 @@ class CaseDrawing:
         self.case, self.modalities = case, modalities
         self.space = space if case.space == space else WHOLE_LESION
         self.region = region if region in self.space.regions else next(iter(self.space.regions))
-        self.label = to_space(case.labels(slice(None)), case.space, self.space, case.id)
+        self.label = np.zeros(case.info.shape, dtype=np.uint8)
+        self.label[case.outlined] = to_space(case.labels(case.outlined), case.space, self.space, case.id)
         self.maps: dict[str, np.ndarray] = {}
         self.errors: list[dict[str, Any]] = []
 
     def add(self, network: str, predicted: np.ndarray) -> None:
         """Add the prediction of a network, class values ``(slices, height, width)`` in :attr:`space`."""
         self.maps[network] = predicted
-        histogram = joint_histogram(self.label, predicted, self.space.num_classes)
+        outlined = self.case.outlined
+        histogram = joint_histogram(self.label[outlined], predicted[outlined], self.space.num_classes)
         self.errors.append(
             {
                 "case": self.case.id,
@@ -230,7 +232,9 @@ class CaseDrawing:
         (channel,) = self.case.channels(self.modalities[:1])
         image = np.asarray(self.case.raw_images[:, channel], dtype=np.float32)
         united = np.stack([self.label, *self.maps.values()]).max(axis=0)
-        stored = (informative_slices(image, self.label, united, 1) or [0])[0]
+        outlined = self.case.outlined
+        best = informative_slices(image[outlined], self.label[outlined], united[outlined], 1) or [0]
+        stored = int(outlined[best[0]])
         where = f"slice {self.case.native_slice(stored) + 1} of {self.case.info.geometry.canonical_shape[0]}"
         return where, SlicePainter(self.case, stored, self.modalities, PANEL)
 

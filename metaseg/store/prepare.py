@@ -16,13 +16,14 @@ import numpy as np
 
 from metaseg.cases.case import MODALITIES, Case, FailedCase, one_case, raise_failed
 from metaseg.cases.labels import WHOLE_LESION, doubts
+from metaseg.cases.outlined import read_outlined_table
 from metaseg.cases.patients import doubtable, patients_of, read_patient_table, warn_of_doubtful
 from metaseg.cases.phantoms import make_phantoms, make_pictures
 from metaseg.cases.readers import Reading, find_cases, find_doubled, lacking, read_cases, tell
 from metaseg.errors import DataError, UsageError, warn_user
 from metaseg.files import require_writable, writing
 from metaseg.store.prepare_case import PrepareOptions, case_key, is_prepared, prepare_case
-from metaseg.store.store import SliceStore, is_store, open_store, warn_of_findings, write_store_file
+from metaseg.store.store import SliceStore, is_store, open_store, tell_partial, warn_of_findings, write_store_file
 from metaseg.store.stored_case import StoredCase
 from metaseg.terminal import progress as show_progress
 from metaseg.threads import ordered_map
@@ -192,7 +193,9 @@ def open_data(
     classes = reading.get("classes", ())
     for path in map(Path, data):
         if is_store(path):
-            stored += _of_patients(_of_classes(open_store(path), classes), reading.get("patients"))
+            members = _of_classes(open_store(path), classes)
+            _check_outlined(members, reading.get("outlined_slices"))
+            stored += _of_patients(members, reading.get("patients"))
         else:
             cases, left_out = find_cases(path, **reading)
             tell(left_out, path, refuse=not allow_missing)
@@ -235,6 +238,24 @@ def _of_patients(cases: list[StoredCase], patients: str | PathLike[str] | None) 
     return cases
 
 
+def _check_outlined(cases: Sequence[StoredCase], table: str | PathLike[str] | None) -> None:
+    """Raise where a table names other slices than a case was prepared with: a store keeps no more of a label."""
+    listed = {} if table is None else read_outlined_table(table)
+    for case in cases:
+        numbers, geometry = listed.get(case.id), case.info.geometry
+        if numbers is None:
+            continue
+        (start, stop), *_ = case.info.crop
+        wanted = {geometry.turned_slice(number) - start for number in numbers} & {*range(stop - start)}
+        if wanted != {*case.outlined.tolist()}:
+            raise DataError(
+                f"case {case.id} was prepared with {len(case.outlined)} outlined slices, and the table names others",
+                where=str(table),
+                expected=f"the slices that {case.folder} was prepared with",
+                remedy="prepare the store anew: 'metaseg data prepare' takes --outlined-slices too",
+            )
+
+
 def _complete(
     raw: list[Case], stored: list[StoredCase], modalities: Sequence[str], labels: bool, where: Path, *, refuse: bool
 ) -> tuple[list[Case], list[StoredCase]]:
@@ -264,6 +285,7 @@ def _check(store: SliceStore, data: Sequence[str | Path], modalities: Sequence[s
     for case in store:
         case.channels(modalities)
     warn_of_findings(store.cases)
+    tell_partial(store.cases)
     # Before hours of work: a third of a second for 50 cases of 50 MB that the system has read already.
     for _ in ordered_map(StoredCase.verify, store.cases, os.cpu_count() or 1):
         pass

@@ -14,17 +14,15 @@ import numpy as np
 from skimage.transform import resize
 
 from metaseg.cases.case import Case, printable
-from metaseg.cases.check.inspect import VolumeChecks, check_grid, check_outline
+from metaseg.cases.check.inspect import Found, VolumeChecks, check_grid, check_outline, check_outlined
 from metaseg.cases.check.report import KINDS
 from metaseg.cases.file_checks import reading
-from metaseg.cases.intensities import zero_outside
+from metaseg.cases.intensities import PLANAR_BACKGROUND, zero_outside
+from metaseg.cases.outlined import settle_outlines
 from metaseg.errors import DataError
 from metaseg.files import making_folder
 from metaseg.store.store import warn_of_findings
 from metaseg.store.stored_case import FORMAT_VERSION, StoredCase, StoredCaseInfo, foreground, write_record
-
-PLANAR_BACKGROUND = 0.04
-"""Fraction of a 2-D image's largest value up to which it is background: JPEG writes noise around the head."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,10 @@ def case_key(case: Case, options: PrepareOptions) -> str:
         raise case.scheme.unclear
     digest = hashlib.blake2b(digest_size=8)
     identity = [*case.identity.values(), case.scheme.name]
-    digest.update(json.dumps([FORMAT_VERSION, asdict(options), identity, bool(case.label)]).encode())
+    # Of a label that is known as a whole nothing is added: what earlier releases prepared is found again.
+    known = (case.scheme.ignore, case.outlined)
+    told = [known] if case.label is not None and known != (None, None) else []
+    digest.update(json.dumps([FORMAT_VERSION, asdict(options), identity, bool(case.label), *told]).encode())
     wanted = [volume for name, volume in case.images.items() if name in options.modalities]
     for volume in [*wanted, *([case.label] if case.label else [])]:
         for path in volume.files:
@@ -100,11 +101,10 @@ def arrange_case(case: Case, options: PrepareOptions, threads: int = 1) -> tuple
     # Whole numbers stay int16 where that compares alike: a threshold between two of them is not the same in float32.
     images = case.read_images(options.modalities, threads, whole=not planar)
     findings = [] if planar else _set_background(case, options.modalities, images)
-    label = case.read_label() if case.label else None
     background = PLANAR_BACKGROUND * float(images.max()) if planar else 0.0
     inside = head(images, background, case)
-    if case.label is not None and label is not None and not planar:
-        findings += [(*found, case.label.files[0].name) for found in check_outline(label > 0, inside)]
+    label, outlined, found = _read_label(case, inside)
+    findings += found
     crop = brain_box(inside, label, planar)
     box = tuple(slice(start, stop) for start, stop in crop)
     images = images[(slice(None), *box)]
@@ -123,7 +123,7 @@ def arrange_case(case: Case, options: PrepareOptions, threads: int = 1) -> tuple
         mean=mean,
         sd=sd,
         background=background,
-        areas=_areas(stored_label, stored_images.shape[1], case.scheme.space.num_classes),
+        areas=_areas(stored_label, outlined[box[0]], case.scheme.space.num_classes),
         sources=tuple(printable(path.name) for path in case.files),
         findings=tuple(findings),
     )
@@ -131,6 +131,26 @@ def arrange_case(case: Case, options: PrepareOptions, threads: int = 1) -> tuple
     if label_full is not None and stored_label is not None and stored_label.shape != label_full.shape:
         arrays["label_full"] = label_full
     return info, {name: array for name, array in arrays.items() if array is not None}
+
+
+def _read_label(case: Case, inside: np.ndarray) -> tuple[np.ndarray | None, np.ndarray, list[tuple[str, str, str]]]:
+    """The label, or None where no slice is outlined; which slices are; and what is doubtful about it.
+
+    Args:
+        case: The case.
+        inside: What :func:`head` gives.
+    """
+    if case.label is None:
+        return None, np.zeros(len(inside), dtype=bool), []
+    label, outlined = settle_outlines(case.read_label(), inside)
+    # Slices without head or tumour are cropped, so that outlines there tell nothing.
+    known = bool(np.any(outlined & np.any(inside | (label > 0), axis=(1, 2))))
+    found: list[Found] = []
+    if not known:
+        found = [*check_outlined(np.zeros_like(outlined), case.geometry)]
+    elif not case.geometry.planar:
+        found = [*check_outline(label > 0, inside)]
+    return (label if known else None), outlined, [(*one, case.label.files[0].name) for one in found]
 
 
 def _set_background(case: Case, modalities: Sequence[str], images: np.ndarray) -> list[tuple[str, str, str]]:
@@ -250,17 +270,18 @@ def _shrink(
     return small, np.argmax(np.stack(fractions), axis=0).astype(np.uint8)
 
 
-def _areas(label: np.ndarray | None, slices: int, classes: int) -> tuple[tuple[int, ...], ...]:
+def _areas(label: np.ndarray | None, outlined: np.ndarray, classes: int) -> tuple[tuple[int, ...], ...]:
+    """Pixels of each class in each slice; none at all, not even of background, where nobody outlined."""
     if label is None:
-        return tuple((0,) * classes for _ in range(slices))
+        return tuple((0,) * classes for _ in outlined)
     lesion = [np.count_nonzero(label == value, axis=(1, 2)) for value in range(1, classes)]
-    areas = np.stack([label[0].size - np.sum(lesion, axis=0), *lesion], axis=1)
+    areas = np.stack([label[0].size - np.sum(lesion, axis=0), *lesion], axis=1) * outlined[:, None]
     return tuple(tuple(row) for row in areas.tolist())
 
 
 def _write(folder: Path, info: StoredCaseInfo, arrays: dict[str, np.ndarray]) -> None:
     with making_folder(folder) as made:
-        write_record(made, asdict(info), arrays)
+        write_record(made, asdict(info), arrays, info.format_version)
         if folder.exists() and not is_prepared(folder):
             shutil.rmtree(folder)
 

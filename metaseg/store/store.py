@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from metaseg.cases.check.inspect import check_outlined
 from metaseg.cases.check.report import KINDS, CheckReport, Finding
 from metaseg.cases.readers.common import relative_name
 from metaseg.cases.splits import Absent, Split
-from metaseg.errors import DataError, warn_user
+from metaseg.errors import DataError, some, warn_user
 from metaseg.files import FileKind, read_json, write_text
 from metaseg.store.stored_case import FORMAT_VERSION, StoredCase
 
 STORE_FILE = "store.json"
-FINDINGS_SHOWN = 3
-"""Cases that a warning names."""
+FINDINGS_SHOWN, PARTIAL_SHOWN = 3, 50
+"""Cases that a warning names, and that the line on outlined slices does."""
 
 
 def is_store(path: Path) -> bool:
@@ -141,6 +142,16 @@ def warn_of_findings(cases: Sequence[StoredCase]) -> None:
         )
 
 
+def tell_partial(cases: Sequence[StoredCase]) -> None:
+    """Print of how many slices the outlines are known, for the cases of which some only are outlined."""
+    partial = [f"{case.id} {len(case.outlined)} of {case.num_slices}" for case in cases if case.partial]
+    if partial:
+        print(
+            f"Only some slices are outlined in {len(partial)} of {len(cases)} cases, and the others count neither as "
+            f"tumour nor as background: {some(partial, PARTIAL_SHOWN)}"
+        )
+
+
 def open_store(path: Path) -> SliceStore:
     """Open the store in a folder.
 
@@ -201,7 +212,10 @@ def check_store(path: Path, progress: Callable[[int, int], None] | None = None) 
             file = relative_name(Path(error.where or folder), path)
             findings.append(Finding.of("unreadable", folder.name, error.found, file=file, remedy=error.remedy))
         else:
-            told = case.info.findings or ()
+            told = [*(case.info.findings or ())]
+            if case.labelled:
+                outlined = np.isin(np.arange(case.num_slices), case.outlined)
+                told += [(*found, "") for found in check_outlined(outlined, case.info.geometry)]
             findings += [Finding.of(kind, case.id, found, file=name) for kind, found, name in told]
         if progress is not None:
             progress(done, len(folders))

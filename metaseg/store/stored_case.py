@@ -29,6 +29,9 @@ from metaseg.files import FileKind, check_shape, read_json
 
 RECORD = "case.json"
 FORMAT_VERSION = 1
+"""Of the rules by which cases are prepared."""
+PARTIAL_VERSION = 2
+"""Of a case of which some slices only are outlined: earlier releases would take the others for background."""
 KIND = FileKind(
     "a complete stored case, as 'metaseg data prepare' writes it", "delete its folder and prepare it again", DataError
 )
@@ -36,13 +39,15 @@ GIGABYTE = 1e9
 FULL_LABEL = "label_full.npy"
 
 
-def write_record(folder: Path, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+def write_record(
+    folder: Path, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray], version: int = FORMAT_VERSION
+) -> None:
     """Write ``case.json`` and one ``NAME.npy`` for each array into a folder, with checksums of all."""
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     sums = {name: checksum(array) for name, array in arrays.items()}
     # To JSON and back: what is read must give the same text.
-    record = json.loads(json.dumps({**values, "version": FORMAT_VERSION, "checksums": sums}))
+    record = json.loads(json.dumps({**values, "version": version, "checksums": sums}))
     (folder / RECORD).write_text(json.dumps({**record, "checksum": _text_checksum(record)}), encoding="utf-8")
 
 
@@ -62,18 +67,21 @@ def read_record(folder: Path, shape: Any) -> tuple[Any, dict[str, int]]:
     path = folder / RECORD
     values: dict[str, Any] = read_json(path, KIND)
     refuse = partial(KIND.refuse, path=path)
-    if values.get("version") != FORMAT_VERSION:
+    if values.get("version") not in (FORMAT_VERSION, PARTIAL_VERSION):
         raise DataError(
             f"stored case of format version {values.get('version')}",
             where=folder,
-            expected=f"version {FORMAT_VERSION}",
+            expected=f"version {FORMAT_VERSION} or {PARTIAL_VERSION}",
             remedy="delete the store and prepare it again",
         )
     told = values.pop("checksum", None)
     if told is not None and told != _text_checksum(values):
         raise refuse("the content is damaged: its checksum is another")
     sums: dict[str, int] = check_shape(values.pop("checksums", {}), dict[str, int], refuse)
-    return check_shape(values, shape, refuse), sums
+    info = check_shape(values, shape, refuse)
+    if info.format_version > values["version"]:
+        raise refuse("the content is damaged: slices are of no class")
+    return info, sums
 
 
 def open_array(path: Path, dtypes: tuple[type, ...], shape: tuple[int, ...]) -> np.ndarray:
@@ -234,8 +242,18 @@ class StoredCaseInfo:
             raise ValueError("mean and deviation are not those of the modalities")
         rows, classes, pixels = len(self.areas), LABEL_SPACES[self.space].num_classes, self.shape[1] * self.shape[2]
         counted = all(len(row) == classes and min(row) >= 0 and sum(row) in (0, pixels) for row in self.areas)
-        if rows != self.shape[0] or not counted:
+        if rows != self.shape[0] or not counted or self.labelled != bool(self.outlined):
             raise ValueError("the areas are not those of the slices and classes")
+
+    @cached_property
+    def outlined(self) -> tuple[int, ...]:
+        """The slices that are outlined, ascending: those of whose pixels the class is known, be it background."""
+        return tuple(number for number, row in enumerate(self.areas) if any(row))
+
+    @property
+    def format_version(self) -> int:
+        """Version of the record."""
+        return PARTIAL_VERSION if self.labelled and len(self.outlined) < len(self.areas) else FORMAT_VERSION
 
 
 def foreground(intensities: np.ndarray, background: float) -> np.ndarray:
@@ -347,6 +365,16 @@ class StoredCase:
         """Number of stored slices."""
         return self.info.shape[0]
 
+    @cached_property
+    def outlined(self) -> np.ndarray:
+        """The stored slices that somebody outlined, ascending; of the others nothing is known, not even background."""
+        return np.array(self.info.outlined, dtype=np.int64)
+
+    @property
+    def partial(self) -> bool:
+        """Whether some slices only are outlined."""
+        return self.labelled and len(self.outlined) < self.num_slices
+
     @property
     def files(self) -> tuple[Path, ...]:
         """Where it is stored, for messages."""
@@ -445,12 +473,18 @@ class StoredCase:
 
         Raises:
             DataError: The case has no label, or only the whole lesion is known where subregions are asked for.
+            ValueError: A slice is not :attr:`outlined`: it must not count as background.
         """
+        if self.partial and not np.isin(self._numbers[slices], self.outlined).all():
+            raise ValueError(f"case {self.id}: labels are asked for of slices that nobody outlined")
         classes = np.asarray(self.raw_label[slices])
         return to_space(classes, self.space, space or self.space, self.id)
 
     def areas(self, space: LabelSpace | None = None) -> np.ndarray:
-        """Pixels of each class per stored slice, ``(slices, classes)`` with the background first."""
+        """Pixels of each class per stored slice, ``(slices, classes)`` with the background first.
+
+        A slice that nobody outlined has none of any class.
+        """
         areas = np.asarray(self.info.areas, dtype=np.int64)
         if space is None or space == self.space:
             return areas
@@ -460,9 +494,17 @@ class StoredCase:
         return united
 
     def native_label(self) -> np.ndarray:
-        """The label on the full canonical grid ``(slices, height, width)``, never resized."""
+        """The label on the full canonical grid ``(slices, height, width)``, never resized.
+
+        Of a :attr:`partial` case it counts on :attr:`native_outlined` only.
+        """
         full = self._sound("label_full") if "label_full" in self._arrays else self.raw_label
         return self._uncrop(np.asarray(full), 0)
+
+    @property
+    def native_outlined(self) -> np.ndarray | None:
+        """:attr:`outlined` as slices of the full canonical grid; None where all are."""
+        return self.info.crop[0][0] + self.outlined if self.partial else None
 
     def restore(self, maps: np.ndarray) -> np.ndarray:
         """Bring maps of stored slices back to the full canonical grid.

@@ -113,7 +113,8 @@ def _reader() -> Cases:
         classes: Sequence[str],
         modalities: Sequence[str] = (),
     ) -> list[Member]:
-        key = (tuple(folders), config.format, config.label_scheme, tuple(classes), tuple(modalities))
+        outlined = config.outlined_slices
+        key = (tuple(folders), config.format, config.label_scheme, outlined, tuple(classes), tuple(modalities))
         if key not in known:
             listed = list_cases(
                 folders,
@@ -122,6 +123,7 @@ def _reader() -> Cases:
                 label_scheme=config.label_scheme,
                 classes=classes,
                 patients=config.patients,
+                outlined_slices=outlined,
                 need_labels=True,
                 allow_missing=config.allow_missing,
             )

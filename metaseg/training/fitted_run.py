@@ -262,7 +262,8 @@ def log_overlay(
         step: The step it belongs to.
     """
     space = predictor.space
-    chosen = np.sort(np.argsort(case.areas()[:, 1:].sum(axis=1), kind="stable")[-OVERLAY_SLICES:])
+    fullest = np.argsort(case.areas()[case.outlined, 1:].sum(axis=1), kind="stable")[-OVERLAY_SLICES:]
+    chosen = np.sort(case.outlined[fullest])
     image = case.images(chosen, (shown_modality(predictor.modalities),))[:, 0]
     shown = space if space == case.space else WHOLE_LESION
     sheet = contact_sheet(

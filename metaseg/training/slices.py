@@ -82,9 +82,10 @@ class TrainingSlices:
             foreground_fraction,
         )
         self.augmentation, self.seed = augmentation, seed
-        self.areas = np.concatenate([case.areas(space)[:, 1:] for case in store])
-        self.owners = np.concatenate([np.full(case.num_slices, number) for number, case in enumerate(store)])
-        self.indices = np.concatenate([np.arange(case.num_slices) for case in store])
+        # Slices that nobody outlined are not drawn: they would count as background.
+        self.areas = np.concatenate([case.areas(space)[case.outlined, 1:] for case in store])
+        self.owners = np.concatenate([np.full(len(case.outlined), number) for number, case in enumerate(store)])
+        self.indices = np.concatenate([case.outlined for case in store])
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
 
     @property

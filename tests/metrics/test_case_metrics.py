@@ -1,11 +1,13 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from metaseg.cases.labels import SUBREGIONS, WHOLE_LESION, region_mask
 from metaseg.errors import DataError, UsageError
 from metaseg.metrics.case_metrics import case_metrics, common_regions
+from metaseg.metrics.cohort_metrics import apply_policy
 from metaseg.metrics.lesionwise import lesionwise
 from metaseg.metrics.surface import hd95
 
@@ -121,3 +123,48 @@ def test_wrong_input_is_refused(tumour):
         case_metrics(tumour[0], tumour[1][:4], SUBREGIONS, SUBREGIONS, SPACING)
     with pytest.raises(UsageError, match="lesion-wise preset 'met'"):
         case_metrics(*tumour, SUBREGIONS, SUBREGIONS, SPACING, presets=("met",))
+
+
+class TestPartialOutlines:
+    OUTLINED = np.array([3, 5, 8])
+
+    def test_nothing_elsewhere_plays_a_part(self, tumour):
+        label, prediction = tumour
+        rows = case_metrics(label, prediction, SUBREGIONS, SUBREGIONS, SPACING, outlined=self.OUTLINED)
+        rng = np.random.default_rng(0)
+        for spoiled in (0, 1):
+            maps = [label.copy(), prediction.copy()]
+            maps[spoiled][np.delete(np.arange(12), self.OUTLINED)] = rng.integers(4, size=(9, 24, 24))
+            again = case_metrics(*maps, SUBREGIONS, SUBREGIONS, SPACING, outlined=self.OUTLINED)
+            assert str(again) == str(rows)
+        for row in rows:
+            wanted, found = (
+                region_mask(array, SUBREGIONS, row["target"])[self.OUTLINED]
+                if row["target"] in SUBREGIONS.regions
+                else array[self.OUTLINED] == SUBREGIONS.classes.index(row["target"])
+                for array in tumour
+            )
+            assert row["dice"] == pytest.approx(2 * (wanted & found).sum() / (wanted.sum() + found.sum()))
+
+    def test_what_needs_all_slices_is_left_empty_with_the_reason(self, tumour):
+        for row in case_metrics(*tumour, SUBREGIONS, SUBREGIONS, SPACING, outlined=self.OUTLINED):
+            assert all(math.isnan(row[name]) for name in ("hd95", "label_ml", "predicted_ml"))
+            assert row["undefined"] == "HD95, lesion-wise metrics, volumes: 3 of 12 slices are outlined"
+            assert not [name for name in row if "lesionwise" in name or name.startswith("mist")]
+
+    @pytest.mark.parametrize("policy", ["exclude", "brats", "mist"])
+    def test_no_policy_gives_a_distance(self, tumour, policy):
+        nothing = np.zeros_like(tumour[0])
+        rows = case_metrics(*tumour, SUBREGIONS, SUBREGIONS, SPACING)
+        for label in (nothing, tumour[0]):
+            rows += case_metrics(label, nothing, SUBREGIONS, SUBREGIONS, SPACING, outlined=self.OUTLINED)
+        frame = apply_policy(pd.DataFrame(rows), policy)
+        assert frame.loc[frame["undefined"].notna(), "hd95"].isna().all()
+        assert frame.loc[frame["undefined"].isna(), "hd95"].notna().all()
+
+    def test_separate_images_have_all_metrics(self, tumour):
+        rows = case_metrics(*tumour, SUBREGIONS, SUBREGIONS, SPACING, planar=True, outlined=self.OUTLINED)
+        cut = case_metrics(*(array[self.OUTLINED] for array in tumour), SUBREGIONS, SUBREGIONS, SPACING, planar=True)
+        for row, whole in zip(rows, cut, strict=True):
+            assert (row.pop("outlined_slices"), row.pop("undefined")) == (3, "")
+            assert str(row) == str(whole)

@@ -19,7 +19,7 @@ from metaseg.cases.volumes import volume_from_file
 from metaseg.errors import DataError, UsageError, WriteError, recorded_warnings
 from metaseg.store.prepare import build_store, common_modalities, open_data, prepare_store
 from metaseg.store.prepare_case import PrepareOptions, lossless, read_unstored
-from metaseg.store.store import open_store
+from metaseg.store.store import check_store, open_store
 from metaseg.store.stored_case import StoredCase
 
 FOUR = ("flair", "t1", "t1ce", "t2")
@@ -414,3 +414,65 @@ def test_open_data_passes_on_what_counts_as_one_patient(tmp_path):
     assert {case.patient for case in open_data(data, cache=cache)} == {"yes-0"}
     # What is in the cache for one choice does not serve the other.
     assert {case.patient for case in open_data(data, cache=cache, group_copies="none")} == {"yes-0", "yes-1"}
+
+
+class TestPartialOutlines:
+    @pytest.fixture
+    def partial(self, cases):
+        return replace(cases[0], outlined=(3, 6, 7))
+
+    def test_only_outlined_slices_have_classes(self, cases, partial, tmp_path):
+        whole, stored = (
+            build_store([case], tmp_path, PrepareOptions(FOUR), publish=False).cases[0] for case in (cases[0], partial)
+        )
+        start = stored.info.crop[0][0]
+        assert [stored.native_slice(place) for place in stored.outlined] == [3, 6, 7]
+        np.testing.assert_array_equal(stored.native_outlined, [3, 6, 7])
+        np.testing.assert_array_equal(stored.areas()[stored.outlined], whole.areas()[[3 - start, 6 - start, 7 - start]])
+        assert stored.areas().sum() == stored.areas()[stored.outlined].sum()
+        np.testing.assert_array_equal(stored.labels(stored.outlined), whole.labels(stored.outlined))
+        for others in (slice(None), [0], stored.outlined + 1):
+            with pytest.raises(ValueError, match="nobody outlined"):
+                stored.labels(others)
+        assert (whole.partial, whole.native_outlined) == (False, None)
+        assert whole.outlined.tolist() == list(range(whole.num_slices))
+
+    def test_earlier_releases_refuse_what_they_would_take_for_background(self, cases, partial, tmp_path):
+        folders = [build_store([case], tmp_path, PrepareOptions(FOUR)).cases[0].folder for case in (cases[0], partial)]
+        assert folders[0] != folders[1]
+        records = [json.loads((folder / "case.json").read_text()) for folder in folders]
+        assert [record["version"] for record in records] == [1, 2]
+        assert set(records[0]) == set(records[1])
+
+    def test_a_slice_that_loses_its_classes_is_damage(self, store):
+        path = store.cases[0].folder / "case.json"
+        record = json.loads(path.read_text())
+        record["areas"][2] = [0] * len(record["areas"][2])
+        del record["checksum"]
+        path.write_text(json.dumps(record))
+        with pytest.raises(DataError, match="slices are of no class"):
+            StoredCase(store.cases[0].folder)
+
+    def test_a_case_without_outlines_has_no_label(self, cases, tmp_path):
+        # Slice 0 shows no head.
+        case = replace(cases[0], outlined=(0,))
+        stored = build_store([case], tmp_path, PrepareOptions(FOUR)).cases[0]
+        assert not stored.labelled
+        assert [kind for kind, *_ in stored.info.findings] == ["label-missing"]
+
+    def test_opening_says_how_many_slices_count(self, write_cases, tmp_path, capsys):
+        folder = write_cases(count=3)
+        names = sorted(path.name for path in folder.iterdir())
+        table = tmp_path / "outlined.csv"
+        table.write_text(f"case,slice\n{names[0]},4-6\n{names[1]},all\n{names[2]},2 5\n")
+        store = open_data([folder], cache=tmp_path, outlined_slices=table)
+        assert "slices are outlined in 2 of 3 cases" in capsys.readouterr().out
+        assert [case.partial for case in store] == [True, False, True]
+        prepare_store(folder, tmp_path / "store", outlined_slices=table)
+        kinds = [finding.kind for finding in check_store(tmp_path / "store").findings]
+        assert kinds == ["label-partial"] * 2
+        # A store keeps its own slices: the list may say them again, not others.
+        assert len(open_data([tmp_path / "store"], outlined_slices=table)) == 3
+        table.write_text(f"case,slice\n{names[0]},4-5\n")
+        with pytest.raises(DataError, match="prepared with 3 outlined slices"):
+            open_data([tmp_path / "store"], outlined_slices=table)

@@ -33,6 +33,7 @@ def check_dataset(
     modalities: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     patients: str | Path | None = None,
+    outlined_slices: str | Path | None = None,
     allow_missing: bool = False,
     split: str | Path | None = None,
     jobs: int = 1,
@@ -47,6 +48,7 @@ def check_dataset(
         modalities: Modalities that every case must have; by default those that any case has.
         classes: Check cases of these cohorts or classes only.
         patients: Table of whose scan each case is.
+        outlined_slices: Table of the slices that are outlined, where only some are.
         allow_missing: What is missing or left out is a warning, not an error.
         split: A split file, to be checked against the cases.
         jobs: Processes that read files; 0 takes one a core.
@@ -60,10 +62,12 @@ def check_dataset(
         DataError: There are no cases, or the split file cannot be read.
     """
     root = Path(path).parent if Path(path).is_file() else Path(path)
-    cases, left_out = find_cases(path, format, label_scheme, classes, patients=patients, strict=False)
+    cases, left_out = find_cases(
+        path, format, label_scheme, classes, patients=patients, outlined_slices=outlined_slices, strict=False
+    )
     parts = parts_of_split(split) if split else None
     inspections = list(_inspect_all(cases, root, jobs, progress))
-    findings = [finding for inspection in inspections for finding in inspection.findings]
+    findings = [_allowed(finding, allow_missing) for seen in inspections for finding in seen.findings]
     findings += _check_completeness(cases, left_out, modalities, allow_missing, root)
     labels = [(case.scheme, seen.classes) for case, seen in zip(cases, inspections, strict=True) if seen.classes]
     for kind, doubt in doubts(labels, told=label_scheme is not None):
@@ -109,6 +113,10 @@ def _reported(inspections: Iterator[Inspection], total: int, progress: Progress 
         yield inspection
 
 
+def _allowed(finding: Finding, allow_missing: bool) -> Finding:
+    return replace(finding, severity="warning") if allow_missing and finding.kind in MAY_BE_MISSING else finding
+
+
 def _check_completeness(
     cases: Sequence[Case],
     left_out: Sequence[LeftOut],
@@ -125,7 +133,7 @@ def _check_completeness(
         gaps.append(LeftOut("label-missing", "cases without a label", f"none of the {len(cases)} cases has a label"))
     for gap in gaps:
         finding = Finding.of(gap.kind, gap.case, gap.found, file=relative_name(gap.file, root) if gap.file else "")
-        yield replace(finding, severity="warning") if allow_missing and gap.kind in MAY_BE_MISSING else finding
+        yield _allowed(finding, allow_missing)
     for case in cases:
         folders = {file.parent for file in case.files}
         for file in case.doubled:

@@ -12,8 +12,8 @@ import numpy as np
 from metaseg.cases.case import Case, Volume
 from metaseg.cases.check.report import Finding
 from metaseg.cases.geometry import Geometry, corner_distance
-from metaseg.cases.intensities import Background, find_background, intensity_problem
-from metaseg.cases.labels import LabelScheme
+from metaseg.cases.intensities import PLANAR_BACKGROUND, Background, find_background, intensity_problem
+from metaseg.cases.outlined import settle_outlines, slices_text
 from metaseg.cases.readers.common import relative_name
 from metaseg.errors import MetasegError
 
@@ -97,6 +97,7 @@ class VolumeChecks:
 
     def __init__(self) -> None:
         self.head: np.ndarray | None = None
+        self._brightest: np.ndarray | None = None
         self._inside: dict[str, int] = {}
         self._looks: dict[str, np.ndarray] = {}
 
@@ -107,6 +108,11 @@ class VolumeChecks:
         self._looks[name] = _look(image, background.inside)
         self.head = background.inside.copy() if self.head is None else self.head | background.inside
         return background, list(check_constant(name, image)) or list(_check_background(name, image, background))
+
+    def add_pictures(self, images: np.ndarray) -> None:
+        """Take the head of a stack of 2-D images ``(slices, height, width)``: their brightest modality tells it."""
+        self._brightest = images if self._brightest is None else np.maximum(self._brightest, images)
+        self.head = self._brightest > PLANAR_BACKGROUND * float(self._brightest.max())
 
     def compare(self) -> Iterator[tuple[str, Found]]:
         """Volumes that show next to nothing of the head, and volumes that are one image, with the name of the first."""
@@ -160,6 +166,21 @@ def check_outline(outlined: np.ndarray, head: np.ndarray | None) -> Iterator[Fou
         if fraction > OUTSIDE_TOLERANCE:
             usual = f"(up to {OUTSIDE_TOLERANCE:.0%} is usual)"
             yield "label-outside", f"{fraction:.1%} of the label lies in the background of all images {usual}"
+
+
+def check_outlined(outlined: np.ndarray, geometry: Geometry) -> Iterator[Found]:
+    """How many slices are outlined, where not all are.
+
+    Args:
+        outlined: Boolean ``(slices,)``, as :func:`~metaseg.cases.outlined.settle_outlines` gives it.
+        geometry: Of the images; slices are named by their numbers in the file.
+    """
+    total, count = len(outlined), int(np.count_nonzero(outlined))
+    if count == 0:
+        yield "label-missing", f"none of the label's {total} slices is outlined"
+    elif count < total:
+        numbers = sorted(geometry.turned_slice(int(place)) for place in np.flatnonzero(outlined))
+        yield "label-partial", f"{count} of {total} slices are outlined: {slices_text(numbers)}"
 
 
 def times(sizes: Iterable[float]) -> str:
@@ -238,7 +259,7 @@ def inspect_case(case: Case, root: Path) -> Inspection:
     for modality, finding in checks.compare():
         seen.add_all([finding], case.images[modality].files[0])
     if case.label is not None:
-        _check_label(seen, case.label, case.scheme, reference, checks.head)
+        _check_label(seen, case, case.label, reference, checks.head)
     return seen
 
 
@@ -293,12 +314,14 @@ def _check_values(
         seen.add_all(found, file)
         if not any(kind == "constant" for kind, _ in found):
             seen.fingerprints.append(Fingerprint(_digest(part), name, file))
+    if geometry.planar:
+        checks.add_pictures(array)
 
 
 def _check_label(
     seen: Inspection,
+    case: Case,
     label: Volume,
-    scheme: LabelScheme,
     reference: tuple[str, Geometry] | None,
     head: np.ndarray | None,
 ) -> None:
@@ -308,14 +331,31 @@ def _check_label(
     geometry, array = loaded
     file, values = label.files[0], distinct_values(array)
     comparable = reference is not None and _same_grid(seen, "the label", file, geometry, *reference)
+    if comparable and (case.outlined is not None or case.scheme.ignore in values):
+        _check_partial_label(seen, case, array, file, head)
+        return
     if not np.all(np.isfinite(values)):
         seen.add("non-finite", "the label holds NaN or infinity", file)
         return
     try:
-        seen.classes = frozenset(np.unique(scheme.decode(values, file)).tolist())
+        seen.classes = frozenset(np.unique(case.scheme.decode(values, file)).tolist())
     except MetasegError as error:
         seen.add("label-values", _expecting(error), file, error.remedy)
-    seen.add_all(check_outline(array != 0, head if comparable else None), file)
+    seen.add_all(check_outline(array != 0, head if comparable and not geometry.planar else None), file)
+
+
+def _check_partial_label(seen: Inspection, case: Case, array: np.ndarray, file: Path, head: np.ndarray | None) -> None:
+    """As :func:`_check_label`, of a label that is known on some slices only."""
+    try:
+        label, outlined = settle_outlines(case.decode_label(array, file), head)
+    except MetasegError as error:
+        seen.add("label-values", _expecting(error), file, error.remedy)
+        return
+    seen.add_all(check_outlined(outlined, case.geometry), file)
+    if outlined.any():
+        seen.classes = frozenset(np.unique(label[outlined]).tolist())
+        planar = case.geometry.planar
+        seen.add_all(check_outline(label > 0, None if planar else head), file)
 
 
 def distinct_values(array: np.ndarray) -> np.ndarray:

@@ -62,6 +62,7 @@ _WARNINGS = {
     "label-edition": "name the convention with --label-scheme",
     "label-region-absent": "see that this is what the values mean",
     "label-empty": "confirm that the patient has no lesion",
+    "label-partial": "nothing, if nobody outlined the others: they count neither as tumour nor as background",
     "session-doubtful": "if they are sessions of one patient, say so with --patients TABLE (columns case, patient)",
     "same-picture": "remove the copies: a random split would put one into training and one into the test",
     "near-class": "look at both: if they are one picture, find out which class is right and remove the other",

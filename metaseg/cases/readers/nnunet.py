@@ -131,7 +131,7 @@ class _Description:
         if asked is None:
             return scheme_from_names(labels, self.file)
         ignored = ignored_value(labels)
-        return asked if ignored in asked.values else replace(asked, ignore=ignored)
+        return asked if ignored is None or ignored in asked.values else replace(asked, ignore=ignored)
 
     def entries(self, part: str) -> list[_Entry]:
         """The cases of ``imagesTr`` or ``imagesTs``, in whichever way the description lists them."""

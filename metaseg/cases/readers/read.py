@@ -17,6 +17,7 @@ from typing import TypedDict, get_args
 from metaseg.cases.case import Case, FailedCase
 from metaseg.cases.labels import LabelScheme
 from metaseg.cases.labels import label_scheme as scheme_by_name
+from metaseg.cases.outlined import read_outlined_table, tell_outlined
 from metaseg.cases.patients import doubtable, patients_of, read_patient_table, warn_of_doubtful
 from metaseg.cases.pictures import GroupCopies
 from metaseg.cases.readers import image_folder, nnunet, slices, table
@@ -115,6 +116,7 @@ class Reading(TypedDict, total=False):
     label_scheme: str | LabelScheme | None
     classes: Sequence[str]
     patients: str | PathLike[str] | None
+    outlined_slices: str | PathLike[str] | None
     group_copies: GroupCopies
 
 
@@ -162,6 +164,7 @@ def read_cases(
     classes: Sequence[str] | None = None,
     *,
     patients: str | PathLike[str] | None = None,
+    outlined_slices: str | PathLike[str] | None = None,
     modality: str | None = None,
     need_labels: bool = False,
     allow_missing: bool = True,
@@ -179,6 +182,7 @@ def read_cases(
         modalities: Modalities that every case must have.
         classes: Keep only cases whose cohort or grade is one of these.
         patients: Table of whose scan each case is; see :mod:`metaseg.cases.patients`. Without it, names tell.
+        outlined_slices: Table of the slices that are outlined, where only some are; see :mod:`metaseg.cases.outlined`.
         modality: Name of the modality where the files do not say (slices and image folders).
         need_labels: Cases without a label are named, as what is left out is.
         allow_missing: Warn of files and cases that are left out, instead of refusing the data.
@@ -195,7 +199,14 @@ def read_cases(
             as one's, a description is unreadable, or something is left out without ``allow_missing``.
     """
     cases, left_out = find_cases(
-        path, format, label_scheme, classes, patients=patients, modality=modality, group_copies=group_copies
+        path,
+        format,
+        label_scheme,
+        classes,
+        patients=patients,
+        outlined_slices=outlined_slices,
+        modality=modality,
+        group_copies=group_copies,
     )
     told = [(case.id, case.modalities, case.label is not None) for case in cases if case.format != "image-folder"]
     left_out += [gap for gap in lacking(told, labels=need_labels) if gap.kind == "label-missing"]
@@ -232,6 +243,7 @@ def find_cases(
     classes: Sequence[str] | None = None,
     *,
     patients: str | PathLike[str] | None = None,
+    outlined_slices: str | PathLike[str] | None = None,
     modality: str | None = None,
     strict: bool = True,
     group_copies: GroupCopies = "near",
@@ -267,7 +279,10 @@ def find_cases(
     told = read_patient_table(patients) if patients is not None else None
     owners = patients_of({case.id: case.patient for case in cases}, told, patients)
     cases = [replace(case, patient=owners[case.id]) for case in cases]
-    return _only_classes(cases, classes, root) if classes else cases, left_out
+    cases = _only_classes(cases, classes, root) if classes else cases
+    if outlined_slices is not None:
+        cases = tell_outlined(cases, read_outlined_table(outlined_slices), outlined_slices)
+    return cases, left_out
 
 
 def _files(cases: Sequence[Case], options: ReadOptions) -> set[Path]:

@@ -226,16 +226,18 @@ def _make_case(case_id: str, records: Sequence[SliceRecord], table: Path, option
     }
     scheme = options.scheme or label_scheme("whole-lesion")
     kind = records[0].kind
+    label, outlined = _label(list(by_modality.values()), scheme)
     return Case(
         id=case_id,
         patient=records[0].patient,
         cohort=kind or "unknown",
         images=images,
-        label=_label(case_id, list(by_modality.values()), scheme, table),
+        label=label,
         scheme=scheme,
         grade=kind or None,
         format="slices",
         doubled=tuple(record.image for record in doubled),
+        outlined=outlined,
     )
 
 
@@ -264,24 +266,24 @@ def _by_modality(
 
 
 def _label(
-    case_id: str, by_modality: Sequence[Mapping[str, SliceRecord]], scheme: LabelScheme, table: Path
-) -> ImageStack | None:
-    """The stack of masks; a slice's mask may be in the row of any of its modalities."""
-    masks: list[Path] = []
-    without: list[str] = []
-    for name in by_modality[0]:
-        mask = next((slices[name].mask for slices in by_modality if slices[name].mask), None)
-        if mask is None:
-            without.append(name)
-        else:
-            masks.append(mask)
-    if masks and without:
-        found = f"case {case_id}: slice {without[0]} has no mask, though others of the patient have one"
-        raise _KIND.refuse(
-            found, table, "give slices without tumour an empty mask, and omit those that nobody outlined"
-        )
+    by_modality: Sequence[Mapping[str, SliceRecord]], scheme: LabelScheme
+) -> tuple[ImageStack | None, tuple[int, ...] | None]:
+    """The stack of masks, and which slices have one; None where all have.
+
+    A slice's mask may be in the row of any of its modalities. One without a mask was not outlined: where there is no
+    tumour, the mask is empty.
+    """
+    masks = [next((slices[name].mask for slices in by_modality if slices[name].mask), None) for name in by_modality[0]]
+    there = [mask for mask in masks if mask is not None]
+    if not there:
+        return None, None
     pixel_mm = next(iter(by_modality[0].values())).pixel_mm
-    return ImageStack(tuple(masks), pixel_mm, binary=scheme.space is WHOLE_LESION) if masks else None
+    binary = scheme.space is WHOLE_LESION and scheme.ignore is None
+    # Any mask can stand in where there is none: what slices hold that are not outlined is never looked at.
+    label = ImageStack(tuple(mask or there[0] for mask in masks), pixel_mm, binary=binary)
+    if len(there) == len(masks):
+        return label, None
+    return label, tuple(place for place, mask in enumerate(masks) if mask is not None)
 
 
 def _matches_cheng(path: Path) -> bool:

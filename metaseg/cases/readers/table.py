@@ -1,8 +1,8 @@
 """Any layout, by a table ``cases.csv``: one row per case, one column per modality, paths relative to the table.
 
-Columns: ``case`` or ``patient``, and optional ``session``, ``cohort``, ``grade``, ``site``, ``split``, ``label`` and
-``label_scheme``. Every other column is a modality, but those whose name begins with ``#``, which are passed over.
-Separated by commas, semicolons or tabs. ``scan.nii.gz#2`` is the third volume of a 4-D file.
+Columns: ``case`` or ``patient``, and optional ``session``, ``cohort``, ``grade``, ``site``, ``split``, ``label``,
+``label_scheme`` and ``outlined_slices``. Every other column is a modality, but those whose name begins with ``#``,
+which are passed over. Separated by commas, semicolons or tabs. ``scan.nii.gz#2`` is the third volume of a 4-D file.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from metaseg.cases.case import MODALITIES, Case, Volume
 from metaseg.cases.labels import WHOLE_LESION, LabelScheme, label_scheme
+from metaseg.cases.outlined import ALL, SLICES_EXAMPLE, parse_slices
 from metaseg.cases.readers.case_folders import grade_of
 from metaseg.cases.readers.common import (
     LeftOut,
@@ -34,7 +35,18 @@ from metaseg.files import FileKind, read_text
 
 TABLE = "cases.csv"
 TABLE_SUFFIXES = (".csv", ".tsv")
-COLUMNS = ("case", "patient", "session", "cohort", "grade", "site", "split", "label", "label_scheme")
+COLUMNS = (
+    "case",
+    "patient",
+    "session",
+    "cohort",
+    "grade",
+    "site",
+    "split",
+    "label",
+    "label_scheme",
+    "outlined_slices",
+)
 """Columns that are no modality."""
 
 _ALIASES = {
@@ -46,6 +58,7 @@ _ALIASES = {
     "split": ("part",),
     "label": ("labels", "seg", "segmentation", "mask", "outline", "lesion_mask"),
     "label_scheme": ("scheme",),
+    "outlined_slices": ("outlined",),
 }
 _ALIAS_OF = {alias: column for column, aliases in _ALIASES.items() for alias in aliases}
 _PARTS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
@@ -266,7 +279,7 @@ def _make_case(row: TableRow, table: Path, options: ReadOptions) -> Case:
     volumes = {name: _volume(name, text, row, table, options) for name, text in row.images.items()}
     label = _volume("label", row.told["label"], row, table, options) if "label" in row.told else None
     if isinstance(label, ImageStack):
-        label = replace(label, binary=scheme.space is WHOLE_LESION)
+        label = replace(label, binary=scheme.space is WHOLE_LESION and scheme.ignore is None)
     cohort = row.told.get("cohort", "unknown")
     return Case(
         id=row.case,
@@ -279,6 +292,7 @@ def _make_case(row: TableRow, table: Path, options: ReadOptions) -> Case:
         site=row.told.get("site"),
         format=READER.name,
         extra={name: row.told[name] for name in ("session", "split") if name in row.told},
+        outlined=_outlined(row, table),
     )
 
 
@@ -287,6 +301,15 @@ def _scheme(row: TableRow, table: Path) -> LabelScheme:
         return label_scheme(row.told.get("label_scheme", WHOLE_LESION.name))
     except MetasegError as error:
         raise _bad_cell(error, "label_scheme", row, table) from error
+
+
+def _outlined(row: TableRow, table: Path) -> tuple[int, ...] | None:
+    """The slices that a row calls outlined; None for all, which an empty cell stands for too."""
+    try:
+        return parse_slices(row.told.get("outlined_slices", ALL))
+    except ValueError as error:
+        told = DataError(str(error), expected=f"numbers from 0, such as {SLICES_EXAMPLE}, or {ALL}")
+        raise _bad_cell(told, "outlined_slices", row, table) from error
 
 
 def _volume(column: str, text: str, row: TableRow, table: Path, options: ReadOptions) -> Volume | None:

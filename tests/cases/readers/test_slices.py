@@ -116,7 +116,6 @@ def test_subregion_masks(data: Path) -> None:
         ("patient_id,image", ["p,nowhere.png"], "not there"),
         ("patient_id,image,pixel_mm", ["p,1.png,-2"], "pixel_mm is '-2'"),
         ("patient_id,image,pixel_mm", ["p,1.png,small"], "pixel_mm is 'small'"),
-        ("patient_id,image,mask", ["p,1.png,1_mask.png", "p,2.png,"], r"slice 2\.png has no mask"),
         ("patient_id,image", ["p,1.png", "p,1.png"], r"slice 1\.png in t1ce occurs 2 times"),
     ],
 )
