@@ -139,6 +139,8 @@ def test_lower_rooms_load_without_torch() -> None:
         for path in MODULES
         if room(path) in WITHOUT_TORCH and path.stem != "__init__"
     ]
+    # ``metaseg runs`` and ``--resume`` look runs up before anything is trained.
+    names.append("metaseg.runs.folder")
     code = f"import sys, importlib; [importlib.import_module(n) for n in {names!r}]; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

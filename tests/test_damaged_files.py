@@ -32,7 +32,8 @@ from metaseg.runs.folder import RunFolder, list_runs
 from metaseg.runs.logs import read_curves, read_selection
 from metaseg.runs.manifest import Manifest, read_manifest
 from metaseg.runs.networks import trained_patients
-from metaseg.runs.state import RunState, load_training_state, save_training_state
+from metaseg.runs.state import RunState
+from metaseg.runs.training_state import load_training_state, save_training_state
 from metaseg.studies.classifiers.tables import predictions_in
 from metaseg.studies.tables import TABLE_COLUMNS, read_study_table
 from metaseg.training.fitted_run import FitSummary

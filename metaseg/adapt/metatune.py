@@ -43,7 +43,7 @@ from metaseg.inference.predictor import Predictor
 from metaseg.models.processes import agree, own_part
 from metaseg.runs.logs import Selection
 from metaseg.runs.session import RunSession, run_session
-from metaseg.runs.state import save_training_state
+from metaseg.runs.training_state import save_training_state
 from metaseg.sampling import Pool, plan_case
 from metaseg.sampling.decompose import THRESHOLD_RULES
 from metaseg.sampling.tasks import CasePlan, Step

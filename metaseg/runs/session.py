@@ -26,8 +26,9 @@ from metaseg.models.processes import first_of_machine
 from metaseg.runs.folder import RunFolder, config_paths, is_run
 from metaseg.runs.manifest import MANIFEST_NAME, Manifest, read_manifest
 from metaseg.runs.networks import PATIENTS_NAME, find_checkpoint, patient_rows, read_patients
-from metaseg.runs.state import STATE_NAME, RunState, can_go_on, load_training_state
+from metaseg.runs.state import STATE_NAME, RunState
 from metaseg.runs.together import is_companion, open_run, together
+from metaseg.runs.training_state import can_go_on, load_training_state
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import FORMAT_VERSION
 

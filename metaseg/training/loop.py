@@ -30,7 +30,7 @@ from metaseg.models.processes import (
     span_batches,
 )
 from metaseg.models.weights import non_finite, unique_state
-from metaseg.runs.state import load_training_state, save_training_state
+from metaseg.runs.training_state import load_training_state, save_training_state
 from metaseg.threads import ReadAhead
 from metaseg.training.optimization import AveragedModel, Loss
 

@@ -9,7 +9,7 @@ import metaseg
 from metaseg.adapt.metatune import MetaTuning
 from metaseg.adapt.scoring import ScoreCache, relative_change
 from metaseg.runs.networks import load_network
-from metaseg.runs.state import load_training_state, save_training_state
+from metaseg.runs.training_state import load_training_state, save_training_state
 from metaseg.sampling import Pool
 
 SEVERAL_VISITS = {"shots": 2, "slices": 6, "budget": 108, "marks": 3, "pictures": False, "outer_learning_rate": 1e-5}

@@ -14,7 +14,7 @@ import metaseg
 from campaign.layouts import LAYOUTS, MODALITIES
 from metaseg.cases.readers import read_cases
 from metaseg.cases.splits import Split, make_split
-from metaseg.runs.state import save_training_state
+from metaseg.runs.training_state import save_training_state
 from metaseg.store.prepare import prepare_store
 
 TINY_NET = '{"channels": [4, 8], "strides": [2]}'

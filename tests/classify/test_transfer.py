@@ -19,7 +19,7 @@ from metaseg.models import build_classifier
 from metaseg.models.classifiers import rebuild_classifier
 from metaseg.models.device import make_fabric
 from metaseg.runs.networks import load_classifier_network
-from metaseg.runs.state import load_training_state
+from metaseg.runs.training_state import load_training_state
 from metaseg.training.augment import Augmentation
 from metaseg.training.loop import LoopPlan, LoopState, fit
 

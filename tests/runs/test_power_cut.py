@@ -13,7 +13,7 @@ import pytest
 import metaseg
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog, read_log
-from metaseg.runs.state import load_training_state, save_training_state
+from metaseg.runs.training_state import load_training_state, save_training_state
 
 
 class Disk:

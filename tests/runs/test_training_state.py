@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metaseg.errors import DataWarning, RunError, TrainingError
-from metaseg.runs.state import can_go_on, load_training_state, save_training_state
+from metaseg.runs.training_state import can_go_on, load_training_state, save_training_state
 
 
 def train(steps: int, state: dict | None = None) -> tuple[dict, list[float]]:
@@ -64,7 +64,7 @@ def test_state_that_is_not_finite_is_neither_saved_nor_loaded(
         save_training_state(path, state)
     assert path.read_bytes() == good
     with monkeypatch.context() as earlier:  # a release that saved it
-        earlier.setattr("metaseg.runs.state.non_finite", lambda tensors: None)
+        earlier.setattr("metaseg.runs.training_state.non_finite", lambda tensors: None)
         save_training_state(path, state)
     with pytest.raises(RunError, match=rf"diverged: state\['{where}'\]"):
         load_training_state(path)

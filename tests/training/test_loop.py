@@ -9,7 +9,7 @@ from torch import nn
 from metaseg.errors import TrainingError, UsageError
 from metaseg.models import ModelCard, build_segmenter, resolve_options, save_checkpoint
 from metaseg.models.device import keep_freed_memory, make_fabric
-from metaseg.runs.state import load_training_state
+from metaseg.runs.training_state import load_training_state
 from metaseg.training.loop import LoopPlan, LoopState, fit, supervised
 from metaseg.training.optimization import AveragedModel, build_optimizer
 

@@ -24,7 +24,7 @@ from metaseg.errors import RunError, UsageError
 from metaseg.models.device import make_fabric
 from metaseg.models.segmenters import build_segmenter
 from metaseg.runs.networks import load_network
-from metaseg.runs.state import load_training_state
+from metaseg.runs.training_state import load_training_state
 
 CLASSES = 3
 RATE = 0.3
