@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +40,14 @@ def _nothing_drawn_at_marks(drawn_at_marks: dict[tuple[str, str], Any]) -> Itera
     with pytest.MonkeyPatch.context() as patch:
         for module, name in drawn_at_marks:
             patch.setattr(sys.modules[module], name, lambda *arguments, **named: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _disk_not_waited_for() -> Iterator[None]:
+    """Nothing is brought to the disk, which takes longer than writing: tests of power cuts record what would be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 

@@ -1,7 +1,9 @@
-"""Two processes on a CPU do what one does, to rounding: each verb is run by one, then by two that are really started.
+"""Two processes on a CPU do what one does, to rounding: each verb is run by one, then by two.
 
-The first of the two is this one, which reads the command line; it starts the other. All learn by SGD: Adam divides a
-gradient by its size, and biases before a normalisation, whose gradient is zero but for rounding, so move by chance.
+The first of the two is this one, which reads the command line; it starts the other. That is done in earnest wherever a
+process is lost or what is printed counts; elsewhere the other is forked, which saves its imports. All learn by SGD:
+Adam divides a gradient by its size, and biases before a normalisation, whose gradient is zero but for rounding, so move
+by chance.
 """
 
 from __future__ import annotations
@@ -9,19 +11,21 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
+from forked import ForkedCommand, start
 
 from metaseg.cli.main import run as run_command
 from metaseg.files import FileKind, read_json
+from metaseg.runs import together
 from metaseg.runs.networks import load_classifier_network, load_network
-from metaseg.runs.state import load_training_state
+from metaseg.runs.training_state import load_training_state
 
 linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes as Linux shows them")
 TWO = ("--devices", "2")
@@ -50,6 +54,12 @@ def assert_close(one: Path, other: Path, load=load_network) -> None:
         torch.testing.assert_close(value, second[name], rtol=1e-4, atol=1e-5, msg=name)
     metrics = [pd.read_csv(run / "metrics.csv") for run in (one, other)]
     pd.testing.assert_frame_equal(*metrics, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other process is forked from a server that has imported metaseg."""
+    monkeypatch.setattr(together, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": ForkedCommand}))
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +108,7 @@ def test_pretrain(pretraining, source, tmp_path, capfd):
     assert os.listdir(tmp_path) == ["two"]
 
 
+@pytest.mark.usefixtures("forked")
 def test_naivetune(adaptation, tmp_path):
     # A penalty that every process computes, and a batch that two cannot share evenly.
     settings = options(
@@ -119,6 +130,7 @@ def test_naivetune(adaptation, tmp_path):
     pd.testing.assert_frame_equal(*marks, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.usefixtures("forked")
 def test_metatune(adaptation, tuned, tmp_path):
     assert command("metatune", *options(adaptation), *META, "--out", tmp_path / "two", *TWO) == 0
     assert_close(tuned, tmp_path / "two")
@@ -127,6 +139,7 @@ def test_metatune(adaptation, tuned, tmp_path):
     pd.testing.assert_frame_equal(one[chosen], two[chosen])
 
 
+@pytest.mark.usefixtures("forked")
 def test_classify_train(write_cases, common, tmp_path):
     root = tmp_path / "both"
     root.mkdir()
@@ -142,6 +155,7 @@ def test_classify_train(write_cases, common, tmp_path):
     assert_close(tmp_path / "one", tmp_path / "two", load_classifier_network)
 
 
+@pytest.mark.usefixtures("forked")
 def test_predict_and_evaluate(tuned, write_cases, tmp_path):
     cases = write_cases("MET", 4, centre=0.35)
     for name, several in (("one", ()), ("two", TWO)):
@@ -159,6 +173,7 @@ def test_predict_and_evaluate(tuned, write_cases, tmp_path):
         assert picture.read_bytes() == (two / "pictures" / picture.name).read_bytes()
 
 
+@pytest.mark.usefixtures("forked")
 def test_run_goes_on_with_another_number_of_processes(pretraining, source, tmp_path, monkeypatch):
     from metaseg.training.fitted_run import FitListener
 
@@ -244,36 +259,34 @@ def test_signal_ends_all_processes_with_one_message(pretraining, tmp_path, capfd
 def test_death_of_the_first_process_ends_the_others_with_one_message(pretraining, tmp_path):
     out = tmp_path / "run"
     words = ["pretrain", *options(pretraining | {"epochs": 10000}), "--out", str(out), *TWO]
-    process = subprocess.Popen([sys.executable, "-m", "metaseg", *words], stderr=subprocess.PIPE, text=True)
+    process = start(words, said=tmp_path / "said")
     child = child_of(process.pid, out)
     process.kill()
-    said = process.communicate(timeout=120)[1]
+    process.join()
     assert_gone(child)
-    assert_one_message(said, "the first process", out, "running")
+    assert_one_message((tmp_path / "said").read_text(), "the first process", out, "running")
 
 
 STARTS_WHAT_ENDS_AT_ONCE = """
 import subprocess, sys
 from types import SimpleNamespace
-from metaseg.cli.main import run
-from metaseg.runs import together as companions
+from metaseg.runs import together
 
 def start(command, **how):
-    return subprocess.Popen([sys.executable, "-c", ""], **how)
+    return subprocess.Popen([sys.executable, "-S", "-c", ""], **how)
 
-companions.SECONDS_TO_NOTICE = 0.2
-companions.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": start})
-run(sys.argv[1:])
+together.SECONDS_TO_NOTICE = 0.2
+together.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": start})
 """
 
 
 def test_a_process_that_ends_without_a_failure_before_the_others_ends_the_run_too(pretraining, tmp_path):
-    words = ["pretrain", *options(pretraining), "--out", str(tmp_path / "run"), *TWO]
-    ended = subprocess.run(
-        [sys.executable, "-c", STARTS_WHAT_ENDS_AT_ONCE, *words], capture_output=True, text=True, timeout=120
-    )
-    assert ended.returncode == 1
-    (message,) = [line for line in ended.stderr.splitlines() if line.startswith("metaseg: ")]
+    words = ["pretrain", *options(pretraining), "--out", tmp_path / "run", *TWO]
+    process = start(words, said=tmp_path / "said", first=STARTS_WHAT_ENDS_AT_ONCE)
+    process.join(120)
+    assert process.exitcode == 1
+    said = (tmp_path / "said").read_text()
+    (message,) = [line for line in said.splitlines() if line.startswith("metaseg: ")]
     assert message.startswith("metaseg: process 1 died (code 0)")
 
 

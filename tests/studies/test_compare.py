@@ -74,7 +74,8 @@ def test_study_killed_three_times_has_the_tables_of_one_left_alone(study, whole,
     assert list(result.results.columns) == list(read_study_table(whole / "results.csv").columns)
 
 
-def test_processes_side_by_side_give_the_same_tables(study, whole):
+def test_processes_side_by_side_give_the_same_tables(study, whole, monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: SERVER)
     assert tables(run_compare(study(jobs=2, **SEARCHED)).study) == tables(whole)
 
 

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+from forked import start
 
 from metaseg.adapt.engines import ENGINES, BatchedEngine, build_engine, slice_gradient_evaluations
 from metaseg.errors import UsageError
+from metaseg.version import __version__
 
 
 @pytest.mark.parametrize(
@@ -36,14 +35,17 @@ def test_a_taken_name_is_refused():
         ENGINES.register("learn2learn")(BatchedEngine)
 
 
-def test_learn2learn_is_imported_late_and_without_a_word():
-    script = (
-        "import sys, warnings\n"
-        "from metaseg.adapt.engines import build_engine\n"
-        "assert 'learn2learn' not in sys.modules\n"
-        "filters = list(warnings.filters)\n"
-        "build_engine('learn2learn')\n"
-        "assert 'learn2learn' in sys.modules and warnings.filters == filters\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+IMPORTS_LEARN2LEARN = """
+import sys, warnings
+from metaseg.adapt.engines import build_engine
+assert 'learn2learn' not in sys.modules
+filters = list(warnings.filters)
+build_engine('learn2learn')
+assert 'learn2learn' in sys.modules and warnings.filters == filters
+"""
+
+
+def test_learn2learn_is_imported_late_and_without_a_word(tmp_path):
+    process = start(["--version"], said=tmp_path / "said", first=IMPORTS_LEARN2LEARN)
+    process.join(300)
+    assert (process.exitcode, (tmp_path / "said").read_text()) == (0, f"metaseg {__version__}\n")
