@@ -11,7 +11,7 @@ import yaml
 
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
 from metaseg.config.fields import command_words
-from metaseg.config.io import Config, load_config
+from metaseg.config.io import Config, load_config, read_settings
 from metaseg.config.segmentation import EvaluateConfig, MetatuneConfig, NaivetuneConfig, PredictConfig, PretrainConfig
 from metaseg.config.studies import ClassifyCompareConfig, CompareConfig, named_after
 from metaseg.sampling import ORDERS
@@ -55,7 +55,7 @@ def test_every_file_loads_by_its_verb(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
 def test_a_papers_smoke_needs_neither_data_nor_downloads(path: Path) -> None:
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = read_settings(path)
     study = load_config(CLASSES[content["verb"]], path, {"size": "smoke"})
     if isinstance(study, CompareConfig):
         plan = make_plan(named_after(study, path))
@@ -75,7 +75,7 @@ def test_a_papers_smoke_needs_neither_data_nor_downloads(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
 def test_a_papers_small_study_needs_no_downloads(path: Path) -> None:
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = read_settings(path)
     if "small" not in content["sizes"]:
         pytest.skip("the file has none")
     study = load_config(CLASSES[content["verb"]], path, {"size": "small"})

@@ -72,6 +72,36 @@ def test_a_null_takes_the_default(study):
     assert read(study(), size="small").metric == "auc"
 
 
+def test_a_file_is_merged_over_the_one_that_it_extends(study, tmp_path):
+    study()
+    above = {
+        "extends": "trial.yaml", "out": "studies/second", "seeds": 2, "shared": {"epochs": 7, "label": None},
+        "entries": {"frozen": None, "whole": {"transfer": "finetune"}},
+        "sizes": {"smoke": {"seeds": 4, "entries": {"whole": None}}, "small": None},
+    }  # fmt: skip
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump(above))
+    (tmp_path / "third.yaml").write_text("extends: second.yaml\nseeds: 3\n")
+    second, third = (read(tmp_path / f"{name}.yaml") for name in ("second", "third"))
+    assert second.shared == {"data": "data/pictures", "epochs": 7, "committee_rates": [1, 2, 3], "label": None}
+    assert second.entries == {"scratch": {"transfer": "scratch", "epochs": 90}, "whole": {"transfer": "finetune"}}
+    assert (second.out, len(second.seeds), second.metric) == (Path("studies/second"), 2, "f1")
+    assert (third.entries, len(third.seeds)) == (second.entries, 3)
+    smoke = read(tmp_path / "second.yaml", size="smoke")
+    assert smoke.entries == {"scratch": {"transfer": "scratch", "epochs": 3}}
+    assert (smoke.shared["committee_rates"], len(smoke.seeds)) == ([4], 4)
+    with pytest.raises(UsageError, match="no size 'small'"):
+        read(tmp_path / "second.yaml", size="small")
+
+
+def test_a_file_that_extends_itself_or_nothing_is_refused(tmp_path):
+    for name, other in (("one", "two"), ("two", "one"), ("three", "missing")):
+        (tmp_path / f"{name}.yaml").write_text(f"extends: {other}.yaml\n")
+    with pytest.raises(UsageError, match=r"(?s)extends one\.yaml, which extends it.*two\.yaml"):
+        read(tmp_path / "one.yaml")
+    with pytest.raises(UsageError, match=r"missing\.yaml"):
+        read(tmp_path / "three.yaml")
+
+
 def test_what_a_study_wrote_down_is_read_again(study, tmp_path):
     smoke = read(study(), size="smoke")
     dump_config(smoke, tmp_path / "study.yaml")

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from metaseg.config.fields import Config, FieldDescription, command_words, config_verb, describe_fields
-from metaseg.config.sizes import OVERLAYS, of_size, overlay_place
+from metaseg.config.sizes import OVERLAYS, merged, of_size, overlay_place
 from metaseg.errors import UsageError, nearest, warn_user
 from metaseg.files import FileKind, read_yaml, write_text
 
 __all__ = ["Config", "FieldDescription", "config_text", "config_verb", "describe_fields", "dump_config", "load_config"]
+
+EXTENDS = "extends"
+"""Key of a settings file under which the file beside it stands that it is merged over."""
 
 C = TypeVar("C", bound=Config)
 
@@ -31,8 +34,9 @@ def load_config(
     """Build a config from a YAML file and values that win over it.
 
     The YAML file holds the settings by name, with ``_`` or ``-``. It may name its verb (``verb: pretrain``), so that a
-    file given to the wrong verb is refused. Names may be one text with commas, a list of paths one path, a mapping a
-    JSON text. ``~`` in paths, and ``${NAME}`` or ``${NAME:-default}`` in paths and texts, are replaced.
+    file given to the wrong verb is refused, and a file beside it that it is merged over (``extends: NAME.yaml``). Names
+    may be one text with commas, a list of paths one path, a mapping a JSON text. ``~`` in paths, and ``${NAME}`` or
+    ``${NAME:-default}`` in paths and texts, are replaced.
 
     Args:
         cls: The config class.
@@ -168,13 +172,32 @@ def _settings_of(cls: type[Config], file: Path | None, size: Any) -> tuple[dict[
     return settings, dict.fromkeys(overlay, overlay_place(file, size))
 
 
-def _read_yaml(file: Path, verb: str) -> dict[str, Any]:
-    expected = f"a YAML file with settings of 'metaseg {command_words(verb)}'"
+def read_settings(file: Path, expected: str = "settings", extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What a settings file holds, merged over the file that its ``extends`` names, if any.
+
+    Args:
+        file: The file.
+        expected: What it should be, for messages.
+        extended_by: The files that extend it.
+
+    Raises:
+        UsageError: The file holds no settings, or extends itself.
+    """
     content = read_yaml(file, FileKind(expected, error=UsageError))
-    if content is None:
-        return {}
+    content = {} if content is None else content
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UsageError("the config file holds no settings by name", where=file, expected=expected)
+    if EXTENDS not in content:
+        return content
+    below = file.parent / str(content.pop(EXTENDS))
+    if below in (chain := (*extended_by, file)):
+        raise UsageError(f"the config file extends {below.name}, which extends it", where=file)
+    return merged(read_settings(below, expected, chain), content)
+
+
+def _read_yaml(file: Path, verb: str) -> dict[str, Any]:
+    expected = f"a YAML file with settings of 'metaseg {command_words(verb)}'"
+    content = read_settings(file, expected)
     found = content.pop("verb", verb)
     if found != verb:
         raise UsageError(

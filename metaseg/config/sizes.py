@@ -16,9 +16,8 @@ OVERLAYS = "sizes"
 def of_size(content: Mapping[str, Any], size: str | None, file: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """The settings of a file in one of its sizes.
 
-    The overlay of the size is merged over the file: mappings key by key at every depth, all else, lists too, in whole.
-    A key whose value is null there is removed. The study folder gets the size as a suffix, so that sizes never
-    mix in a study; an overlay may name another.
+    The overlay of the size is merged over the file (:func:`merged`). The study folder gets the size as a suffix, so
+    that sizes never mix in a study; an overlay may name another.
 
     Args:
         content: The settings as the file holds them, with or without ``sizes``.
@@ -48,10 +47,10 @@ def of_size(content: Mapping[str, Any], size: str | None, file: Path) -> tuple[d
             expected=f"'{OVERLAYS}: {{{size}: ...}}' with the settings that differ in it",
             remedy=f"it has {', '.join([*overlays, 'full'])}" if overlay is None else "make it a mapping",
         )
-    merged = _merged(plain, overlay, overlay_place(file, size))
+    settings = merged(plain, overlay, overlay_place(file, size))
     if "out" in plain and "out" not in overlay:
-        merged["out"] = f"{plain['out']}-{size}"
-    return {**merged, "size": size}, overlay
+        settings["out"] = f"{plain['out']}-{size}"
+    return {**settings, "size": size}, overlay
 
 
 def overlay_place(file: Path, size: str) -> str:
@@ -59,17 +58,32 @@ def overlay_place(file: Path, size: str) -> str:
     return f"{file}, {OVERLAYS}: {size}"
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any], place: str, path: str = "") -> dict[str, Any]:
+def merged(
+    below: Mapping[str, Any], above: Mapping[str, Any], place: str | None = None, path: str = ""
+) -> dict[str, Any]:
+    """Settings merged over others: mappings key by key at every depth, all else, lists too, in whole.
+
+    A key whose value is null above is removed.
+
+    Args:
+        below: The settings that others are merged over.
+        above: The others.
+        place: Where those stand, for the message where a key is to be removed that is not there. None keeps its null.
+        path: Keys on the way to them, for the message.
+
+    Raises:
+        UsageError: A key is to be removed that is not there.
+    """
     result = dict(below)
     for key, value in above.items():
-        if value is None and key not in result:
+        if value is None and key in result:
+            del result[key]
+        elif value is None and place is not None:
             raise UsageError(
                 f"'{path}{key}' is to be removed and is not there", where=place, remedy="correct its name, or omit it"
             )
-        if value is None:
-            del result[key]
         elif isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
-            result[key] = _merged(result[key], value, place, f"{path}{key}: ")
+            result[key] = merged(result[key], value, place, f"{path}{key}: ")
         else:
             result[key] = value
     return result

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from metaseg.config.io import read_settings
 from metaseg.config.sizes import OVERLAYS, SIZES
 from metaseg.config.studies import PaperConfig, ReportConfig
 from metaseg.errors import MetasegError, RunError, unknown_name
-from metaseg.files import FileKind, read_yaml
 from metaseg.reports.page import PAGE_NAME, run_report
 from metaseg.results import Result
 from metaseg.terminal import print_table
@@ -112,7 +111,7 @@ def files_named(name: str) -> Sequence[Path]:
 
 def has_size(file: Path, size: str) -> bool:
     """Whether a settings file has a size."""
-    return size == "full" or size in _content(file).get(OVERLAYS, {})
+    return size == "full" or size in read_settings(file).get(OVERLAYS, {})
 
 
 def folder_of(file: Path, size: str, out: Path) -> Path:
@@ -122,12 +121,7 @@ def folder_of(file: Path, size: str, out: Path) -> Path:
 
 def verb_of_file(file: Path) -> Verb:
     """The verb that a settings file is for."""
-    return verbs_of(STUDY)[_content(file)["verb"]]
-
-
-def _content(file: Path) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = read_yaml(file, FileKind("the settings of a paper"))
-    return found
+    return verbs_of(STUDY)[read_settings(file)["verb"]]
 
 
 def _run_study(file: Path, config: PaperConfig, folder: Path) -> None:
