@@ -103,6 +103,11 @@ class Verb:
         return frozenset(field.flag for field in self.fields if field.element is Path and not field.argument)
 
     @property
+    def lone_flags(self) -> dict[str, str]:
+        """Options that may stand without a value, and what they mean then."""
+        return {field.flag: field.alone for field in self.fields if field.alone}
+
+    @property
     def earlier_flags(self) -> dict[str, str]:
         """Options by the names that they had in earlier releases, and what they are called now."""
         renamed = {f"--{name.replace('_', '-')}": field.flag for field in self.fields for name in field.earlier}

@@ -99,6 +99,8 @@ def _annotation(field: FieldDescription) -> str:
         return TUPLES.get(field.element, "str | Sequence[float]")
     if field.choice is None and field.choices:
         return f"Literal[{', '.join(map(repr, field.choices))}]"
+    if field.words:
+        return f"{WORDS[field.annotation]} | Literal[{', '.join(map(repr, field.words))}]"
     names_run = field.annotation is str and (field.path or field.name == "from_run")
     return RUN if names_run else WORDS[field.annotation]
 

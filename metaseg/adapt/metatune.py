@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from metaseg.adapt.batches import ChosenTask, SourceTasks, augmented, place_in_turn
 from metaseg.adapt.engines import EngineChoice, TaskBatch, difference_from_reference
+from metaseg.adapt.folds import cross_validate, cross_validated_result
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.maml import Maml
 from metaseg.adapt.methods.naive import Interpolation
@@ -35,7 +36,7 @@ from metaseg.adapt.scoring import (
     score_distributed,
     score_slices,
 )
-from metaseg.adapt.setup import AdaptationResult, AdaptationSetup, Shot, adaptation_result, prepare_setup
+from metaseg.adapt.setup import AdaptationResult, AdaptationSetup, Shot, prepare_setup
 from metaseg.adapt.watch import Watch, due_marks, is_first_mark
 from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import DataError, TrainingError, UsageError, recorded_warnings
@@ -80,7 +81,8 @@ def run_metatune(config: MetatuneConfig) -> AdaptationResult:
     config = resolve_defaults(config)
     if config.precision == "16-mixed":
         raise UsageError("16-mixed cannot scale meta-gradients", remedy="use --precision bf16-mixed or 32-true")
-    return run_session(config, lambda: prepare_setup(config, config.replay != "none"), _tune, adaptation_result)
+    work = partial(cross_validate, tune=_tune)
+    return run_session(config, lambda: prepare_setup(config, config.replay != "none"), work, cross_validated_result)
 
 
 def _tune(session: RunSession, setup: AdaptationSetup) -> None:

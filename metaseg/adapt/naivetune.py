@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from metaseg.adapt.batches import BatchSource
+from metaseg.adapt.folds import cross_validate, cross_validated_result
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.naive import Interpolation, Naive
 from metaseg.adapt.methods.registry import resolve_defaults
-from metaseg.adapt.setup import AdaptationResult, AdaptationSetup, adaptation_result, prepare_setup
+from metaseg.adapt.setup import AdaptationResult, AdaptationSetup, prepare_setup
 from metaseg.adapt.watch import Watch, due_marks, is_first_mark
 from metaseg.config.segmentation import NaivetuneConfig
 from metaseg.errors import UsageError, recorded_warnings
@@ -70,7 +72,8 @@ def run_naivetune(config: NaivetuneConfig) -> AdaptationResult:
     """
     config, info = resolve_defaults(config), find_method(config.method, "plain")
     draws_from_source = info.needs_source == "always"
-    return run_session(config, lambda: prepare_setup(config, draws_from_source), _tune, adaptation_result)
+    work = partial(cross_validate, tune=_tune, inherits=info.build.inherits)
+    return run_session(config, lambda: prepare_setup(config, draws_from_source), work, cross_validated_result)
 
 
 def _tune(session: RunSession, setup: AdaptationSetup) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from metaseg.adapt.domains import OTHERS, check_apart, source_split, source_to_draw_from, source_to_watch
 from metaseg.cases.labels import LABEL_SPACES, WHOLE_LESION, LabelSpace
+from metaseg.config.options import ALL, LEAVE_ONE_OUT
 from metaseg.config.segmentation import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, UsageError, some, warn_user
 from metaseg.results import Result, metrics_table
@@ -105,6 +108,7 @@ def prepare_setup(config: AdaptOptions, draws_from_source: bool = False) -> Adap
     _check_labels(store, space)
     everything = inputs.take("source", open_source(config, network))
     parts = _recorded_parts(config, inputs, store, everything) or _drawn_parts(config, network, store, everything)
+    check_folds(config, len(parts[0]))
     kept = source_to_draw_from(config, network.seen, everything.cases) if draws_from_source else ()
     setup = AdaptationSetup(network, space, *parts, source_cases=SliceStore(tuple(kept)), inputs=inputs)
     inputs.check_fingerprint(setup.fingerprint)
@@ -135,22 +139,48 @@ def _drawn_parts(
     try:
         shots = draw_shots(pool, config.shots, config.slices, config.seed)
     except UsageError as error:
-        if config.split is not None:
-            error.where = (
-                f"{config.split}, part '{config.train_part}' with {_patients(pool)} of {_patients(store)} patients"
-            )
-            error.remedy = (
-                f"lower --shots, name another part with --train-part, or divide the patients anew so that "
-                f"{config.shots} are in it, such as: metaseg data split DATA --parts {config.train_part}=...,"
-                f"{config.test_part}=..."
-            )
+        _explain_shots(error, config, pool, store)
         raise
     used = {shot.case.patient for shot in shots}
-    target = _watched_target(network, SliceStore(tuple(case for case in rest if case.patient not in used)))
+    target = unseen_target(network, SliceStore(tuple(case for case in rest if case.patient not in used)))
+    if {case.patient for case in rest} <= used:
+        how = "each is judged by the network of its fold" if config.folds else "and --folds would judge each of them"
+        print(f"All target patients are tuned on: none is left to watch, {how}.")
     source = _watched_source(config, network, everything)
     source = SliceStore(tuple(case for case in source if case.patient not in used))
     count, seed = config.watch_cases, config.seed
     return shots, _watched(target, count, seed), _watched(source, count, seed)
+
+
+def _explain_shots(error: UsageError, config: AdaptOptions, pool: SliceStore, store: SliceStore) -> None:
+    """Say of too few patients for the shots where they were looked for, and what can be done there."""
+    several = "" if config.shots == ALL else "--shots all takes those there are; "
+    if config.split is None:
+        error.where = ", ".join(map(str, config.data)) or "the phantoms"
+        error.remedy = f"{several}or add labelled patients" if several else "add labelled patients"
+        return
+    train, test = config.train_part, config.test_part
+    error.where = f"{config.split}, part '{train}' with {_patients(pool)} of {_patients(store)} patients"
+    error.remedy = (
+        f"{several}without --split all {_patients(store)} patients can be tuned on, and --folds judges each by a "
+        "network that has not seen it; or name another part with --train-part, or divide the patients anew, such as: "
+        f"metaseg data split DATA --parts {train}=...,{test}=..."
+    )
+
+
+def check_folds(config: AdaptOptions, shots: int) -> None:
+    """Raise where the shots cannot be divided into the folds that are asked for.
+
+    Raises:
+        UsageError: They are fewer than the folds, or there is one shot only.
+    """
+    wanted = 2 if config.folds in (None, LEAVE_ONE_OUT) else int(config.folds)
+    if config.folds is not None and shots < wanted:
+        raise UsageError(
+            f"--folds {config.folds}, but the network is tuned on {shots} {'patient' if shots == 1 else 'patients'}",
+            expected="a patient for each fold, and two patients at least",
+            remedy="raise --shots, or lower --folds",
+        )
 
 
 def run_to_tune(config: AdaptOptions) -> str:
@@ -177,30 +207,34 @@ def _patients(store: SliceStore) -> int:
     return len({case.patient for case in store})
 
 
-def draw_shots(store: SliceStore, shots: int, slices: int, seed: int) -> tuple[Shot, ...]:
+def draw_shots(store: SliceStore, shots: int | Literal["all"], slices: int, seed: int) -> tuple[Shot, ...]:
     """Draw patients and choose their tumour-bearing slices.
 
     Args:
         store: Labelled target cases.
-        shots: Patients wanted. A patient with several cases counts once, with the first that bears tumour.
+        shots: Patients wanted, or ``all`` that have tumour in two slices or more. A patient with several cases counts
+            once, with the first that bears tumour.
         slices: Slices of each; fewer where a case has fewer with tumour.
         seed: Decides the draw, alike for all methods.
 
     Raises:
-        UsageError: There are fewer patients with tumour than shots.
+        UsageError: There are fewer patients with tumour than shots, or none.
     """
     first: dict[str, StoredCase] = {}
     for case in sorted(store, key=lambda case: case.id):
         if (case.areas()[:, 1:].sum(axis=1) > 0).sum() >= 2:
             first.setdefault(case.patient, case)
     patients = sorted(first)
-    if len(patients) < shots:
+    wanted = max(1, len(patients)) if shots == ALL else shots
+    if len(patients) < wanted:
+        known = f"only {len(patients)}" if patients else "no"
         raise UsageError(
-            f"--shots is {shots}, but the target has only {len(patients)} patients with tumour in two slices or more",
-            remedy="lower --shots, or add labelled patients",
+            f"--shots is {shots}, but the target has {known} {'patient' if len(patients) == 1 else 'patients'} with "
+            "tumour in two slices or more",
+            expected=f"{wanted} at least",
         )
     rng = np.random.default_rng([seed, 11])
-    chosen = [first[patients[number]] for number in rng.permutation(len(patients))[:shots]]
+    chosen = [first[patients[number]] for number in rng.permutation(len(patients))[:wanted]]
     return tuple(_shot(case, slices) for case in chosen)
 
 
@@ -279,8 +313,8 @@ def open_source(config: AdaptOptions, network: LoadedNetwork) -> SliceStore:
     return SliceStore(()) if pretraining is None else open_pretraining_data(pretraining).labelled()
 
 
-def _watched_target(network: LoadedNetwork, rest: SliceStore) -> SliceStore:
-    """The target cases to watch: of no patient that the network was trained on."""
+def unseen_target(network: LoadedNetwork, rest: SliceStore) -> SliceStore:
+    """The target cases to watch, of no patient that the network was trained on; warns of the others."""
     trained = {case.patient for case in rest} & network.trained_patients
     if trained:
         warn_user(
@@ -309,6 +343,25 @@ def _watched_source(config: AdaptOptions, network: LoadedNetwork, source: SliceS
 
 
 @dataclass(frozen=True)
+class CrossValidation:
+    """Metrics of the networks of the folds; None where nothing could be measured.
+
+    Attributes:
+        folds: How many there were.
+        before: ``dice/target/ET`` and the like before tuning, as in :class:`AdaptationResult`. On the target each
+            patient counts once.
+        after: The same after it: on the target by the network that was tuned without the patient, on the source by
+            every fold's.
+        forgetting: ``forgetting/ET`` and the like, mean over the folds.
+    """
+
+    folds: int
+    before: dict[str, float | None]
+    after: dict[str, float | None]
+    forgetting: dict[str, float | None]
+
+
+@dataclass(frozen=True)
 class AdaptationResult(Result):
     """Metrics of an adaptation on the watched cases; None where nothing could be measured.
 
@@ -319,6 +372,7 @@ class AdaptationResult(Result):
         after: The same at the end.
         forgetting: ``forgetting/ET`` and the like: source Dice before minus after.
         synthetic: Whether phantoms were among the data.
+        cross_validated: Metrics of the networks of ``--folds``; None without.
     """
 
     spent: int
@@ -327,10 +381,13 @@ class AdaptationResult(Result):
     forgetting: dict[str, float | None]
     synthetic: bool
     run: Path = Path()
+    cross_validated: CrossValidation | None = None
 
     def table(self) -> pd.DataFrame:
-        """Metrics before and after."""
-        return metrics_table(before=self.before, after=self.after)
+        """Metrics before and after, of the run's network and of those of the folds."""
+        folds = self.cross_validated
+        validated = {} if folds is None else {"cross_validated_before": folds.before, "cross_validated": folds.after}
+        return metrics_table(before=self.before, after=self.after, **validated)
 
 
 def adaptation_result(run: RunFolder) -> AdaptationResult:
@@ -338,11 +395,16 @@ def adaptation_result(run: RunFolder) -> AdaptationResult:
     result: AdaptationResult = replace(run.read_json("result.json", AdaptationResult), run=run.path)
     print(f"run: {result.run}" + ("   (SYNTHETIC phantoms, not patients)" if result.synthetic else ""))
     for name, before in result.before.items():
-        print(f"  {name:<18} {_shown(before)} -> {_shown(result.after.get(name))}")
+        print(f"  {name:<18} {change(before, result.after.get(name))}")
     for name, value in result.forgetting.items():
         print(f"  {name:<18} {_shown(value)}")
     return result
 
 
+def change(before: float | None, after: float | None) -> str:
+    """A metric before and after, as it is printed."""
+    return f"{_shown(before)} -> {_shown(after)}"
+
+
 def _shown(value: float | None) -> str:
-    return "   - " if value is None else f"{value:5.3f}"
+    return "   - " if value is None or math.isnan(value) else f"{value:5.3f}"

@@ -42,6 +42,29 @@ def read_timing(run: Path) -> list[dict[str, str]]:
     return read_log(run / TIMING_NAME, (), ("step",), ("seconds",))
 
 
+def begin_session(session: RunSession, setup: AdaptationSetup, *, inherits: bool = True) -> None:
+    """Write down what an adaptation is made from, unless the session has done so.
+
+    Args:
+        session: The run's.
+        setup: What is adapted.
+        inherits: Whether the weights that are written descend from the pretrained ones.
+    """
+    network = setup.network
+    session.begin(
+        setup.inputs,
+        {"train": [shot.case for shot in setup.shots], "target": setup.target, "source": setup.source},
+        inherited_rows(network.trained_patients, known=network.patients_known) if inherits else [],
+        fingerprint=setup.fingerprint,
+        synthetic=setup.synthetic,
+        parent=_parent(setup),
+    )
+
+
+def _parent(setup: AdaptationSetup) -> str:
+    return str(setup.network.run or setup.network.checkpoint)
+
+
 class Watch:
     """Logs, metrics and checkpoints of one adaptation; a context manager.
 
@@ -77,19 +100,9 @@ class Watch:
         self._started = self._clock()
         self.shown: dict[str, float] = {}
         self._bar_context = progress(f"{run.verb} (slice gradients)", self.config.budget - (spent or 0))
-        self._parent = str(setup.network.run or setup.network.checkpoint)
 
     def __enter__(self) -> Watch:
-        setup, network = self.setup, self.setup.network
-        inherited = inherited_rows(network.trained_patients, known=network.patients_known) if self.inherits else []
-        self.session.begin(
-            setup.inputs,
-            {"train": [shot.case for shot in setup.shots], "target": setup.target, "source": setup.source},
-            inherited,
-            fingerprint=setup.fingerprint,
-            synthetic=setup.synthetic,
-            parent=self._parent,
-        )
+        begin_session(self.session, self.setup, inherits=self.inherits)
         self.bar = self._bar_context.__enter__()
         return self
 
@@ -190,7 +203,7 @@ class Watch:
             synthetic=self.setup.synthetic,
             step=spent,
             metrics={},
-            parent=self._parent,
+            parent=_parent(self.setup),
         )
         save_checkpoint(self.run.checkpoints / "last", model, card)
 

@@ -97,11 +97,20 @@ def run_verb(
 
 
 def spelled_out(words: Sequence[str]) -> list[str]:
-    """A command line with ``--data A B`` spelled out, and earlier names of options replaced, for the verb it names."""
+    """A command line with ``--data A B`` and ``--folds`` spelled out, and earlier names of options replaced."""
     verb, taken = find_words(words)
     if verb is None:
         return list(words)
-    return [*words[:taken], *expand_lists(present_flags(words[taken:], verb.earlier_flags), verb.list_flags)]
+    present = with_lone_values(present_flags(words[taken:], verb.earlier_flags), verb.lone_flags)
+    return [*words[:taken], *expand_lists(present, verb.list_flags)]
+
+
+def with_lone_values(arguments: Sequence[str], alone: Mapping[str, str]) -> list[str]:
+    """The command line after a verb, with the values of options that stand there without one."""
+    full: list[str] = []
+    for word, after in zip(arguments, [*arguments[1:], "-"], strict=False):
+        full += [word, alone[word]] if word in alone and after.startswith("-") else [word]
+    return full
 
 
 def present_flags(arguments: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
@@ -184,7 +193,7 @@ def _metavar(field: FieldDescription) -> str:
         return f"[{'|'.join(field.choices)}]"
     if field.is_mapping or field.element is not None:
         return "JSON" if field.is_mapping else "PATH..." if field.element is Path else "A,B"
-    return METAVARS.get(field.annotation, "TEXT")
+    return "|".join((METAVARS.get(field.annotation, "TEXT"), *field.words))
 
 
 def _keyword(name: str, annotation: Any, info: Any, default: Any = None) -> inspect.Parameter:

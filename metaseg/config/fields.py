@@ -38,6 +38,7 @@ class FieldDescription(Help):
         optional: True if None is allowed.
         bounds: Limits of its values.
         choice: The registry whose names are its values; None for most.
+        words: Words that may stand in place of a number, such as ``all``.
         default: The default value; None also where there is none.
         path: True if the value is a path, or a text that may be one.
     """
@@ -48,6 +49,7 @@ class FieldDescription(Help):
     optional: bool
     bounds: tuple[Any, ...]
     choice: Choice | None
+    words: tuple[str, ...]
     default: Any
 
     @property
@@ -71,7 +73,7 @@ class FieldDescription(Help):
     def element(self) -> Any:
         """Type of the elements of a tuple, otherwise None."""
         is_tuple = typing.get_origin(self.annotation) is tuple
-        return _parts(typing.get_args(self.annotation)[0])[0] if is_tuple else None
+        return _number_or_words(typing.get_args(self.annotation)[0])[0] if is_tuple else None
 
     @property
     def is_mapping(self) -> bool:
@@ -84,7 +86,7 @@ class FieldDescription(Help):
         if self.choice is not None:
             others = f", or {self.choice.others}" if self.choice.others else ""
             return f"one of {', '.join(self.choices)}{others}"
-        return _type_text(self.annotation, self.bounds)
+        return ", or ".join((_type_text(self.annotation, self.bounds), *self.words))
 
     @property
     def default_text(self) -> str:
@@ -128,8 +130,7 @@ def describe_fields(cls: type[Config]) -> tuple[FieldDescription, ...]:
 def _describe(field: dataclasses.Field[Any], hint: Any) -> FieldDescription:
     hint, marks = _parts(hint)
     members = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
-    bare = [member for member in members if member is not type(None)]
-    annotation, bounds = _parts(bare[0]) if len(bare) == 1 else (hint, ())
+    annotation, bounds, words = _number_or_words(hint)
     default = field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
@@ -146,8 +147,19 @@ def _describe(field: dataclasses.Field[Any], hint: Any) -> FieldDescription:
         optional=type(None) in members,
         bounds=tuple(_bounds((*marks, *bounds))),
         choice=next((mark for mark in marks if isinstance(mark, Choice)), None),
+        words=words,
         default=None if default is dataclasses.MISSING else default,
     )
+
+
+def _number_or_words(hint: Any) -> tuple[Any, tuple[Any, ...], tuple[str, ...]]:
+    """A type, what it is annotated with, and words that may be given instead, of a hint as ``int | Literal["all"]``."""
+    union = typing.get_origin(hint) in (Union, types.UnionType)
+    members = [member for member in typing.get_args(hint) if member is not type(None)] if union else [hint]
+    words = [member for member in members if len(members) > 1 and typing.get_origin(member) is Literal]
+    others = [member for member in members if member not in words]
+    bare, marks = _parts(others[0]) if len(others) == 1 else (hint, ())
+    return bare, marks, tuple(word for member in words for word in typing.get_args(member))
 
 
 def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -176,7 +188,8 @@ def _type_text(annotation: Any, bounds: tuple[Any, ...]) -> str:
         return f"{len(inner)} values such as {','.join(['240'] * len(inner))}, each {each}"
     if origin is tuple:
         several = {Path: "a path or several", int: "whole numbers separated by commas, or a list"}
-        text = several.get(inner[0], "names separated by commas, each once, or a list")
+        element, _, words = _number_or_words(inner[0])
+        text = ", or ".join((several.get(element, "names separated by commas, each once, or a list"), *words))
         return text + (", at least one" if any(isinstance(bound, MinLen) for bound in bounds) else "")
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
     text = words.get(annotation) or ("a mapping, or its JSON text" if origin in (dict, Mapping) else str(annotation))

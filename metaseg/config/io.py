@@ -377,7 +377,7 @@ def _wrong(field: FieldDescription, value: Any) -> UsageError:
     shown = (
         "empty" if value is None or value == "" else f"'{value}'" if isinstance(value, str) else f"{plain_value(value)}"
     )
-    near = nearest(str(value), field.choices)
+    near = nearest(str(value), field.choices or field.words)
     return UsageError(
         f"'{field.option}' is {shown}",
         expected=field.type_text + (", or none" if field.optional else ""),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from annotated_types import Ge, Gt, Interval, MinLen
 
@@ -35,6 +35,7 @@ class Help:
         path: True for a text that names something else or a path.
         needs: Name of the setting without which this one is ignored; ``NAME=VALUE|VALUE`` for some of its values.
         without: Name of the setting beside which this one is ignored.
+        alone: Value where the option stands on the command line without one; empty if it needs one.
     """
 
     help: str = ""
@@ -48,6 +49,7 @@ class Help:
     path: bool = False
     needs: str = ""
     without: str = ""
+    alone: str = ""
 
 
 def option(default: Any, help: str, panel: str = "Options", **marks: Any) -> Any:
@@ -132,6 +134,10 @@ METHOD = "Settings of single methods"
 
 Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
+ALL: Final = "all"
+Shots = Count | Literal["all"]
+LEAVE_ONE_OUT: Final = "leave-one-out"
+Folds = Annotated[int, Ge(2)] | Literal["leave-one-out"]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Interval(ge=0.0, le=1.0)]

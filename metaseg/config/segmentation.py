@@ -16,6 +16,7 @@ from annotated_types import Ge, Interval
 from metaseg.config.options import (
     ADAPT,
     DATA,
+    LEAVE_ONE_OUT,
     METHOD,
     MODEL,
     ONLY_PLACE,
@@ -33,6 +34,7 @@ from metaseg.config.options import (
     DataOptions,
     EvaluationOptions,
     FirstMarks,
+    Folds,
     Fraction,
     Loss,
     MissingOptions,
@@ -44,6 +46,7 @@ from metaseg.config.options import (
     ProcessOptions,
     RunOptions,
     Settings,
+    Shots,
     SkipOptions,
     Whole,
     option,
@@ -148,9 +151,23 @@ class AdaptOptions(RunOptions, ProcessOptions, DataOptions, MissingOptions):
     )
     train_part: str = option("train", "Part of --split from which the shots are drawn.", DATA, needs="split")
     test_part: str = option("test", "Part of --split and --source-split that is watched.", DATA, needs="split")
-    shots: Count = option(5, "Target patients whose labels are used.", ADAPT, common=True)
+    shots: Shots = option(
+        5,
+        "Target patients whose labels are used; all takes every one, of part --train-part where there is a --split.",
+        ADAPT,
+        common=True,
+    )
     slices: Annotated[int, Ge(2)] = option(25, "Tumour-bearing slices used of each of them.", ADAPT, common=True)
-    budget: Count = option(600, "Work to spend, in slice gradient evaluations.", ADAPT, common=True)
+    folds: Folds | None = option(
+        None,
+        "Cross-validate over the shots: for each fold a network is tuned without its patients and judged by them, then "
+        "the network of the run on all shots. --folds alone leaves one patient out in turn.",
+        ADAPT,
+        common=True,
+        later=True,
+        alone=LEAVE_ONE_OUT,
+    )
+    budget: Count = option(1200, "Work to spend, in slice gradient evaluations.", ADAPT, common=True)
     loss: Loss = option("dice-ce", "Loss; see the loss of pretrain.", ADAPT, later=True)
     recall_weight: Fraction = option(
         0.7, "Weight of missed against false pixels in the Dice term; 0.5 is plain Dice.", ADAPT
@@ -201,7 +218,6 @@ class MetatuneConfig(AdaptOptions):
         "pairs",
         "Tasks of one meta-update: pairs, the next --tasks-per-step of either side; patient, all of the patient.",
         ADAPT,
-        common=True,
         later=True,
     )
     tasks_per_step: Count = option(1, "Learned tasks, and unlearned tasks, of one meta-step.", ADAPT)
@@ -285,7 +301,6 @@ class TuneConfig(NaivetuneConfig):
     method: Annotated[str, PLAIN_METHODS] = option(
         "rehearse", "Method; 'metaseg methods' describes them.", ADAPT, common=True
     )
-    budget: Count = option(1200, "Work to spend, in slice gradient evaluations.", ADAPT, common=True)
 
 
 @dataclass(frozen=True, kw_only=True)

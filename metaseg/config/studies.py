@@ -28,6 +28,7 @@ from metaseg.config.options import (
     Precision,
     Read,
     Settings,
+    Shots,
     Whole,
     option,
 )
@@ -117,7 +118,9 @@ class CompareConfig(StudyOptions):
     methods: Settings = option(
         {}, "Entries by label, each with its settings; a label that is a method's name needs none.", STUDY, common=True
     )
-    shots: Annotated[Numbers, Read(_one_or_more)] = option((5,), "Numbers of target patients.", STUDY, common=True)
+    shots: Annotated[tuple[Shots, ...], MinLen(1), Read(_one_or_more)] = option(
+        (5,), "Numbers of target patients; all takes every one of the training part.", STUDY, common=True
+    )
     seeds: Seeds = (0, 1, 2, 3, 4)
     budget: Count = option(600, "Work of every cell, in slice gradient evaluations.", STUDY, common=True)
     marks: Count = option(8, "Evaluations while tuning, evenly over the budget.", STUDY)

@@ -221,7 +221,8 @@ class RunFolder:
                     self.state.set_status("finished")
             else:
                 if isinstance(error, (KeyboardInterrupt, WriteError)):
-                    error.add_note(f"To continue: metaseg {command_words(self.verb)} --out {self.path} --resume")
+                    # In place of that of a run inside of this one.
+                    error.__notes__ = [f"To continue: metaseg {command_words(self.verb)} --out {self.path} --resume"]
                 stopped = isinstance(error, KeyboardInterrupt)
                 reason = str(error) or "interrupted" if stopped else f"{type(error).__name__}: {error}".splitlines()[0]
                 # A disk that is full has no room for this either, and the first error is the one to be told.

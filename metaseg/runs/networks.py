@@ -28,6 +28,8 @@ from metaseg.runs.manifest import portable_path
 from metaseg.store.prepare import cache_root
 
 PATIENTS_NAME = "patients.json"
+FOLDS = "folds"
+"""Folder in an adaptation's run of the runs of its cross-validation."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,24 @@ def seen_patients(run: Path) -> SeenPatients:
     config = pretraining_of(run)
     part = None if config is None or config.split is None or config.fold is not None else config.val_part
     return SeenPatients(trained_patients(run), validated, part)
+
+
+def fold_runs(run: Path) -> list[Path]:
+    """The runs of a run's cross-validation, in the order of their folds; none where it has none."""
+    folders = (folder for folder in (run / FOLDS).glob("fold-*") if is_run(folder))
+    return sorted(folders, key=lambda folder: int(folder.name.rpartition("-")[2]))
+
+
+def fold_of_patients(run: Path) -> dict[str, Path]:
+    """Of each patient whom a finished cross-validation has held out, the run that was not tuned on it.
+
+    Raises:
+        RunError: A file of a fold is damaged.
+    """
+    folders = fold_runs(run)
+    if not all(RunFolder.open(folder).finished for folder in folders):
+        return {}
+    return {row.patient: folder for folder in folders for row in read_patients(folder).get("target", ())}
 
 
 def pretraining_of(run: Path) -> PretrainConfig | None:

@@ -270,11 +270,16 @@ class RunSession:
 
     Attributes:
         state_file: Where the training state lies from which the run continues.
+        also: What else ``result.json`` shall hold, beside what :meth:`finish` is given.
     """
+
+    manifest: Manifest
 
     def __init__(self, run: RunFolder, config: Any, fabric: Fabric) -> None:
         self.run, self.config, self.fabric = run, config, fabric
         self.state_file = run.checkpoints / STATE_FILE
+        self.also: dict[str, Any] = {}
+        self._begun = False
 
     def saved_state(self) -> dict[str, Any] | None:
         """The training state to continue from; None where the training begins.
@@ -295,7 +300,7 @@ class RunSession:
         parent: str | None = None,
         **extra: Any,
     ) -> None:
-        """Write down what the run is made from: ``patients.json``, ``inputs.json`` and ``manifest.json``.
+        """Write down what the run is made from: ``patients.json``, ``inputs.json`` and ``manifest.json``; once.
 
         Args:
             inputs: All that is read.
@@ -306,6 +311,9 @@ class RunSession:
             parent: The run or checkpoint that this one starts from.
             extra: What else the manifest shall hold, as JSON values.
         """
+        if self._begun:
+            return
+        self._begun = True
         rows = {part: patient_rows(cases) for part, cases in patients.items()}
         self.run.write_json(PATIENTS_NAME, {**rows, "inherited": inherited})
         inputs.save(self.run.path)
@@ -328,7 +336,7 @@ class RunSession:
 
     def finish(self, result: Any, metrics: Mapping[str, float]) -> None:
         """Write ``result.json``, the best metrics into the state, and what the start has cost into the manifest."""
-        self.run.write_json(RESULT_NAME, result)
+        self.run.write_json(RESULT_NAME, {**result, **self.also} if self.also else result)
         self.run.state.set_metrics(metrics)
         self.manifest.finish(self.run.path)
 

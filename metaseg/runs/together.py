@@ -245,6 +245,9 @@ class _Team:
             yield
         except BaseException as error:
             reason = self.explained(error, where, remedy)
+            if isinstance(error, ProcessLostError):
+                # It was told of a run inside of this one.
+                error.where, error.remedy = where, remedy
             if reason is error:
                 raise
             raise reason from error

@@ -24,7 +24,7 @@ NAMES: Mapping[Kind, frozenset[str]] = {
     kind: frozenset(item.name for item in fields(kind)) for kind in CONFIGS.values()
 }
 OF_RUNS = frozenset(item.name for item in fields(RunOptions))
-STUDYS_OWN = OF_RUNS | {"from_run", "shots", "budget", "marks", "first_marks", "watch_cases", "test_part"}
+STUDYS_OWN = OF_RUNS | {"from_run", "shots", "folds", "budget", "marks", "first_marks", "watch_cases", "test_part"}
 """Settings of a run that the study itself decides."""
 OF_TARGETS = frozenset(item.name for item in fields(DataOptions)) | {
     "source",
