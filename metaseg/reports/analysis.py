@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from metaseg.adapt.folds import cross_validated_marks, cross_validated_timing, read_cross_validation
 from metaseg.adapt.watch import read_marks, read_timing
+from metaseg.config.options import ALL
 from metaseg.errors import DataError, RunError, UsageError
 from metaseg.reports.inputs import (
     STUDY_NAME,
@@ -27,12 +29,14 @@ from metaseg.reports.inputs import (
 )
 from metaseg.runs.folder import is_run
 from metaseg.studies.first_steps import first_steps
-from metaseg.studies.pairs import against, at_seconds, both_axes
+from metaseg.studies.pairs import against, at_seconds, both_axes, equal_work, up_to_work
 from metaseg.studies.study_metrics import curves, method_summary
 from metaseg.studies.tables import (
+    BOTH_AXES_COLUMNS,
     PAIR_COLUMNS,
     TABLE_COLUMNS,
     TIMING_COLUMNS,
+    Columns,
     check_table,
     read_study_table,
     rows_of_region,
@@ -48,12 +52,17 @@ class SegmentationInputs(ReportInputs):
     """Everything that was read of adaptations and pretrainings.
 
     Attributes:
-        table: One row per evaluated case, region and mark, with ``TABLE_COLUMNS``; empty without an adaptation.
+        table: One row per evaluated case, region and mark, with ``TABLE_COLUMNS``; empty without an adaptation. Of a
+            run that watched no target patient but has folds, their cross-validated marks.
         timing: One row per mark, with ``TIMING_COLUMNS``.
+        own: As ``table``, but of the runs' own networks throughout.
+        folds: By method, the cross-validation of each run that has one, with the columns of ``cross_validation.csv``.
     """
 
     table: pd.DataFrame
     timing: pd.DataFrame
+    own: pd.DataFrame
+    folds: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @property
     def tuned(self) -> tuple[ReportRun, ...]:
@@ -90,8 +99,10 @@ def _read_study(folder: Path) -> SegmentationInputs:
     for path in sorted((folder / "cells").glob("*/*/shots-*/seed-*")):
         if is_run(path):
             target, method, shots, seed = path.parts[-4:]
-            numbers = int(shots.removeprefix("shots-")), int(seed.removeprefix("seed-"))
-            runs.append(replace(read_run(path, method), target=target, shots=numbers[0], seed=numbers[1]))
+            run = replace(read_run(path, method), target=target, seed=int(seed.removeprefix("seed-")))
+            # Of all shots there are, the run itself knows the number.
+            asked = shots.removeprefix("shots-")
+            runs.append(run if asked == ALL else replace(run, shots=int(asked)))
     timing = folder / "timing.csv"
     return SegmentationInputs(
         folder=folder,
@@ -100,6 +111,7 @@ def _read_study(folder: Path) -> SegmentationInputs:
         runs=tuple(runs),
         notes=_missing_cells(settings, table, runs),
         table=table,
+        own=table,
         timing=read_study_table(timing, TIMING_COLUMNS)
         if timing.exists()
         else pd.DataFrame(columns=list(TIMING_COLUMNS)),
@@ -109,12 +121,12 @@ def _read_study(folder: Path) -> SegmentationInputs:
 def _read_runs(paths: Sequence[Path]) -> SegmentationInputs:
     runs = read_runs(paths)
     tuned = [run for run in runs if run.tuned]
-    table, timing = (
-        pd.DataFrame(
-            [_head(run) | row | {"work": row["step"]} for run in tuned for row in read(run.path)], columns=list(columns)
-        )
-        for read, columns in ((read_marks, TABLE_COLUMNS), (read_timing, TIMING_COLUMNS))
-    )
+    folds = {run.method: found for run in tuned if (found := read_cross_validation(run.path)) is not None}
+    validated = [run for run in tuned if run.method in folds and not run.patients.get("target")]
+    judged = frozenset(run.path for run in validated)
+    own = _rows(tuned, read_marks, TABLE_COLUMNS)
+    table = _rows(tuned, lambda run: (cross_validated_marks if run in judged else read_marks)(run), TABLE_COLUMNS)
+    timing = _rows(tuned, lambda run: (cross_validated_timing if run in judged else read_timing)(run), TIMING_COLUMNS)
     if table.empty and not any((run.path / "metrics.csv").exists() for run in runs):
         refuse_runs_without_metrics(runs, "a run that was evaluated at least once")
     return SegmentationInputs(
@@ -122,9 +134,32 @@ def _read_runs(paths: Sequence[Path]) -> SegmentationInputs:
         name=inputs_name(runs),
         settings={},
         runs=tuple(runs),
-        notes=(*unfinished(runs), *_unlike(tuned)),
+        notes=(*unfinished(runs), *_unlike(tuned), *_cross_validated(validated, folds)),
         table=check_table(table, where=paths[0]),
         timing=check_table(timing, TIMING_COLUMNS, paths[0]),
+        own=check_table(own, where=paths[0]),
+        folds=folds,
+    )
+
+
+def _rows(
+    runs: Sequence[ReportRun], read: Callable[[Path], Sequence[Mapping[str, Any]]], columns: Columns
+) -> pd.DataFrame:
+    """A table of a study, made from the logs of runs."""
+    return pd.DataFrame(
+        [{**_head(run), **row, "work": row["step"]} for run in runs for row in read(run.path)], columns=list(columns)
+    )
+
+
+def _cross_validated(runs: Sequence[ReportRun], folds: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
+    """A note on runs whose figures are those of their folds."""
+    if not runs:
+        return ()
+    named = ", ".join(f"{run.method} ({folds[run.method]['fold'].nunique()} folds)" for run in runs)
+    return (
+        f"Cross-validated: {named}. No target patient was left to watch, so that target Dice is of each labelled "
+        "patient by the network of its fold, which was not tuned on it, and source Dice the mean of these networks. "
+        "The network of the run itself is tuned on all of them.",
     )
 
 
@@ -272,6 +307,26 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class UnequalBudgets:
+    """How methods whose runs have different budgets are compared.
+
+    Attributes:
+        budgets: Method to the budgets of its runs.
+        work: The work at which they are compared; 0 where none was evaluated at the same work as the reference.
+        methods: The methods that were evaluated there.
+    """
+
+    budgets: Mapping[str, tuple[int, ...]]
+    work: float
+    methods: frozenset[str]
+
+    @property
+    def text(self) -> str:
+        """The budgets in words: ``naive 600, tune 1,200``."""
+        return ", ".join(f"{name} {' or '.join(f'{n:,}' for n in numbers)}" for name, numbers in self.budgets.items())
+
+
+@dataclass(frozen=True)
 class Analysis:
     """Everything that sections take their metrics from.
 
@@ -279,20 +334,25 @@ class Analysis:
         region: Region whose Dice it is.
         roles: Colours and parts of the methods.
         families: Method to family.
-        work: Metrics at equal work.
+        work: Metrics at equal work: at the end of the runs, or where budgets differ as ``unequal`` says.
+        ends: Metrics at the end of the runs, whatever their budgets; without tests.
+        unequal: The groups whose runs have different budgets.
         seconds: Metrics at equal seconds; None where that cannot be told.
         seconds_table: The table cut at equal seconds, with ``seconds`` and ``reached``; empty where there is none.
         seconds_problem: Why there are none.
         both: As from :func:`metaseg.studies.pairs.both_axes`, against the reference; empty with one method only.
         curves: As from :func:`metaseg.studies.study_metrics.curves`.
         steps: As from :func:`metaseg.studies.first_steps.first_steps`, against the reference.
-        rows: The report's table, of the region, empty cases settled.
+        rows: The report's table up to that work, of the region, empty cases settled.
+        own: The same of what the runs' own networks did at every mark.
     """
 
     region: str
     roles: Roles
     families: dict[str, str]
     work: Comparison
+    ends: Comparison
+    unequal: Mapping[Group, UnequalBudgets]
     seconds: Comparison | None
     seconds_table: pd.DataFrame
     seconds_problem: str
@@ -300,6 +360,7 @@ class Analysis:
     curves: pd.DataFrame
     steps: pd.DataFrame
     rows: pd.DataFrame
+    own: pd.DataFrame
 
     @property
     def groups(self) -> list[Group]:
@@ -343,34 +404,73 @@ def analyse(inputs: SegmentationInputs, region: str | None) -> Analysis:
     region = _choose_region(inputs, region)
     resamples = int(inputs.settings.get("resamples") or RESAMPLES)
     methods = [str(method) for method in dict.fromkeys(inputs.table["method"])]
-    overview = method_summary(inputs.table, region, resamples=resamples)
-    means = overview.groupby("method")["balanced_mean"].mean().dropna()
+    reference = find_roles(methods, None, inputs.runs).reference
+    unequal = _unequal_budgets(inputs, reference)
+    compared = _at_equal_work(inputs.table, unequal)
+    summary = method_summary(compared, region, resamples=resamples)
+    means = summary.groupby("method")["balanced_mean"].mean().dropna()
     roles = find_roles(methods, str(means.idxmax()) if len(means) else None, inputs.runs)
-    tests = pd.DataFrame(columns=list(PAIR_COLUMNS))
+    tests, both = pd.DataFrame(columns=list(PAIR_COLUMNS)), pd.DataFrame(columns=list(BOTH_AXES_COLUMNS))
+    # Where no work is equal, nothing is tested.
+    tested = compared
+    for group in (group for group, budgets in unequal.items() if not budgets.work):
+        tested = tested.drop(group.of(tested).index)
+    if tested["method"].nunique() > 1 and (tested["method"] == reference).any():
+        tests = against(tested, region, reference, resamples=resamples)
+        both = both_axes(tested, region, [reference], resamples=resamples)
     seconds, cut, problem = None, inputs.table.iloc[:0], ""
     if len(methods) > 1:
-        tests = against(inputs.table, region, roles.reference, resamples=resamples)
         try:
             cut = at_seconds(inputs.table, inputs.timing)
             seconds = Comparison(
                 method_summary(cut, region, resamples=resamples),
-                against(cut, region, roles.reference, resamples=resamples),
+                against(cut, region, reference, resamples=resamples),
             )
         except DataError as error:
             problem = f"No metrics at equal seconds: {error.found}."
+    ends = method_summary(inputs.table, region, resamples=resamples) if unequal else summary
     return Analysis(
         region=region,
         roles=roles,
         families=dict(zip(inputs.table["method"], inputs.table["family"], strict=True)),
-        work=Comparison(overview, tests),
+        work=Comparison(summary, tests),
+        ends=Comparison(ends, tests.iloc[:0]),
+        unequal=unequal,
         seconds=seconds,
         seconds_table=cut,
         seconds_problem=problem,
-        both=both_axes(inputs.table, region, [roles.reference], resamples=resamples),
+        both=both,
         curves=curves(inputs.table, region, resamples=resamples),
-        steps=first_steps(inputs.table, region, roles.reference, resamples=resamples),
-        rows=rows_of_region(inputs.table, region),
+        steps=first_steps(inputs.table, region, reference, resamples=resamples),
+        rows=rows_of_region(compared, region),
+        own=rows_of_region(inputs.own, region),
     )
+
+
+def _unequal_budgets(inputs: SegmentationInputs, reference: str) -> dict[Group, UnequalBudgets]:
+    """The groups whose methods have runs of different budgets, with the work at which they can be compared."""
+    budgets: dict[Group, dict[str, tuple[int, ...]]] = {}
+    for run in inputs.tuned:
+        of_group = budgets.setdefault(Group(run.target, run.shots), {})
+        numbers = {*of_group.get(run.method, ()), int(run.settings.get("budget") or 0)} - {0}
+        of_group[run.method] = tuple(sorted(numbers))
+    unequal = {}
+    for group, of_group in budgets.items():
+        rows = group.of(inputs.table)
+        if len({number for numbers in of_group.values() for number in numbers}) > 1 and rows["method"].nunique() > 1:
+            first = reference if reference in of_group else next(iter(of_group))
+            unequal[group] = UnequalBudgets(of_group, *equal_work(rows, first))
+    return unequal
+
+
+def _at_equal_work(table: pd.DataFrame, unequal: Mapping[Group, UnequalBudgets]) -> pd.DataFrame:
+    """The table up to the work at which each group is compared, with the methods that were evaluated there."""
+    for group, budgets in unequal.items():
+        if budgets.work:
+            rows = group.of(table)
+            kept = up_to_work(rows[rows["method"].isin(budgets.methods)], budgets.work)
+            table = table.drop(rows.index.difference(kept.index))
+    return table
 
 
 def _choose_region(inputs: SegmentationInputs, region: str | None) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from metaseg.adapt.setup import AdaptationSetup, prepare_setup
-from metaseg.config.options import DataOptions, PreparationOptions
+from metaseg.config.options import ALL, DataOptions, PreparationOptions
 from metaseg.config.segmentation import AdaptOptions
 from metaseg.errors import MetasegError, RunError, UsageError
 from metaseg.files import FileKind, check_shape, read_yaml
@@ -99,7 +99,7 @@ class _Settings:
 
     verb: str | None = None
     seed: int | None = None
-    shots: int | list[int] | None = None
+    shots: int | str | list[int | str] | None = None
     targets: dict[str, Any] | None = None
     resamples: int | None = None
 
@@ -163,12 +163,18 @@ def read_run(path: Path, method: str) -> ReportRun:
         if tuned
         else "",
         method=method,
-        shots=int(settings.get("shots") or 0) if tuned else 0,
+        shots=_shots(settings, patients) if tuned else 0,
         seed=int(settings.get("seed") or 0),
         settings=settings,
         manifest=read_manifest(path),
         patients=patients,
     )
+
+
+def _shots(settings: Mapping[str, Any], patients: Mapping[str, Sequence[PatientRow]]) -> int:
+    """Labelled patients of an adaptation: as asked for, or all that there were."""
+    asked = settings.get("shots") or 0
+    return len({row.patient for row in patients.get("train", ())}) if asked == ALL else int(asked)
 
 
 def read_runs(paths: Sequence[Path]) -> list[ReportRun]:

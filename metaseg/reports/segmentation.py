@@ -14,7 +14,7 @@ from metaseg.metrics.statistics import FEWEST_SEEDS
 from metaseg.pictures.charts import draw_curves
 from metaseg.pictures.overlay import class_colours
 from metaseg.reports import charts
-from metaseg.reports.analysis import Analysis, Comparison, Group, SegmentationInputs, analyse
+from metaseg.reports.analysis import Analysis, Comparison, Group, SegmentationInputs, UnequalBudgets, analyse
 from metaseg.reports.blocks import (
     LEVEL,
     Block,
@@ -88,16 +88,17 @@ def segmentation_content(inputs: SegmentationInputs, sink: FigureSink, *, worst:
         shown = [runs for group in analysis.main_groups if (runs := _shown_runs(inputs, analysis, group))]
         choices = [make_choices(run, reopener) for runs in shown for run in runs]
         overlays = [
-            part for runs in shown for part in make_overlays(runs, analysis.rows, analysis.region, worst, reopener)
+            part for runs in shown for part in make_overlays(runs, analysis.own, analysis.region, worst, reopener)
         ]
         pairs = [
-            make_side_by_side(_papers_runs(runs, analysis), analysis.rows, analysis.region, reopener)
+            make_side_by_side(_papers_runs(runs, analysis), analysis.own, analysis.region, reopener)
             for runs in shown
             if worst and len(runs) > 1
         ]
         sections = [
             _retention_section(analysis, sink),
             _tables_section(analysis, inputs.synthetic, bool(inputs.settings.get("paper"))),
+            _folds_section(inputs, analysis.region),
             _first_steps_section(analysis, sink),
             _paired_section(analysis, sink),
             _choices_section(choices, sink),
@@ -169,7 +170,7 @@ def _open_or_folded(analysis: Analysis, group: Group, blocks: Sequence[Block]) -
 
 def _retention_charts(analysis: Analysis, group: Group, sink: FigureSink) -> list[Chart]:
     rows, region, floors = group.of(analysis.curves), analysis.region, analysis.roles.floors
-    colours = {method: analysis.roles.colours[method] for method in analysis.work.rows(group).index}
+    colours = {method: analysis.roles.colours[method] for method in analysis.ends.rows(group).index}
     draw = partial(charts.retention_figure, rows, roles=colours, region=region, floors=floors)
     domains = [domain for domain in charts.DOMAIN_TITLES if (rows["domain"] == domain).any()]
     drawn = [
@@ -398,7 +399,12 @@ _AT_SECONDS = ("target_after", "source_after", "forgetting", "balanced_mean", "t
 def _tables_section(analysis: Analysis, synthetic: bool, asked: bool) -> Section:
     blocks: list[Block] = []
     for group in analysis.groups:
-        tables = [_work_table(analysis, group), _both_axes_table(analysis, group), _seconds_table(analysis, group)]
+        tables = [
+            _work_table(analysis, group),
+            _both_axes_table(analysis, group),
+            _ends_table(analysis, group),
+            _seconds_table(analysis, group),
+        ]
         blocks += _open_or_folded(analysis, group, [table for table in tables if table is not None])
     if analysis.seconds_problem:
         blocks.append(Note(analysis.seconds_problem, "warning"))
@@ -457,11 +463,64 @@ def _method_rows(analysis: Analysis, compared: Comparison, group: Group) -> pd.D
 def _work_table(analysis: Analysis, group: Group) -> Table:
     """All methods of a group at equal work, the best balanced mean first."""
     columns, caption = _COLUMNS, f"{group.title}: Dice {analysis.region}"
-    if analysis.work.tests.empty:
-        columns = [column for column in columns if not column.name.endswith("_p")]
+    unequal = analysis.unequal.get(group)
+    if unequal is not None and not unequal.work:
+        caption += " at the end of each run, sorted by balanced mean"
+        columns = _untested(columns)
+    elif analysis.work.tests.empty:
+        columns = _untested(columns)
     else:
         caption += f" at equal work, sorted by balanced mean; p against {analysis.roles.reference}"
+    if unequal is not None:
+        caption += f". {_budgets_text(unequal)}"
     return Table(caption, _method_rows(analysis, analysis.work, group), [_method_column(analysis), *columns])
+
+
+def _untested(columns: Sequence[TableColumn]) -> list[TableColumn]:
+    return [column for column in columns if not column.name.endswith("_p")]
+
+
+def _budgets_text(unequal: UnequalBudgets) -> str:
+    """What budgets differ, and at what work their runs are compared."""
+    text = f"The budgets differ ({unequal.text})"
+    if not unequal.work:
+        return f"{text}, and no two runs were evaluated at the same work: nothing is tested"
+    text += f": compared after {unequal.work:,.0f} slice gradients, where all were evaluated"
+    left_out = [name for name in unequal.budgets if name not in unequal.methods]
+    return f"{text} but {', '.join(left_out)}" if left_out else text
+
+
+def _ends_table(analysis: Analysis, group: Group) -> Table | None:
+    """All methods of a group at the end of their own budgets, where these differ and were compared before."""
+    unequal = analysis.unequal.get(group)
+    if unequal is None or not unequal.work:
+        return None
+    caption = (
+        f"{group.title}: Dice {analysis.region} at the end of each run's own budget ({unequal.text}), which is not "
+        "equal work: nothing is tested"
+    )
+    columns = [_method_column(analysis), *_untested(_COLUMNS)]
+    return Table(caption, _method_rows(analysis, analysis.ends, group), columns)
+
+
+def _folds_section(inputs: SegmentationInputs, region: str) -> Section:
+    """Dice of each labelled target patient by the network that was not tuned on it; nothing without folds."""
+    blocks: list[Block] = []
+    for run in inputs.tuned:
+        if run.method not in inputs.folds:
+            continue
+        table = inputs.folds[run.method]
+        rows = table[(table["domain"] == "target") & (table["region"] == region)]
+        mean = {"patient": "mean", **rows[["before", "after"]].mean().to_dict()}
+        frame = pd.concat([rows.astype({"fold": str}), pd.DataFrame([mean | {"fold": ""}])], ignore_index=True)
+        caption = (
+            f"{run.method}, {run.target}: Dice {region} of each labelled patient by the network of its fold, which was "
+            f"not tuned on it ({plural(table['fold'].nunique(), 'fold')})"
+        )
+        columns = [text_column("patient", "patient"), TableColumn("fold", "fold", write=str)]
+        columns += [TableColumn("before", "before"), TableColumn("after", "after, cross-validated")]
+        blocks.append(Table(caption, frame, columns))
+    return Section("folds", "Cross-validation", blocks)
 
 
 def _seconds_table(analysis: Analysis, group: Group) -> Table | None:
@@ -635,6 +694,8 @@ def _finding(analysis: Analysis, group: Group) -> str:
         f"Dice {analysis.region}, {with_interval(best, 'balanced_mean')}; it is {against_best('higher', p)}"
     )
     text += ". " + _against_reference(analysis, group, method)
+    unequal = analysis.unequal.get(group)
+    text += f"{_budgets_text(unequal)}. " if unequal is not None else ""
     return text + _least_forgetting(analysis, group, rows) + _how_many(best)
 
 

@@ -12,13 +12,14 @@ import pandas as pd
 
 from metaseg.adapt.watch import read_marks, read_timing
 from metaseg.config.io import plain_value
+from metaseg.config.options import ALL
 from metaseg.config.studies import CompareConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.metrics.statistics import FEWEST_SEEDS
 from metaseg.models.device import make_fabric
 from metaseg.results import Result
 from metaseg.runs.manifest import read_manifest
-from metaseg.runs.networks import load_network
+from metaseg.runs.networks import load_network, read_patients
 from metaseg.studies.cells import state_of
 from metaseg.studies.data_checks import check_data
 from metaseg.studies.first_steps import first_steps
@@ -143,7 +144,8 @@ def collect(plan: Plan, cells: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFra
     hidden = load_network(plan.network).seen.before(plan.study.test_part) if cells else frozenset()
     for cell in cells:
         folder, family = plan.folder / cell.folder, plan.entries[cell.label].family
-        named = {"target": cell.target, "method": cell.label, "shots": cell.shots, "seed": cell.seed}
+        shots = cell.shots if cell.shots != ALL else len({row.patient for row in read_patients(folder)["train"]})
+        named = {"target": cell.target, "method": cell.label, "shots": shots, "seed": cell.seed}
         for row in read_marks(folder):
             if row["domain"] == "source" and row["patient"] in hidden:
                 continue
@@ -179,10 +181,8 @@ def print_summary(plan: Plan, summarised: pd.DataFrame) -> None:
     if summarised.empty:
         return
     for target in plan.targets:
-        for shots in plan.study.shots:
-            rows = summarised[(summarised["target"] == target) & (summarised["shots"] == shots)].set_index("method")
-            if rows.empty:
-                continue
+        for shots, of_shots in summarised[summarised["target"] == target].groupby("shots"):
+            rows = of_shots.set_index("method")
             least, most = rows["n_seeds"].min(), rows["n_seeds"].max()
             of_seeds = f"{least}" if least == most else f"{least} to {most}"
             print_table(

@@ -5,6 +5,7 @@ A dry run ends with the error that the run would end with; both ask the same fun
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from metaseg.adapt.setup import check_modalities
 from metaseg.cases.case import Case
 from metaseg.cases.labels import LABEL_SPACES
 from metaseg.cases.splits import Absent, Split
+from metaseg.config.options import ALL
 from metaseg.config.segmentation import AdaptOptions, PretrainConfig
 from metaseg.errors import MetasegError, UsageError, unknown_name
 from metaseg.runs.folder import is_run
@@ -68,7 +70,7 @@ def check_data(plan: Plan) -> None:
         config = runs_to_check(plan, target)[0]
         if is_phantom_split(config.split, plan.folder):
             patients = int(int(config.data[0].name.partition("-")[2]) * PARTS["train"])
-            _check_shots(plan, target, patients)
+            check_shots(plan, target, patients)
         else:
             _check_target(plan, target, network, cases)
     check_inputs(plan.folder, named_inputs(plan), has_results(plan), record=False)
@@ -99,7 +101,8 @@ def has_results(plan: Plan) -> bool:
 def runs_to_check(plan: Plan, target: str) -> list[AdaptOptions]:
     """Settings of a target's cell with the most shots, and of a trial if there are any."""
     units = [unit for unit in plan.units if unit.target == target]
-    cell = max((unit for unit in units if unit.kind == "cell"), key=lambda unit: unit.shots or 0)
+    cells = (unit for unit in units if unit.kind == "cell")
+    cell = max(cells, key=lambda unit: math.inf if unit.shots == ALL else unit.shots or 0)
     searches = [unit for unit in units if unit.kind == "search"]
     return [plan.config(unit) for unit in (cell, *searches[:1])]
 
@@ -196,7 +199,7 @@ def _check_target(plan: Plan, target: str, network: _Network, cases: Cases) -> N
     for part in sorted({config.train_part, *judged}):
         _check_part(split, members, part, f"target {target}", config.split, absent_cases(config))
     in_train = (part for part in split.parts_of(members).values() if part == config.train_part)
-    _check_shots(plan, target, sum(1 for _ in in_train))
+    check_shots(plan, target, sum(1 for _ in in_train))
     source = _source(config, network, cases)
     for part in judged:
         _check_source_part(target, config, source, part, searched=study.trials > 0)
@@ -276,10 +279,27 @@ def _check_part(
     split.select(members, part, absent=absent)
 
 
-def _check_shots(plan: Plan, target: str, patients: int) -> None:
-    wanted = max([*plan.study.shots, *([plan.search_shots] if plan.study.trials else [])])
+def check_shots(plan: Plan, target: str, patients: int) -> None:
+    """Raise where a target's training part cannot give the shots.
+
+    Args:
+        plan: The comparison.
+        target: The target.
+        patients: Patients of its training part.
+
+    Raises:
+        UsageError: They are too few, or two numbers of shots would be the same.
+    """
+    asked = [*plan.study.shots, *([plan.search_shots] if plan.study.trials else [])]
+    wanted = max((int(shots) for shots in asked if shots != ALL), default=1)
     if wanted > patients:
         raise UsageError(
             f"{wanted} shots are asked for, but the training part of target {target} has {patients} patients",
             remedy="lower 'shots' or 'search_shots', or use a split with more patients in it",
+        )
+    if ALL in plan.study.shots and patients in plan.study.shots:
+        raise UsageError(
+            f"'shots' names {patients} and all, which are the same {patients} patients of target {target}",
+            expected="each number of shots once",
+            remedy="leave one of the two out",
         )

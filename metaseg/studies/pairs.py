@@ -36,6 +36,8 @@ METRICS = ("target_after", "forgetting")
 FRACTION = 0.5
 """What a method may forget, as a fraction of what the baseline forgets."""
 LEVEL = 0.05
+SAME_WORK = 0.02
+"""By what fraction the work of two marks may differ that count as one: whole steps overshoot a mark."""
 
 _RUN = ["target", "method", "shots", "seed"]
 _CELL = ["target", "shots"]
@@ -250,6 +252,33 @@ def against_best(word: str, p: Mapping[str, float]) -> str:
     untested = [name for name in p if name not in known]
     told += [f"not tested against {', '.join(untested)}"] if untested else []
     return f"{', '.join(told)} (at p < {LEVEL:g}, corrected for all pairs)"
+
+
+def equal_work(table: pd.DataFrame, reference: str) -> tuple[float, frozenset[str]]:
+    """The work at which methods of different budgets can be compared.
+
+    Args:
+        table: Rows of a tidy table, of one target and number of shots.
+        reference: The method that the others are compared with.
+
+    Returns:
+        The largest work at which as many methods as possible were evaluated beside the reference, and these methods;
+        0 and none where no method was evaluated at the same work as the reference.
+    """
+    marks = {str(method): np.unique(rows["work"]) for method, rows in table[table["work"] > 0].groupby("method")}
+    shared = [
+        (float(work), frozenset(name for name, others in marks.items() if np.any(np.isclose(others, work, SAME_WORK))))
+        for work in marks.get(reference, ())
+    ]
+    most = max(
+        (found for found in shared if len(found[1]) > 1), key=lambda found: (len(found[1]), found[0]), default=None
+    )
+    return (0.0, frozenset()) if most is None else most
+
+
+def up_to_work(table: pd.DataFrame, work: float) -> pd.DataFrame:
+    """The rows of a tidy table up to some work, as :func:`equal_work` gives it."""
+    return table[table["work"] <= work * (1 + SAME_WORK)]
 
 
 def at_seconds(table: pd.DataFrame, timing: pd.DataFrame, seconds: float | None = None) -> pd.DataFrame:

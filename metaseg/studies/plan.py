@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -17,6 +17,7 @@ from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.registry import resolve_defaults
 from metaseg.adapt.setup import AdaptationResult
 from metaseg.config.io import load_config, present_names, shaping_values
+from metaseg.config.options import ALL
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, PretrainConfig
 from metaseg.config.studies import CompareConfig
 from metaseg.errors import UsageError
@@ -122,7 +123,7 @@ class Plan(Work):
         return self.folder / PRETRAIN if self.pretrain else Path(str(self.study.from_run)).expanduser()
 
     @property
-    def search_shots(self) -> int:
+    def search_shots(self) -> int | Literal["all"]:
         """Patients that a trial tunes on."""
         return self.study.search_shots or self.study.shots[0]
 
@@ -310,7 +311,8 @@ def _check_study(study: CompareConfig) -> None:
     _check_names("methods", study.methods)
     if ORACLE in {name.lower() for name in study.methods}:
         raise UsageError(f"no entry may be named '{ORACLE}'", remedy="name it maml-oracle, with order: oracle")
-    for what, numbers, least in (("shots", study.shots, 1), ("seeds", study.seeds, 0)):
+    numbered = [shots for shots in study.shots if shots != ALL]
+    for what, numbers, least in (("shots", numbered or [1], 1), ("seeds", study.seeds, 0)):
         if len(set(numbers)) < len(numbers) or min(numbers) < least:
             raise UsageError(f"'{what}' is {list(numbers)}", expected=f"numbers of at least {least} that differ")
     if study.trials and study.search_seed in study.seeds:

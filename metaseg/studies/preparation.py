@@ -16,7 +16,14 @@ from metaseg.errors import RunError, UsageError, unknown_name
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.studies.cells import BusyError, check_inputs, run_unit, state_of
-from metaseg.studies.data_checks import check_unwatched, has_results, is_pretrained, named_inputs, runs_to_check
+from metaseg.studies.data_checks import (
+    check_shots,
+    check_unwatched,
+    has_results,
+    is_pretrained,
+    named_inputs,
+    runs_to_check,
+)
 from metaseg.studies.phantoms import is_phantom_split, make_phantom_domain
 from metaseg.studies.plan import Plan, with_patients
 from metaseg.studies.search import open_database
@@ -49,6 +56,7 @@ def prepare_study(plan: Plan) -> Plan:
     patients = {}
     for target in plan.targets:
         patients[target], digests = _prepare_target(plan, target, network)
+        check_shots(plan, target, patients[target])
         inputs |= digests
     check_inputs(plan.folder, inputs, has_results(plan))
     return with_patients(plan, patients)
@@ -125,5 +133,5 @@ def dry_patients(plan: Plan) -> Mapping[str, int]:
         folder = plan.folder / Unit("oracle", target).folder
         with contextlib.suppress(RunError, UsageError):
             config = plan.config(Unit("oracle", target))
-            found[target] = RunFolder.open(folder).config(type(config)).shots
+            found[target] = int(RunFolder.open(folder).config(type(config)).shots)
     return found

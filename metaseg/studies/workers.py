@@ -42,7 +42,7 @@ class Unit:
         kind: Which of them.
         target: Target domain; empty where a study has none.
         label: The entry that it belongs to; units of one label take about as long.
-        shots: Labelled patients of a cell; None where a study does not vary them.
+        shots: Labelled patients of a cell, or ``all``; None where a study does not vary them.
         seed: Seed of a cell.
         fold: Fold that a cell tests; None where a study has no folds.
     """
@@ -50,7 +50,7 @@ class Unit:
     kind: Literal["oracle", "search", "cell", "pretrain"]
     target: str
     label: str = ORACLE
-    shots: int | None = None
+    shots: int | Literal["all"] | None = None
     seed: int = 0
     fold: int | None = None
 

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 from reports.parsed_page import Page
 
+import metaseg
 from metaseg.config.io import load_config
 from metaseg.config.studies import CompareConfig, ReportConfig
 from metaseg.errors import MetasegError, RunError, UsageError, WriteError
@@ -229,6 +230,75 @@ def test_several_runs_stand_side_by_side_and_names_stay_names(moved, tmp_path):
     assert not any(tag == "b" for tag, _, _ in page.attributes)
     assert "b" not in page.open
     assert "p against <b>one" in page.text
+
+
+class TestUnequalBudgets:
+    def run(self, moved, method, name, budget, last):
+        """A run that ended at a mark before its last, as if its budget had been smaller."""
+        run = moved(method, name)
+        settings = yaml.safe_load((run / "config.yaml").read_text()) | {"budget": budget}
+        (run / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        for table in ("marks.csv", "timing.csv"):
+            head, *rows = (run / table).read_text().splitlines()
+            kept = [row for row in rows if int(row.partition(",")[0]) <= last]
+            (run / table).write_text("\n".join([head, *kept, ""]))
+        return run
+
+    def test_compared_where_both_were_evaluated(self, moved, tmp_path):
+        short, long = self.run(moved, "active", "short", 8, 8), moved("naive", "long")
+        page = report(tmp_path, short, long, worst=0)
+        assert "The budgets differ (short 8, long 12): compared after 8 slice gradients, where all" in page.text
+        assert "at the end of each run's own budget (short 8, long 12), which is not equal work" in page.text
+        marks = pd.read_csv(long / "marks.csv")
+        target = marks[(marks["domain"] == "target") & (marks["region"] == "ET")].groupby("step")["dice"].mean()
+        own = next(number for number, table in enumerate(page.tables) if number and "steps to 90" in str(table[0]))
+        assert float(page.row("long")["target after"].split()[0]) == pytest.approx(target[8], abs=6e-4)
+        assert float(page.row("long", own)["target after"].split()[0]) == pytest.approx(target[12], abs=6e-4)
+        assert "p target" not in page.row("long", own)
+
+    def test_nothing_is_compared_where_they_never_were(self, moved, tmp_path):
+        short, long = self.run(moved, "active", "short", 5, 4), self.run(moved, "naive", "long", 12, 12)
+        head, *rows = (long / "marks.csv").read_text().splitlines()
+        kept = [row for row in rows if row.partition(",")[0] in ("0", "12")]
+        (long / "marks.csv").write_text("\n".join([head, *kept, ""]))
+        page = report(tmp_path, short, long, worst=0)
+        assert "The budgets differ (short 5, long 12), and no two runs were evaluated at the same work" in page.text
+        assert "p target" not in page.row("short")
+        assert "at equal work" not in " ".join(str(row) for table in page.tables for row in table)
+
+    def test_equal_budgets_are_not_mentioned(self, page):
+        assert "budgets differ" not in page.text
+
+
+@pytest.fixture(scope="module")
+def folded(domains, tmp_path_factory) -> list[Path]:
+    """Two runs tuned on all patients there are, cross-validated."""
+    root = tmp_path_factory.mktemp("folded")
+    settings = {**domains["target"], "from_run": domains["from"], "cache": domains["cache"], "slices": 4, "budget": 12}
+    settings |= {"source": domains["shared"]["source"], "shots": "all", "folds": 3, "marks": 1, "jobs": 1}
+    meta = {"verify_engine": False, "first_order": True}
+    return [
+        metaseg.naivetune(**settings, out=root / "naive").run,
+        metaseg.metatune(**settings, **meta, out=root / "meta").run,
+    ]
+
+
+def test_folds_stand_in_for_watched_patients_and_say_so(folded, tmp_path):
+    page = report(tmp_path, *folded, worst=1)
+    assert "Cross-validated: naive (3 folds), meta (3 folds)" in page.text
+    assert "6 labelled patients" in page.text
+    for run in folded:
+        table = pd.read_csv(run / "cross_validation.csv")
+        table = table[table["region"] == "ET"].fillna(1.0)
+        for domain in ("target", "source"):
+            mean = table[table["domain"] == domain].groupby("patient")["after"].mean().mean()
+            assert float(page.row(run.name)[f"{domain} after"].split()[0]) == pytest.approx(mean, abs=6e-4)
+    judged = [rows for rows in page.tables if "after, cross-validated" in rows[0]]
+    assert [len(rows) for rows in judged] == [1 + 6 + 1] * 2
+    # Pictures are of the runs' own networks, which were tuned on all target patients.
+    assert "made anew differ" not in page.text
+    alts = [value for tag, name, value in page.attributes if tag == "img" and name == "alt"]
+    assert any("prediction naive" in alt for alt in alts)
 
 
 def test_synthetic_data_are_marked(moved, tmp_path):

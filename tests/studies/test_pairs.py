@@ -7,7 +7,7 @@ from scipy import stats
 
 from metaseg.errors import DataError, UsageError
 from metaseg.metrics.statistics import holm
-from metaseg.studies.pairs import against, every_pair
+from metaseg.studies.pairs import against, equal_work, every_pair, up_to_work
 from metaseg.studies.study_metrics import method_summary
 from metaseg.studies.tables import PAIR_COLUMNS, TABLE_COLUMNS
 
@@ -157,3 +157,27 @@ def test_wrong_names_are_refused(table):
     assert caught.value.expected == "one of active, naive, replay"
     with pytest.raises(DataError, match="lacks column method"):
         against(table.drop(columns="method"), "WT", "naive")
+
+
+class TestEqualWork:
+    def rows(self, **marks):
+        return pd.DataFrame(
+            [(method, float(work), 0.5) for method, works in marks.items() for work in (0, *works)],
+            columns=["method", "work", "dice"],
+        )
+
+    def test_the_last_mark_that_most_have_beside_the_reference(self):
+        rows = self.rows(naive=(150, 300, 450, 600), tune=(300, 600, 900, 1200), other=(298, 596))
+        assert equal_work(rows, "naive") == (600.0, {"naive", "tune", "other"})
+        assert up_to_work(rows, 600.0)["work"].max() == 600
+        # Whole steps overshoot a mark, but not by much.
+        assert equal_work(self.rows(naive=(100, 200), meta=(101, 203, 309)), "naive")[0] == 200.0
+        assert equal_work(self.rows(naive=(100, 200), meta=(101, 206, 309)), "naive")[0] == 100.0
+
+    def test_a_method_without_such_a_mark_is_left_out(self):
+        rows = self.rows(naive=(300, 600), tune=(600, 1200), odd=(500, 1000))
+        assert equal_work(rows, "naive") == (600.0, {"naive", "tune"})
+
+    def test_none_where_no_mark_is_shared(self):
+        assert equal_work(self.rows(naive=(250, 500), tune=(600, 1200)), "naive") == (0.0, frozenset())
+        assert equal_work(self.rows(naive=(250, 500)), "absent") == (0.0, frozenset())
