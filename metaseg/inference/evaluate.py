@@ -153,7 +153,8 @@ def evaluate_network(
     record |= {"failed": [failure.to_json() for failure in failed]}
     rows = pd.DataFrame(of_cases)
     generator = np.random.default_rng([config.seed, 41])
-    cohorts = summarise_cohorts(rows, GROUPS, bootstrap=BOOTSTRAP, generator=generator)
+    groups = (*GROUPS, "cross_validated") if cases.folds else GROUPS
+    cohorts = summarise_cohorts(rows, groups, bootstrap=BOOTSTRAP, generator=generator)
     changes, domains = pd.DataFrame(), {}
     if parent is not None:
         changes = change_metrics(rows, parent.card.trained_on, BOOTSTRAP, generator)
@@ -178,7 +179,12 @@ def _tell(cases: EvaluationCases, synthetic: bool) -> None:
     print("Evaluating " + ", ".join(f"{count} cases of {cohort}" for cohort, count in counts.items()))
     if cases.left_out:
         print(f"{cases.left_out} cases left out: the network was trained on these patients (--include-training)")
-    trained = sum(case.patient in cases.trained for case in cases.store)
+    if cases.folds:
+        print(
+            f"{len(cases.in_folds)} cases are of patients that the network was tuned on: each is judged by the network "
+            "of its fold, which was not (cross-validated)"
+        )
+    trained = sum(map(cases.is_trained_on, cases.store))
     if trained:
         print(f"{trained} cases are of patients that the network was TRAINED ON: their metrics say nothing of others")
     if cases.unlabelled:
@@ -207,6 +213,10 @@ def _evaluate_cases(
     space = compared_space(config, networks["after"])
     known = LABEL_SPACES[networks["after"].card.label_space]
     predictors = {role: Predictor.from_network(network, fabric, tta=config.tta) for role, network in networks.items()}
+    folds = {
+        run: Predictor.from_network(load_network(run), fabric, tta=config.tta)
+        for run in dict.fromkeys(cases.folds.values())
+    }
     drawn = _worst_finished(finished, cases.store, space, config.pictures)
     places = {case.id: place for place, case in enumerate(cases.store)}
     worst: list[KeptPrediction] = []
@@ -217,6 +227,8 @@ def _evaluate_cases(
         for role, predictor in predictors.items():
             if case.id in drawn and role != "after":
                 continue
+            if role == "after" and case.patient in cases.folds:
+                predictor = folds[cases.folds[case.patient]]
             predicted = predictor.segment(case).classes
             metrics = score_case(case, label, to_space(predicted, known, space, case.id), space, config.surface)
             head = {
@@ -224,7 +236,8 @@ def _evaluate_cases(
                 "cohort": case.cohort,
                 "case": case.id,
                 "patient": case.patient,
-                "trained_on": case.patient in cases.trained,
+                "trained_on": cases.is_trained_on(case),
+                **({"cross_validated": case.patient in cases.folds} if cases.folds else {}),
                 "synthetic": case.info.synthetic or networks[role].card.synthetic,
             }
             rows += [head | metric for metric in metrics]
@@ -361,8 +374,9 @@ def print_changes(changes: pd.DataFrame) -> None:
 
 
 def _head(row: Mapping[str, Any]) -> dict[str, str]:
-    """Cohort, target and number of cases; patients that the network was trained on are a group of their own."""
-    cohort = f"{row['cohort']} (trained on)" if row.get("trained_on") else str(row["cohort"])
+    """Cohort, target and number of cases; patients that were trained on or cross-validated are groups of their own."""
+    kinds = ("trained on" if row.get("trained_on") else "", "cross-validated" if row.get("cross_validated") else "")
+    cohort = " ".join([str(row["cohort"]), *(f"({kind})" for kind in kinds if kind)])
     return {"cohort": cohort, "target": str(row["target"]), "cases": str(row["n_cases"])}
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from metaseg.config.segmentation import (
 from metaseg.errors import DataError, RunError, UsageError, some, warn_user
 from metaseg.runs.folder import RunFolder, is_run
 from metaseg.runs.manifest import SYNTHETIC
-from metaseg.runs.networks import LoadedNetwork, load_network
+from metaseg.runs.networks import LoadedNetwork, fold_of_patients, load_network
 from metaseg.store.prepare import open_cases, phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import StoredCase
@@ -41,6 +41,8 @@ class EvaluationCases:
         data: Folders that were read.
         found_by: In words, how the data was chosen.
         failed: Cases that cannot be read.
+        folds: By patient, the run of the network's cross-validation that was not tuned on it: it judges in place of the
+            network that was.
     """
 
     store: SliceStore
@@ -51,6 +53,16 @@ class EvaluationCases:
     data: tuple[str, ...]
     found_by: str
     failed: tuple[FailedCase, ...] = ()
+    folds: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def in_folds(self) -> list[StoredCase]:
+        """The cases that a fold's network judges."""
+        return [case for case in self.store if case.patient in self.folds]
+
+    def is_trained_on(self, case: StoredCase) -> bool:
+        """Whether a case is judged by a network that was trained on its patient."""
+        return case.patient in self.trained and case.patient not in self.folds
 
 
 def choose_cases(config: EvaluateConfig, networks: Sequence[LoadedNetwork]) -> EvaluationCases:
@@ -83,7 +95,9 @@ def choose_cases(config: EvaluateConfig, networks: Sequence[LoadedNetwork]) -> E
     for other in networks:
         other.warn_if_patients_unknown()
     warn_of_doubtful(doubtable(labelled), set(trained))
-    kept = [case for case in labelled if config.include_training or case.patient not in trained]
+    folds = {} if config.include_training else _folds(networks)
+    unseen = {case.patient for case in labelled} - trained | folds.keys()
+    kept = [case for case in labelled if config.include_training or case.patient in unseen]
     if not kept:
         raise DataError(
             f"all {len(labelled)} labelled cases are of patients that the network was trained on",
@@ -101,7 +115,16 @@ def choose_cases(config: EvaluateConfig, networks: Sequence[LoadedNetwork]) -> E
         folders,
         found_by,
         tuple(failure for failure in failed if config.split is None or failure.case in _part(config)),
+        {case.patient: folds[case.patient] for case in kept if case.patient in folds},
     )
+
+
+def _folds(networks: Sequence[LoadedNetwork]) -> dict[str, Path]:
+    """By patient, the fold that judges it in place of the first network; of nobody whom a network before has seen."""
+    if networks[0].run is None:
+        return {}
+    before = frozenset[str]().union(*(network.trained_patients for network in networks[1:]))
+    return {patient: run for patient, run in fold_of_patients(networks[0].run).items() if patient not in before}
 
 
 def _warn_of_other_folders(patients: Sequence[str], config: EvaluateConfig, network: LoadedNetwork) -> None:

@@ -36,7 +36,7 @@ from metaseg.models.processes import is_first, several
 from metaseg.pictures.overlay import write_picture
 from metaseg.runs.folder import is_run
 from metaseg.runs.manifest import NOTICE, git_commit, portable_path, versions
-from metaseg.runs.networks import LoadedNetwork
+from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.store.store import SliceStore
 
 CSV_NAME, JSON_NAME, PICTURES = "metrics.csv", "metrics.json", "pictures"
@@ -70,10 +70,13 @@ def evaluation_record(
         device: The device that was used.
         bootstrap: Resamples of the intervals.
     """
+    # Only where there are any: evaluations of earlier versions do not say it.
+    cross_validated = {"cross_validated": len(cases.in_folds)} if cases.folds else {}
+    folds = {f"after, {run.name}": load_network(run).record() for run in dict.fromkeys(cases.folds.values())}
     return {
         "synthetic": synthetic,
         "notice": NOTICE,
-        "networks": {role: network.record() for role, network in networks.items()},
+        "networks": {role: network.record() for role, network in networks.items()} | folds,
         "data": [portable_path(folder) for folder in cases.data],
         "data_found": cases.found_by,
         "data_fingerprint": cases.store.fingerprint,
@@ -82,7 +85,8 @@ def evaluation_record(
             "left_out_trained_on": cases.left_out,
             "left_out_unlabelled": cases.unlabelled,
             # Null where nobody can tell.
-            "trained_on": sum(case.patient in cases.trained for case in cases.store) if cases.known else None,
+            "trained_on": sum(map(cases.is_trained_on, cases.store)) if cases.known else None,
+            **cross_validated,
         },
         "options": {
             "tta": config.tta,

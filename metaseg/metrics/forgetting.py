@@ -105,18 +105,23 @@ def change_metrics(
     """Forgetting on source cohorts and gain on the others.
 
     Args:
-        rows: Rows of ``case_metrics`` with ``cohort``, ``case``, ``patient``, ``trained_on`` and ``network``.
+        rows: Rows of ``case_metrics`` with ``cohort``, ``case``, ``patient``, ``trained_on`` and ``network``, and with
+            ``cross_validated`` where some patients are judged by the networks of folds.
         source: Cohorts that the network knew before it was tuned.
         bootstrap: Resamples of patients for the 95 % interval.
         generator: Source of randomness.
 
     Returns:
-        One row per cohort, ``trained_on`` and target: ``domain`` (source or target), ``n_cases``, the mean Dice
-        ``before`` and ``after`` over the same cases (see :func:`paired_dice`), and ``forgetting`` (before minus after)
-        or, for target cohorts, ``gain`` (after minus before), each with ``_low`` and ``_high``.
+        One row per cohort, ``trained_on``, ``cross_validated`` where there is one, and target: ``domain`` (source or
+        target), ``n_cases``, the mean Dice ``before`` and ``after`` over the same cases (see :func:`paired_dice`), and
+        ``forgetting`` (before minus after) or, for target cohorts, ``gain`` (after minus before), each with ``_low``
+        and ``_high``.
     """
     records = []
-    for (cohort, trained_on, target), group in rows.groupby(["cohort", "trained_on", "target"], sort=False):
+    names = [name for name in ("cohort", "trained_on", "cross_validated", "target") if name in rows]
+    for values, group in rows.groupby(names, sort=False):
+        named = dict(zip(names, values, strict=True))
+        cohort = named["cohort"]
         pairs = paired_dice(group)
         domain = "source" if cohort in source else "target"
         before, after = (float(pairs[name].mean()) if len(pairs) else math.nan for name in ("before", "after"))
@@ -124,9 +129,7 @@ def change_metrics(
         name, sign = ("forgetting", 1.0) if domain == "source" else ("gain", -1.0)
         low, high = bootstrap_interval(sign * lost, pairs["patient"].to_numpy(), bootstrap, generator)
         record: dict[str, Any] = {
-            "cohort": cohort,
-            "trained_on": trained_on,
-            "target": target,
+            **named,
             "domain": domain,
             "n_cases": len(pairs),
             "before": before,
