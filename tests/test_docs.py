@@ -19,7 +19,7 @@ from typer.main import get_command
 
 import metaseg
 from metaseg.cli.main import build_app
-from metaseg.cli.verbs import expand_lists
+from metaseg.cli.verbs import spelled_out
 from metaseg.config.io import load_config
 from metaseg.errors import UsageError
 from metaseg.verbs import VERBS
@@ -120,7 +120,7 @@ def check_command(words: list[str]) -> None:
     verb = CONFIGS.get("-".join(path))
     if {"-h", "--help", "--version"} & set(words):
         return
-    given = expand_lists(words, verb.list_flags) if verb else words
+    given = spelled_out([*path, *words])[len(path) :]
     values = command.make_context(command.name, list(given)).params
     if verb:
         file = values.pop("config_file")

@@ -79,6 +79,25 @@ class TestLeaveOneOut:
         assert set(plain.before) == {name for name in folded.before if name.startswith("dice/source/")}
         assert not torch.equal(weights(folded.run), weights(folded.run / "folds" / "fold-0"))
 
+    def test_evaluate_judges_each_patient_by_its_fold(self, folded, pretrained, write_cases, tmp_path, capsys):
+        settings = {"cache": pretrained["cache"], "tta": False, "surface": False, "pictures": 0, "jobs": 1}
+        data = [pretrained["data"], write_cases("HGG", 5)]
+        found = metaseg.evaluate(folded.run, data=data, out=tmp_path / "e", **settings)
+        assert "5 cases are of patients that the network was tuned on" in capsys.readouterr().out
+        after = found.cases[found.cases["network"] == "after"].set_index(["case", "target"])["dice"]
+        for row in rows(folded.run, "cross_validation.csv"):
+            if row["domain"] == "target":
+                assert after[row["case"], row["region"]] == pytest.approx(float(row["after"] or "nan"), nan_ok=True)
+        for mark in rows(folded.run, "marks.csv"):
+            if mark["step"] == "12":
+                assert after[mark["case"], mark["region"]] == pytest.approx(float(mark["dice"] or "nan"), nan_ok=True)
+        groups = found.cohorts.groupby("cohort")["cross_validated"].unique()
+        assert {name: list(kinds) for name, kinds in groups.items()} == {"MET": [True], "HGG": [False]}
+        assert list(found.changes.groupby("cohort")["cross_validated"].first()) == [False, True]
+        own = metaseg.evaluate(folded.run, data=data, out=tmp_path / "own", include_training=True, **settings)
+        assert "cross_validated" not in own.cases
+        assert own.cases.set_index("case")["trained_on"].groupby("case").first().sum() == 5 + 3
+
     def test_told_on_the_console(self, folded, capsys):
         folds.cross_validated_result(metaseg.runs.folder.RunFolder.open(folded.run))
         told = capsys.readouterr().out

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -89,3 +90,40 @@ class TestBadInput:
     def test_whole_lesion_labels_for_a_subregion_network(self, pretrained):
         with pytest.raises(DataError, match="unexpected label values"):
             prepare_setup(config(pretrained, label_scheme="whole-lesion", cache=None))
+
+
+class TestShots:
+    def test_all_are_those_with_tumour_and_none_is_left_to_watch(self, pretrained, capsys):
+        setup = prepare_setup(config(pretrained, shots="all"))
+        assert len(setup.shots) == 5
+        assert not len(setup.target)
+        assert "All target patients are tuned on: none is left to watch, and --folds" in capsys.readouterr().out
+
+    def test_all_of_a_part(self, pretrained, tmp_path):
+        store = open_data([pretrained["data"]], cache=pretrained["cache"])
+        split = make_split(store.cases, parts={"train": 3, "test": 2}, stratify=None)
+        split.save(tmp_path / "s.json")
+        setup = prepare_setup(config(pretrained, shots="all", split=tmp_path / "s.json"))
+        assert {shot.case.id for shot in setup.shots} == set(split.parts["train"])
+        assert {case.id for case in setup.target} == set(split.parts["test"])
+
+    def test_too_few_names_the_split_and_its_part(self, pretrained, tmp_path):
+        store = open_data([pretrained["data"]], cache=pretrained["cache"])
+        make_split(store.cases, parts={"train": 3, "test": 2}, stratify=None).save(tmp_path / "s.json")
+        with pytest.raises(UsageError, match="--shots is 5, but the target has only 3 patients") as caught:
+            prepare_setup(config(pretrained, shots=5, split=tmp_path / "s.json"))
+        assert caught.value.where == f"{tmp_path / 's.json'}, part 'train' with 3 of 5 patients"
+        for remedy in ("--shots all", "--folds", "--train-part", "metaseg data split"):
+            assert remedy in caught.value.remedy
+
+    def test_too_few_without_a_split_names_the_data(self, pretrained):
+        with pytest.raises(UsageError) as caught:
+            prepare_setup(config(pretrained, shots=9))
+        assert caught.value.where == str(pretrained["data"])
+        assert "--shots all" in caught.value.remedy
+
+    def test_no_patient_with_tumour(self, pretrained):
+        store = open_data([pretrained["data"]], cache=pretrained["cache"])
+        for shots in (1, "all"):
+            with pytest.raises(UsageError, match="the target has no patients with tumour"):
+                draw_shots(replace(store, cases=()), shots, 4, 0)

@@ -20,6 +20,7 @@ from metaseg.cli import main
 from metaseg.config.io import dump_config, load_config
 from metaseg.config.studies import CompareConfig
 from metaseg.errors import DataError, MetasegError, RunError, TrainingError, UsageError
+from metaseg.reports.analysis import read_segmentation
 from metaseg.studies import workers
 from metaseg.studies.compare import run_compare
 from metaseg.studies.plan import Plan, make_plan
@@ -336,3 +337,16 @@ def test_study_of_phantoms_with_its_own_pretraining_and_an_oracle(study, tmp_pat
     with pytest.raises(UsageError) as caught:
         run_compare(changed)
     assert "pretrain" in str(caught.value)
+
+
+def test_all_patients_of_the_training_part_can_be_shots(study):
+    config = study(methods={"naive": {}}, shots=[1, "all"], budget=4, marks=1)
+    result = run_compare(config)
+    assert sorted(result.results["shots"].unique()) == [1, 3]
+    cell = result.study / "cells" / "met" / "naive" / "shots-all" / "seed-0"
+    train = {row["patient"] for row in json.loads((cell / "patients.json").read_text())["train"]}
+    split = Split.load(config.shared["split"])
+    assert train == {split.patients[case] for case in split.parts["train"] if "MET" in case}
+    assert {run.shots for run in read_segmentation([result.study]).tuned} == {1, 3}
+    with pytest.raises(UsageError, match="'shots' names 3 and all, which are the same 3 patients of target met"):
+        run_compare(study(methods={"naive": {}}, shots=[3, "all"]))
