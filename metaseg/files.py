@@ -356,6 +356,26 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
+def link_or_copy(source: Path, path: Path) -> None:
+    """Give a file a second name, in the place of what has it: one file on the disk where the system lets it be one.
+
+    Files are replaced and never written into (:func:`replacing`), so that each name keeps its content.
+
+    Raises:
+        WriteError: The system refuses.
+        OSError: The file cannot be read.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+    try:
+        os.link(source, path)
+        sync_folder(path.parent)
+    except OSError:  # another disk, or one without such links
+        with replacing(path) as stream:
+            stream.write(source.read_bytes())
+
+
 def _writer() -> str:
     """Machine and process, as names of unfinished files have them."""
     return f"{zlib.crc32(platform.node().encode()):08x}-{os.getpid()}"

@@ -26,6 +26,9 @@ from metaseg.store.stored_case import StoredCase
 from metaseg.training.pretrain import open_pretraining_data, run_pretrain
 from metaseg.training.source import absent_cases
 
+GATE_CASES = 50
+"""Most source cases that a gate is fitted on."""
+
 
 @dataclass(frozen=True)
 class Shot:
@@ -52,6 +55,7 @@ class AdaptationSetup:
         source: Source cases that are watched; none that the network was trained on.
         source_cases: Source cases that a method may draw from, empty where it asked for none; no watched patient's.
         inputs: All that was read to make it.
+        gate_cases: Source training cases at hand, from which the gate learns what the source looks like.
     """
 
     network: LoadedNetwork
@@ -61,6 +65,7 @@ class AdaptationSetup:
     source: SliceStore
     source_cases: SliceStore = field(default_factory=lambda: SliceStore(()))
     inputs: Inputs = field(default_factory=Inputs)
+    gate_cases: SliceStore = field(default_factory=lambda: SliceStore(()))
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -110,7 +115,15 @@ def prepare_setup(config: AdaptOptions, draws_from_source: bool = False) -> Adap
     parts = _recorded_parts(config, inputs, store, everything) or _drawn_parts(config, network, store, everything)
     check_folds(config, len(parts[0]))
     kept = source_to_draw_from(config, network.seen, everything.cases) if draws_from_source else ()
-    setup = AdaptationSetup(network, space, *parts, source_cases=SliceStore(tuple(kept)), inputs=inputs)
+    known = kept or [case for case in everything if case.patient in network.trained_patients]
+    setup = AdaptationSetup(
+        network,
+        space,
+        *parts,
+        source_cases=SliceStore(tuple(kept)),
+        inputs=inputs,
+        gate_cases=_some(SliceStore(tuple(known)), GATE_CASES, [config.seed, 13]),
+    )
     inputs.check_fingerprint(setup.fingerprint)
     return setup
 
@@ -126,7 +139,7 @@ def _recorded_parts(
     source = inputs.part("source", everything)
     if train is None or target is None or source is None:
         return None
-    return tuple(_shot(case, config.slices) for case in train), target, source
+    return tuple(draw_slices(case, config.slices) for case in train), target, source
 
 
 def _drawn_parts(
@@ -148,8 +161,8 @@ def _drawn_parts(
         print(f"All target patients are tuned on: none is left to watch, {how}.")
     source = _watched_source(config, network, everything)
     source = SliceStore(tuple(case for case in source if case.patient not in used))
-    count, seed = config.watch_cases, config.seed
-    return shots, _watched(target, count, seed), _watched(source, count, seed)
+    count, seed = config.watch_cases, [config.seed, 12]
+    return shots, _some(target, count, seed), _some(source, count, seed)
 
 
 def _explain_shots(error: UsageError, config: AdaptOptions, pool: SliceStore, store: SliceStore) -> None:
@@ -235,10 +248,11 @@ def draw_shots(store: SliceStore, shots: int | Literal["all"], slices: int, seed
         )
     rng = np.random.default_rng([seed, 11])
     chosen = [first[patients[number]] for number in rng.permutation(len(patients))[:wanted]]
-    return tuple(_shot(case, slices) for case in chosen)
+    return tuple(draw_slices(case, slices) for case in chosen)
 
 
-def _shot(case: StoredCase, slices: int) -> Shot:
+def draw_slices(case: StoredCase, slices: int) -> Shot:
+    """A case with its tumour-bearing slices: all, or so many evenly over the tumour."""
     return Shot(case, tumour_slices(case.areas()[:, 1:], slices))
 
 
@@ -262,10 +276,11 @@ def _check_labels(store: SliceStore, space: LabelSpace) -> None:
         )
 
 
-def _watched(store: SliceStore, count: int, seed: int) -> SliceStore:
+def _some(store: SliceStore, count: int, seed: list[int]) -> SliceStore:
+    """So many cases of a store, drawn; all where ``count`` is 0."""
     cases = sorted(store, key=lambda case: case.id)
     if count and len(cases) > count:
-        chosen = np.sort(np.random.default_rng([seed, 12]).permutation(len(cases))[:count])
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(cases))[:count])
         cases = [cases[number] for number in chosen]
     return SliceStore(tuple(cases))
 

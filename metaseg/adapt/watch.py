@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from metaseg.adapt.setup import AdaptationSetup
+from metaseg.adapt.setup import AdaptationSetup, draw_slices
+from metaseg.errors import UsageError
 from metaseg.files import finite_metrics
+from metaseg.inference.gate import Gate, GatedPredictor, WatchedDecision, gate_features
 from metaseg.inference.predictor import Predictor, mean_dice
-from metaseg.models.checkpoint import save_checkpoint
-from metaseg.models.processes import distributed_map
+from metaseg.models.checkpoint import checkpoint_files, keep_checkpoint, load_checkpoint, save_checkpoint
+from metaseg.models.processes import distributed_map, is_first
 from metaseg.pictures.charts import write_progress_plot
 from metaseg.runs.logs import CsvLog, EventLog, SelectionLog, read_log
-from metaseg.runs.networks import inherited_rows
+from metaseg.runs.networks import SOURCE, inherited_rows
 from metaseg.runs.session import RunSession
 from metaseg.terminal import progress
 from metaseg.training.fitted_run import log_overlay
@@ -193,7 +195,7 @@ class Watch:
         return time.perf_counter()
 
     def save(self, model: nn.Module, spent: int) -> None:
-        """Write the network as the run's last checkpoint."""
+        """Write the network as the run's last checkpoint, and keep the one that it was tuned from beside it."""
         card = self.setup.network.card
         past = card.trained_on if self.inherits else ()
         cohorts = sorted({shot.case.cohort for shot in self.setup.shots} - set(past))
@@ -206,10 +208,15 @@ class Watch:
             parent=_parent(self.setup),
         )
         save_checkpoint(self.run.checkpoints / "last", model, card)
+        kept = self.run.checkpoints / SOURCE
+        if is_first(self.fabric) and not checkpoint_files(kept)[1].exists():
+            keep_checkpoint(self.setup.network.checkpoint, kept)
 
     def finish(self, model: nn.Module, spent: int, before: dict[str, float], after: dict[str, float]) -> None:
         """Write the last checkpoint, the result and the manifest, and print what came out."""
         self.save(model, spent)
+        if self.config.gate:
+            self._fit_gate(model)
         forgotten = {
             name.replace("dice/source/", "forgetting/"): before[name] - after[name]
             for name in before
@@ -223,6 +230,40 @@ class Watch:
             "synthetic": self.setup.synthetic,
         }
         self.session.finish(result, after | forgotten)
+
+    def _fit_gate(self, model: nn.Module) -> None:
+        """Fit the gate of ``--as auto`` and write it, with what it decides on the watched cases."""
+        setup = self.setup
+        known = [draw_slices(case, self.config.slices) for case in setup.gate_cases]
+        shots = [*setup.shots, *(shot for shot in known if len(shot.slices))]
+        if len(shots) == len(setup.shots):
+            self.note("No gate for --as auto: there are no source training cases to fit one on.")
+            return
+        # The network of the setup may have been tuned in place.
+        source = self.fabric.to_device(load_checkpoint(setup.network.checkpoint)[0])
+        before, after = (
+            Predictor(network, setup.modalities, setup.space, autocast=self.fabric.autocast)
+            for network in (source, model)
+        )
+        try:
+            rows = distributed_map(
+                self.fabric, lambda shot: gate_features(before, after, shot.case, shot.slices), shots
+            )
+        except UsageError as error:
+            self.note(f"No gate for --as auto: {error.found}.")
+            return
+        cases = [(shot.case.id, features) for shot, features in zip(shots, rows, strict=True)]
+        gate = Gate.fit(cases[len(setup.shots) :], cases[: len(setup.shots)])
+        told = GatedPredictor.of(after, before, gate)
+        watched = [("source", case) for case in setup.source] + [("target", case) for case in setup.target]
+        decided = distributed_map(self.fabric, lambda one: told.decide(one[1]), watched)
+        decisions = [
+            WatchedDecision(domain, case.id, case.patient, decision.domain, decision.probability)
+            for (domain, case), decision in zip(watched, decided, strict=True)
+        ]
+        replace(gate, watched=decisions).save(self.run.path)
+        wrong = sum(decision.domain != decision.decided for decision in decisions)
+        self.note(f"Gate for --as auto: {wrong} of {len(decisions)} watched cases taken for the other disease.")
 
 
 def is_first_mark(update: int, first_marks: int) -> bool:

@@ -191,6 +191,21 @@ class DeviceOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiseaseOptions(Options):
+    """Which of the two networks of an adapted run is used."""
+
+    as_disease: Literal["source", "target", "auto"] | None = option(
+        None,
+        "Of an adapted run: the disease that the cases are of. source takes the network from before the adaptation, "
+        "target the adapted one, auto lets the run's gate decide for each case. By default the adapted network takes "
+        "all.",
+        common=True,
+        option="as",
+        later=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PreparationOptions(Options):
     """How cases are prepared, and where they are kept."""
 

@@ -32,6 +32,7 @@ from metaseg.config.options import (
     ClipNorm,
     Count,
     DataOptions,
+    DiseaseOptions,
     EvaluationOptions,
     FirstMarks,
     Folds,
@@ -187,6 +188,13 @@ class AdaptOptions(RunOptions, ProcessOptions, DataOptions, MissingOptions):
     watch_cases: Whole = option(8, "Cases of each domain that are evaluated while tuning; 0 takes all.", ADAPT)
     marks: Count = option(4, "Evaluations while tuning, evenly over the budget.", ADAPT)
     first_marks: FirstMarks = 0
+    gate: bool = option(
+        True,
+        "Fit the gate of --as auto at the end, where source training cases are at hand.",
+        ADAPT,
+        later=True,
+        free=SAME_RESULTS,
+    )
     pictures: bool = option(
         True,
         "Draw overlays and the progress plot at every mark; small runs spend most time on them.",
@@ -304,7 +312,7 @@ class TuneConfig(NaivetuneConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(EvaluationOptions, ProcessOptions, DataOptions, SkipOptions):
+class EvaluateConfig(DiseaseOptions, EvaluationOptions, ProcessOptions, DataOptions, SkipOptions):
     """``metaseg evaluate``: whole-patient metrics of a network on one or more cohorts."""
 
     parent: str | None = option(
@@ -339,7 +347,7 @@ class EvaluateConfig(EvaluationOptions, ProcessOptions, DataOptions, SkipOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(PredictionOptions, ProcessOptions, SkipOptions):
+class PredictConfig(DiseaseOptions, PredictionOptions, ProcessOptions, SkipOptions):
     """``metaseg predict``: segment cases and write NIfTI files on their own grid."""
 
     label_scheme: str | None = option(

@@ -28,6 +28,7 @@ from metaseg.inference.evaluation_files import (
     refuse_other,
     write_evaluation,
 )
+from metaseg.inference.gate import Gate, GatedPredictor
 from metaseg.inference.predictor import Predictor
 from metaseg.metrics.case_metrics import PRESETS, case_metrics
 from metaseg.metrics.cohort_metrics import summarise_cohorts
@@ -36,7 +37,7 @@ from metaseg.models.device import fabric_of, make_fabric
 from metaseg.models.processes import each_case, first_of_machine, gather, is_first
 from metaseg.results import Result
 from metaseg.runs.manifest import NOTICE, SYNTHETIC
-from metaseg.runs.networks import LoadedNetwork, load_network
+from metaseg.runs.networks import LoadedNetwork, adapted_run, keeps_source, load_network, load_source
 from metaseg.runs.together import together
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import StoredCase, to_space
@@ -94,19 +95,25 @@ def run_evaluate(config: EvaluateConfig) -> EvaluationResult:
 
 
 def find_parent(config: EvaluateConfig, network: LoadedNetwork) -> LoadedNetwork | None:
-    """The network before tuning: the one named, else the one that the card names; None if there is none.
+    """The network before tuning: the one named, else the one that the run keeps or the card names; None without any.
 
     Raises:
-        RunError: The one named is not there. Of one that the card names, that is only told.
-        UsageError: It takes other modalities or knows other classes.
+        RunError: The one that ``--parent`` or ``--as`` asks for is not there. Of any other, that is only told.
+        UsageError: It takes other modalities or knows other classes; or ``--as`` is given with ``--parent``, or with a
+            network that was not adapted.
     """
     name = config.parent or network.parent
+    if config.as_disease is not None:
+        if config.parent is not None:
+            raise UsageError("--as and --parent are both given", remedy="omit --parent: the run knows its own")
+        adapted_run(network)
     if name is None:
         return None
+    kept = config.parent is None and (config.as_disease is not None or keeps_source(network))
     try:
-        parent = load_network(name)
+        parent = load_source(network) if kept else load_network(name)
     except RunError as error:
-        if config.parent:
+        if config.parent or config.as_disease in ("source", "auto"):
             raise
         print(f"Forgetting is not computed, since the parent {name} cannot be read: {error.found} (--parent names it)")
         return None
@@ -130,10 +137,15 @@ def evaluate_network(
     One process does this, whatever ``config.devices`` says, unless it is given the fabric of several.
     """
     fabric = fabric or make_fabric(config.device, config.precision)
-    networks = {"after": network} if parent is None else {"before": parent, "after": network}
     folder = evaluation_folder(config, network)
+    if config.as_disease == "auto":
+        Gate.load(adapted_run(network))  # one that is not there is told before any data are read
     with first_of_machine(fabric):
         cases = choose_cases(config, [network, *([parent] if parent else [])])
+    if config.as_disease == "source" and parent is not None:
+        print("Told source: the network from before the adaptation, which has forgotten nothing.")
+        network, parent = parent, None
+    networks = {"after": network} if parent is None else {"before": parent, "after": network}
     synthetic = cases.store.synthetic or any(other.card.synthetic for other in networks.values())
     _tell(cases, synthetic)
     record = evaluation_record(config, networks, cases, synthetic, str(fabric.device), BOOTSTRAP)
@@ -167,6 +179,8 @@ def evaluate_network(
     if is_first(fabric):
         pictures = write_evaluation(folder, record, (rows, cohorts, changes), domains, cases.store, worst, network)
         finished.remove()
+    if config.as_disease == "auto":
+        _tell_decisions(rows)
     _print(cohorts, changes, parent, folder, synthetic, f"{total - len(failed)} of {total} " if failed else "")
     raise_failed(failed, total, "evaluated")
     return EvaluationResult(folder, rows, cohorts, changes, pictures, synthetic)
@@ -196,6 +210,14 @@ def _tell(cases: EvaluationCases, synthetic: bool) -> None:
         )
 
 
+def _tell_decisions(rows: pd.DataFrame) -> None:
+    """Say how many cases of each cohort the gate gave to the adapted network."""
+    decided = rows.dropna(subset=["decided"]).drop_duplicates("case")
+    counts = decided.assign(taken=decided["decided"] == "target").groupby("cohort")["taken"].agg(["sum", "size"])
+    told = (f"{row['sum']} of {row['size']} cases of {cohort}" for cohort, row in counts.iterrows())
+    print(f"The gate took for the target: {', '.join(told)}")
+
+
 def _evaluate_cases(
     config: EvaluateConfig,
     networks: Mapping[str, LoadedNetwork],
@@ -212,11 +234,11 @@ def _evaluate_cases(
     """
     space = compared_space(config, networks["after"])
     known = LABEL_SPACES[networks["after"].card.label_space]
-    predictors = {role: Predictor.from_network(network, fabric, tta=config.tta) for role, network in networks.items()}
-    folds = {
-        run: Predictor.from_network(load_network(run), fabric, tta=config.tta)
-        for run in dict.fromkeys(cases.folds.values())
-    }
+    predictors: dict[str, Predictor] = {}
+    for role, network in networks.items():
+        predictors[role] = _predictor(network, predictors.get("before"), config, fabric)
+    judges = dict.fromkeys(() if config.as_disease == "source" else cases.folds.values())
+    folds = {run: _predictor(load_network(run), predictors.get("before"), config, fabric) for run in judges}
     drawn = _worst_finished(finished, cases.store, space, config.pictures)
     places = {case.id: place for place, case in enumerate(cases.store)}
     worst: list[KeptPrediction] = []
@@ -227,9 +249,10 @@ def _evaluate_cases(
         for role, predictor in predictors.items():
             if case.id in drawn and role != "after":
                 continue
-            if role == "after" and case.patient in cases.folds:
+            if role == "after" and cases.folds.get(case.patient) in folds:
                 predictor = folds[cases.folds[case.patient]]
-            predicted = predictor.segment(case).classes
+            segmented = predictor.segment(case)
+            predicted = segmented.classes
             metrics = score_case(case, label, to_space(predicted, known, space, case.id), space, config.surface)
             head = {
                 "network": role,
@@ -240,6 +263,8 @@ def _evaluate_cases(
                 **({"cross_validated": case.patient in cases.folds} if cases.folds else {}),
                 "synthetic": case.info.synthetic or networks[role].card.synthetic,
             }
+            if segmented.decision is not None:
+                head |= {"decided": segmented.decision.domain}
             rows += [head | metric for metric in metrics]
             if role == "after":
                 kept = KeptPrediction.of(mean_region_dice(metrics, space), places[case.id], predicted)
@@ -255,6 +280,14 @@ def _evaluate_cases(
     by_case = dict(done) | finished.rows
     everyones_worst = sorted(kept for part in gather(fabric, [worst]) for kept in part)[: config.pictures]
     return [row for case in cases.store for row in by_case.get(case.id, ())], failed, everyones_worst
+
+
+def _predictor(network: LoadedNetwork, before: Predictor | None, config: EvaluateConfig, fabric: Fabric) -> Predictor:
+    """A network ready to predict; with ``--as auto``, an adapted one beside the one before, and the gate of its run."""
+    predictor = Predictor.from_network(network, fabric, tta=config.tta)
+    if before is None or config.as_disease != "auto":
+        return predictor
+    return GatedPredictor.of(predictor, before, Gate.load(adapted_run(network)))
 
 
 def _worst_finished(finished: FinishedCases, store: SliceStore, space: LabelSpace, count: int) -> set[str]:

@@ -98,6 +98,7 @@ def evaluation_record(
             "lesionwise": list(PRESETS) if config.surface else [],
             "bootstrap": bootstrap,
             "seed": config.seed,
+            **({} if config.as_disease is None else {"as": config.as_disease}),
         },
         "device": device,
         "versions": versions(),
@@ -117,13 +118,16 @@ class Earlier:
 
 
 def evaluation_folder(config: EvaluateConfig, network: LoadedNetwork) -> Path:
-    """The folder named, or ``evaluation/`` in the network's run; it can be written, and no file that is read is there.
+    """The folder named, or one in the run: ``evaluation/``, or ``evaluation-source/`` and the like with ``--as``.
+
+    It can be written, and no file that is read is there.
 
     Raises:
         UsageError: None is named, and the checkpoint lies in no run; or a file would be replaced that is read.
         WriteError: It cannot be written.
     """
-    folder = network.run / "evaluation" if config.out is None and network.run is not None else config.out
+    own = "evaluation" if config.as_disease is None else f"evaluation-{config.as_disease}"
+    folder = network.run / own if config.out is None and network.run is not None else config.out
     if folder is None:
         raise UsageError(
             "the checkpoint lies in no run, where metrics could be written",

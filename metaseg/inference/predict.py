@@ -23,6 +23,7 @@ from metaseg.config.segmentation import PredictConfig
 from metaseg.errors import DataError, UsageError, recorded_warnings, warn_user, warnings_so_far
 from metaseg.files import FileKind, read_json, refuse_existing, replacing, require_writable, write_json
 from metaseg.inference.case_pictures import case_heatmap, case_overlay, heat_class
+from metaseg.inference.gate import Gate, GatedPredictor
 from metaseg.inference.outputs import (
     description,
     mask_names,
@@ -32,13 +33,13 @@ from metaseg.inference.outputs import (
     write_masks,
     write_probabilities,
 )
-from metaseg.inference.predictor import CaseSegmentation, Predictor, full_probabilities
+from metaseg.inference.predictor import CaseSegmentation, Decision, Predictor, full_probabilities
 from metaseg.models.device import fabric_of, make_fabric
 from metaseg.models.processes import each_case, is_first, several
 from metaseg.pictures.overlay import write_picture
 from metaseg.results import Result
 from metaseg.runs.manifest import NOTICE, SYNTHETIC
-from metaseg.runs.networks import LoadedNetwork, load_network
+from metaseg.runs.networks import LoadedNetwork, adapted_run, load_network, load_source
 from metaseg.runs.together import together
 from metaseg.store.store import is_store
 from metaseg.store.stored_case import StoredCase
@@ -60,12 +61,14 @@ class CasePrediction:
         files: Kind of output to file, see :class:`~metaseg.inference.predict.PredictionJob`.
         volumes: Region or class to ``{"voxels": ..., "ml": ...}``; ml is None where no volume is known.
         synthetic: Whether the case or the network's training data are phantoms.
+        decision: With ``--as auto``, what the gate said.
     """
 
     case: str
     files: dict[str, Path]
     volumes: dict[str, dict[str, float | None]]
     synthetic: bool
+    decision: Decision | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def run_predict(config: PredictConfig) -> PredictionResult:
     Raises:
         RunError: There is no such run or checkpoint.
         DataError: A case cannot be read or lacks a modality. Cases that can be predicted are, before this is raised.
-        UsageError: A setting does not fit, or files would be replaced without ``overwrite``.
+        UsageError: A setting does not fit, or files would be replaced without ``overwrite``; ``--as`` is given with a
+            network that was not adapted.
     """
     network, fabric = load_network(config.run, config.checkpoint), fabric_of(config)
     with together(fabric, config):
@@ -114,6 +118,7 @@ def predict_cases(network: LoadedNetwork, config: PredictConfig, fabric: Fabric 
     One process does this, whatever ``config.devices`` says, unless it is given the fabric of several.
     """
     fabric = fabric or make_fabric(config.device, config.precision)
+    network, predictor = _told(network, config, fabric)
     space = LABEL_SPACES[network.card.label_space]
     settings = asked_for(config)
     jobs, unfit = plan_predictions(config, network.card.modalities, space)
@@ -124,7 +129,6 @@ def predict_cases(network: LoadedNetwork, config: PredictConfig, fabric: Fabric 
         # Nobody writes before all have looked whether the files exist.
         fabric.barrier()
     todo = {job.case.id: job for job in jobs if job.case.id not in {case.case for case in earlier}}
-    predictor = Predictor.from_network(network, fabric, tta=config.tta)
     writer = _PredictionWriter(network, config, predictor, settings)
     found, failed = each_case(fabric, todo, lambda job: predictor.prepare(job.case), writer.predict, "predicted")
     order = {job.case.id: number for number, job in enumerate(jobs)}
@@ -140,6 +144,18 @@ def predict_cases(network: LoadedNetwork, config: PredictConfig, fabric: Fabric 
     return PredictionResult(config.out, tuple(done), any(case.synthetic for case in done))
 
 
+def _told(network: LoadedNetwork, config: PredictConfig, fabric: Fabric) -> tuple[LoadedNetwork, Predictor]:
+    """The network and the predictor that ``--as`` asks for."""
+    run = None if config.as_disease is None else adapted_run(network)
+    if config.as_disease == "source":
+        network = load_source(network)
+    predictor = Predictor.from_network(network, fabric, tta=config.tta)
+    if run is not None and config.as_disease == "auto":
+        source = Predictor.from_network(load_source(network), fabric, tta=config.tta)
+        predictor = GatedPredictor.of(predictor, source, Gate.load(run))
+    return network, predictor
+
+
 def _earlier(
     jobs: list[PredictionJob], config: PredictConfig, network: LoadedNetwork, settings: dict[str, Any]
 ) -> list[CasePrediction]:
@@ -148,7 +164,7 @@ def _earlier(
     for job in jobs:
         found = earlier_prediction(job, config.out, record, settings)
         if found is not None:
-            earlier.append(CasePrediction(job.case.id, job.files, found.volumes, found.synthetic))
+            earlier.append(CasePrediction(job.case.id, job.files, found.volumes, found.synthetic, found.decision))
     print(f"{len(earlier)} of {len(jobs)} cases were predicted before, with the same network and settings.")
     return earlier
 
@@ -173,13 +189,13 @@ class _PredictionWriter:
             self._write_maps(job, case, segmented, synthetic)
             if self.config.pictures:
                 self._write_pictures(job, case, segmented, synthetic)
-            write_json(job.files["summary"], self._summary(job, case, volumes, synthetic))
+            write_json(job.files["summary"], self._summary(job, case, volumes, synthetic, segmented.decision))
         except BaseException:
             # A case is there whole or not at all: half of one could be taken for a prediction without pictures.
             for file in job.files.values():
                 file.unlink(missing_ok=True)
             raise
-        return CasePrediction(job.case.id, job.files, volumes, synthetic)
+        return CasePrediction(job.case.id, job.files, volumes, synthetic, segmented.decision)
 
     def _wanted(self) -> tuple[int, ...]:
         """Classes whose probabilities are written or drawn."""
@@ -221,6 +237,7 @@ class _PredictionWriter:
         stored: StoredCase,
         volumes: dict[str, dict[str, float | None]],
         synthetic: bool,
+        decision: Decision | None,
     ) -> dict[str, Any]:
         geometry = stored.info.geometry
         outputs = {self._relative(file): file for kind, file in job.files.items() if kind != "summary"}
@@ -241,6 +258,7 @@ class _PredictionWriter:
             "unit": geometry.unit,
             "tta": self.config.tta,
             "network": self.network.record(),
+            **({} if decision is None else {"decision": asdict(decision)}),
             "made_from": asdict(MadeFrom(self.settings, input_digest(job.case), digests)),
             "files": [self._relative(file) for file in job.files.values()],
             "inputs": {name: volume.files[0].name for name, volume in job.case.images.items()},
@@ -279,7 +297,8 @@ def _line(done: CasePrediction) -> str:
         if name in ("WT", "TC", "ET")
     ]
     mark = f"   ({SYNTHETIC})" if done.synthetic else ""
-    return f"{done.case}   {'   '.join(sizes)}{mark}"
+    told = f"   {done.decision}" if done.decision else ""
+    return f"{done.case}   {'   '.join(sizes)}{told}{mark}"
 
 
 @dataclass(frozen=True)
@@ -305,6 +324,7 @@ class Summary:
     volumes: dict[str, dict[str, Any]]
     network: dict[str, Any]
     made_from: MadeFrom | None = None
+    decision: Decision | None = None
 
 
 @dataclass(frozen=True)

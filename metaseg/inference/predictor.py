@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from metaseg.inference.logits import Autocast, largest_class, over_cores, predic
 from metaseg.metrics.overlap import joint_histogram, region_counts
 from metaseg.models.card import ModelCard
 from metaseg.models.device import make_fabric
+from metaseg.models.parts import encoder_modules
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.store.prepare_case import PrepareOptions, UnstoredCase, read_unstored
 from metaseg.store.stored_case import StoredCase, to_space
@@ -36,10 +38,28 @@ class CaseSegmentation:
     Attributes:
         classes: Class values ``(slices, height, width)``, ``uint8``, on the full canonical grid.
         kept: Class to its probabilities ``(slices, height, width)``, ``float32``, on the stored grid.
+        decision: To whom a gate gave the case, where one did.
     """
 
     classes: np.ndarray
     kept: Mapping[int, np.ndarray]
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a gate says of a case.
+
+    Attributes:
+        domain: ``source`` or ``target``: whose network takes it.
+        probability: That it is of the target.
+    """
+
+    domain: str
+    probability: float
+
+    def __str__(self) -> str:
+        return f"as {self.domain} (target with probability {self.probability:.2f})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +226,37 @@ class Predictor:
             start += len(most)
         return classes, kept
 
+    def describe_slices(self, case: StoredCase, slices: Slices | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """What the network makes of each slice, as numbers by which slices can be told apart.
+
+        Args:
+            case: The prepared case.
+            slices: Stored slices; by default all.
+
+        Returns:
+            The outputs of the encoder's layers, averaged over each slice: ``(slices, channels of all layers)``; and
+            :data:`CONFIDENCE` ``(slices, 5)``. Both ``float32``.
+
+        Raises:
+            UsageError: It is not known which layers of the network are its encoder.
+        """
+        passed = threading.local()  # batches are passed side by side in threads
+
+        def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
+            passed.means = [*getattr(passed, "means", ()), output.float().mean(dim=(2, 3))]
+
+        def finish(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
+            means, passed.means = torch.cat(passed.means, dim=1), []
+            return means.cpu().numpy(), _confidence(_softmax(logits)).cpu().numpy()
+
+        hooks = [layer.register_forward_hook(keep) for layer in encoder_modules(self.network)]
+        try:
+            parts = list(replace(self, tta=False)._over_slices(finish, case, slices))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return np.concatenate([means for means, _ in parts]), np.concatenate([sure for _, sure in parts])
+
     def dice(self, case: StoredCase) -> dict[str, float]:
         """Dice of each region over all outlined slices on the stored grid, the quick metric that training watches.
 
@@ -270,6 +321,26 @@ class _ArrayVolume:
 
 def _softmax(logits: Tensor) -> Tensor:
     return torch.softmax(logits, dim=1)
+
+
+CONFIDENCE = (
+    "fraction of the slice that is more likely tumour than not",
+    "largest probability of tumour",
+    "mean entropy of tumour against background",
+    "the same over what is tumour",
+    "mean probability of tumour over it",
+)
+"""What :meth:`Predictor.describe_slices` says of a network's confidence; the last two are 0 where nothing is tumour."""
+
+
+def _confidence(probabilities: Tensor) -> Tensor:
+    """:data:`CONFIDENCE` ``(batch, 5)`` of class probabilities ``(batch, class, height, width)``."""
+    tumour = probabilities[:, 1:].sum(dim=1).flatten(1)
+    inside = (tumour > 0.5).float()
+    entropy = torch.special.entr(tumour) + torch.special.entr(1 - tumour.clamp(max=1))
+    area = inside.sum(dim=1)
+    over = [(values * inside).sum(dim=1) / (area + 1) for values in (entropy, tumour)]
+    return torch.stack([inside.mean(dim=1), tumour.amax(dim=1), entropy.mean(dim=1), *over], dim=1)
 
 
 def _largest(scores: Tensor) -> np.ndarray:

@@ -21,7 +21,7 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from metaseg.errors import RunError, TrainingError, UsageError
-from metaseg.files import replacing, write_text
+from metaseg.files import link_or_copy, replacing, write_text
 from metaseg.models.card import ModelCard, Task, checkpoint_files, read_card, read_file
 from metaseg.models.classifier import Classifier
 from metaseg.models.classifiers import rebuild_classifier
@@ -31,6 +31,7 @@ from metaseg.models.weights import non_finite, require_finite, unique_state
 __all__ = [
     "ModelCard",
     "checkpoint_files",
+    "keep_checkpoint",
     "load_checkpoint",
     "load_classifier",
     "read_checkpoint",
@@ -83,6 +84,20 @@ def save_checkpoint(path: str | Path, model: nn.Module, card: ModelCard) -> Path
         stream.write(weights)
     write_text(card_file, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
     return weights_file
+
+
+def keep_checkpoint(source: str | Path, path: str | Path) -> None:
+    """Keep weights and card of a checkpoint under another name too; they are then there if the first are deleted.
+
+    Args:
+        source: The checkpoint.
+        path: The other name; a checkpoint of that name is replaced.
+
+    Raises:
+        WriteError: The files cannot be written.
+    """
+    for old, new in zip(checkpoint_files(source), checkpoint_files(path), strict=True):
+        link_or_copy(old, new)
 
 
 def _require_description(model: nn.Module, card: ModelCard) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,13 @@ from metaseg.models.weights import unique_state
 from metaseg.runs.folder import RunFolder, is_run, like_named
 from metaseg.runs.manifest import portable_path
 from metaseg.store.prepare import cache_root
+from metaseg.verbs import ADAPTATION, verbs_of
 
 PATIENTS_NAME = "patients.json"
 FOLDS = "folds"
 """Folder in an adaptation's run of the runs of its cross-validation."""
+SOURCE = "source"
+"""Checkpoint of an adapted run: the network as it was before."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,51 @@ def load_network(name: str | Path, checkpoint: str = "best") -> LoadedNetwork:
     file, run = find_checkpoint(name, checkpoint)
     model, card = load_checkpoint(file)
     return LoadedNetwork(model.eval(), card, checkpoint_files(file)[0], run)
+
+
+def keeps_source(network: LoadedNetwork) -> bool:
+    """Whether a network's run keeps the one that it was tuned from, as those of earlier releases do not."""
+    return network.run is not None and checkpoint_files(network.run / "checkpoints" / SOURCE)[0].exists()
+
+
+def adapted_run(network: LoadedNetwork) -> Path:
+    """The run that adapted a network to a second disease; ``--as`` tells the two apart.
+
+    Raises:
+        UsageError: It was not adapted, or lies in no run.
+    """
+    run = network.run
+    if run is None or RunFolder.open(run).verb not in verbs_of(ADAPTATION):
+        raise UsageError(
+            "--as tells two diseases apart, but "
+            + ("the checkpoint lies in no run" if run is None else "the run adapted no network to a second one"),
+            where=run or network.checkpoint,
+            expected=f"a run of {' or '.join(verbs_of(ADAPTATION))}",
+            remedy="name the folder of such a run, or omit --as",
+        )
+    return run
+
+
+def load_source(network: LoadedNetwork) -> LoadedNetwork:
+    """The network that an adapted one was tuned from, to the bit: the one that its run keeps, else the card's parent.
+
+    Raises:
+        UsageError: It was not adapted, or lies in no run.
+        RunError: The run keeps none and the parent is gone, or one of them is damaged.
+    """
+    run = adapted_run(network)
+    kept = run / "checkpoints" / SOURCE
+    if keeps_source(network):
+        return replace(load_network(kept), run=run)
+    try:
+        return load_network(str(network.parent))
+    except RunError as error:
+        raise RunError(
+            f"the run keeps no network from before the adaptation, and its parent cannot be read: {error.found}",
+            where=str(network.parent),
+            expected=f"{checkpoint_files(kept)[0]}, or the parent where it was",
+            remedy="bring the parent back, or adapt again",
+        ) from error
 
 
 def give_loaded(

@@ -25,7 +25,7 @@ from metaseg.models.device import fabric_of
 from metaseg.models.processes import first_of_machine
 from metaseg.runs.folder import RunFolder, config_paths, is_run
 from metaseg.runs.manifest import MANIFEST_NAME, Manifest, read_manifest
-from metaseg.runs.networks import PATIENTS_NAME, find_checkpoint, patient_rows, read_patients
+from metaseg.runs.networks import PATIENTS_NAME, SOURCE, find_checkpoint, patient_rows, read_patients
 from metaseg.runs.state import STATE_NAME, RunState
 from metaseg.runs.together import is_companion, open_run, together
 from metaseg.runs.training_state import can_go_on, load_training_state
@@ -352,7 +352,7 @@ def finished_run(config: RunOptions) -> RunFolder | None:
     """
     finished = RunFolder.check(config)
     if finished is not None:
-        if not any((finished.path / "checkpoints").glob("*.safetensors")):
+        if all(file.stem == SOURCE for file in (finished.path / "checkpoints").glob("*.safetensors")):
             raise RunError(
                 "the run says that it is finished, but its weights are gone",
                 where=finished.path / "checkpoints",

@@ -243,7 +243,7 @@ class Plan(Work):
             settings |= {"marks": study.marks, "first_marks": study.first_marks}
         else:
             # A trial never opens the test part, nor does the oracle's run, which is a tool and no result.
-            settings |= {"seed": study.search_seed, "marks": 1, "test_part": study.search_part}
+            settings |= {"seed": study.search_seed, "marks": 1, "gate": False, "test_part": study.search_part}
             settings["shots"] = self.search_shots if unit.kind == "search" else self.patients.get(unit.target, 1)
         with _naming(unit):
             if unit.kind == "oracle" or self.entries[unit.label].family == "plain":

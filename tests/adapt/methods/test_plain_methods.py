@@ -176,7 +176,8 @@ class TestLora:
 
     def test_no_other_method_writes_further_weights(self, whole: Any) -> None:
         assert {path.name for path in (whole("naive").run / "checkpoints").glob("*.safetensors")} == {
-            "last.safetensors"
+            "last.safetensors",
+            "source.safetensors",
         }
 
 
