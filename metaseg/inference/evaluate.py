@@ -90,6 +90,8 @@ def run_evaluate(config: EvaluateConfig) -> EvaluationResult:
         UsageError: Settings contradict each other, or the folder holds another evaluation.
     """
     network, fabric = load_network(config.run, config.checkpoint), fabric_of(config)
+    if config.as_disease == "auto":
+        Gate.load(adapted_run(network))  # one that is not there is told before any data are read
     with together(fabric, config):
         return evaluate_network(network, find_parent(config, network), config, fabric)
 
@@ -138,8 +140,6 @@ def evaluate_network(
     """
     fabric = fabric or make_fabric(config.device, config.precision)
     folder = evaluation_folder(config, network)
-    if config.as_disease == "auto":
-        Gate.load(adapted_run(network))  # one that is not there is told before any data are read
     with first_of_machine(fabric):
         cases = choose_cases(config, [network, *([parent] if parent else [])])
     if config.as_disease == "source" and parent is not None:
@@ -179,8 +179,7 @@ def evaluate_network(
     if is_first(fabric):
         pictures = write_evaluation(folder, record, (rows, cohorts, changes), domains, cases.store, worst, network)
         finished.remove()
-    if config.as_disease == "auto":
-        _tell_decisions(rows)
+    _tell_decisions(rows)
     _print(cohorts, changes, parent, folder, synthetic, f"{total - len(failed)} of {total} " if failed else "")
     raise_failed(failed, total, "evaluated")
     return EvaluationResult(folder, rows, cohorts, changes, pictures, synthetic)
@@ -211,7 +210,9 @@ def _tell(cases: EvaluationCases, synthetic: bool) -> None:
 
 
 def _tell_decisions(rows: pd.DataFrame) -> None:
-    """Say how many cases of each cohort the gate gave to the adapted network."""
+    """Say how many cases of each cohort a gate gave to the adapted network, where one decided."""
+    if "decided" not in rows:
+        return
     decided = rows.dropna(subset=["decided"]).drop_duplicates("case")
     counts = decided.assign(taken=decided["decided"] == "target").groupby("cohort")["taken"].agg(["sum", "size"])
     told = (f"{row['sum']} of {row['size']} cases of {cohort}" for cohort, row in counts.iterrows())

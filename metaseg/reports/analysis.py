@@ -41,6 +41,7 @@ from metaseg.studies.tables import (
     read_study_table,
     rows_of_region,
 )
+from metaseg.studies.told import DECISION_COLUMNS, told_summary, watched_decisions
 
 RESAMPLES = 2000
 FREE = ("best", "extra", "active", "passive", "naive")
@@ -68,6 +69,12 @@ class SegmentationInputs(ReportInputs):
     def tuned(self) -> tuple[ReportRun, ...]:
         """The adaptations."""
         return tuple(run for run in self.runs if run.tuned)
+
+    @property
+    def decisions(self) -> pd.DataFrame:
+        """What the gates of the adaptations decided on watched cases, with ``DECISION_COLUMNS``."""
+        rows = [_head(run) | decision for run in self.tuned for decision in watched_decisions(run.path)]
+        return pd.DataFrame(rows, columns=list(DECISION_COLUMNS))
 
 
 def read_segmentation(paths: Sequence[Path]) -> SegmentationInputs:
@@ -345,6 +352,7 @@ class Analysis:
         steps: As from :func:`metaseg.studies.first_steps.first_steps`, against the reference.
         rows: The report's table up to that work, of the region, empty cases settled.
         own: The same of what the runs' own networks did at every mark.
+        told: As from :func:`metaseg.studies.told.told_summary`.
     """
 
     region: str
@@ -361,6 +369,7 @@ class Analysis:
     steps: pd.DataFrame
     rows: pd.DataFrame
     own: pd.DataFrame
+    told: pd.DataFrame
 
     @property
     def groups(self) -> list[Group]:
@@ -444,6 +453,7 @@ def analyse(inputs: SegmentationInputs, region: str | None) -> Analysis:
         steps=first_steps(inputs.table, region, reference, resamples=resamples),
         rows=rows_of_region(compared, region),
         own=rows_of_region(inputs.own, region),
+        told=told_summary(inputs.table, inputs.decisions, region, resamples=resamples),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -61,6 +62,7 @@ from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import read_curves
 from metaseg.studies.pairs import FRACTION, against_best
 from metaseg.studies.papers import SYNTHETIC, Beside, beside_paper, papers
+from metaseg.studies.told import TOLD_METRICS
 
 FEW_METHODS = 6
 """Methods whose names fit beside small charts."""
@@ -401,6 +403,7 @@ def _tables_section(analysis: Analysis, synthetic: bool, asked: bool) -> Section
     for group in analysis.groups:
         tables = [
             _work_table(analysis, group),
+            _told_table(analysis, group),
             _both_axes_table(analysis, group),
             _ends_table(analysis, group),
             _seconds_table(analysis, group),
@@ -474,6 +477,25 @@ def _work_table(analysis: Analysis, group: Group) -> Table:
     if unequal is not None:
         caption += f". {_budgets_text(unequal)}"
     return Table(caption, _method_rows(analysis, analysis.work, group), [_method_column(analysis), *columns])
+
+
+def _told_table(analysis: Analysis, group: Group) -> Table | None:
+    """One network, disease told, and told by the gates; None where nothing is known of the source."""
+    rows = group.of(analysis.told)
+    if rows["source_after"].isna().all():
+        return None
+    columns = [
+        text_column("method", "method"),
+        text_column("network", "which network"),
+        *(replace(column, best="") for column in _COLUMNS if column.name in TOLD_METRICS),
+        TableColumn("error_source", "gate wrong on source", "Fraction of source cases that it took for the target."),
+        TableColumn("error_target", "gate wrong on target", "Fraction of target cases that it took for the source."),
+    ]
+    caption = (
+        f"{group.title}: Dice {analysis.region} of one network for both diseases, where the disease of a case is told "
+        "(--as source, --as target), and where the run's gate tells it (--as auto)"
+    )
+    return Table(caption, rows.assign(role=rows["method"].map(analysis.roles.colours)), columns)
 
 
 def _untested(columns: Sequence[TableColumn]) -> list[TableColumn]:

@@ -30,6 +30,7 @@ from metaseg.studies.preparation import dry_patients, known_region, prepare_stud
 from metaseg.studies.search import short
 from metaseg.studies.study_metrics import method_summary
 from metaseg.studies.tables import TABLE_COLUMNS, TIMING_COLUMNS, write_table
+from metaseg.studies.told import AUTO, DECISION_COLUMNS, ONE, TOLD, TOLD_METRICS, told_summary, watched_decisions
 from metaseg.studies.workers import Pace, Unit, continued_by_the_same_command, do_what_is_left, duration, raise_failures
 from metaseg.terminal import print_table
 
@@ -112,8 +113,9 @@ def _run(plan: Plan) -> ComparisonResult:
         results, timing = collect(plan, done)
         write_table(results, plan.folder / "results")
         write_table(timing, plan.folder / "timing")
-    summarised = _write_metrics(plan, results, timing)
+    summarised, told = _write_metrics(plan, results, timing, collect_decisions(plan, done))
     print_summary(plan, summarised)
+    print_told(plan, told)
     if plan.study.paper is not None:
         _print_papers(plan, summarised, done)
     print(f"{len(done)} of {sum(1 for _ in plan.cells)} cells are done; tables in {plan.folder}:")
@@ -121,6 +123,7 @@ def _run(plan: Plan) -> ComparisonResult:
     print("  summary.csv    metrics with intervals")
     print("  seconds.csv    the summary at equal seconds")
     print("  pairwise.csv   methods in pairs")
+    print("  told.csv       one network, disease told, and told by the gate")
     if plan.study.first_marks:
         print("  first_steps.csv  Dice after the first 1, 2, 4, ... updates")
     print("  both_axes.csv  who learns as naive tuning does and forgets half as much at most")
@@ -156,10 +159,22 @@ def collect(plan: Plan, cells: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFra
     return pd.DataFrame(results, columns=list(TABLE_COLUMNS)), pd.DataFrame(times, columns=list(TIMING_COLUMNS))
 
 
-def _write_metrics(plan: Plan, results: pd.DataFrame, timing: pd.DataFrame) -> pd.DataFrame:
-    """Write the tables that are computed from the results; gives the summary."""
+def collect_decisions(plan: Plan, cells: Sequence[Unit]) -> pd.DataFrame:
+    """What the gates of finished cells decided on the cases that they watch: ``DECISION_COLUMNS``."""
+    rows = [
+        {"target": cell.target, "method": cell.label, "shots": cell.shots, "seed": cell.seed} | decision
+        for cell in cells
+        for decision in watched_decisions(plan.folder / cell.folder)
+    ]
+    return pd.DataFrame(rows, columns=list(DECISION_COLUMNS))
+
+
+def _write_metrics(
+    plan: Plan, results: pd.DataFrame, timing: pd.DataFrame, decisions: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write the tables that are computed from the results; gives the summary, and that with the disease told."""
     if results.empty:
-        return pd.DataFrame()
+        return pd.DataFrame(), pd.DataFrame()
     region, resamples = str(plan.study.region), plan.study.resamples
     baselines = [label for label, entry in plan.entries.items() if entry.method == "naive"]
     summarised = method_summary(results, region, resamples=resamples)
@@ -171,9 +186,10 @@ def _write_metrics(plan: Plan, results: pd.DataFrame, timing: pd.DataFrame) -> p
     }
     if not (steps := first_steps(results, region, next(iter(baselines), None), resamples=resamples)).empty:
         tables["first_steps"] = steps
+    tables["told"] = told_summary(results, decisions, region, resamples=resamples)
     for name, table in tables.items():
         write_table(table, plan.folder / name)
-    return summarised
+    return summarised, tables["told"]
 
 
 def print_summary(plan: Plan, summarised: pd.DataFrame) -> None:
@@ -198,6 +214,28 @@ def print_summary(plan: Plan, summarised: pd.DataFrame) -> None:
             print_notes(plan, rows)
 
 
+def print_told(plan: Plan, told: pd.DataFrame) -> None:
+    """Print what every method gives with the disease told, and with the gates; the tables above are of one network."""
+    if told.empty:
+        return
+    shown = {name: COLUMNS[name] for name in TOLD_METRICS} | {
+        "error_source": "source cases taken for target",
+        "error_target": "and target for source",
+    }
+    for (target, shots), rows in told[told["network"] != ONE].groupby(["target", "shots"], sort=False):
+        rows = rows.set_index(["method", "network"])
+        print_table(
+            f"{target}, {shots} shots, disease told, or told by the gates: Dice of {plan.study.region}",
+            ["method", "", *shown.values()],
+            [
+                [entry.title, network, *(_shown(name, rows.loc[label, network]) for name in shown)]
+                for label, entry in plan.entries.items()
+                for network in (TOLD, AUTO)
+                if (label, network) in rows.index
+            ],
+        )
+
+
 def print_notes(plan: Plan, rows: pd.DataFrame) -> None:
     """Print what the highest balanced mean of a table is worth, and over what its intervals are where seeds are few."""
     order = rows["balanced_mean"].dropna().sort_values(ascending=False).index
@@ -217,7 +255,7 @@ def _print_papers(plan: Plan, summarised: pd.DataFrame, done: Sequence[Unit]) ->
 
 
 def _shown(name: str, row: pd.Series) -> str:
-    value, spread = float(row[name]), float(row[f"{name}_sd"])
+    value, spread = float(row[name]), float(row.get(f"{name}_sd", math.nan))
     if math.isnan(value):
         return "-"
     if name in WHOLE:

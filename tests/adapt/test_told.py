@@ -130,7 +130,7 @@ def test_without_a_gate_auto_says_so(adapted, pretrained, tmp_path, capsys):
         metaseg.evaluate(run, data=pretrained["data"], as_disease="auto", cache=pretrained["cache"])
     alone = shutil.copytree(parent / "checkpoints", tmp_path / "alone") / "best"
     run = metaseg.naivetune(**(given | {"from_run": alone}), out=tmp_path / "no-source").run
-    assert "No gate for --as auto: there are no source training cases" in capsys.readouterr().out
+    assert "No gate for --as auto: there are no source training cases" in capsys.readouterr().err
     assert not (run / "gate.json").exists()
 
 
