@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +29,12 @@ C = TypeVar("C", bound=Config)
 
 
 def load_config(
-    cls: type[C], file: Path | None = None, overrides: Mapping[str, Any] | None = None, *, recorded: bool = False
+    cls: type[C],
+    file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    recorded: bool = False,
+    used: Collection[str] = (),
 ) -> C:
     """Build a config from a YAML file and values that win over it.
 
@@ -43,6 +48,7 @@ def load_config(
         file: YAML file, or None.
         overrides: Values by field or option name; None is a value, not an absence.
         recorded: Whether they are read back from a run, of which nothing needs to be said again.
+        used: Names of settings that the caller goes by, whether or not the verb ignores them.
 
     Returns:
         The checked config.
@@ -83,11 +89,11 @@ def load_config(
     if config is None or problems:
         raise _one_error(problems + wrong)
     if not recorded:
-        _tell_ignored(config, fields, values)
+        _tell_ignored(config, fields, [name for name in values if name not in used])
     return config
 
 
-def _tell_ignored(config: Config, fields: Mapping[str, FieldDescription], values: Mapping[str, Any]) -> None:
+def _tell_ignored(config: Config, fields: Mapping[str, FieldDescription], values: Iterable[str]) -> None:
     """Warn of settings that have no meaning without another one, or beside it."""
     for name in values:
         field = fields[name]

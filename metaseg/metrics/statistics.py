@@ -150,22 +150,29 @@ def _p_of_gap(of_seeds: np.ndarray, of_patients: np.ndarray, patients: int) -> f
     return float(2.0 * stats.t.sf(gap / math.sqrt(variance), freedom))
 
 
-def seeds_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float]:
+def seeds_interval(
+    values: Sequence[float] | np.ndarray, level: float = 0.95, least: float = 0.0, most: float = 1.0
+) -> tuple[float, float]:
     """Student's interval of a mean over seeds, as papers give it over runs; it says nothing of other patients.
+
+    It ends where the metric does: no mean lies beyond, so that what is cut off costs no coverage.
 
     Args:
         values: A metric of each run ``(seed,)``; NaN among them are left out.
         level: Coverage in (0, 1).
+        least: The least value that the metric can have: -1 of a difference of two fractions.
+        most: The greatest.
 
     Returns:
-        Lower and upper end; NaN with fewer than :data:`FEWEST_SEEDS` runs.
+        Lower and upper end; NaN with fewer than :data:`FEWEST_SEEDS` runs, or if they do not vary.
     """
     known = np.asarray(values, dtype=np.float64)
     known = known[~np.isnan(known)]
-    if len(known) < FEWEST_SEEDS:
+    if len(known) < FEWEST_SEEDS or _same(known):
         return math.nan, math.nan
     half = float(stats.t.ppf(0.5 + level / 2, len(known) - 1) * np.std(known, ddof=1) / math.sqrt(len(known)))
-    return float(np.mean(known)) - half, float(np.mean(known)) + half
+    mean = float(np.mean(known))
+    return max(mean - half, least), min(mean + half, most)
 
 
 def interval_over(units: int, seeds: int, unit: str = "patient") -> str:
@@ -259,11 +266,16 @@ def percentile_interval(samples: np.ndarray, level: float = 0.95) -> tuple[float
     that gives one class, stays as it is in every resample, and that says nothing of its uncertainty.
     """
     samples = samples[~np.isnan(samples)]
-    if not len(samples) or np.ptp(samples) <= 10.0**-SAME:
+    if not len(samples) or _same(samples):
         return math.nan, math.nan
     tail = 100.0 * (1.0 - level) / 2.0
     low, high = np.percentile(samples, [tail, 100.0 - tail])
     return float(low), float(high)
+
+
+def _same(values: np.ndarray) -> bool:
+    """Whether values do not vary, but for rounding errors."""
+    return bool(np.ptp(values) <= 10.0**-SAME)
 
 
 def known_mean(values: np.ndarray, axis: int = -1, weights: np.ndarray | float = 1.0) -> np.ndarray:

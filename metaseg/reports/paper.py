@@ -74,9 +74,12 @@ def run_paper(config: PaperConfig) -> PaperResult:
             failed[file.stem] = error
             print(f"{file.stem} failed: {error}")
     if failed:
-        reasons = "; ".join(f"{name}: {error.found}" for name, error in failed.items())
+        reasons = "; ".join(
+            f"{name}: {error.found}" + (f" ({error.where})" if error.where else "") for name, error in failed.items()
+        )
         raise RunError(
-            f"{len(failed)} of {len(files)} studies failed: {reasons}", remedy="run the same command again to go on"
+            f"{len(failed)} of {len(files)} studies failed: {reasons}",
+            remedy="mend what is told of each above; the same command then goes on",
         )
     return PaperResult(tuple(studies), tuple(pages))
 

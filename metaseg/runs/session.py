@@ -37,8 +37,10 @@ RESULT_NAME = "result.json"
 INPUTS_NAME = "inputs.json"
 _BLAKE2B = partial(blake2b, digest_size=16)
 INPUTS_KIND = FileKind("what a metaseg run reads", "start the run again with --overwrite")
-NOT_BY_FILE = frozenset({"out", "cache", "ask", "data", "source", "ranking_from"})
-"""Paths among the settings that are written to, that hold cases, which are compared one by one, or save work."""
+WRITTEN = frozenset({"out", "cache", "ask"})
+"""Paths among the settings that are written to."""
+NOT_BY_FILE = WRITTEN | {"data", "source", "ranking_from"}
+"""Those, and the paths that hold cases, which are compared one by one, or save work."""
 
 REMEDY = "bring back what the run began with, or start another run with another --out"
 
@@ -81,9 +83,11 @@ class Inputs:
             config: The verb's settings, with ``out`` and ``resume``.
 
         Raises:
+            DataError: The run begins, and a file or folder that a setting names is not there.
             RunError: The record is damaged.
         """
         if not config.resume or config.out is None or not is_run(config.out):
+            _check_there(config)
             return cls()
         path = config.out / INPUTS_NAME
         if not path.exists():
@@ -216,6 +220,21 @@ class Inputs:
     def _refusal(self, found: str, name: str = "cases") -> RunError:
         where = None if self.run is None else self.run / (MANIFEST_NAME if name == MANIFEST_NAME else INPUTS_NAME)
         return RunError(found, where=where, expected="the data and files that the run recorded", remedy=REMEDY)
+
+
+def _check_there(config: Config) -> None:
+    """Raise for a file or folder that is not there: before anything is prepared or trained that would need it."""
+    for item in describe_fields(type(config)):
+        value = getattr(config, item.name)
+        named = value if item.element is Path else (value,) if item.annotation is Path and value is not None else ()
+        absent = [path for path in named if not path.exists()]
+        if absent and item.name not in WRITTEN:
+            raise DataError(
+                f"what {item.flag} names does not exist",
+                where=absent[0],
+                expected=item.help.rstrip("."),
+                remedy=f"check the path, or omit {item.flag}",
+            )
 
 
 def content_digest(name: str | Path, hasher: Callable[[bytes], Any] = sha256) -> str:

@@ -17,6 +17,8 @@ FOLDER = "phantoms"
 SEED = 0
 PARTS = {"train": 0.5, "val": 0.2, "test": 0.3}
 TARGETS, SOURCES = ("met", "lgg"), ("hgg",)
+OF_PHANTOMS = frozenset({"phantom_cases"})
+"""Settings of a verb that the study makes its phantoms by; the verb itself is given data, and has no use for them."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from metaseg.studies.entries import (
     plain,
     read_entry,
 )
-from metaseg.studies.phantoms import phantom_pretraining, phantom_target
+from metaseg.studies.phantoms import OF_PHANTOMS, phantom_pretraining, phantom_target
 from metaseg.studies.search import RUNS, WORST, Notes, Search
 from metaseg.studies.workers import ORACLE, PRETRAIN, Unit, Work
 
@@ -247,8 +247,8 @@ class Plan(Work):
             settings["shots"] = self.search_shots if unit.kind == "search" else self.patients.get(unit.target, 1)
         with _naming(unit):
             if unit.kind == "oracle" or self.entries[unit.label].family == "plain":
-                return resolve_defaults(load_config(NaivetuneConfig, None, settings))
-            return resolve_defaults(load_config(MetatuneConfig, None, settings))
+                return resolve_defaults(load_config(NaivetuneConfig, None, settings, used=OF_PHANTOMS))
+            return resolve_defaults(load_config(MetatuneConfig, None, settings, used=OF_PHANTOMS))
 
     def settings(self, unit: Unit) -> dict[str, Any]:
         """What the settings file says on a unit: shared, its target's and its entry's."""
@@ -277,7 +277,7 @@ def make_plan(study: CompareConfig) -> Plan:
         check_keys(study.pretrain, known | {"phantoms", "seed", "jobs"}, "pretrain")
         settings = phantom_pretraining(plain(study.pretrain), folder)
         own = {"out": folder / PRETRAIN, "device": study.device, "precision": study.precision, "cache": study.cache}
-        pretrain = load_config(PretrainConfig, None, {**settings, **own})
+        pretrain = load_config(PretrainConfig, None, {**settings, **own}, used=OF_PHANTOMS)
     entries = {label: read_entry(label, settings, study) for label, settings in study.methods.items()}
     check_shared_searches(entries)
     targets = {name: _target(name, settings, study, folder) for name, settings in study.targets.items()}
@@ -353,7 +353,7 @@ def _target(name: str, given: Any, study: CompareConfig, folder: Path) -> dict[s
     if not isinstance(given, Mapping):
         raise UsageError(f"'{where}' is '{given}'", expected="a mapping of data settings, or {phantoms: met}")
     settings = plain(given)
-    check_keys(settings, OF_TARGETS | {"phantoms", "phantom_cases"}, where)
+    check_keys(settings, OF_TARGETS | OF_PHANTOMS | {"phantoms"}, where)
     shared = plain(study.shared)
     if "phantoms" in settings or not (settings.get("data") or shared.get("data")):
         pretraining = plain(study.pretrain or {})

@@ -127,3 +127,13 @@ class TestShots:
         for shots in (1, "all"):
             with pytest.raises(UsageError, match="the target has no patients with tumour"):
                 draw_shots(replace(store, cases=()), shots, 4, 0)
+
+
+@pytest.mark.parametrize("name", ["split", "source_split", "patients", "source"])
+def test_what_does_not_exist_is_refused_before_anything_is_trained(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("metaseg.adapt.setup.run_pretrain", lambda config: pytest.fail("a network was pretrained first"))
+    value = (tmp_path / "nowhere",) if name == "source" else tmp_path / "nowhere"
+    with pytest.raises(DataError, match=f"what --{name.replace('_', '-')} names does not exist") as caught:
+        prepare_setup(NaivetuneConfig(**{name: value}))
+    assert caught.value.where == tmp_path / "nowhere"

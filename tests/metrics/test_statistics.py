@@ -182,6 +182,21 @@ def test_interval_over_runs_is_student_s():
     assert all(map(math.isnan, seeds_interval(runs[:3])))
 
 
+def test_interval_over_runs_ends_where_the_metric_does():
+    runs = np.array([0.99, 0.9, 0.7])
+    low, high = stats.t.interval(0.95, 2, runs.mean(), stats.sem(runs))
+    assert high > 1
+    assert seeds_interval(runs) == pytest.approx((low, 1.0))
+    assert seeds_interval(1 - runs) == pytest.approx((0.0, 1 - low))
+    low, high = stats.t.interval(0.95, 2, (runs - 0.9).mean(), stats.sem(runs))
+    assert low < 0
+    assert seeds_interval(runs - 0.9, least=-1.0) == pytest.approx((low, high))
+
+
+def test_runs_that_do_not_differ_have_no_interval_over_them():
+    assert all(map(math.isnan, seeds_interval([0.5, 0.5, 0.5 + 1e-15])))
+
+
 class TestBestOfMany:
     def found(self, generator, entries=6, patients=12, seeds=5, better=0.0, of_seeds=0.3, resamples=200):
         """Values of runs and of resampled patients, of entries that do not differ but for the first."""

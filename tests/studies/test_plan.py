@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,10 @@ def test_an_oracle_order_gets_one_run_for_each_target(study, domains):
 
 
 def test_phantoms_are_the_same_for_every_seed(study):
-    plan = make_plan(study(targets={"met": {"phantoms": "met", "phantom_cases": 8}}, shared={}, seeds=3))
+    with warnings.catch_warnings():
+        # The number is not ignored: the study makes so many.
+        warnings.simplefilter("error")
+        plan = make_plan(study(targets={"met": {"phantoms": "met", "phantom_cases": 8}}, shared={}, seeds=3))
     configs = [plan.config(unit) for unit in plan.units]
     assert len({config.data for config in configs}) == len({config.split for config in configs}) == 1
     assert configs[0].data == (plan.folder / "phantoms" / "met-8",)

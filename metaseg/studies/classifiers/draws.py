@@ -148,10 +148,10 @@ def _without_band(entry: ClassifierConfig) -> str:
     return repr(replace(entry, drop_top=0.0, drop_bottom=0.0, draw="top"))
 
 
-def spread_over_seeds(values: pd.Series, name: str) -> dict[str, float]:
-    """Mean, deviation and Student's 95 % interval over seeds, as the columns of a summary."""
+def spread_over_seeds(values: pd.Series, name: str, least: float = 0.0) -> dict[str, float]:
+    """Mean, deviation and Student's 95 % interval over seeds, as the columns of a summary; ``least`` bounds it below."""
     known = values.to_numpy(np.float64)
-    low, high = seeds_interval(known) if len(known) else (math.nan, math.nan)
+    low, high = seeds_interval(known, least=least)
     mean = float(known.mean()) if len(known) else math.nan
     return {
         name: mean,
@@ -188,7 +188,7 @@ def with_validation(work: ClassifierWork, summarised: pd.DataFrame, finals: pd.D
         for part, name in (("test", metric), ("val", f"val_{metric}")):
             if entry in steps:
                 mine, outer = (of_entry(finals, one, part, metric) for one in (entry, steps[entry]))
-                row |= spread_over_seeds((mine - outer).dropna(), f"{name}_step")
+                row |= spread_over_seeds((mine - outer).dropna(), f"{name}_step", least=-1.0)
         rows.append(row)
     return summarised.merge(pd.DataFrame(rows), on="entry", how="left") if rows else summarised
 
@@ -251,7 +251,7 @@ def size_table(work: ClassifierWork, finals: pd.DataFrame) -> pd.DataFrame:
         control = by_chance.get(draw.size, draw.entry)
         if control != draw.entry:
             mine, theirs = (of_entry(finals, one, "test", work.study.metric) for one in (draw.entry, control))
-            row |= {"against": control, **spread_over_seeds((mine - theirs).dropna(), "difference")}
+            row |= {"against": control, **spread_over_seeds((mine - theirs).dropna(), "difference", least=-1.0)}
         rows.append(row)
     return _finished(work, rows, finals)
 
