@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainConfig
@@ -176,6 +176,9 @@ def test_unreadable_files_are_usage_errors(tmp_path: Path) -> None:
 def test_file_of_another_verb_is_refused(tmp_path: Path) -> None:
     error = failure(PretrainConfig, written(tmp_path, "verb: metatune\n"))
     assert error.found == "the config file is for 'metaseg metatune'"
+    error = failure(PretrainConfig, written(tmp_path, "verb: classify-compare\n"))
+    assert error.found == "the config file is for 'metaseg classify compare'"
+    assert str(error.remedy).startswith("give it to 'metaseg classify compare'")
 
 
 def test_positional_arguments_are_needed_but_may_come_from_the_file(tmp_path: Path) -> None:
@@ -199,6 +202,7 @@ text = st.text(
 WHOLE = st.integers(-(2**63) + 1, 2**63 - 1)
 
 
+@settings(deadline=None)
 @given(
     data=st.lists(st.sampled_from(["a", "b c", "/x/ü", "yes", "1", "- x", "#c", "null"]), max_size=3),
     names=st.lists(st.sampled_from(["HGG", "no", "3", "1e3", "null", "~"]), max_size=3),

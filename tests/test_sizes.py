@@ -123,6 +123,7 @@ def test_what_a_study_wrote_down_is_read_again(study, tmp_path):
         ({"sizes": {"tiny": {}}}, None, r"(?s)holds a size 'tiny'.*under smoke, under small"),
         ({"sizes": [1]}, None, r"'sizes' holds '\[1\]'"),
         ({"sizes": {"smoke": 3}}, "smoke", r"(?s)no size 'smoke'.*mapping"),
+        ({"sizes": {"smoke": None}}, "smoke", r"(?s)no size 'smoke'.*make 'smoke' a mapping"),
         ({}, "tiny", r"(?s)'size' is 'tiny'.*smoke, small, full"),
     ],
 )

@@ -20,6 +20,7 @@ from metaseg.classify.transfer import Transfer
 from metaseg.config.classification import ClassifyActiveConfig, FitOptions
 from metaseg.metrics.classification import classification_metrics
 from metaseg.models import Classifier, ModelCard, build_classifier
+from metaseg.models.classifiers import check_classifier
 from metaseg.models.processes import distributed_map, several
 from metaseg.models.weights import finite_output
 from metaseg.runs.networks import NO_FILES, weights_file
@@ -27,6 +28,18 @@ from metaseg.terminal import Progress
 from metaseg.training.augment import Augmentation
 from metaseg.training.loop import LoopPlan, LoopState, Objective, fit
 from metaseg.training.optimization import build_optimizer, learning_rate
+
+
+def check_network(config: FitOptions, *, download: bool = False) -> None:
+    """Find out whether the network of settings can be had: :func:`~metaseg.models.classifiers.check_classifier`."""
+    check_classifier(
+        config.model,
+        weights_file(config.weights),
+        head=config.head,
+        head_options=config.head_options,
+        model_options=config.model_options,
+        download=download,
+    )
 
 
 def new_classifier(config: FitOptions, slices: ClassifiedSlices, seed: int) -> Classifier:

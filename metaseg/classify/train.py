@@ -14,6 +14,7 @@ from metaseg.classify.annotator import refuse_to_lose_labels
 from metaseg.classify.data import Parts, into_parts, open_slices, part_lines, phantoms_in_words
 from metaseg.classify.fitting import (
     Rates,
+    check_network,
     classifier_card,
     classifier_objective,
     classifier_optimizer,
@@ -128,6 +129,8 @@ def open_parts(
         RunError: The run to resume began with other data, or other weights.
     """
     inputs.take_files(config)
+    # Before the data, which may take long to prepare.
+    check_network(config, download=True)
     slices = open_slices(config, annotator=annotator, inputs=inputs)
     inputs.check_fingerprint(slices.store.fingerprint)
     kept = None if inputs.run is None else inputs.run / SPLIT_NAME

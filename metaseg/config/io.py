@@ -206,11 +206,12 @@ def _read_yaml(file: Path, verb: str) -> dict[str, Any]:
     content = read_settings(file, expected)
     found = content.pop("verb", verb)
     if found != verb:
+        words = command_words(str(found))
         raise UsageError(
-            f"the config file is for 'metaseg {found}'",
+            f"the config file is for 'metaseg {words}'",
             where=file,
             expected=expected,
-            remedy=f"run 'metaseg {command_words(str(found))} --config {file}', or change its key 'verb'",
+            remedy=f"give it to 'metaseg {words}', or change its key 'verb'",
         )
     return content
 

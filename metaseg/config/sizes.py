@@ -45,7 +45,7 @@ def of_size(content: Mapping[str, Any], size: str | None, file: Path) -> tuple[d
             f"the settings file has no size '{size}'",
             where=file,
             expected=f"'{OVERLAYS}: {{{size}: ...}}' with the settings that differ in it",
-            remedy=f"it has {', '.join([*overlays, 'full'])}" if overlay is None else "make it a mapping",
+            remedy=f"make '{size}' a mapping" if size in overlays else f"it has {', '.join([*overlays, 'full'])}",
         )
     settings = merged(plain, overlay, overlay_place(file, size))
     if "out" in plain and "out" not in overlay:

@@ -288,6 +288,46 @@ def find_classifier(name: str) -> Library:
     )
 
 
+def check_classifier(
+    name: str,
+    weights: str = "none",
+    *,
+    head: str = "linear",
+    head_options: Mapping[str, object] | None = None,
+    model_options: Mapping[str, object] | None = None,
+    download: bool = False,
+) -> None:
+    """Find out whether a classifier can be built and its weights be read, before any data are.
+
+    Args:
+        name: As for :func:`build_classifier`, like all that follow.
+        weights: What the training begins with.
+        head: The head.
+        head_options: Its options.
+        model_options: The network's.
+        download: Get ImageNet weights that are not in place; otherwise only those in place are looked at.
+
+    Raises:
+        UsageError: As from :func:`build_classifier`, or the weights are those of a segmentation network.
+        MetasegError: As from :func:`build_classifier`.
+    """
+    library = find_classifier(name)
+    library.validated(model_options or {})
+    validated_head(head, head_options or {})
+    if weights == "imagenet":
+        offered = library.statistics() is not None
+        # Of a network without such weights, fetching says which networks have them.
+        if not offered or (not check_in_place(library.name, library.address) and download):
+            library.fetch()
+    elif weights != "none":
+        card = checkpoint_files(Path(weights))[1]
+        if card.exists() and read_card(card)[0].task != "classification":
+            raise UsageError(
+                "the weights are those of a segmentation network", where=weights, expected="a classifier's"
+            )
+        read_tensors(Path(weights))
+
+
 def build_classifier(
     name: str,
     in_channels: int,

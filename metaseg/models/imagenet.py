@@ -50,19 +50,22 @@ def checksum_of(url: str) -> str:
     return found.group(1) if found else ""
 
 
-def check_in_place(title: str, url: str) -> None:
+def check_in_place(title: str, url: str) -> bool:
     """Check the file of an address, if it is in place already.
 
     Args:
         title: The network's name, for messages.
         url: The address.
 
+    Returns:
+        Whether it is known to be there.
+
     Raises:
         DataError: It is not the file that the library offers.
     """
     path, expected = place_of(url), checksum_of(url)
     if path is None or not expected or not path.is_file():
-        return
+        return False
     state = path.stat()
     found = _sha256(path, state.st_size, state.st_mtime_ns)
     if not found.startswith(expected):
@@ -72,6 +75,7 @@ def check_in_place(title: str, url: str) -> None:
             expected=f"the file of {url}, whose SHA-256 begins with {expected}",
             remedy="copy it again, or delete it to have it downloaded",
         )
+    return True
 
 
 @lru_cache(maxsize=32)

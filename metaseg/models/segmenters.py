@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torchvision.models import WeightsEnum
 
 from metaseg.errors import UsageError
-from metaseg.models.imagenet import fetch_torchvision
+from metaseg.models.imagenet import check_in_place, fetch_torchvision
 from metaseg.models.network_options import NoOptions, options_of, validated_options
 from metaseg.models.weights import WeightReport, load_weights, read_tensors
 from metaseg.registry import Registry, import_object
@@ -257,6 +257,38 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
+def check_segmenter(name: str, options: Mapping[str, object], weights: str = "none", *, download: bool = False) -> None:
+    """Find out whether a network can be built and its weights be read, before any data are.
+
+    Args:
+        name: As for :func:`build_segmenter`.
+        options: Its options.
+        weights: As for :func:`build_segmenter`.
+        download: Get ImageNet weights that are not in place; otherwise only those in place are looked at.
+
+    Raises:
+        MetasegError: As from :func:`build_segmenter`.
+    """
+    entry = find_segmenter(name)
+    entry.validated(options)
+    if weights == "imagenet":
+        imagenet = _imagenet_of(entry)
+        if not check_in_place(imagenet.title, imagenet.weights.url) and download:
+            fetch_torchvision(imagenet.title, imagenet.weights)
+    elif weights != "none":
+        read_tensors(Path(weights))
+
+
+def _imagenet_of(entry: Segmenter) -> ImageNetWeights:
+    if entry.imagenet is None:
+        raise UsageError(
+            f"there are no ImageNet weights for network '{entry.name}'",
+            expected="one of " + ", ".join(other for other, it in SEGMENTERS.entries().items() if it.imagenet),
+            remedy="choose such a network, or start without (--weights none)",
+        )
+    return entry.imagenet
+
+
 def build_segmenter(
     name: str,
     in_channels: int,
@@ -295,12 +327,8 @@ def build_segmenter(
         raise UsageError(
             f"a network of {in_channels} modalities and {num_classes} classes", expected="at least one of each"
         )
-    if weights == "imagenet" and entry.imagenet is None:
-        raise UsageError(
-            f"there are no ImageNet weights for network '{name}'",
-            expected="one of " + ", ".join(other for other, it in SEGMENTERS.entries().items() if it.imagenet),
-            remedy="choose such a network, or start without (--weights none)",
-        )
+    if weights == "imagenet":
+        _imagenet_of(entry)
     chosen = entry.validated(options)
     with seeded(seed), torch.device("cpu"):
         # The fields themselves, not model_dump, which would bring nested values to plain dictionaries.

@@ -18,9 +18,10 @@ from metaseg.cases.labels import LABEL_SPACES
 from metaseg.cases.splits import Absent, Split
 from metaseg.config.options import ALL
 from metaseg.config.segmentation import AdaptOptions, PretrainConfig
-from metaseg.errors import MetasegError, UsageError, unknown_name
+from metaseg.errors import MetasegError, UsageError, unknown_name, warn_user
+from metaseg.models.segmenters import check_segmenter
 from metaseg.runs.folder import is_run
-from metaseg.runs.networks import SeenPatients, inherited_from_weights, load_network
+from metaseg.runs.networks import SeenPatients, inherited_from_weights, load_network, weights_file
 from metaseg.runs.session import content_digest
 from metaseg.runs.state import STATE_NAME
 from metaseg.store.prepare import list_cases
@@ -143,6 +144,7 @@ def _network(plan: Plan, cases: Cases) -> _Network:
         network = load_network(plan.network)
         return _Network(network.card.modalities, network.seen, network.pretraining)
     _check_region(plan, plan.pretrain)
+    check_segmenter(plan.pretrain.model, plan.pretrain.model_options, weights_file(plan.pretrain.weights))
     if is_phantom_split(plan.pretrain.split, plan.folder):
         return _Network(plan.pretrain.modalities, SeenPatients(frozenset(), frozenset()), None)
     return _network_to_come(plan.pretrain, cases)
@@ -243,7 +245,14 @@ def _check_source_part(
 
 def _check_watched(plan: Plan, target: str, config: AdaptOptions, network: _Network, source: Sequence[Member]) -> None:
     """Whether there are source patients to judge by who are not those that chose the network's weights."""
-    if source_to_watch(config, network.seen, source):
+    watched = source_to_watch(config, network.seen, source)
+    if config.test_part == plan.study.test_part and any(case.patient in network.seen.validated for case in watched):
+        warn_user(
+            f"the source metrics of target {target} are of patients who chose the network's weights",
+            expected="a 'test_part' that the pretraining was not validated by",
+            remedy="take them for a choice among methods, not for a result",
+        )
+    if watched:
         return
     check_unwatched(plan, target, config)
     if any(case.patient in network.seen.validated for case in source) and source_split(config, source) is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -73,6 +73,13 @@ class Entry:
     def needs_source_cases(self) -> bool:
         """Whether it draws from the source's training cases."""
         return find_method(self.method).needs_source == "always" or self.settings.get("replay", "none") != "none"
+
+
+def check_numbers(what: str, given: Sequence[int | str], least: int = 0) -> None:
+    """Raise UsageError where seeds, or numbers of shots, are too small or stand twice; words are left to their type."""
+    numbers = [number for number in given if not isinstance(number, str)]
+    if len(set(given)) < len(given) or min(numbers, default=least) < least:
+        raise UsageError(f"'{what}' is {list(given)}", expected=f"numbers of at least {least} that differ")
 
 
 def read_entry(label: str, given: Any, study: CompareConfig) -> Entry:

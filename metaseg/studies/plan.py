@@ -17,7 +17,6 @@ from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.registry import resolve_defaults
 from metaseg.adapt.setup import AdaptationResult
 from metaseg.config.io import load_config, present_names, shaping_values
-from metaseg.config.options import ALL
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, PretrainConfig
 from metaseg.config.studies import CompareConfig
 from metaseg.errors import UsageError
@@ -31,6 +30,7 @@ from metaseg.studies.entries import (
     STUDYS_OWN,
     Entry,
     check_keys,
+    check_numbers,
     check_shared_searches,
     plain,
     read_entry,
@@ -311,10 +311,8 @@ def _check_study(study: CompareConfig) -> None:
     _check_names("methods", study.methods)
     if ORACLE in {name.lower() for name in study.methods}:
         raise UsageError(f"no entry may be named '{ORACLE}'", remedy="name it maml-oracle, with order: oracle")
-    numbered = [shots for shots in study.shots if shots != ALL]
-    for what, numbers, least in (("shots", numbered or [1], 1), ("seeds", study.seeds, 0)):
-        if len(set(numbers)) < len(numbers) or min(numbers) < least:
-            raise UsageError(f"'{what}' is {list(numbers)}", expected=f"numbers of at least {least} that differ")
+    check_numbers("shots", study.shots, least=1)
+    check_numbers("seeds", study.seeds)
     if study.trials and study.search_seed in study.seeds:
         raise UsageError(f"'search_seed' is {study.search_seed}, one of the seeds", expected="a seed of its own")
     if study.trials and study.search_part == study.test_part:
@@ -371,6 +369,12 @@ def _check_settings(plan: Plan) -> None:
     """Build the settings of every unit, and of the ends of every space: a wrong value shows now, not after hours."""
     for unit in plan.units:
         config = plan.config(unit)
+        if config.test_part == config.train_part:
+            raise UsageError(
+                f"{unit.target}/{unit.label}: part '{config.train_part}' is to be tuned on and judged by",
+                expected="two parts",
+                remedy="name others with 'train_part' of the target, 'test_part' and 'search_part'",
+            )
         if isinstance(config, MetatuneConfig):
             with _naming(unit):
                 parse_threshold(config.threshold)

@@ -16,7 +16,7 @@ from metaseg.errors import recorded_warnings
 from metaseg.inference.predictor import Predictor, mean_dice
 from metaseg.models import ModelCard, build_segmenter, resolve_options
 from metaseg.models.processes import distributed_map
-from metaseg.models.segmenters import network_package
+from metaseg.models.segmenters import check_segmenter, network_package
 from metaseg.results import Result, metrics_table
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.logs import EventLog
@@ -97,6 +97,9 @@ def _prepare(config: PretrainConfig) -> _Pretraining:
         print("No --data given: training on SYNTHETIC phantoms, not on patients.")
     inputs = Inputs.of(config)
     inputs.take_files(config)
+    # Before the data, which may take long to prepare.
+    weights = weights_file(config.weights)
+    check_segmenter(config.model, config.model_options, weights, download=True)
     store = inputs.take("data", open_pretraining_data(config, allow_missing=config.allow_missing))
     inputs.check_fingerprint(store.fingerprint)
     train, val = inputs.part("train", store), inputs.part("val", store)
@@ -109,7 +112,7 @@ def _prepare(config: PretrainConfig) -> _Pretraining:
         config.model,
         card.in_channels,
         card.num_classes,
-        weights=weights_file(config.weights),
+        weights=weights,
         seed=config.seed,
         on_weights=lambda report: print("\n".join(report.lines())),
         **config.model_options,

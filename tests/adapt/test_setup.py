@@ -132,7 +132,7 @@ class TestShots:
 @pytest.mark.parametrize("name", ["split", "source_split", "patients", "source"])
 def test_what_does_not_exist_is_refused_before_anything_is_trained(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("metaseg.adapt.setup.run_pretrain", lambda config: pytest.fail("a network was pretrained first"))
+    monkeypatch.setattr("metaseg.adapt.setup.run_pretrain", lambda config: pytest.fail("it pretrains first"))
     value = (tmp_path / "nowhere",) if name == "source" else tmp_path / "nowhere"
     with pytest.raises(DataError, match=f"what --{name.replace('_', '-')} names does not exist") as caught:
         prepare_setup(NaivetuneConfig(**{name: value}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from torch import nn
 
 from metaseg.errors import DataError, MetasegError
 from metaseg.models import build_classifier, build_segmenter, classifier_names
-from metaseg.models.classifiers import find_classifier
+from metaseg.models.classifiers import check_classifier, find_classifier
+from metaseg.models.segmenters import check_segmenter
 
 MODELS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 
@@ -71,6 +73,27 @@ def test_offline_the_message_says_which_file_to_put_where(imagenet: ImageNetFile
     imagenet.cache.mkdir(parents=True, exist_ok=True)
     shutil.copy(kept, imagenet.cache / file.name)
     assert torch.equal(build().state_dict()[here], torch.load(kept)[there])
+
+
+@pytest.mark.parametrize(
+    ("check", "named"),
+    [
+        (partial(check_classifier, "alexnet"), "alexnet"),
+        (partial(check_classifier, "xception", head="dense"), "timm:legacy_xception"),
+        (partial(check_segmenter, "fcn-vgg16", {}), "vgg16"),
+    ],
+    ids=["torchvision", "timm", "segmenter"],
+)
+def test_weights_are_looked_for_before_anything_is_built(imagenet: ImageNetFiles, check, named) -> None:
+    file = imagenet.publish(named)
+    check("imagenet")
+    assert imagenet.asked == [], "a dry run downloads nothing"
+    for _ in range(2):
+        check("imagenet", download=True)
+        assert imagenet.asked == [file.name]
+    (imagenet.cache / file.name).write_bytes(b"something else")
+    with pytest.raises(DataError, match="not the file of the ImageNet weights"):
+        check("imagenet")
 
 
 def test_a_file_in_place_is_checked(imagenet: ImageNetFiles) -> None:

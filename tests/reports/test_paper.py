@@ -54,7 +54,9 @@ def test_a_paper_is_run_reported_and_continued(trial, tmp_path, capsys):
 
 
 def test_a_study_that_fails_does_not_keep_the_others(trial, capsys):
-    with pytest.raises(RunError, match=r"(?s)1 of 3 studies failed: trial2020-first: .*does not exist \(.*mend .*same command"):
+    with pytest.raises(
+        RunError, match=r"(?s)1 of 3 studies failed: trial2020-first: .*not exist \(.*mend .*same command"
+    ):
         trial(name="trial2020", dry_run=True)
     told = capsys.readouterr().out
     assert told.count("cnn: 1 cells") == 2

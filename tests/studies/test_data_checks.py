@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
 
 from metaseg.adapt.watch import read_marks
 from metaseg.cases.splits import Split
-from metaseg.errors import DataError, MetasegError, UsageError
+from metaseg.errors import DataError, DataWarning, MetasegError, UsageError
 from metaseg.studies.compare import run_compare
 from metaseg.studies.plan import Plan
 
@@ -111,6 +112,10 @@ WRONG = [
     ({}, {"from": None, "val_part": "train"}, "to be trained and validated on"),
     ({}, {"from": None, "val_part": "valid"}, "unknown part of the split 'valid'"),
     ({"modalities": ["t2"]}, {"from": None}, "differ from the network's"),
+    ({}, {"from": None, "weights": "nowhere.pth"}, "cannot read the weights"),
+    ({}, {"from": None, "weights": "imagenet"}, "no ImageNet weights for network 'unet'"),
+    ({}, {"from": None, "model_options": {"chanels": [4]}}, "wrong option of network 'unet': chanels"),
+    ({}, {"trials": 0, "test_part": "train"}, "part 'train' is to be tuned on and judged by"),
 ]
 
 
@@ -122,7 +127,8 @@ def test_dry_run_refuses_what_would_be_wrong(folders, domains, tmp_path, shared,
     if "from" in changes:
         split = None if "fold" in changes or "source" in shared else str(tmp_path / "HGG.json")
         changes["pretrain"] = {"data": domains["shared"]["source"], "split": split}
-        changes["pretrain"] |= {name: changes.pop(name) for name in ("fold", "val_part") if name in changes}
+        of_pretraining = ("fold", "val_part", "weights", "model_options")
+        changes["pretrain"] |= {name: changes.pop(name) for name in of_pretraining if name in changes}
     with pytest.raises(MetasegError) as caught:
         run_compare(folders(shared=shared, dry_run=True, **changes))
     assert named in str(caught.value)
@@ -133,6 +139,16 @@ def test_a_pretraining_to_come_is_checked_against_the_target(folders, domains, t
     shared = renamed(folders, tmp_path, "train", "test")
     with pytest.raises(DataError, match="the network has seen 1 patient"):
         run_compare(folders(shared=shared, dry_run=True, pretrain=pretrain, **{"from": None}))
+
+
+def test_source_patients_who_chose_the_weights_are_judged_by_with_a_warning_alone(folders, domains, tmp_path):
+    settings = {"from": None, "pretrain": {"data": domains["shared"]["source"], "split": str(tmp_path / "HGG.json")}}
+    settings |= {"trials": 0, "dry_run": True}
+    with pytest.warns(DataWarning, match="are of patients who chose the network's weights"):
+        run_compare(folders(test_part="val", **settings))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_compare(folders(**settings))
 
 
 def test_a_changed_split_is_told_by_the_dry_run(folders, tmp_path):

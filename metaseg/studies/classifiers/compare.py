@@ -96,7 +96,7 @@ def run_classify_compare(config: ClassifyCompareConfig) -> ClassifierComparison:
     """
     work = make_classifier_plan(config)
     own = {*work.entries, *work.pretraining}
-    check_entries(work.entries, config.folds, own, work.searches)
+    check_entries(work.entries, config.folds, own, work.spaces)
     check_entries(work.pretraining)
     if config.dry_run:
         # What is done was done on the study's own division, and on phantoms where there are no data.

@@ -149,7 +149,7 @@ def _without_band(entry: ClassifierConfig) -> str:
 
 
 def spread_over_seeds(values: pd.Series, name: str, least: float = 0.0) -> dict[str, float]:
-    """Mean, deviation and Student's 95 % interval over seeds, as the columns of a summary; ``least`` bounds it below."""
+    """Mean, deviation and Student's 95 % interval over seeds, not below ``least``, as the columns of a summary."""
     known = values.to_numpy(np.float64)
     low, high = seeds_interval(known, least=least)
     mean = float(known.mean()) if len(known) else math.nan

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from metaseg.cases.splits import Split
@@ -19,6 +20,7 @@ from metaseg.classify.data import (
     phantom_cases,
     phantom_folders,
 )
+from metaseg.classify.fitting import check_network
 from metaseg.classify.train import SPLIT_NAME
 from metaseg.classify.transfer import check_transfer
 from metaseg.classify.uncertainty import RANKED_ROUND, first_ranking, list_file
@@ -26,17 +28,13 @@ from metaseg.config.classification import ClassifyActiveConfig, ClassifyTrainCon
 from metaseg.config.io import load_config, present_names
 from metaseg.config.studies import ClassifyCompareConfig
 from metaseg.errors import MetasegError, UsageError, unknown_name
-from metaseg.models.card import checkpoint_files, read_card
-from metaseg.models.classifiers import find_classifier
 from metaseg.models.device import make_fabric
-from metaseg.models.heads import validated_head
-from metaseg.models.weights import read_tensors
 from metaseg.runs.networks import NO_FILES, weights_file
 from metaseg.runs.session import content_digest
 from metaseg.store.prepare import list_cases
 from metaseg.studies.cells import began_from, run_unit, seconds_of, state_of
 from metaseg.studies.classifiers.trials import Slot, TrainingSearch, check_validation_part, read_space
-from metaseg.studies.entries import plain
+from metaseg.studies.entries import check_numbers, plain
 from metaseg.studies.plan import NAME
 from metaseg.studies.search import Space, with_values
 from metaseg.studies.workers import Unit, Work
@@ -250,6 +248,7 @@ def make_classifier_plan(config: ClassifyCompareConfig) -> ClassifierWork:
         raise UsageError(
             "the comparison has no entries", expected=f"entries: with at least one, such as  random: {example}"
         )
+    check_numbers("seeds", config.seeds)
     assert config.out is not None
     folder = config.out.expanduser()
     entries, titles, spaces = {}, {}, {}
@@ -356,7 +355,9 @@ def _check_parents(entries: Mapping[str, ClassifierConfig], pretraining: Mapping
 def _check_cross_validation(config: ClassifyCompareConfig, entries: Mapping[str, ClassifierConfig]) -> None:
     if not config.folds:
         return
-    sets = {(entry.data, entry.label, entry.classes) for entry in entries.values() if entry.split is None}
+    sets = {
+        (entry.data or entry.phantoms, entry.label, entry.classes) for entry in entries.values() if entry.split is None
+    }
     if len(sets) > 1:
         raise UsageError(
             "the entries are of different data or classes, and 'folds' divides the patients of one set",
@@ -427,7 +428,7 @@ def check_entries(
     entries: Mapping[str, ClassifierConfig],
     folds: int = 0,
     own: Collection[str] = (),
-    searched: Collection[str] = (),
+    searched: Mapping[str, Space] = MappingProxyType({}),
 ) -> None:
     """Find out whether data, splits and networks allow the entries, from names alone; writes nothing.
 
@@ -435,7 +436,7 @@ def check_entries(
         entries: The entries, or other settings of runs.
         folds: Folds of the study; 0 for none.
         own: Labels of the networks that will be there when the study has made them.
-        searched: Entries whose hyper-parameters are searched.
+        searched: What is searched of entries, by label.
 
     Raises:
         MetasegError: As from the runs themselves, with the entry's name.
@@ -444,13 +445,13 @@ def check_entries(
     for label, entry in entries.items():
         reading = (entry.data or entry.phantoms, entry.format, entry.copies, entry.patients, entry.modalities)
         try:
-            find_classifier(entry.model).validated(entry.model_options)
-            validated_head(entry.head, entry.head_options)
-            if entry.weights not in NO_FILES and parent_of(entry) not in own:
-                _check_weights(Path(weights_file(entry.weights)))
+            _check_network(entry, own)
+            for parameter in searched.get(label, {}).values():
+                # A trial starts from what its settings name, not from a network of the study.
+                known = () if parameter.name == "weights" else own
+                for value in parameter.ends():
+                    _check_network(with_values(entry, {parameter.name: value}), known)
             make_fabric(entry.device, "32-true")
-            if isinstance(entry, ClassifyTrainConfig):
-                check_transfer(entry)
             if reading not in seen:
                 # Phantoms are made when the study runs.
                 seen[reading] = list_cases(
@@ -469,12 +470,11 @@ def check_entries(
             raise
 
 
-def _check_weights(path: Path) -> None:
-    """Raise unless a file holds tensors, and those of no segmentation network where it has a card."""
-    card = checkpoint_files(path)[1]
-    if card.exists() and read_card(card)[0].task != "classification":
-        raise UsageError("the weights are those of a segmentation network", where=path, expected="a classifier's")
-    read_tensors(path)
+def _check_network(entry: ClassifierConfig, own: Collection[str]) -> None:
+    """Raise where network, weights and transfer of an entry cannot be had, or contradict each other."""
+    check_network(replace(entry, weights="none") if parent_of(entry) in own else entry)
+    if isinstance(entry, ClassifyTrainConfig):
+        check_transfer(entry)
 
 
 def input_digests(entries: Mapping[str, ClassifierConfig]) -> dict[str, str]:

@@ -64,7 +64,7 @@ def run_classify_search(config: ClassifySearchConfig) -> ClassifierSearch:
     """
     search = make_search(config)
     _check_same(config, search)
-    check_entries({"the search": search.config}, searched=("the search",))
+    check_entries({"the search": search.config}, searched={"the search": search.space})
     if config.dry_run:
         _print_plan(search)
         return ClassifierSearch(search.root, pd.DataFrame(), {}, math.nan)

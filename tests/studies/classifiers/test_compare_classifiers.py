@@ -478,6 +478,32 @@ class TestDryRun:
         run_classify_compare(make_study(out=finished.study, dry_run=True))
         assert capsys.readouterr().out.count("2 done, 0 to do") == 3
 
+    @pytest.mark.parametrize("seeds", [(3, 3), (-1, 2)])
+    def test_refuses_seeds_that_are_none_or_stand_twice(self, make_study, seeds):
+        with pytest.raises(UsageError, match=r"(?s)'seeds' is .* that differ"):
+            make_classifier_plan(make_study(seeds=seeds))
+
+    @pytest.mark.parametrize(
+        ("space", "message"),
+        [
+            ({"weights": ["none", "from:one"]}, "cannot read the weights"),
+            ({"weights": ["none", "imagenet"]}, "no ImageNet weights for the classifier"),
+            ({"transfer": ["scratch", "freeze"]}, "--transfer freeze without --weights"),
+        ],
+        ids=str,
+    )
+    def test_refuses_values_of_a_search_that_no_trial_could_take(self, make_study, tmp_path, space, message):
+        entry = {"model": "2d-cnn", "transfer": "scratch" if "transfer" in space else "finetune", "search": space}
+        study = make_study(entries={"one": entry}, out=tmp_path / "study", dry_run=True, trials=2)
+        with pytest.raises(MetasegError, match=f"(?s)entry 'one': .*{message}"):
+            run_classify_compare(study)
+
+    def test_refuses_folds_of_entries_on_different_phantoms(self, make_study, tmp_path):
+        entries = {name: {"phantoms": name} for name in ("four-class", "yes-no")}
+        study = make_study(shared={}, entries=entries, out=tmp_path / "study", folds=3)
+        with pytest.raises(UsageError, match="'folds' divides the patients of one set"):
+            make_classifier_plan(study)
+
     def test_refuses_a_search_whose_split_has_no_validation_part(self, make_study, finished, tmp_path):
         split = json.loads((finished.study / "split.json").read_text())
         split["parts"]["train"] += split["parts"].pop("val")
