@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -80,6 +81,8 @@ def test_pretraining_learns_and_measures_the_same_to_the_bit(copies, tmp_path):
         assert empty.metrics == other.metrics
     assert not torch.equal(weights(empty.run), weights(whole.run))
     assert empty.metrics != whole.metrics
+    told = [json.loads((result.run / "patients.json").read_text())["train"] for result in (empty, whole)]
+    assert [{row.get("outlined_slices") for row in rows} for rows in told] == [{len(OUTLINED)}, {None}]
 
 
 @pytest.mark.parametrize("verb", ["metatune", "tune"])

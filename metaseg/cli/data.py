@@ -353,7 +353,7 @@ def _print_summary(summary: Summary) -> None:
 def _partial(summary: Summary) -> str:
     """How many cases are outlined on some slices only; empty if none is."""
     count = sum(case.outlined_slices not in (None, case.shape[0]) for case in summary.cases)
-    return f" that are outlined ({count} cases are on some slices only)" if count else ""
+    return f" that are outlined ({count} cases on some slices only)" if count else ""
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -71,7 +71,9 @@ def evaluation_record(
         bootstrap: Resamples of the intervals.
     """
     # Only where there are any: evaluations of earlier versions do not say it.
-    cross_validated = {"cross_validated": len(cases.in_folds)} if cases.folds else {}
+    told = {"cross_validated": len(cases.in_folds)} if cases.folds else {}
+    if partial := sum(case.partial for case in cases.store):
+        told["outlined_on_some_slices"] = partial
     folds = {f"after, {run.name}": load_network(run).record() for run in dict.fromkeys(cases.folds.values())}
     return {
         "synthetic": synthetic,
@@ -86,7 +88,7 @@ def evaluation_record(
             "left_out_unlabelled": cases.unlabelled,
             # Null where nobody can tell.
             "trained_on": sum(map(cases.is_trained_on, cases.store)) if cases.known else None,
-            **cross_validated,
+            **told,
         },
         "options": {
             "tta": config.tta,

@@ -410,6 +410,10 @@ def inherited_from_weights(weights: str) -> list[dict[str, str]]:
     return inherited_rows(trained_patients(earlier) if earlier else (), known=known)
 
 
-def patient_rows(cases: Any) -> list[dict[str, str]]:
-    """Case, patient and cohort of each case, for ``patients.json``."""
-    return [{"case": case.id, "patient": case.patient, "cohort": case.cohort} for case in cases]
+def patient_rows(cases: Any) -> list[dict[str, Any]]:
+    """Case, patient and cohort of each case, for ``patients.json``; and how many slices are outlined if not all are."""
+    return [
+        {"case": case.id, "patient": case.patient, "cohort": case.cohort}
+        | ({"outlined_slices": len(case.outlined)} if case.partial else {})
+        for case in cases
+    ]
