@@ -212,6 +212,13 @@ def fill(texts: Iterable[str], width: int, indent: str = "", gap: str = "  ") ->
     return lines
 
 
+def duration(seconds: float) -> str:
+    """``42 s``, ``12 min`` or ``3.4 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def print_line(text: str, console: Console | None = None) -> None:
     """Print a text as it is: the terminal breaks it, so that a long path can be copied whole.
 

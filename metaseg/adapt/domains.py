@@ -54,6 +54,20 @@ def source_to_watch(config: AdaptOptions, seen: SeenPatients, source: Sequence[M
     return [case for case in source_part(config, source, config.test_part) if case.patient not in hidden]
 
 
+def source_to_choose_by(config: AdaptOptions, seen: SeenPatients, source: Sequence[Member]) -> list[Member]:
+    """The source cases by which settings are chosen: of ``val_part``, else those that validated the network.
+
+    Nobody whom the network was trained on is among them; without a split they are those that are watched, too.
+
+    Raises:
+        DataError: The split is of other patients, or its cases are not all there.
+    """
+    split = source_split(config, source)
+    members = source_part(config, source, config.val_part) if split and config.val_part in split.parts else source
+    validate = seen.validated if members is source else {case.patient for case in members}
+    return [case for case in members if case.patient in validate - seen.trained]
+
+
 def source_to_draw_from(config: AdaptOptions, seen: SeenPatients, source: Sequence[Member]) -> list[Member]:
     """The source cases that a method may draw from: those the network was trained on, else the split's.
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from metaseg.adapt.batches import ChosenTask, SourceTasks, augmented, place_in_turn
+from metaseg.adapt.choice import choose_and_tune
 from metaseg.adapt.engines import EngineChoice, TaskBatch, difference_from_reference
 from metaseg.adapt.folds import cross_validate, cross_validated_result
 from metaseg.adapt.methods import find_method
@@ -81,7 +82,7 @@ def run_metatune(config: MetatuneConfig) -> AdaptationResult:
     config = resolve_defaults(config)
     if config.precision == "16-mixed":
         raise UsageError("16-mixed cannot scale meta-gradients", remedy="use --precision bf16-mixed or 32-true")
-    work = partial(cross_validate, tune=_tune)
+    work = partial(cross_validate, tune=partial(choose_and_tune, tune=_tune))
     return run_session(config, lambda: prepare_setup(config, config.replay != "none"), work, cross_validated_result)
 
 
@@ -92,7 +93,10 @@ def _tune(session: RunSession, setup: AdaptationSetup) -> None:
     model = setup.network.model
     method: Maml = find_method(config.method, "meta").build(config, model, fabric)
     optimizer = build_optimizer(
-        config.outer_optimizer, [*model.parameters(), *method.parameters()], config.outer_learning_rate, momentum=0.0
+        config.outer_optimizer,
+        [*model.parameters(), *method.parameters()],
+        cast(float, config.outer_learning_rate),
+        momentum=0.0,
     )
     values = session.saved_state()
     spent = None if values is None else int(values["spent"])
@@ -158,9 +162,9 @@ class MetaTuning:
         self.model: nn.Module = setup.network.model
         self.trained = [*self.model.parameters(), *method.parameters()]
         self.predictor = Predictor(self.model, setup.modalities, setup.space, autocast=fabric.autocast)
-        self.interpolation = Interpolation(self.model, config.interpolation or 1.0)
+        self.interpolation = setup.way_back or Interpolation(self.model, config.interpolation or 1.0)
         self.averaged = AveragedModel(self.model, config.ema) if config.ema else None
-        self.loss = build_loss(config.loss, setup.space, config.recall_weight, fabric.device)
+        self.loss = build_loss(config.loss, setup.space, cast(float, config.recall_weight), fabric.device)
         self.augmentation = Augmentation(config.augment or "none")
         self.threshold = parse_threshold(config.threshold)
         sizes = (config.support_size, config.query_size)
@@ -253,7 +257,8 @@ class MetaTuning:
         chosen = self._tasks(shot, step)
         batches = [self._batch(task, position) for position, task in enumerate(chosen)]
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(before, config.budget, config.outer_learning_rate, config.outer_schedule)
+            rate = cast(float, config.outer_learning_rate)
+            group["lr"] = learning_rate(before, config.budget, rate, config.outer_schedule)
         self.optimizer.zero_grad(set_to_none=True)
         # Evaluation mode: no dropout, so that support and query see one network; norm layers are the engine's.
         self.model.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -10,6 +11,7 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from metaseg.adapt.batches import BatchSource
+from metaseg.adapt.choice import choose_and_tune
 from metaseg.adapt.folds import cross_validate, cross_validated_result
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.naive import Interpolation, Naive
@@ -32,7 +34,7 @@ class _Listener:
     watch: Watch
     method: Naive
     slices: BatchSource
-    interpolation: Interpolation
+    interpolation: Callable[[nn.Module], nn.Module]
     prepared: int
     state: LoopState
 
@@ -47,7 +49,8 @@ class _Listener:
         self.watch.advance(self.method.config.batch_size, loss=values["loss"])
 
     def on_mark(self, step: int, model: nn.Module) -> bool:
-        kept = self.interpolation(self.method.export(model))
+        with self.watch.uncounted():
+            kept = self.interpolation(self.method.export(model))
         self.state.extra["after"] = self.watch.mark(kept, self.spent(step), step)
         self.watch.save(kept, self.spent(step))
         for name, tensors in self.method.files(model).items():
@@ -72,7 +75,8 @@ def run_naivetune(config: NaivetuneConfig) -> AdaptationResult:
     """
     config, info = resolve_defaults(config), find_method(config.method, "plain")
     draws_from_source = info.needs_source == "always"
-    work = partial(cross_validate, tune=_tune, inherits=info.build.inherits)
+    tune = partial(choose_and_tune, tune=_tune)
+    work = partial(cross_validate, tune=tune, inherits=info.build.inherits)
     return run_session(config, lambda: prepare_setup(config, draws_from_source), work, cross_validated_result)
 
 
@@ -87,7 +91,7 @@ def _tune(session: RunSession, setup: AdaptationSetup) -> None:
     with Watch(session, setup, spent, extra.get("rows"), inherits=method.inherits) as watch:
         if saved is None:
             state.extra["before"] = watch.mark(before, 0, 0)
-        interpolation = Interpolation(before, config.interpolation or 1.0)
+        interpolation = setup.way_back or Interpolation(before, config.interpolation or 1.0)
         model = fabric.to_device(method.network(setup.network.model))
         prepared = method.prepare(model)
         plan = _plan(config, prepared)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
-from metaseg.adapt.domains import OTHERS, check_apart, source_split, source_to_draw_from, source_to_watch
+from metaseg.adapt.domains import (
+    OTHERS,
+    check_apart,
+    source_split,
+    source_to_choose_by,
+    source_to_draw_from,
+    source_to_watch,
+)
 from metaseg.cases.labels import LABEL_SPACES, WHOLE_LESION, LabelSpace
 from metaseg.config.options import ALL, LEAVE_ONE_OUT
 from metaseg.config.segmentation import AdaptOptions, PretrainConfig
@@ -53,6 +62,9 @@ class AdaptationSetup:
         shots: The labelled target cases.
         target: Target cases that are watched; none of a shot's patient.
         source: Source cases that are watched; none that the network was trained on.
+        choosers: Source cases by which ``effort`` chooses settings; empty where nothing is chosen or none is there.
+        way_back: Gives the network to keep of a tuned one, where ``effort`` chooses the fraction of the way; None where
+            the settings say it.
         source_cases: Source cases that a method may draw from, empty where it asked for none; no watched patient's.
         inputs: All that was read to make it.
         gate_cases: Source training cases at hand, from which the gate learns what the source looks like.
@@ -63,6 +75,8 @@ class AdaptationSetup:
     shots: tuple[Shot, ...]
     target: SliceStore
     source: SliceStore
+    choosers: SliceStore = field(default_factory=lambda: SliceStore(()))
+    way_back: Callable[[nn.Module], nn.Module] | None = None
     source_cases: SliceStore = field(default_factory=lambda: SliceStore(()))
     inputs: Inputs = field(default_factory=Inputs)
     gate_cases: SliceStore = field(default_factory=lambda: SliceStore(()))
@@ -83,7 +97,9 @@ class AdaptationSetup:
     def cases(self) -> SliceStore:
         """All cases that are read, those of several parts several times."""
         shots = (shot.case for shot in self.shots)
-        return SliceStore((*shots, *self.target.cases, *self.source.cases, *self.source_cases.cases))
+        return SliceStore(
+            (*shots, *self.target.cases, *self.source.cases, *self.choosers.cases, *self.source_cases.cases)
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -120,6 +136,7 @@ def prepare_setup(config: AdaptOptions, draws_from_source: bool = False) -> Adap
         network,
         space,
         *parts,
+        choosers=_choosers(config, inputs, network, everything, kept),
         source_cases=SliceStore(tuple(kept)),
         inputs=inputs,
         gate_cases=_some(SliceStore(tuple(known)), GATE_CASES, [config.seed, 13]),
@@ -163,6 +180,30 @@ def _drawn_parts(
     source = SliceStore(tuple(case for case in source if case.patient not in used))
     count, seed = config.watch_cases, [config.seed, 12]
     return shots, _some(target, count, seed), _some(source, count, seed)
+
+
+def _choosers(
+    config: AdaptOptions,
+    inputs: Inputs,
+    network: LoadedNetwork,
+    everything: SliceStore,
+    drawn_from: Sequence[StoredCase],
+) -> SliceStore:
+    """The source cases by which settings are chosen; see :func:`~metaseg.adapt.domains.source_to_choose_by`."""
+    if config.effort == "none":
+        return SliceStore(())
+    if (recorded := inputs.part("val", everything)) is not None:
+        return recorded
+    found = source_to_choose_by(config, network.seen, everything.cases)
+    if not found and drawn_from:
+        # By patient, every fifth: what is forgotten shows on them too, once they are not rehearsed.
+        patients = sorted({case.patient for case in drawn_from})[::5]
+        found = [case for case in drawn_from if case.patient in patients]
+        print(
+            f"No source patient validates: the choice judges by {len(patients)} whom the network was trained on, "
+            "without rehearsing them."
+        )
+    return _some(SliceStore(tuple(found)), config.watch_cases, [config.seed, 14])
 
 
 def _explain_shots(error: UsageError, config: AdaptOptions, pool: SliceStore, store: SliceStore) -> None:
@@ -388,6 +429,7 @@ class AdaptationResult(Result):
         forgetting: ``forgetting/ET`` and the like: source Dice before minus after.
         synthetic: Whether phantoms were among the data.
         cross_validated: Metrics of the networks of ``--folds``; None without.
+        choice: What ``--effort`` chose, its metrics, why, and the work that it took; None without.
     """
 
     spent: int
@@ -397,6 +439,7 @@ class AdaptationResult(Result):
     synthetic: bool
     run: Path = Path()
     cross_validated: CrossValidation | None = None
+    choice: dict[str, Any] | None = None
 
     def table(self) -> pd.DataFrame:
         """Metrics before and after, of the run's network and of those of the folds."""
@@ -413,6 +456,9 @@ def adaptation_result(run: RunFolder) -> AdaptationResult:
         print(f"  {name:<18} {change(before, result.after.get(name))}")
     for name, value in result.forgetting.items():
         print(f"  {name:<18} {_shown(value)}")
+    if result.choice is not None and "way_back" in result.choice:
+        kept = result.choice["way_back"]
+        print(f"  kept: {kept['interpolation']:g} of the way from the pretrained weights ({kept['why']})")
     return result
 
 

@@ -55,7 +55,12 @@ def begin_session(session: RunSession, setup: AdaptationSetup, *, inherits: bool
     network = setup.network
     session.begin(
         setup.inputs,
-        {"train": [shot.case for shot in setup.shots], "target": setup.target, "source": setup.source},
+        {
+            "train": [shot.case for shot in setup.shots],
+            "target": setup.target,
+            "source": setup.source,
+            **({} if session.config.effort == "none" else {"val": setup.choosers}),
+        },
         inherited_rows(network.trained_patients, known=network.patients_known) if inherits else [],
         fingerprint=setup.fingerprint,
         synthetic=setup.synthetic,

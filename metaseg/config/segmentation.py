@@ -54,6 +54,11 @@ from metaseg.config.options import (
 )
 
 Schedule = Literal["constant", "cosine", "poly"]
+Effort = Literal["none", "quick", "normal", "thorough"]
+_EFFORT = (
+    "Work spent on choosing those settings that are not given, by folds over the shots and validation patients of the "
+    "source: none takes the defaults."
+)
 
 SEGMENTERS = Choice("unet basic-unet dynunet segresnet monai-fcn fcn-vgg16", "metaseg.segmenters", "MODULE:FACTORY")
 ORDERS = Choice(
@@ -169,9 +174,32 @@ class AdaptOptions(RunOptions, ProcessOptions, DataOptions, MissingOptions):
         alone=LEAVE_ONE_OUT,
     )
     budget: Count = option(1200, "Work to spend, in slice gradient evaluations.", ADAPT, common=True)
+    effort: Effort = option("none", _EFFORT, ADAPT, later=True)
+    forget_at_most: Fraction = option(
+        0.05,
+        "The choice takes the highest target Dice among settings that forget no more of the source's Dice.",
+        ADAPT,
+        later=True,
+        needs="effort=quick|normal|thorough",
+    )
+    balance: bool = option(
+        False,
+        "The choice takes the highest mean of target and source Dice instead.",
+        ADAPT,
+        later=True,
+        needs="effort=quick|normal|thorough",
+    )
+    val_part: str = option(
+        "val",
+        "Part of the source's split whose patients tell the choice what is forgotten; without a split those that "
+        "validated the pretraining do.",
+        DATA,
+        later=True,
+        needs="effort=quick|normal|thorough",
+    )
     loss: Loss = option("dice-ce", "Loss; see the loss of pretrain.", ADAPT, later=True)
-    recall_weight: Fraction = option(
-        0.7, "Weight of missed against false pixels in the Dice term; 0.5 is plain Dice.", ADAPT
+    recall_weight: Fraction | None = option(
+        None, "Weight of missed against false pixels in the Dice term, 0.5 is plain Dice; by default 0.7.", ADAPT
     )
     augment: Augmentation | None = option(
         None, "Strength of augmentation of the slices that are tuned on; by default none, or the method's.", ADAPT
@@ -219,7 +247,7 @@ class MetatuneConfig(AdaptOptions):
     )
     inner_steps: Count = option(1, "Steps of the inner loop.", ADAPT, common=True)
     inner_learning_rate: Positive = option(0.01, "Alpha of the inner loop.", ADAPT)
-    outer_learning_rate: Positive = option(3e-4, "Beta of the outer loop.", ADAPT)
+    outer_learning_rate: Positive | None = option(None, "Beta of the outer loop; by default 3e-4.", ADAPT)
     outer_optimizer: Literal["adam", "sgd"] = option("adam", "Optimiser of the outer loop.", ADAPT)
     first_order: bool = option(False, "Drop the second derivative (first-order MAML).", ADAPT, common=True)
     meta_batch: Literal["pairs", "patient"] = option(
@@ -287,11 +315,17 @@ class NaivetuneConfig(AdaptOptions):
     fisher_slices: Count = option(64, "ewc: source slices that the Fisher is measured on.", METHOD)
     lwf_lambda: NotNegative = option(1.0, "lwf: weight of the distillation.", METHOD)
     lwf_temperature: Positive = option(2.0, "lwf: temperature of the distillation.", METHOD)
-    replay_fraction: BelowOne = option(
-        0.25, "replay and rehearse: fraction of source slices in the batches.", METHOD, earlier=("replay_share",)
+    replay_fraction: BelowOne | None = option(
+        None,
+        "replay and rehearse: fraction of source slices in the batches; by default 0.25.",
+        METHOD,
+        earlier=("replay_share",),
     )
-    replay_weight: NotNegative = option(
-        0.7, "rehearse: weight of the loss on source slices, beside their fraction.", METHOD
+    replay_weight: NotNegative | None = option(
+        None, "rehearse: weight of the loss on source slices, beside their fraction; by default 0.7.", METHOD
+    )
+    replay_recall_weight: Fraction = option(
+        0.7, "rehearse: --recall-weight of the loss on source slices.", METHOD, later=True
     )
     transplant_fraction: Fraction = option(
         0.4,
@@ -309,6 +343,7 @@ class TuneConfig(NaivetuneConfig):
     method: Annotated[str, PLAIN_METHODS] = option(
         "rehearse", "Method; 'metaseg methods' describes them.", ADAPT, common=True
     )
+    effort: Effort = option("normal", _EFFORT, ADAPT, common=True, later=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ network may be kept in memory, in a :class:`SliceCache` of bounded size.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import threading
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from skimage.transform import resize
@@ -500,6 +501,12 @@ class StoredCase:
         """
         full = self._sound("label_full") if "label_full" in self._arrays else self.raw_label
         return self._uncrop(np.asarray(full), 0)
+
+    def judged_by(self, slices: Sequence[int] | np.ndarray) -> Self:
+        """The same case as if no other of its outlined slices were, for metrics of these alone."""
+        view = copy.copy(self)
+        view.outlined = np.intersect1d(self.outlined, slices)
+        return view
 
     @property
     def native_outlined(self) -> np.ndarray | None:

@@ -31,8 +31,8 @@ from metaseg.studies.search import short
 from metaseg.studies.study_metrics import method_summary
 from metaseg.studies.tables import TABLE_COLUMNS, TIMING_COLUMNS, write_table
 from metaseg.studies.told import AUTO, DECISION_COLUMNS, ONE, TOLD, TOLD_METRICS, told_summary, watched_decisions
-from metaseg.studies.workers import Pace, Unit, continued_by_the_same_command, do_what_is_left, duration, raise_failures
-from metaseg.terminal import print_table
+from metaseg.studies.workers import Pace, Unit, continued_by_the_same_command, do_what_is_left, raise_failures
+from metaseg.terminal import duration, print_table
 
 COLUMNS = {
     "target_after": "target",

@@ -27,7 +27,7 @@ import torch
 from metaseg.errors import MetasegError, RunError
 from metaseg.files import write_json
 from metaseg.studies.cells import BusyError
-from metaseg.terminal import bars, is_quiet, print_line
+from metaseg.terminal import bars, duration, is_quiet, print_line
 
 CELLS, SEARCHES, PRETRAIN = "cells", "searches", "pretrain"
 ORACLE = "oracle"
@@ -276,13 +276,6 @@ class Pace:
         anyone = statistics.median([pace for paces in self._paces.values() for pace in paces])
         known = {label: statistics.median(paces) for label, paces in self._paces.items()}
         return sum(known.get(unit.label, anyone) * self._work.amount(unit) for unit in units)
-
-
-def duration(seconds: float) -> str:
-    """``42 s``, ``12 min`` or ``3.4 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 SECONDS_BETWEEN_LOOKS = 5.0

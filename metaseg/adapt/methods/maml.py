@@ -20,7 +20,7 @@ from metaseg.adapt.engines import (
     slice_gradient_evaluations,
 )
 from metaseg.adapt.engines.functional import trainable_parameters
-from metaseg.adapt.methods.registry import register_method
+from metaseg.adapt.methods.registry import Stage, register_method
 from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import RunError, UsageError
 from metaseg.models.parts import head_modules
@@ -122,7 +122,13 @@ class Maml:
         UsageError: As :meth:`check`.
     """
 
-    defaults: MappingProxyType[str, Any] = MappingProxyType({"augment": "none", "ema": 0.0, "interpolation": 1.0})
+    defaults: MappingProxyType[str, Any] = MappingProxyType(
+        {"augment": "none", "ema": 0.0, "interpolation": 1.0, "recall_weight": 0.7, "outer_learning_rate": 3e-4}
+    )
+    stages: tuple[Stage, ...] = (
+        Stage("rate", ({"outer_learning_rate": 3e-4}, {"outer_learning_rate": 1e-3}, {"outer_learning_rate": 1e-4})),
+        Stage("recall", ({"recall_weight": 0.7}, {"recall_weight": 0.5}, {"recall_weight": 0.85}), "normal"),
+    )
 
     def __init__(self, config: MetatuneConfig, model: nn.Module, fabric: Fabric) -> None:
         self.check(config)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from metaseg.adapt.batches import BalancedSlices, BatchSource
-from metaseg.adapt.methods.registry import register_method
+from metaseg.adapt.methods.registry import Stage, register_method
 from metaseg.adapt.setup import AdaptationSetup
 from metaseg.config.segmentation import NaivetuneConfig
 from metaseg.errors import UsageError
@@ -74,7 +74,16 @@ class Interpolation:
 
 
 PLAIN_DEFAULTS: MappingProxyType[str, Any] = MappingProxyType(
-    {"learning_rate": 3e-4, "schedule": "constant", "augment": "none", "ema": 0.0, "interpolation": 1.0}
+    {
+        "learning_rate": 3e-4,
+        "schedule": "constant",
+        "augment": "none",
+        "ema": 0.0,
+        "interpolation": 1.0,
+        "recall_weight": 0.7,
+        "replay_fraction": 0.25,
+        "replay_weight": 0.7,
+    }
 )
 
 
@@ -93,6 +102,7 @@ class Naive:
 
     Attributes:
         defaults: Settings where none are given; see :func:`metaseg.adapt.methods.registry.resolve_defaults`.
+        stages: What ``--effort`` tries, one stage after the other; see :mod:`metaseg.adapt.choice`.
         inherits: Whether the tuned weights descend from the pretrained ones, and so know the source's patients.
         still: Modules that are held in evaluation mode at every step; none unless :meth:`network` says so.
 
@@ -103,12 +113,15 @@ class Naive:
     """
 
     defaults: MappingProxyType[str, Any] = PLAIN_DEFAULTS
+    stages: tuple[Stage, ...] = (
+        Stage("rate", ({"learning_rate": 3e-4}, {"learning_rate": 1e-4}, {"learning_rate": 1e-3})),
+    )
     inherits: bool = True
     still: Sequence[nn.Module] = ()
 
     def __init__(self, config: NaivetuneConfig, setup: AdaptationSetup, fabric: Fabric) -> None:
         self.config, self.setup, self.fabric = config, setup, fabric
-        self.loss = build_loss(config.loss, setup.space, config.recall_weight, fabric.device)
+        self.loss = build_loss(config.loss, setup.space, cast(float, config.recall_weight), fabric.device)
 
     def network(self, model: nn.Module) -> nn.Module:
         """The network to train, from the pretrained one: layers frozen, wrapped or drawn anew, in place or not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -15,6 +15,26 @@ Family = Literal["plain", "meta"]
 
 T = TypeVar("T", bound=type)
 C = TypeVar("C", NaivetuneConfig, MetatuneConfig)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Values of one setting, or of some that belong together, of which ``--effort`` takes the best.
+
+    Attributes:
+        title: What they set, in a word or two.
+        values: Settings by name; the first are the method's defaults.
+        effort: The least effort at which they are tried.
+    """
+
+    title: str
+    values: tuple[Mapping[str, Any], ...]
+    effort: Literal["quick", "normal", "thorough"] = "quick"
+
+
+EFFORTS = ("none", "quick", "normal", "thorough")
+WAY_BACK = "interpolation"
+"""What every method's effort chooses besides, since it takes no training of its own."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +102,44 @@ def find_method(name: str, family: Family | None = None) -> MethodInfo:
     raise unknown_name("method", name, method_names(family))
 
 
-def resolve_defaults(config: C) -> C:
-    """The settings with the method's defaults where nothing was given; those that are given stand.
+def stages_of(config: NaivetuneConfig | MetatuneConfig) -> Iterator[Stage]:
+    """The stages that ``--effort`` goes through, without settings that are given.
 
     Raises:
         UsageError: There is no such method in the verb's family.
     """
-    family: Family = "plain" if isinstance(config, NaivetuneConfig) else "meta"
-    defaults = find_method(config.method, family).build.defaults
-    return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})
+    for stage in find_method(config.method, _family(config)).build.stages:
+        open_ = [{name: value for name, value in row.items() if getattr(config, name) is None} for row in stage.values]
+        values = tuple(row for place, row in enumerate(open_) if row and row not in open_[:place])
+        if EFFORTS.index(stage.effort) <= EFFORTS.index(config.effort) and values:
+            yield replace(stage, values=values)
+
+
+def chosen_settings(config: NaivetuneConfig | MetatuneConfig) -> frozenset[str]:
+    """The settings that ``--effort`` chooses: those of the stages and the way back, unless they are given.
+
+    Raises:
+        UsageError: There is no such method in the verb's family.
+    """
+    if config.effort == "none":
+        return frozenset()
+    way_back = {WAY_BACK} if getattr(config, WAY_BACK) is None else set()
+    return frozenset(way_back | {name for stage in stages_of(config) for name in stage.values[0]})
+
+
+def resolve_defaults(config: C) -> C:
+    """The settings with the method's defaults where nothing was given; those that are given stand.
+
+    What ``--effort`` chooses stays None.
+
+    Raises:
+        UsageError: There is no such method in the verb's family.
+    """
+    defaults = find_method(config.method, _family(config)).build.defaults
+    left = chosen_settings(config)
+    missing = (name for name in defaults if getattr(config, name) is None and name not in left)
+    return replace(config, **{name: defaults[name] for name in missing})
+
+
+def _family(config: NaivetuneConfig | MetatuneConfig) -> Family:
+    return "plain" if isinstance(config, NaivetuneConfig) else "meta"

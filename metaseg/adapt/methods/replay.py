@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 
 from metaseg.adapt.batches import BalancedSlices, BatchSource, augmented, source_shots, stack
 from metaseg.adapt.methods.naive import Naive
-from metaseg.adapt.methods.registry import register_method
+from metaseg.adapt.methods.registry import Stage, register_method
 from metaseg.adapt.setup import AdaptationSetup
 from metaseg.config.segmentation import NaivetuneConfig
 from metaseg.errors import UsageError
 from metaseg.runs.logs import Selection
 from metaseg.training.augment import transplant
 from metaseg.training.loop import Batch
+from metaseg.training.optimization import build_loss
 
 
 @register_method(
@@ -46,7 +48,7 @@ class Replay(Naive):
 
     def __init__(self, config: NaivetuneConfig, setup: AdaptationSetup, fabric: Fabric) -> None:
         super().__init__(config, setup, fabric)
-        self.replayed = replayed_slices(config.batch_size, config.replay_fraction)
+        self.replayed = replayed_slices(config.batch_size, cast(float, config.replay_fraction))
 
     def batches(self, steps: int) -> BatchSource:
         """All batches of a training of so many steps.
@@ -128,6 +130,24 @@ class Rehearse(Replay):
         | {"learning_rate": 2e-3, "schedule": "cosine", "augment": "full", "ema": 0.99, "interpolation": 0.75}
     )
 
+    stages = (
+        Stage("recall", ({"recall_weight": 0.7}, {"recall_weight": 0.5}, {"recall_weight": 0.85})),
+        Stage(
+            "source",
+            (
+                {"replay_fraction": 0.25, "replay_weight": 0.7},
+                {"replay_fraction": 0.5, "replay_weight": 1.0},
+                {"replay_fraction": 0.25, "replay_weight": 0.3},
+            ),
+        ),
+        Stage("augmentation", ({"augment": "full"}, {"augment": "none"}), "normal"),
+        Stage("rate", ({"learning_rate": 2e-3}, {"learning_rate": 5e-4}), "normal"),
+    )
+
+    def __init__(self, config: NaivetuneConfig, setup: AdaptationSetup, fabric: Fabric) -> None:
+        super().__init__(config, setup, fabric)
+        self.source_loss = build_loss(config.loss, setup.space, config.replay_recall_weight, fabric.device)
+
     def batches(self, steps: int) -> BatchSource:
         """All batches of a training of so many steps.
 
@@ -144,8 +164,8 @@ class Rehearse(Replay):
         if not self.replayed:
             return super().objective(model, images, classes)
         logits, own = model(images), len(images) - self.replayed
-        target, source = self.loss(logits[:own], classes[:own]), self.loss(logits[own:], classes[own:])
-        return (own * target + self.config.replay_weight * self.replayed * source) / len(images)
+        target, source = self.loss(logits[:own], classes[:own]), self.source_loss(logits[own:], classes[own:])
+        return (own * target + cast(float, self.config.replay_weight) * self.replayed * source) / len(images)
 
 
 @dataclass(frozen=True)
