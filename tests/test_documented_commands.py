@@ -19,7 +19,7 @@ TUNING = ["--slices", "4", "--budget", "12", "--marks", "1", "--no-pictures"]
 SMALLER = {
     "data phantoms": ["--cases", "3"],
     "pretrain": [*NET, "--epochs", "1", "--slices-per-epoch", "8", "--validate-every", "1", "--val-fraction", "0.34"],
-    "tune": TUNING,
+    "tune": [*TUNING, "--effort", "none"],
     "metatune": TUNING,
     "naivetune": TUNING,
     "evaluate": ["--no-surface", "--no-tta", "--pictures", "0"],

@@ -38,7 +38,7 @@ class TestDefaults:
 
 class TestRehearse:
     def test_tune_runs_it_and_its_config_says_how(self, pretrained: dict[str, Any], tmp_path: Path) -> None:
-        run = metaseg.tune(**pretrained, **SMALL, out=tmp_path / "r").run
+        run = metaseg.tune(**pretrained, **SMALL, effort="none", out=tmp_path / "r").run
         config = load_config(TuneConfig, run / "config.yaml")
         assert (config.method, config.augment, config.schedule) == ("rehearse", "full", "cosine")
         chosen = list(csv.DictReader((run / "selection.csv").open()))
@@ -105,7 +105,7 @@ class TestTransplantedSlices:
 
 
 def test_tuned_run_can_be_evaluated_on_its_own_data(pretrained: dict[str, Any], tmp_path: Path) -> None:
-    run = metaseg.tune(**pretrained, **SMALL, out=tmp_path / "r").run
+    run = metaseg.tune(**pretrained, **SMALL, effort="none", out=tmp_path / "r").run
     result = metaseg.evaluate(run=run, surface=False, pictures=0, tta=False, cache=pretrained["cache"])
     assert len(result.cases)
 
