@@ -110,7 +110,7 @@ class TestParts:
         parts = judged_parts(setup, 2)
         for number, shot in enumerate(setup.shots):
             held_out = [part.target.cases[number].outlined.tolist() for part in parts]
-            assert sorted(sum(held_out, [])) == shot.slices.tolist()
+            assert sorted(number for part in held_out for number in part) == shot.slices.tolist()
             for part, judged in zip(parts, held_out, strict=True):
                 assert set(part.shots[number].slices.tolist()) == set(shot.slices.tolist()) - set(judged)
 
