@@ -143,7 +143,7 @@ def test_variables_replace_the_folders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_command_line_wins_over_the_file() -> None:
     config = load_config(MetatuneConfig, CONFIGS / "metatune.yaml", {"order": "passive", "shots": "3"})
-    assert (config.order, config.shots, config.budget) == ("passive", 3, 1200)
+    assert (config.order, config.shots, config.budget) == ("passive", 3, 4800)
 
 
 def test_cheng_methods_differ_in_the_method_alone() -> None:

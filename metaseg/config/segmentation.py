@@ -173,7 +173,7 @@ class AdaptOptions(RunOptions, ProcessOptions, DataOptions, MissingOptions):
         later=True,
         alone=LEAVE_ONE_OUT,
     )
-    budget: Count = option(1200, "Work to spend, in slice gradient evaluations.", ADAPT, common=True)
+    budget: Count = option(4800, "Work to spend, in slice gradient evaluations.", ADAPT, common=True)
     effort: Effort = option("none", _EFFORT, ADAPT, later=True)
     forget_at_most: Fraction = option(
         0.05,
