@@ -40,11 +40,7 @@ OBJECTS = {
     "cases": "Cases of metaseg.cases.read_cases or of your own, instead of data.",
     "network": "A network to adapt, instead of from_run; with modalities, unless it is of metaseg.load.",
 }
-CLASSES = {
-    "Case": "metaseg.cases.case",
-    "MetasegError": "metaseg.errors",
-    "Predictor": "metaseg.inference.predictor",
-}
+CLASSES = {"Case": "metaseg.cases.case", "MetasegError": "metaseg.errors", "Predictor": "metaseg.inference.predictor"}
 
 
 def public(name: str) -> Any:

@@ -22,12 +22,7 @@ class MetasegError(Exception):
     exit_code = 1
 
     def __init__(
-        self,
-        found: str,
-        *,
-        where: str | Path | None = None,
-        expected: str | None = None,
-        remedy: str | None = None,
+        self, found: str, *, where: str | Path | None = None, expected: str | None = None, remedy: str | None = None
     ) -> None:
         self.found, self.where, self.expected, self.remedy = found, where, expected, remedy
         super().__init__(found, where, expected, remedy)

@@ -240,11 +240,7 @@ VERBS: tuple[Verb, ...] = (
         COMPARING,
         "Run the studies of a paper that metaseg follows, and make a report of each. The same command again runs only "
         "what is missing. Without a name the papers are listed.",
-        (
-            "metaseg paper",
-            "metaseg paper hao2021 --size smoke",
-            "metaseg paper all --size smoke --jobs 2",
-        ),
+        ("metaseg paper", "metaseg paper hao2021 --size smoke", "metaseg paper all --size smoke --jobs 2"),
     ),
     Verb(
         ClassifyTrainConfig,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from imagenet_files import ImageNetFiles, imagenet_files
 import metaseg
 from metaseg.cases.readers import read_cases
 from metaseg.cases.splits import Split, make_split
+from metaseg.cli import main
 
 CaseWriter = Callable[..., Path]
 
@@ -56,6 +58,21 @@ def draw_at_marks(drawn_at_marks: dict[tuple[str, str], Any], monkeypatch: pytes
     """Runs draw at their marks, as users see it."""
     for (module, name), draw in drawn_at_marks.items():
         monkeypatch.setattr(sys.modules[module], name, draw)
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Runs a command line in this process; gives its exit code, what it printed, and its messages."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main.run([str(word) for word in words])
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, before)
 
 
 def write_case(root: Path, name: str, seed: int, shape: tuple[int, int, int], centre: float, dtype: type) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -14,7 +13,6 @@ import pytest
 
 from metaseg.cases.readers import read_cases
 from metaseg.cases.splits import make_split
-from metaseg.cli import main
 
 Call = Callable[..., tuple[int, str, str]]
 CASE = "Brats18_HGG01_1_1"
@@ -31,20 +29,11 @@ TINY = (
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Call]:
+def call(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("METASEG_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("METASEG_DEBUG", raising=False)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main.run([str(word) for word in words])
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    before = signal.getsignal(signal.SIGTERM)
-    yield run
-    signal.signal(signal.SIGTERM, before)
+    return call
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tomllib
@@ -17,7 +16,6 @@ import pytest
 
 import metaseg
 from metaseg.cases.splits import Split
-from metaseg.cli import main
 
 PLUGIN = Path(__file__).parent / "plugin"
 SCRIPT = """
@@ -113,19 +111,11 @@ def said(place: Path) -> dict[str, tuple[int, str]]:
 
 
 @pytest.fixture
-def without(place, monkeypatch, capsys):
+def without(place, monkeypatch, call):
     """Calls a verb in this process, in which the plug-in is not installed; what was said."""
     monkeypatch.chdir(place)
     monkeypatch.setenv("METASEG_CACHE", str(place / "cache"))
-
-    def call(*words: str) -> str:
-        with pytest.raises(SystemExit):
-            main.run(words)
-        return " ".join("".join(capsys.readouterr()).split())
-
-    before = signal.getsignal(signal.SIGTERM)
-    yield call
-    signal.signal(signal.SIGTERM, before)
+    return lambda *words: " ".join("".join(call(*words)[1:]).split())
 
 
 def test_every_verb_works_with_it(said):

@@ -70,11 +70,7 @@ DOWNLOADS: Mapping[str, Download] = {_DECATHLON.name: _DECATHLON}
 
 
 def fetch_dataset(
-    name: str = "msd-task01-brats",
-    out: str | Path = "data",
-    *,
-    base_url: str | None = None,
-    progress: bool = True,
+    name: str = "msd-task01-brats", out: str | Path = "data", *, base_url: str | None = None, progress: bool = True
 ) -> Path:
     """Download a data set and unpack it; where that is done already, return at once.
 

@@ -164,9 +164,7 @@ _COUNTED = ("cohort", "grade", "site", "format", "label_scheme", "shape", "spaci
 
 
 def summarise(
-    cases: Sequence[Case],
-    progress: Callable[[int, int], None] | None = None,
-    failed: list[FailedCase] | None = None,
+    cases: Sequence[Case], progress: Callable[[int, int], None] | None = None, failed: list[FailedCase] | None = None
 ) -> Summary:
     """Read every case once and gather what it holds.
 

@@ -32,13 +32,7 @@ from metaseg.classify.rounds import (
 )
 from metaseg.classify.slices import ClassifiedSlices
 from metaseg.classify.train import begin_run, measure_test_part, open_parts
-from metaseg.classify.uncertainty import (
-    RANKED_ROUND,
-    SharedRanking,
-    member_probabilities,
-    uncertainty_list,
-    write_list,
-)
+from metaseg.classify.uncertainty import RANKED_ROUND, SharedRanking, member_probabilities, uncertainty_list, write_list
 from metaseg.config.classification import ClassifyActiveConfig
 from metaseg.errors import UsageError, recorded_warnings
 from metaseg.files import finite_metrics
@@ -155,10 +149,7 @@ class _ActiveLearning:
         self._begin()
         done = self.done
         logged = len(done) + sum(len(values) for record in done for values in record.metrics.values())
-        with (
-            EventLog(self.run, len(done) or None, logged) as log,
-            progress("active learning", None) as bar,
-        ):
+        with EventLog(self.run, len(done) or None, logged) as log, progress("active learning", None) as bar:
             while not self._at_end():
                 if self._round(log, bar):
                     self.run.state.set_status("stopped", f"waits for labels in {self.config.ask}")

@@ -191,11 +191,7 @@ class Annotator:
         self.path, self.state = path, state
 
     def labels(
-        self,
-        number: int,
-        slices: ClassifiedSlices,
-        scores: Sequence[float],
-        before: Collection[str],
+        self, number: int, slices: ClassifiedSlices, scores: Sequence[float], before: Collection[str]
     ) -> np.ndarray | None:
         """Labels of a round's slices, ``(n,)``; None if they were asked for only now.
 

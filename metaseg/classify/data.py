@@ -186,9 +186,7 @@ def open_slices(
 
 
 def open_classified(
-    config: RunConfig,
-    modalities: tuple[str, ...] = (),
-    failed: list[FailedCase] | None = None,
+    config: RunConfig, modalities: tuple[str, ...] = (), failed: list[FailedCase] | None = None
 ) -> SliceStore:
     """The prepared cases that settings name, or phantoms."""
     folders = config.data or phantom_folders(config, config.seed)

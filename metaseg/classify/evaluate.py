@@ -186,8 +186,7 @@ def _slices(config: ClassifyEvaluateConfig, network: LoadedClassifier, failed: l
         slices = slices.take(np.flatnonzero(~seen))
     if not len(slices):
         raise UsageError(
-            "no slice is left to evaluate",
-            remedy="give other --data, another --part, or --include-training",
+            "no slice is left to evaluate", remedy="give other --data, another --part, or --include-training"
         )
     return slices
 

@@ -106,12 +106,7 @@ def classifier_optimizer(config: FitOptions, transfer: Transfer) -> Optimizer:
     """The optimiser over all layers, each group with its part of the rate; resting layers have no gradient."""
     groups = transfer.parameter_groups(config.head_factor, config.bias_factor)
     return build_optimizer(
-        config.optimizer,
-        groups,
-        config.learning_rate,
-        config.weight_decay,
-        momentum=config.momentum,
-        nesterov=False,
+        config.optimizer, groups, config.learning_rate, config.weight_decay, momentum=config.momentum, nesterov=False
     )
 
 
@@ -126,12 +121,7 @@ def classifier_objective(transfer: Transfer, extra: Callable[[], dict[str, Any]]
 
 
 BATCH = 32
-METRICS = {
-    "auc": "auc_macro",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced_accuracy",
-    "f1": "f1_macro",
-}
+METRICS = {"auc": "auc_macro", "accuracy": "accuracy", "balanced_accuracy": "balanced_accuracy", "f1": "f1_macro"}
 """Metrics that are watched, with their names in :func:`~metaseg.metrics.classification.classification_metrics`."""
 NAMES = {"auc": "macro AUC", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1": "macro F1"}
 """The same in words. With two classes, the macro AUC is the AUC."""

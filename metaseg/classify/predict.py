@@ -97,13 +97,7 @@ def _open(config: ClassifyPredictConfig, card: ModelCard) -> tuple[ClassifiedSli
     options = PrepareOptions(card.modalities, ceil(STORED_SIZE * size))
     with progress("preparing cases", None) as bar:
         store = build_store(
-            cases,
-            cache_root(config.cache) / "cases",
-            options,
-            config.jobs,
-            bar.set,
-            publish=False,
-            failed=failed,
+            cases, cache_root(config.cache) / "cases", options, config.jobs, bar.set, publish=False, failed=failed
         )
     unknown = [-1] * len(store)
     return classified_slices(store, unknown, _slices(store, config.slices), card.classes, card.modalities, size), failed

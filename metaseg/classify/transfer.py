@@ -75,8 +75,7 @@ def check_transfer(config: Any) -> None:
     transfer, weights = config.transfer, config.weights
     if transfer == "scratch" and weights != "none":
         raise UsageError(
-            f"--transfer scratch with --weights {weights}",
-            remedy="omit the weights, or choose another transfer",
+            f"--transfer scratch with --weights {weights}", remedy="omit the weights, or choose another transfer"
         )
     if transfer in KEEPING and weights == "none":
         raise UsageError(

@@ -38,11 +38,7 @@ def list_file(run: Path, number: int) -> Path:
 
 
 def uncertainty_list(
-    slices: ClassifiedSlices,
-    probabilities: np.ndarray,
-    ranking: IntArray,
-    labelled: np.ndarray,
-    chosen: IntArray,
+    slices: ClassifiedSlices, probabilities: np.ndarray, ranking: IntArray, labelled: np.ndarray, chosen: IntArray
 ) -> pd.DataFrame:
     """The whole list, a row for each slice in the sequence of the pool.
 

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from metaseg.runs.folder import RunRow
 
 
-def methods(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
+def methods(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
     """List adaptation methods: verb, need of source data, cost of a step in slice gradient evaluations, paper."""
     with messages():
         from metaseg.adapt.methods import METHODS
@@ -107,9 +105,7 @@ def _print_runs(rows: list[RunRow]) -> None:
     table.print()
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
-) -> None:
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False) -> None:
     """Check versions, devices, learn2learn, memory and folders; exit code 1 if something does not work."""
     with messages():
         from metaseg.cli.examination import examine

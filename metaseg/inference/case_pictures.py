@@ -82,12 +82,7 @@ def case_overlay(
 
 
 def case_heatmap(
-    case: StoredCase,
-    chance: np.ndarray,
-    space: LabelSpace,
-    modalities: Sequence[str],
-    *,
-    synthetic: bool = False,
+    case: StoredCase, chance: np.ndarray, space: LabelSpace, modalities: Sequence[str], *, synthetic: bool = False
 ) -> Image.Image:
     """Heat map of the slice that holds the most probable enhancing tumour.
 

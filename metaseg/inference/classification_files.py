@@ -149,10 +149,7 @@ def _levels(probabilities: np.ndarray, labels: np.ndarray, patients: np.ndarray)
 
 def _class_columns(level: _Level, classes: Sequence[str]) -> dict[str, Any]:
     names = np.asarray(classes, dtype=object)
-    columns: dict[str, Any] = {
-        "truth": names[level.labels],
-        "predicted": names[predicted_classes(level.probabilities)],
-    }
+    columns: dict[str, Any] = {"truth": names[level.labels], "predicted": names[predicted_classes(level.probabilities)]}
     return columns | {f"prob_{name}": level.probabilities[:, place] for place, name in enumerate(classes)}
 
 

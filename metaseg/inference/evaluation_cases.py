@@ -12,10 +12,7 @@ from metaseg.cases.case import FailedCase
 from metaseg.cases.labels import LABEL_SPACES, LabelSpace
 from metaseg.cases.patients import doubtable, warn_of_doubtful
 from metaseg.cases.splits import Absent, Split
-from metaseg.config.segmentation import (
-    AdaptOptions,
-    EvaluateConfig,
-)
+from metaseg.config.segmentation import AdaptOptions, EvaluateConfig
 from metaseg.errors import DataError, RunError, UsageError, some, warn_user
 from metaseg.runs.folder import RunFolder, is_run
 from metaseg.runs.manifest import SYNTHETIC

@@ -146,9 +146,7 @@ def from_resnet50(state: Mapping[str, torch.Tensor], net: nn.Module) -> dict[str
     imagenet=ImageNetWeights("ResNet-50", ResNet50_Weights.IMAGENET1K_V1, "bn1.", from_resnet50),
 )
 def monai_fcn(
-    in_channels: int,
-    num_classes: int,
-    upsample_mode: Literal["bilinear", "transpose"] = "bilinear",
+    in_channels: int, num_classes: int, upsample_mode: Literal["bilinear", "transpose"] = "bilinear"
 ) -> PadToStride:
     """Build MONAI's ``MCFCN``, which brings the modalities to three channels by a 1 x 1 convolution first."""
     net = MCFCN(in_channels, num_classes, upsample_mode, pretrained=False, progress=False)

@@ -458,11 +458,7 @@ def write_confusion_plot(
 
 
 def write_reliability_plot(
-    path: Path,
-    probabilities: np.ndarray,
-    labels: Sequence[int] | np.ndarray,
-    title: str = "",
-    synthetic: bool = False,
+    path: Path, probabilities: np.ndarray, labels: Sequence[int] | np.ndarray, title: str = "", synthetic: bool = False
 ) -> Path:
     """Write :func:`draw_reliability` as PNG; returns the file."""
     with chart_file(path, 5.6, 5.8, title, synthetic) as (axis,):

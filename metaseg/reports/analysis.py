@@ -221,11 +221,6 @@ class Roles:
     paper: Mapping[str, str]
     floors: frozenset[str]
 
-    @property
-    def highlighted(self) -> tuple[str, ...]:
-        """Methods that are not grey."""
-        return tuple(method for method, role in self.colours.items() if role != "other")
-
 
 def find_roles(methods: Sequence[str], best: str | None, runs: Sequence[ReportRun]) -> Roles:
     """Give each method its part.

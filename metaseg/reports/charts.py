@@ -34,11 +34,7 @@ TASK_COLOURS = {"learned": "learned", "unlearned": "unlearned", "source": "sourc
 
 
 def retention_figure(
-    curves: pd.DataFrame,
-    domains: Collection[str],
-    roles: Mapping[str, str],
-    region: str,
-    floors: Collection[str] = (),
+    curves: pd.DataFrame, domains: Collection[str], roles: Mapping[str, str], region: str, floors: Collection[str] = ()
 ) -> Figure:
     """Dice of domains over the work, side by side: a line and a 95 % band per method.
 

@@ -44,12 +44,7 @@ _CELL = ["target", "shots"]
 
 
 def every_pair(
-    table: pd.DataFrame,
-    region: str,
-    *,
-    metrics: Sequence[str] = METRICS,
-    seed: int = 0,
-    resamples: int = 2000,
+    table: pd.DataFrame, region: str, *, metrics: Sequence[str] = METRICS, seed: int = 0, resamples: int = 2000
 ) -> pd.DataFrame:
     """Compare every two methods.
 

@@ -166,8 +166,7 @@ def parse_space(
         name = str(key).replace("-", "_")
         if name not in annotations:
             raise UsageError(
-                f"{where}: '{key}' is no setting to search",
-                expected="one of " + ", ".join(sorted(annotations)),
+                f"{where}: '{key}' is no setting to search", expected="one of " + ", ".join(sorted(annotations))
             )
         parsed[name] = _parameter(name, value, annotations[name], where)
     return parsed

@@ -300,12 +300,7 @@ class Failure:
 
     def as_json(self) -> dict[str, str]:
         """As ``failures.json`` holds it."""
-        return {
-            "unit": self.unit.name,
-            "folder": str(self.unit.folder),
-            "error": self.error,
-            "details": self.details,
-        }
+        return {"unit": self.unit.name, "folder": str(self.unit.folder), "error": self.error, "details": self.details}
 
 
 @contextmanager

@@ -245,13 +245,7 @@ OVERLAY_SLICES = 3
 """Slices of a case that are shown while a run goes on."""
 
 
-def log_overlay(
-    log: EventLog,
-    domain: str,
-    predictor: Predictor,
-    case: StoredCase,
-    step: int,
-) -> None:
+def log_overlay(log: EventLog, domain: str, predictor: Predictor, case: StoredCase, step: int) -> None:
     """Put label and prediction of a case's fullest slices into TensorBoard.
 
     Args:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import signal
+from functools import partial
 
 import pytest
 
 from metaseg.classify.train import run_classify_train
-from metaseg.cli import main
 
 from .conftest import write_images
 
@@ -19,20 +18,11 @@ TINY = [
 
 
 @pytest.fixture
-def call(capsys, monkeypatch, tmp_path, cache):
+def call(call, monkeypatch, tmp_path, cache):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("METASEG_DEBUG", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words):
-        with pytest.raises(SystemExit) as caught:
-            main.run(["classify", *map(str, words)])
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    before = signal.getsignal(signal.SIGTERM)
-    yield run
-    signal.signal(signal.SIGTERM, before)
+    return partial(call, "classify")
 
 
 def one_message(code, error, named):

@@ -1,23 +1,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 
 from metaseg.adapt.methods import METHODS
-from metaseg.cli import main
+
+Call = Callable[..., tuple[int, str, str]]
 
 
-def call(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    with pytest.raises(SystemExit) as caught:
-        main.run(words)
-    captured = capsys.readouterr()
-    assert not caught.value.code, captured.err
-    return captured.out
-
-
-def test_every_method_is_listed_with_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
-    entries = {entry["name"]: entry for entry in json.loads(call(capsys, "methods", "--json"))}
+def test_every_method_is_listed_with_what_it_needs(call: Call) -> None:
+    entries = {entry["name"]: entry for entry in json.loads(call("methods", "--json")[1])}
     assert set(entries) == set(METHODS)
     assert next(iter(entries)) == "naive"
     assert entries["ewc"]["verb"] == "naivetune"
@@ -31,10 +25,11 @@ def test_every_method_is_listed_with_what_it_needs(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("columns", ["80", "180"])
 def test_table_names_all_and_their_papers_on_any_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+    call: Call, monkeypatch: pytest.MonkeyPatch, columns: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    text = call(capsys, "methods")
+    code, text, _ = call("methods")
+    assert code == 0
     lines = text.splitlines()
     assert max(map(len, lines)) <= int(columns)
     for name, info in METHODS.entries().items():

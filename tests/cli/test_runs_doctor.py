@@ -1,46 +1,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from metaseg.cli import examination, main
+from metaseg.cli import examination
 from metaseg.cli.examination import CheckResult
 from metaseg.cli.runs import metric_lines
 from metaseg.config.segmentation import PretrainConfig
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.manifest import Manifest
 
-
-def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as caught:
-        main.run(words)
-    captured = capsys.readouterr()
-    return int(caught.value.code or 0), captured.out, captured.err
+Call = Callable[..., tuple[int, str, str]]
 
 
-def test_runs_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_listed(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "140")
-    assert "no runs in runs" in call(capsys, "runs")[1]
+    assert "no runs in runs" in call("runs")[1]
     with RunFolder.create(PretrainConfig(out=Path("runs/[a]"))) as run:
         Manifest(verb="pretrain", seed=0, device="cpu", synthetic=True).save(run.path)
         run.state.set_metrics({"dice/val/ET": 0.7512})
-    code, text, _ = call(capsys, "runs")
+    code, text, _ = call("runs")
     assert code == 0
     for part in ("runs/[a]", "pretrain", "finished", "val  ET 0.751", "synthetic"):
         assert part in text
-    [row] = json.loads(call(capsys, "runs", "runs", "--json")[1])
+    [row] = json.loads(call("runs", "runs", "--json")[1])
     assert row["path"] == "runs/[a]"
     assert row["metrics"] == {"dice/val/ET": 0.7512}
 
 
-def test_doctor_tells_what_works(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_doctor_tells_what_works(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("METASEG_CACHE", str(tmp_path / "cache"))
-    code, text, _ = call(capsys, "doctor", "--json")
+    code, text, _ = call("doctor", "--json")
     content = json.loads(text)
     found = {check["name"]: check for check in content["checks"]}
     assert content["ok"] is (code == 0)
@@ -50,13 +44,11 @@ def test_doctor_tells_what_works(
     assert not (tmp_path / "cache").exists()
 
 
-def test_doctor_ends_with_1_if_something_is_broken(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_ends_with_1_if_something_is_broken(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         examination, "examine", lambda: [CheckResult("a", True, "fine"), CheckResult("bb", False, "broken: mend it")]
     )
-    code, text, _ = call(capsys, "doctor")
+    code, text, _ = call("doctor")
     assert code == 1
     assert text == "ok   a   fine\nBAD  bb  broken: mend it\n"
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from study_rows import study_row
 
 from metaseg.errors import UsageError
 from metaseg.metrics.statistics import holm
@@ -31,7 +32,7 @@ def table() -> pd.DataFrame:
                 "source": base["source"] + gain + generator.normal(0, 0.01, 10),
             }
             rows += [
-                ("met", method, "plain", 5, seed, step, step / 10, domain, f"{domain}{p}", f"{domain}{p}", "WT", dice)
+                study_row(method, seed, step, domain, f"{domain}{p}", dice, family="plain")
                 for domain in ("target", "source")
                 for step, values in ((0, base[domain]), (100, ends[domain]))
                 for p, dice in enumerate(values)

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from study_rows import study_row
 
 from metaseg.errors import DataError
 from metaseg.studies.pairs import at_seconds, every_pair
@@ -20,20 +21,7 @@ def tidy(seconds_per_step, steps=STEPS, seeds=(0, 1, 2), shots=5):
             for step in steps:
                 timing.append(("met", method, shots, seed, step, cost * step * (1 + seed / 10)))
                 rows += [
-                    (
-                        "met",
-                        method,
-                        "gradient",
-                        shots,
-                        seed,
-                        step,
-                        step / 10,
-                        domain,
-                        name,
-                        name,
-                        "WT",
-                        start + slope * step,
-                    )
+                    study_row(method, seed, step, domain, name, start + slope * step, shots=shots)
                     for domain in ("target", "source")
                     for name, (start, slope) in SLOPES.items()
                 ]

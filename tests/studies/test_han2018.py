@@ -15,7 +15,6 @@ from torchvision.models.vgg import cfgs
 from metaseg.adapt.watch import read_marks
 from metaseg.cases.phantoms import make_phantoms
 from metaseg.cases.splits import Split
-from metaseg.cli import main
 from metaseg.studies.tables import read_study_table
 
 FILE = Path(__file__).resolve().parents[2] / "configs" / "paper" / "han2018.yaml"
@@ -68,23 +67,20 @@ def commands() -> list[list[str]]:
     return [["train=2,val=1,test=2" if word == "train=20,val=4,test=6" else word for word in line] for line in words]
 
 
-def call(*words: str) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main.run(list(words))
-    assert not caught.value.code, words
+def test_the_file_runs_from_raw_folders_to_the_report(folder, call):
+    def printed_by(*words: str) -> str:
+        code, printed, said = call(*words)
+        assert code == 0, (words, said)
+        return printed
 
-
-def test_the_file_runs_from_raw_folders_to_the_report(folder, capsys):
     *prepare, dry, compare, report = commands()
     for words in prepare:
-        call(*words)
-    call(*dry)
-    assert "left to do: 5 cells, 5 trials in 5 searches" in capsys.readouterr().out
+        printed_by(*words)
+    assert "left to do: 5 cells, 5 trials in 5 searches" in printed_by(*dry)
     assert not Path("studies").exists()
     # Without a search, and then with one.
-    call(*compare, "--trials", "0")
-    call(*compare)
-    printed = capsys.readouterr().out
+    printed_by(*compare, "--trials", "0")
+    printed = printed_by(*compare)
     assert "5 of 5 cells are done" in printed
     assert "beside Han et al. 2018" in printed
     assert "SYNTHETIC" in printed
@@ -103,5 +99,5 @@ def test_the_file_runs_from_raw_folders_to_the_report(folder, capsys):
         assert {row["case"] for row in rows["source"]} == set(parts["brats"]["val"])
         assert {row["case"] for row in rows["target"]} == set(parts["metastasis"]["val"])
     assert set(read_study_table(study / "results.csv")["method"]) == set(yaml.safe_load(FILE.read_text())["methods"])
-    call(*report)
+    printed_by(*report)
     assert "SYNTHETIC" in (study / "report.html").read_text()

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from study_rows import study_row
 
 from metaseg.errors import DataError, UsageError
 from metaseg.metrics.statistics import holm
@@ -26,20 +27,7 @@ def table():
                 for domain, gain in zip(("target", "source"), change, strict=True):
                     after = np.clip(base[domain] + gain + generator.normal(0, 0.05, len(base[domain])), 0, 1)
                     rows += [
-                        (
-                            "met",
-                            method,
-                            "gradient",
-                            shots,
-                            seed,
-                            step,
-                            step / 10,
-                            domain,
-                            f"{domain}{p}",
-                            f"{domain}{p}",
-                            "WT",
-                            d,
-                        )
+                        study_row(method, seed, step, domain, f"{domain}{p}", d, shots=shots)
                         for step, dice in ((0, base[domain]), (100, after))
                         for p, d in enumerate(dice)
                     ]

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from study_rows import study_row
 
 from metaseg.errors import DataError
 from metaseg.metrics.curves import retention_area, steps_to_fraction
@@ -21,21 +22,9 @@ from metaseg.studies.tables import TABLE_COLUMNS
 
 def run(method, seed, steps, target, source, family="gradient", shots=5, name="met"):
     """Rows of one run; target and source are Dice (mark, patient)."""
+    options = {"family": family, "shots": shots, "target": name}
     return [
-        (
-            name,
-            method,
-            family,
-            shots,
-            seed,
-            step,
-            step,
-            domain,
-            f"{domain}-{patient}",
-            f"{domain}-{patient}",
-            "WT",
-            dice,
-        )
+        study_row(method, seed, step, domain, f"{domain}-{patient}", dice, update=step, **options)
         for domain, marks in (("target", target), ("source", source))
         for step, row in zip(steps, marks, strict=True)
         for patient, dice in enumerate(row)

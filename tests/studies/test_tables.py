@@ -4,6 +4,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from study_rows import study_row
 
 from metaseg.errors import DataError
 from metaseg.studies.tables import (
@@ -20,7 +21,7 @@ from metaseg.studies.tables import (
 @pytest.fixture
 def table():
     rows = [
-        ("met", method, "gradient", 5, seed, step, step / 10, domain, f"{patient}-a", patient, "ET", dice)
+        study_row(method, seed, step, domain, patient, dice, case=f"{patient}-a", region="ET")
         for method in ("naive", "maml-active")
         for seed in (0, 1)
         for step in (0, 120)

@@ -319,11 +319,7 @@ def _check_values(
 
 
 def _check_label(
-    seen: Inspection,
-    case: Case,
-    label: Volume,
-    reference: tuple[str, Geometry] | None,
-    head: np.ndarray | None,
+    seen: Inspection, case: Case, label: Volume, reference: tuple[str, Geometry] | None, head: np.ndarray | None
 ) -> None:
     loaded = _load(seen, "the label", label)
     if loaded is None:

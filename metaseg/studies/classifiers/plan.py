@@ -377,11 +377,7 @@ def _check_cross_validation(config: ClassifyCompareConfig, entries: Mapping[str,
 
 
 def read_classifier_entry(
-    what: str,
-    settings: Mapping[str, Any],
-    shared: Mapping[str, Any],
-    study: Any,
-    folder: Path,
+    what: str, settings: Mapping[str, Any], shared: Mapping[str, Any], study: Any, folder: Path
 ) -> ClassifierConfig:
     """The settings of an entry's runs.
 
@@ -411,8 +407,7 @@ def read_classifier_entry(
         )
     if taken := [name for name in (*own, *common) if name in STUDYS_OWN]:
         raise UsageError(
-            f"{what} sets '{taken[0]}', which is the study's own",
-            remedy="set it at the top of the file, or omit it",
+            f"{what} sets '{taken[0]}', which is the study's own", remedy="set it at the top of the file, or omit it"
         )
     merged = {name: value for name, value in common.items() if name in NAMES[verb]} | own
     try:

@@ -264,10 +264,7 @@ def _draw_round(
         for row, (kept, text) in enumerate(((record.patterns.first, "first"), (record.patterns.last, "last"))):
             axis = axes[row * len(drawn) + column]
             draw_pattern_histograms(
-                axis,
-                [one.probabilities for one in kept],
-                [one.pattern for one in kept],
-                [one.label for one in kept],
+                axis, [one.probabilities for one in kept], [one.pattern for one in kept], [one.label for one in kept]
             )
             axis.set_ylabel(f"{text} {len(kept)} of the ranking" if not column else "")
             if not row:

@@ -121,7 +121,7 @@ def entry_summary(
         ``entry``; ``base``, what its networks began with; ``n_seeds``; ``unit``, ``patient`` or ``picture``, and
         ``n_units``, how many a seed's test part has; ``interval_over``, what the intervals draw; ``one_class``, the
         seeds whose network gave one class to all test slices; ``positive``, the second of two classes; the metrics of
-        :func:`final_metrics` and of :func:`label_metrics`, with ``labels_saved_p_holm``, corrected for all entries;
+        :class:`ResampledMetrics` and of :func:`label_metrics`, with ``labels_saved_p_holm``, corrected for all entries;
         ``<metric>_p_best``, the study's metric against the highest
         (:func:`~metaseg.metrics.statistics.p_against_best`), NaN for the highest itself and for entries with fewer
         than three seeds or six units.
@@ -189,7 +189,14 @@ class ResampledMetrics:
     units: int
 
     def row(self) -> dict[str, float]:
-        """Each metric's mean over seeds, its intervals and its deviation over seeds."""
+        """Mean over seeds of each metric and its intervals.
+
+        Returns:
+            For every name of :func:`summary_metrics`: ``NAME``, the mean over seeds; ``NAME_low`` and ``NAME_high``,
+            its 95 % interval over patients and seeds, over patients alone with fewer than three seeds, NaN with fewer
+            than two patients; ``NAME_sd_seeds``, its deviation over seeds, and ``NAME_low_seeds`` and
+            ``NAME_high_seeds``, Student's interval over seeds on these patients, NaN with fewer than three.
+        """
         row: dict[str, float] = {}
         for name, values in self.values.items():
             low, high = percentile_interval(self.samples[name]) if self.units > 1 else (math.nan, math.nan)
@@ -197,22 +204,6 @@ class ResampledMetrics:
             row[f"{name}_sd_seeds"] = known_deviation(values)
             row[f"{name}_low_seeds"], row[f"{name}_high_seeds"] = seeds_interval(values)
         return row
-
-
-def final_metrics(of_seeds: Mapping[int, Predictions], resamples: int) -> dict[str, float]:
-    """Mean over seeds of each metric and its intervals.
-
-    Args:
-        of_seeds: Seed to predictions.
-        resamples: As for :func:`resample_metrics`.
-
-    Returns:
-        For every name of :func:`summary_metrics`: ``NAME``, the mean over seeds; ``NAME_low`` and ``NAME_high``, its
-        95 % interval over patients and seeds, over patients alone with fewer than three seeds, NaN with fewer than two
-        patients; ``NAME_sd_seeds``, its deviation over seeds, and ``NAME_low_seeds`` and ``NAME_high_seeds``, Student's
-        interval over seeds on these patients, NaN with fewer than three.
-    """
-    return resample_metrics(of_seeds, resamples).row()
 
 
 def resample_metrics(of_seeds: Mapping[int, Predictions], resamples: int) -> ResampledMetrics:

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from metaseg.studies.classifiers.classes import by_entry, class_table, confusion_table, write_classes
-from metaseg.studies.classifiers.tables import Predictions, final_metrics
+from metaseg.studies.classifiers.tables import Predictions, resample_metrics
 from metaseg.studies.workers import Unit
 
 CLASSES = ("glioma", "meningioma", "none", "pituitary")
@@ -47,7 +47,7 @@ def test_metrics_of_classes_are_the_mean_over_seeds_of_scikit_learns(found):
 
 
 def test_the_least_of_the_classes_is_summarised(found):
-    row = final_metrics(found["a"], 200)
+    row = resample_metrics(found["a"], 200).row()
     for number, name in enumerate(("precision", "recall")):
         lowest = [
             precision_recall_fscore_support(one.labels, one.probabilities.argmax(1))[number].min()
@@ -65,7 +65,7 @@ def test_a_class_that_is_never_predicted_has_no_precision_to_speak_of(found):
     row = class_table({"a": blind}, 100).set_index("class").loc["none"]
     assert row[["precision", "recall", "f1"]].tolist() == [0.0, 0.0, 0.0]
     assert np.isnan(row["recall_low"]), "it does not vary"
-    assert final_metrics(blind, 100)["recall_least"] == 0.0
+    assert resample_metrics(blind, 100).row()["recall_least"] == 0.0
 
 
 def test_files_of_a_study(found, tmp_path):

@@ -27,11 +27,11 @@ from metaseg.studies.classifiers.tables import (
     Predictions,
     against_baseline,
     entry_summary,
-    final_metrics,
     highest_entry,
     label_bands,
     label_metrics,
     mean_curve,
+    resample_metrics,
     seed_curves,
     summary_notes,
 )
@@ -50,7 +50,7 @@ def predictions(seed, classes=3, patients=12, shift=0):
 @pytest.mark.parametrize("classes", [2, 3])
 def test_final_metrics_are_the_mean_over_seeds_of_scikit_learns(classes):
     of_seeds = {seed: predictions(seed, classes) for seed in range(3)}
-    row = final_metrics(of_seeds, 200)
+    row = resample_metrics(of_seeds, 200).row()
     theirs = {
         "accuracy": lambda y, p: accuracy_score(y, p.argmax(1)),
         "balanced_accuracy": lambda y, p: balanced_accuracy_score(y, p.argmax(1)),
@@ -80,7 +80,7 @@ def test_final_metrics_are_the_mean_over_seeds_of_scikit_learns(classes):
 def test_intervals_cover_seeds_from_three_on(seeds):
     # The same network in each seed but one, so that drawing seeds widens the interval.
     found = {seed: predictions(7) for seed in range(1, seeds)} | {0: predictions(3, patients=12)}
-    row = final_metrics(found, 25)
+    row = resample_metrics(found, 25).row()
     over = [row["auc_low_seeds"], row["auc_high_seeds"]]
     assert np.isnan(over).tolist() == [seeds < 3] * 2
     if seeds >= 3:
@@ -189,7 +189,7 @@ def test_the_highest_is_tested_against_all_others():
 
 
 def test_final_metrics_of_seeds_with_patients_of_their_own():
-    row = final_metrics({seed: predictions(seed, shift=20 * seed) for seed in range(2)}, 200)
+    row = resample_metrics({seed: predictions(seed, shift=20 * seed) for seed in range(2)}, 200).row()
     assert row["auc_low"] < row["auc"] < row["auc_high"]
 
 
