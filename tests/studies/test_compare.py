@@ -76,8 +76,11 @@ def test_study_killed_three_times_has_the_tables_of_one_left_alone(study, whole,
 
 
 def test_processes_side_by_side_give_the_same_tables(study, whole, monkeypatch):
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: SERVER)
+    # A process that begins with nothing, and one that is forked.
+    contexts = iter([multiprocessing.get_context("spawn"), SERVER])
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: next(contexts))
     assert tables(run_compare(study(jobs=2, **SEARCHED)).study) == tables(whole)
+    assert next(contexts, None) is None
 
 
 def test_done_study_runs_nothing_again(study, whole, monkeypatch, tmp_path):
