@@ -8,6 +8,7 @@ that judge it.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +26,6 @@ from metaseg.adapt.setup import (
     unseen_target,
 )
 from metaseg.adapt.watch import MARKS_COLUMNS, begin_session, read_marks, read_timing
-from metaseg.config.options import LEAVE_ONE_OUT
 from metaseg.config.segmentation import AdaptOptions
 from metaseg.files import FileKind, finite_metrics, read_frame, write_text
 from metaseg.models.processes import is_first
@@ -49,7 +49,7 @@ def divide_shots(shots: int, folds: int | Literal["leave-one-out"]) -> list[tupl
         >>> divide_shots(5, 2)
         [(0, 1, 2), (3, 4)]
     """
-    divided = KFold(shots if folds == LEAVE_ONE_OUT else folds).split(range(shots))
+    divided = KFold(folds if isinstance(folds, int) else shots).split(range(shots))
     return [tuple(held_out.tolist()) for _, held_out in divided]
 
 
@@ -94,7 +94,9 @@ def tune_inside(
     folder = session.run.path / name
     begun = session.fabric.broadcast(is_run(folder) and (folder / CONFIG_NAME).exists())
     done = session.fabric.broadcast(begun and RunFolder.open(folder).finished if is_first(session.fabric) else False)
-    if not done:
+    if done:
+        print_line(f"{name} is finished")
+    else:
         config = replace(config, out=folder, resume=begun, overwrite=not begun, shots=len(setup.shots), folds=None)
         with open_run(session.fabric, config) as run:
             tune(RunSession(run, config, session.fabric), setup)
@@ -112,23 +114,31 @@ def cross_validate(session: RunSession, setup: AdaptationSetup, tune: Tune, *, i
         tune: The verb's work, for a fold as for all shots.
         inherits: As for :class:`~metaseg.adapt.watch.Watch`.
     """
-    config = session.config
-    if config.folds is not None:
-        begin_session(session, setup, inherits=inherits)
-        parts = divide_shots(len(setup.shots), config.folds)
-        print_line(f"{len(parts)} folds, and the network on all {len(setup.shots)} shots: {len(parts) + 1} tunings")
-        tables = []
-        for number, held_out in enumerate(parts):
-            without = ", ".join(setup.shots[shot].case.patient for shot in held_out)
-            print_line(f"fold {number}, without {without}")
-            name, own = f"{FOLDS}/fold-{number}", replace(config, pictures=False)
-            marks = tune_inside(session, name, own, hold_out(setup, held_out), tune)
-            tables.append(_first_and_last(marks).assign(fold=number))
-        table = pd.concat(tables)[list(TABLE_COLUMNS)]
-        write_text(session.run.path / TABLE_NAME, table.to_csv(index=False))
-        session.also["cross_validated"] = asdict(summarise(table))
-        print_line(f"the network of the run, on all {len(setup.shots)} shots")
+    if session.config.folds is None:
+        tune(session, setup)
+        return
+    begin_session(session, setup, inherits=inherits)
+    found = _tune_folds(session, setup, tune)
+    session.also["cross_validated"] = asdict(found)
+    print_line(f"the network of the run, on all {len(setup.shots)} shots")
     tune(session, setup)
+    named = {name.replace("dice/", "cross_validated/"): value for name, value in found.after.items()}
+    session.run.state.set_metrics({name: math.nan if value is None else value for name, value in named.items()})
+
+
+def _tune_folds(session: RunSession, setup: AdaptationSetup, tune: Tune) -> CrossValidation:
+    """Tune and judge the networks of the folds, and write their table."""
+    parts = divide_shots(len(setup.shots), session.config.folds)
+    print_line(f"{len(parts)} folds, and the network on all {len(setup.shots)} shots: {len(parts) + 1} tunings")
+    tables = []
+    for number, held_out in enumerate(parts):
+        print_line(f"fold {number}, without {', '.join(setup.shots[shot].case.patient for shot in held_out)}")
+        config = replace(session.config, pictures=False)
+        marks = tune_inside(session, f"{FOLDS}/fold-{number}", config, hold_out(setup, held_out), tune)
+        tables.append(_first_and_last(marks).assign(fold=number))
+    table = pd.concat(tables)[list(TABLE_COLUMNS)]
+    write_text(session.run.path / TABLE_NAME, table.to_csv(index=False))
+    return summarise(table)
 
 
 def _first_and_last(marks: pd.DataFrame) -> pd.DataFrame:
@@ -156,15 +166,15 @@ def read_cross_validation(run: Path) -> pd.DataFrame | None:
 
 def summarise(table: pd.DataFrame) -> CrossValidation:
     """Means over the rows of a cross-validation, without cases in which nothing was to be found and nothing was."""
-    means = table.groupby(["domain", "region"], sort=False)[["before", "after"]].mean()
-    named = {end: {f"dice/{domain}/{region}": value for (domain, region), value in means[end].items()} for end in means}
+    before, after = dict[str, float](), dict[str, float]()
+    for (domain, region), rows in table.groupby(["domain", "region"], sort=False):
+        before[f"dice/{domain}/{region}"] = float(rows["before"].mean())
+        after[f"dice/{domain}/{region}"] = float(rows["after"].mean())
     lost = {
-        name.replace("dice/source/", "forgetting/"): before - named["after"][name]
-        for name, before in named["before"].items()
-        if name.startswith("dice/source/")
+        name.replace("dice/source/", "forgetting/"): before[name] - after[name] for name in before if "/source/" in name
     }
     folds = int(table["fold"].nunique())
-    return CrossValidation(folds, *(finite_metrics(metrics) for metrics in (named["before"], named["after"], lost)))
+    return CrossValidation(folds, finite_metrics(before), finite_metrics(after), finite_metrics(lost))
 
 
 def cross_validated_marks(run: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from metaseg.adapt.domains import (
     source_to_watch,
 )
 from metaseg.cases.labels import LABEL_SPACES, WHOLE_LESION, LabelSpace
-from metaseg.config.options import ALL, LEAVE_ONE_OUT
+from metaseg.config.options import ALL
 from metaseg.config.segmentation import AdaptOptions, PretrainConfig
 from metaseg.errors import DataError, UsageError, some, warn_user
 from metaseg.results import Result, metrics_table
@@ -228,7 +228,7 @@ def check_folds(config: AdaptOptions, shots: int) -> None:
     Raises:
         UsageError: They are fewer than the folds, or there is one shot only.
     """
-    wanted = 2 if config.folds in (None, LEAVE_ONE_OUT) else int(config.folds)
+    wanted = config.folds if isinstance(config.folds, int) else 2
     if config.folds is not None and shots < wanted:
         raise UsageError(
             f"--folds {config.folds}, but the network is tuned on {shots} {'patient' if shots == 1 else 'patients'}",
@@ -279,7 +279,7 @@ def draw_shots(store: SliceStore, shots: int | Literal["all"], slices: int, seed
         if (case.areas()[:, 1:].sum(axis=1) > 0).sum() >= 2:
             first.setdefault(case.patient, case)
     patients = sorted(first)
-    wanted = max(1, len(patients)) if shots == ALL else shots
+    wanted = shots if isinstance(shots, int) else max(1, len(patients))
     if len(patients) < wanted:
         known = f"only {len(patients)}" if patients else "no"
         raise UsageError(

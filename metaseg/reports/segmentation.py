@@ -533,8 +533,8 @@ def _folds_section(inputs: SegmentationInputs, region: str) -> Section:
             continue
         table = inputs.folds[run.method]
         rows = table[(table["domain"] == "target") & (table["region"] == region)]
-        mean = {"patient": "mean", **rows[["before", "after"]].mean().to_dict()}
-        frame = pd.concat([rows.astype({"fold": str}), pd.DataFrame([mean | {"fold": ""}])], ignore_index=True)
+        mean = {"patient": "mean", "fold": "", "before": rows["before"].mean(), "after": rows["after"].mean()}
+        frame = pd.concat([rows.astype({"fold": str}), pd.DataFrame([mean])], ignore_index=True)
         caption = (
             f"{run.method}, {run.target}: Dice {region} of each labelled patient by the network of its fold, which was "
             f"not tuned on it ({plural(table['fold'].nunique(), 'fold')})"

@@ -103,7 +103,7 @@ def runs_to_check(plan: Plan, target: str) -> list[AdaptOptions]:
     """Settings of a target's cell with the most shots, and of a trial if there are any."""
     units = [unit for unit in plan.units if unit.target == target]
     cells = (unit for unit in units if unit.kind == "cell")
-    cell = max(cells, key=lambda unit: math.inf if unit.shots == ALL else unit.shots or 0)
+    cell = max(cells, key=lambda unit: unit.shots if isinstance(unit.shots, int) else math.inf)
     searches = [unit for unit in units if unit.kind == "search"]
     return [plan.config(unit) for unit in (cell, *searches[:1])]
 
@@ -300,7 +300,7 @@ def check_shots(plan: Plan, target: str, patients: int) -> None:
         UsageError: They are too few, or two numbers of shots would be the same.
     """
     asked = [*plan.study.shots, *([plan.search_shots] if plan.study.trials else [])]
-    wanted = max((int(shots) for shots in asked if shots != ALL), default=1)
+    wanted = max((shots for shots in asked if isinstance(shots, int)), default=1)
     if wanted > patients:
         raise UsageError(
             f"{wanted} shots are asked for, but the training part of target {target} has {patients} patients",

@@ -13,6 +13,7 @@ import metaseg
 from metaseg.adapt import folds
 from metaseg.adapt.folds import divide_shots
 from metaseg.errors import RunError, UsageError
+from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import load_network, read_patients
 
 TINY: dict[str, Any] = {
@@ -70,6 +71,8 @@ class TestLeaveOneOut:
         lost = found.before["dice/source/WT"] - found.after["dice/source/WT"]
         assert found.forgetting["forgetting/WT"] == pytest.approx(lost)
         assert folded.table()["cross_validated"].notna().any()
+        listed = RunFolder.open(folded.run).state.metrics
+        assert listed["cross_validated/target/WT"] == found.after["dice/target/WT"]
 
     def test_the_network_of_the_run_is_tuned_on_all_as_without_folds(self, folded, pretrained, tmp_path, capsys):
         plain = metaseg.naivetune(**pretrained, **PLAIN, out=tmp_path / "r")
@@ -99,7 +102,7 @@ class TestLeaveOneOut:
         assert own.cases.set_index("case")["trained_on"].groupby("case").first().sum() == 5 + 3
 
     def test_told_on_the_console(self, folded, capsys):
-        folds.cross_validated_result(metaseg.runs.folder.RunFolder.open(folded.run))
+        folds.cross_validated_result(RunFolder.open(folded.run))
         told = capsys.readouterr().out
         assert "Cross-validated by 5 folds" in told
         for row in read_patients(folded.run)["train"]:
