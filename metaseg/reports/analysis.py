@@ -58,12 +58,14 @@ class SegmentationInputs(ReportInputs):
         timing: One row per mark, with ``TIMING_COLUMNS``.
         own: As ``table``, but of the runs' own networks throughout.
         folds: By method, the cross-validation of each run that has one, with the columns of ``cross_validation.csv``.
+        judged_by_folds: The runs whose rows in ``table`` and ``timing`` are those of their folds.
     """
 
     table: pd.DataFrame
     timing: pd.DataFrame
     own: pd.DataFrame
     folds: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    judged_by_folds: frozenset[Path] = frozenset()
 
     @property
     def tuned(self) -> tuple[ReportRun, ...]:
@@ -146,6 +148,7 @@ def _read_runs(paths: Sequence[Path]) -> SegmentationInputs:
         timing=check_table(timing, TIMING_COLUMNS, paths[0]),
         own=check_table(own, where=paths[0]),
         folds=folds,
+        judged_by_folds=judged,
     )
 
 
@@ -339,6 +342,7 @@ class Analysis:
         work: Metrics at equal work: at the end of the runs, or where budgets differ as ``unequal`` says.
         ends: Metrics at the end of the runs, whatever their budgets; without tests.
         unequal: The groups whose runs have different budgets.
+        cross_validated: Methods whose figures are those of the networks of folds.
         seconds: Metrics at equal seconds; None where that cannot be told.
         seconds_table: The table cut at equal seconds, with ``seconds`` and ``reached``; empty where there is none.
         seconds_problem: Why there are none.
@@ -356,6 +360,7 @@ class Analysis:
     work: Comparison
     ends: Comparison
     unequal: Mapping[Group, UnequalBudgets]
+    cross_validated: frozenset[str]
     seconds: Comparison | None
     seconds_table: pd.DataFrame
     seconds_problem: str
@@ -440,6 +445,7 @@ def analyse(inputs: SegmentationInputs, region: str | None) -> Analysis:
         work=Comparison(summary, tests),
         ends=Comparison(ends, tests.iloc[:0]),
         unequal=unequal,
+        cross_validated=frozenset(run.method for run in inputs.tuned if run.path in inputs.judged_by_folds),
         seconds=seconds,
         seconds_table=cut,
         seconds_problem=problem,

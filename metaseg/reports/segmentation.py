@@ -463,9 +463,18 @@ def _method_rows(analysis: Analysis, compared: Comparison, group: Group) -> pd.D
     return rows
 
 
+def _titled(analysis: Analysis, group: Group) -> str:
+    """What a table is of, and whose figures in it are cross-validated."""
+    methods = [str(method) for method in analysis.ends.rows(group).index]
+    validated = [method for method in methods if method in analysis.cross_validated]
+    if not validated:
+        return group.title
+    return f"{group.title}, cross-validated" + ("" if validated == methods else f" ({', '.join(validated)})")
+
+
 def _work_table(analysis: Analysis, group: Group) -> Table:
     """All methods of a group at equal work, the best balanced mean first."""
-    columns, caption = _COLUMNS, f"{group.title}: Dice {analysis.region}"
+    columns, caption = _COLUMNS, f"{_titled(analysis, group)}: Dice {analysis.region}"
     unequal = analysis.unequal.get(group)
     if unequal is not None and not unequal.work:
         caption += " at the end of each run, sorted by balanced mean"
@@ -518,8 +527,8 @@ def _ends_table(analysis: Analysis, group: Group) -> Table | None:
     if unequal is None or not unequal.work:
         return None
     caption = (
-        f"{group.title}: Dice {analysis.region} at the end of each run's own budget ({unequal.text}), which is not "
-        "equal work: nothing is tested"
+        f"{_titled(analysis, group)}: Dice {analysis.region} at the end of each run's own budget ({unequal.text}), "
+        "which is not equal work: nothing is tested"
     )
     columns = [_method_column(analysis), *_untested(_COLUMNS)]
     return Table(caption, _method_rows(analysis, analysis.ends, group), columns)
@@ -562,8 +571,8 @@ def _seconds_table(analysis: Analysis, group: Group) -> Table | None:
     ]
     seconds = cut.loc[cut["reached"].astype(bool), "seconds"].max()
     caption = (
-        f"{group.title}: Dice {analysis.region} at equal seconds of computing ({number(seconds, 1)} s, as long as the "
-        "quickest method took for its whole budget), sorted by balanced mean"
+        f"{_titled(analysis, group)}: Dice {analysis.region} at equal seconds of computing ({number(seconds, 1)} s, as "
+        "long as the quickest method took for its whole budget), sorted by balanced mean"
     )
     return Table(caption, _method_rows(analysis, analysis.seconds, group).assign(runs=counts), columns)
 
@@ -603,7 +612,9 @@ def _both_axes_table(analysis: Analysis, group: Group) -> Table | None:
         ),
     ]
     return Table(
-        f"{group.title}: target Dice as good as {reference}'s, and at most half of it forgotten", rows, columns
+        f"{_titled(analysis, group)}: target Dice as good as {reference}'s, and at most half of it forgotten",
+        rows,
+        columns,
     )
 
 
@@ -707,13 +718,15 @@ def _finding(analysis: Analysis, group: Group) -> str:
     best = rows.iloc[0]
     method = str(best["method"])
     if len(rows) == 1:
-        return _one_method(group, analysis.region, best)
+        return _one_method(_titled(analysis, group), analysis.region, best)
     if math.isnan(best["balanced_mean"]):
-        return f"{group.title}: no source patients were watched, so that nothing can be said of forgetting."
+        return (
+            f"{_titled(analysis, group)}: no source patients were watched, so that nothing can be said of forgetting."
+        )
     p = {str(name): rows.loc[name, "balanced_mean_p_best"] for name in rows.index[1:]}
     text = (
-        f"{group.title}: of {len(rows)} methods, {method} has the highest balanced mean of target and source "
-        f"Dice {analysis.region}, {with_interval(best, 'balanced_mean')}; it is {against_best('higher', p)}"
+        f"{_titled(analysis, group)}: of {len(rows)} methods, {method} has the highest balanced mean of target and "
+        f"source Dice {analysis.region}, {with_interval(best, 'balanced_mean')}; it is {against_best('higher', p)}"
     )
     text += ". " + _against_reference(analysis, group, method)
     unequal = analysis.unequal.get(group)
@@ -752,9 +765,9 @@ def _least_forgetting(analysis: Analysis, group: Group, rows: pd.DataFrame) -> s
     return text + ". "
 
 
-def _one_method(group: Group, region: str, row: pd.Series) -> str:
+def _one_method(title: str, region: str, row: pd.Series) -> str:
     text = (
-        f"{group.title}: target Dice {region} {number(row['target_before'])} before and "
+        f"{title}: target Dice {region} {number(row['target_before'])} before and "
         f"{with_interval(row, 'target_after')} after"
     )
     if not math.isnan(row["forgetting"]):

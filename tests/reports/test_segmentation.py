@@ -286,7 +286,8 @@ def folded(domains, tmp_path_factory) -> list[Path]:
 def test_folds_stand_in_for_watched_patients_and_say_so(folded, tmp_path):
     page = report(tmp_path, *folded, worst=1)
     assert "Cross-validated: naive (3 folds), meta (3 folds)" in page.text
-    assert "6 labelled patients" in page.text
+    assert "6 labelled patients, cross-validated: Dice ET at equal work" in page.text
+    assert "6 labelled patients, cross-validated: of 2 methods" in page.text
     for run in folded:
         table = pd.read_csv(run / "cross_validation.csv")
         table = table[table["region"] == "ET"].fillna(1.0)
