@@ -16,7 +16,7 @@ from metaseg.config.segmentation import AdaptOptions, EvaluateConfig
 from metaseg.errors import DataError, RunError, UsageError, some, warn_user
 from metaseg.runs.folder import RunFolder, is_run
 from metaseg.runs.manifest import SYNTHETIC
-from metaseg.runs.networks import LoadedNetwork, fold_of_patients, load_network
+from metaseg.runs.networks import LoadedNetwork, fold_of_patients, load_network, trained_patients
 from metaseg.store.prepare import open_cases, phantom_folder
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import StoredCase
@@ -120,8 +120,11 @@ def _folds(networks: Sequence[LoadedNetwork]) -> dict[str, Path]:
     """By patient, the fold that judges it in place of the first network; of nobody whom a network before has seen."""
     if networks[0].run is None:
         return {}
-    before = frozenset[str]().union(*(network.trained_patients for network in networks[1:]))
-    return {patient: run for patient, run in fold_of_patients(networks[0].run).items() if patient not in before}
+    # One that the run keeps from before knows whom it inherited, and so do the folds.
+    others = (network for network in networks[1:] if network.run != networks[0].run)
+    before = frozenset[str]().union(*(network.trained_patients for network in others))
+    folds = fold_of_patients(networks[0].run).items()
+    return {patient: run for patient, run in folds if patient not in before | trained_patients(run)}
 
 
 def _warn_of_other_folders(patients: Sequence[str], config: EvaluateConfig, network: LoadedNetwork) -> None:
