@@ -1,10 +1,11 @@
 """The gate of an adapted run, which tells the two diseases apart where nobody has (``--as auto``).
 
-A logistic regression on what both networks make of a slice: the outputs of the first one's encoder, averaged over the
-slice, and the confidence of both. It is fitted on the shots' slices against slices of source training cases, every case
-with the same weight and either disease with half of all. The log-odds of a case are the mean over its slices; they are
-counted from midway between both diseases' means where each case is left out of the fit, since the regression, like the
-networks, is surer of cases that it has seen. How often it is wrong stands in ``docs/results.md``.
+A logistic regression on what both networks make of a slice: the outputs of the first one's encoder (mean and standard
+deviation over the slice) and the confidence of both. It is fitted on the shots' slices against slices of source
+training cases, every case with the same weight and either disease with half of all. The log-odds of a case are the mean
+over its slices; they are counted from midway between both diseases' means where each case is left out of the fit, since
+the regression, like the networks, is surer of cases that it has seen. How often it is wrong stands in
+``docs/results.md``.
 """
 
 from __future__ import annotations

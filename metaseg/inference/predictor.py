@@ -234,8 +234,9 @@ class Predictor:
             slices: Stored slices; by default all.
 
         Returns:
-            The outputs of the encoder's layers, averaged over each slice: ``(slices, channels of all layers)``; and
-            :data:`CONFIDENCE` ``(slices, 5)``. Both ``float32``.
+            Mean and standard deviation over each slice of the outputs of the encoder's layers: ``(slices, 2 x channels
+            of all layers)``, those of one layer after the other; and :data:`CONFIDENCE` ``(slices, 5)``. Both
+            ``float32``.
 
         Raises:
             UsageError: It is not known which layers of the network are its encoder.
@@ -243,11 +244,12 @@ class Predictor:
         passed = threading.local()  # batches are passed side by side in threads
 
         def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
-            passed.means = [*getattr(passed, "means", ()), output.float().mean(dim=(2, 3))]
+            spread, mean = torch.std_mean(output.float(), dim=(2, 3), correction=0)
+            passed.layers = [*getattr(passed, "layers", ()), mean, spread]
 
         def finish(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
-            means, passed.means = torch.cat(passed.means, dim=1), []
-            return means.cpu().numpy(), _confidence(_softmax(logits)).cpu().numpy()
+            encoded, passed.layers = torch.cat(passed.layers, dim=1), []
+            return encoded.cpu().numpy(), _confidence(_softmax(logits)).cpu().numpy()
 
         hooks = [layer.register_forward_hook(keep) for layer in encoder_modules(self.network)]
         try:
@@ -255,7 +257,7 @@ class Predictor:
         finally:
             for hook in hooks:
                 hook.remove()
-        return np.concatenate([means for means, _ in parts]), np.concatenate([sure for _, sure in parts])
+        return np.concatenate([encoded for encoded, _ in parts]), np.concatenate([sure for _, sure in parts])
 
     def dice(self, case: StoredCase) -> dict[str, float]:
         """Dice of each region over all outlined slices on the stored grid, the quick metric that training watches.

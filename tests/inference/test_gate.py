@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -89,7 +90,10 @@ def test_features_are_the_means_of_the_encoders_outputs_and_the_confidence(works
     assert all(size % 2 == 0 for size in images.shape[2:]), "nothing is padded, so that the first layer sees the images"
     with torch.no_grad():
         outputs = [first(images), last(first(images))]
-    expected = torch.cat([output.mean(dim=(2, 3)) for output in outputs], dim=1)
+    statistics = [
+        part(output, dim=(2, 3)) for output in outputs for part in (torch.mean, partial(torch.std, correction=0))
+    ]
+    expected = torch.cat(statistics, dim=1)
     np.testing.assert_allclose(encoded, expected.numpy(), rtol=1e-4, atol=1e-6)
     tumour = 1 - replace(predictor, tta=False).probabilities(case, [0, 2, 3])[0].reshape(3, -1).astype(np.float64)
     entropy = binary_entropy(np.stack([tumour, 1 - tumour]), axis=0)
