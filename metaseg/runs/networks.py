@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -105,12 +105,17 @@ class LoadedNetwork:
     @property
     def trained_patients(self) -> frozenset[str]:
         """Patients whose labels any of its trainings saw, its parents' included, as far as its run tells."""
-        return frozenset() if self.run is None else trained_patients(self.run)
+        return frozenset() if self.run is None else trained_patients(self.run, inherited_alone=self.is_source)
+
+    @property
+    def is_source(self) -> bool:
+        """Whether it is the network from before an adaptation, in that one's run."""
+        return self.run is not None and self.checkpoint.stem == SOURCE
 
     @property
     def patients_known(self) -> bool:
         """Whether the run tells all patients that its trainings saw."""
-        return self.run is not None and patients_known(self.run)
+        return self.run is not None and patients_known(self.run, inherited_alone=self.is_source)
 
     def warn_if_patients_unknown(self) -> None:
         """Warn if nobody can tell whether a patient was trained on."""
@@ -157,13 +162,18 @@ def read_patients(run: Path) -> dict[str, list[PatientRow]]:
     return found
 
 
-def trained_patients(run: Path) -> frozenset[str]:
+def trained_patients(run: Path, *, inherited_alone: bool = False) -> frozenset[str]:
     """Patients whose labels a run's training saw, those of the runs it began from included.
 
     Earlier versions took sessions for patients: such names count as the patient, too.
+
+    Args:
+        run: Its folder.
+        inherited_alone: Those of the runs it began from alone.
     """
     parts = read_patients(run)
-    names = {row.patient for part in ("train", "inherited") for row in parts.get(part, [])} - {""}
+    counted = ("inherited",) if inherited_alone else ("train", "inherited")
+    names = {row.patient for part in counted for row in parts.get(part, [])} - {""}
     return frozenset(names | {patient_of(name) for name in names})
 
 
@@ -207,10 +217,11 @@ def pretraining_of(run: Path) -> PretrainConfig | None:
     return opened.config(PretrainConfig) if opened.verb == "pretrain" else None
 
 
-def patients_known(run: Path) -> bool:
-    """Whether a run tells all patients that its training, and those it began from, saw."""
+def patients_known(run: Path, *, inherited_alone: bool = False) -> bool:
+    """Whether a run tells all patients of :func:`trained_patients`."""
     parts = read_patients(run)
-    return bool(parts.get("train")) and all(row.patient for row in parts.get("inherited", []))
+    inherited = parts.get("inherited", [])
+    return bool(inherited if inherited_alone else parts.get("train")) and all(row.patient for row in inherited)
 
 
 def run_of_checkpoint(path: Path) -> Path | None:
@@ -268,7 +279,7 @@ def load_source(network: LoadedNetwork) -> LoadedNetwork:
     run = adapted_run(network)
     kept = run / "checkpoints" / SOURCE
     if keeps_source(network):
-        return replace(load_network(kept), run=run)
+        return load_network(kept)
     try:
         return load_network(str(network.parent))
     except RunError as error:

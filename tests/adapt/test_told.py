@@ -66,6 +66,14 @@ def test_evaluation_of_either_network_has_a_folder_of_its_own(adapted, pretraine
     assert set(target.cases["network"]) == {"before", "after"}
 
 
+def test_the_network_from_before_has_not_seen_the_shots(adapted):
+    parent, run = adapted
+    network = load_network(run)
+    source = load_source(network)
+    assert source.trained_patients == load_network(parent).trained_patients < network.trained_patients
+    assert source.patients_known
+
+
 def test_a_run_that_keeps_no_source_takes_its_parent_while_that_is_there(adapted, tmp_path):
     parent, run = adapted
     old = Path(shutil.copytree(run, tmp_path / "old"))
