@@ -28,14 +28,15 @@ from torch import nn
 from metaseg.adapt.folds import Tune, divide_shots, hold_out, tune_inside
 from metaseg.adapt.methods.naive import Interpolation
 from metaseg.adapt.methods.registry import WAY_BACK, chosen_settings, resolve_defaults, stages_of
-from metaseg.adapt.setup import AdaptationSetup, Shot
+from metaseg.adapt.setup import AdaptationResult, AdaptationSetup, Shot
 from metaseg.adapt.watch import begin_session, read_timing
 from metaseg.errors import TrainingError
 from metaseg.files import FileKind, finite_metrics, read_frame, write_text
 from metaseg.inference.predictor import Predictor
 from metaseg.models.processes import distributed_map, is_first
+from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import load_network
-from metaseg.runs.session import RunSession
+from metaseg.runs.session import RESULT_NAME, RunSession
 from metaseg.store.store import SliceStore
 from metaseg.store.stored_case import StoredCase
 from metaseg.terminal import Progress, duration, print_line, progress, quiet
@@ -358,6 +359,44 @@ class Choice:
         if taken["forgotten"] <= bound:
             return f"highest target Dice that forgets at most {bound:g}"
         return f"all forget more than {bound:g}, this least"
+
+
+def read_trials(run: Path) -> pd.DataFrame | None:
+    """What a run tried, a row for each trial at its best fraction of the way; None where the run chose nothing.
+
+    Returns:
+        Columns ``trial``, ``stage``, ``settings`` in words, ``interpolation``, ``target``, ``source``, ``forgotten``
+        (NaN where a trial diverged) and ``chosen``.
+
+    Raises:
+        RunError: The table is damaged.
+    """
+    file = run / TABLE_NAME
+    if not file.exists():
+        return None
+    kind = FileKind("what a metaseg run tried", "continue the run with --resume, or start it again")
+    table = read_frame(file, kind, ("stage", "chosen"), ("trial",), (WAY_BACK, *METRICS))
+    names = [name for name in table.columns if name not in {"trial", "stage", "chosen", WAY_BACK, *METRICS}]
+    # Of a trial that diverged, any row.
+    best = [
+        rows.iloc[best_row(rows, 0.0, balance=True) if rows["target"].notna().any() else 0]
+        for _, rows in table.groupby("trial", sort=False)
+    ]
+    shown = pd.DataFrame(best).reset_index(drop=True)
+    settings = [settings_text(row) for row in shown[names].to_dict("records")]
+    return shown.assign(settings=settings, chosen=shown["chosen"] == "True").drop(columns=names)
+
+
+def read_choice(run: Path) -> dict[str, Any] | None:
+    """What a finished run chose, as :attr:`~metaseg.adapt.setup.AdaptationResult.choice`; None of any other run.
+
+    Raises:
+        RunError: The result is damaged.
+    """
+    if not (run / RESULT_NAME).exists():
+        return None
+    result: AdaptationResult = RunFolder.open(run).read_json(RESULT_NAME, AdaptationResult)
+    return result.choice
 
 
 def settings_text(values: Mapping[str, Any]) -> str:

@@ -8,8 +8,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from metaseg.adapt.choice import read_choice, read_trials
+from metaseg.adapt.methods.registry import WAY_BACK
 from metaseg.cases.labels import LabelSpace
 from metaseg.metrics.statistics import FEWEST_SEEDS
 from metaseg.pictures.charts import draw_curves
@@ -101,6 +104,7 @@ def segmentation_content(inputs: SegmentationInputs, sink: FigureSink, *, worst:
             _retention_section(analysis, sink),
             _tables_section(analysis, inputs.synthetic, bool(inputs.settings.get("paper"))),
             _folds_section(inputs, analysis.region),
+            _choice_section(inputs),
             _first_steps_section(analysis, sink),
             _paired_section(analysis, sink),
             _choices_section(choices, sink),
@@ -552,6 +556,37 @@ def _folds_section(inputs: SegmentationInputs, region: str) -> Section:
         columns += [TableColumn("before", "before"), TableColumn("after", "after, cross-validated")]
         blocks.append(Table(caption, frame, columns))
     return Section("folds", "Cross-validation", blocks)
+
+
+def _choice_section(inputs: SegmentationInputs) -> Section:
+    """What each method's choice of settings tried, of its first run on every target; nothing where none chose."""
+    blocks: list[Block] = []
+    first = {(run.target, run.method): run for run in reversed(inputs.tuned)}
+    for run in inputs.tuned:
+        trials = read_trials(run.path) if first[run.target, run.method] is run else None
+        if trials is None:
+            continue
+        choice = read_choice(run.path) or {}
+        caption = (
+            f"{run.method}, {run.target}, seed {run.seed}: settings tried by folds over the shots, the highest mean of "
+            "target and source Dice is taken"
+        )
+        if "slice_gradients" in choice:
+            caption += f". It took {choice['slice_gradients']:,} slice gradients beside the run's budget"
+        if "way_back" in choice:
+            kept = choice["way_back"]
+            caption += f". Kept of the final network: {kept[WAY_BACK]:g} of the way ({kept['why']})"
+        columns = [
+            text_column("stage", "stage"),
+            text_column("settings", "settings"),
+            TableColumn(WAY_BACK, "of the way"),
+            TableColumn("target", "target"),
+            TableColumn("source", "source"),
+            TableColumn("forgotten", "forgotten"),
+            text_column("taken", ""),
+        ]
+        blocks.append(Table(caption, trials.assign(taken=np.where(trials["chosen"], "chosen", "")), columns))
+    return Section("choice", "Choice of settings", blocks)
 
 
 def _seconds_table(analysis: Analysis, group: Group) -> Table | None:

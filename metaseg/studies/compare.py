@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from metaseg.adapt.choice import read_choice
 from metaseg.adapt.watch import read_marks, read_timing
 from metaseg.config.io import plain_value
 from metaseg.config.options import ALL
@@ -212,6 +214,21 @@ def print_summary(plan: Plan, summarised: pd.DataFrame) -> None:
                 ],
             )
             print_notes(plan, rows)
+    print_choices(plan)
+
+
+def print_choices(plan: Plan) -> None:
+    """Say what the choices of settings took beside the budget, which is equal for all."""
+    work: dict[str, list[int]] = {}
+    for cell in plan.cells:
+        if plan.config(cell).effort != "none" and plan.is_done(cell):
+            choice = read_choice(plan.folder / cell.folder)
+            work.setdefault(plan.entries[cell.label].title, []).append(choice["slice_gradients"] if choice else 0)
+    for title, spent in work.items():
+        print(
+            f"{title} chose its settings in every cell, with {np.mean(spent):,.0f} slice gradients beside the budget "
+            f"of {plan.study.budget:,}."
+        )
 
 
 def print_told(plan: Plan, told: pd.DataFrame) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import metaseg
 from metaseg.adapt import choice
-from metaseg.adapt.choice import best_row, judged_parts, thinned
+from metaseg.adapt.choice import best_row, judged_parts, read_choice, read_trials, thinned
 from metaseg.adapt.methods.registry import chosen_settings, resolve_defaults
 from metaseg.adapt.setup import prepare_setup
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, TuneConfig
@@ -167,6 +167,18 @@ class TestRun:
         validated = load_network(pretrained["from_run"]).seen.validated
         assert {row.patient for row in read_patients(chosen.run)["val"]} == validated
         assert load_network(chosen.run).seen.validated == validated
+
+    def test_read_back_and_reported(self, chosen, tmp_path):
+        trials = read_trials(chosen.run)
+        assert (len(trials), trials["chosen"].sum()) == (5, 1)
+        taken = trials[trials["chosen"]].iloc[0]
+        assert taken["settings"] == choice.settings_text(chosen.choice["settings"])
+        assert [taken[name] for name in choice.METRICS] == [pytest.approx(chosen.choice[n]) for n in choice.METRICS]
+        assert read_choice(chosen.run) == chosen.choice
+        assert read_trials(tmp_path) is read_choice(tmp_path) is None
+        page = metaseg.report(chosen.run, out=tmp_path / "page.html", worst=0, figures=False).page.read_text()
+        assert "Choice of settings" in page
+        assert "240 slice gradients beside the run" in page
 
     def test_killed_anywhere_it_makes_the_same_choice(self, chosen, pretrained, source, tmp_path, monkeypatch):
         finish, calls = metaseg.adapt.watch.Watch.finish, []
