@@ -212,7 +212,7 @@ class Choice:
             self._try("defaults", best, bar)
             for stage in stages:
                 for values in stage.values[1:]:
-                    self._try(stage.title, best | values, bar)
+                    self._try(stage.title, {**best, **values}, bar)
                 best = {name: self._taken()[name] for name in best}
         self._write_down(best, trials)
         return best

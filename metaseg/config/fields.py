@@ -188,8 +188,8 @@ def _type_text(annotation: Any, bounds: tuple[Any, ...]) -> str:
         return f"{len(inner)} values such as {','.join(['240'] * len(inner))}, each {each}"
     if origin is tuple:
         several = {Path: "a path or several", int: "whole numbers separated by commas, or a list"}
-        element, _, words = _number_or_words(inner[0])
-        text = ", or ".join((several.get(element, "names separated by commas, each once, or a list"), *words))
+        element, _, others = _number_or_words(inner[0])
+        text = ", or ".join((several.get(element, "names separated by commas, each once, or a list"), *others))
         return text + (", at least one" if any(isinstance(bound, MinLen) for bound in bounds) else "")
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
     text = words.get(annotation) or ("a mapping, or its JSON text" if origin in (dict, Mapping) else str(annotation))

@@ -66,7 +66,7 @@ def case_overlay(
     if label is not None:
         label = to_space(label, case.space, shown, case.id)
         if outlined is not None:
-            slices = outlined[informative_slices(image[outlined], label[outlined], classes[outlined], 3)]
+            slices = outlined[informative_slices(image[outlined], label[outlined], classes[outlined], 3)].tolist()
     return contact_sheet(
         image,
         label,

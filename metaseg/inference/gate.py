@@ -129,8 +129,9 @@ class Gate:
         scale = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=of_slices)) + SMALLEST_SCALE
         model = LogisticRegression(C=REGULARISATION, max_iter=1000)
         model.fit((features - mean) / scale, is_target, sample_weight=of_slices)
-        named = [[name for name, _ in cases] for cases in (source, target)]
-        return cls(mean.tolist(), scale.tolist(), model.coef_[0].tolist(), float(model.intercept_[0]), *named)
+        of_source, of_target = ([name for name, _ in cases] for cases in (source, target))
+        weights, intercept = model.coef_[0].tolist(), float(model.intercept_[0])
+        return cls(mean.tolist(), scale.tolist(), weights, intercept, of_source, of_target)
 
     def log_odds(self, features: np.ndarray) -> float:
         """Of the target against the source, the mean over slices of features ``(slices, features)``."""

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from metaseg.cases.case import Case
 from metaseg.cases.geometry import Geometry
 from metaseg.cases.labels import LABEL_SCHEMES, LABEL_SPACES, LabelSpace
-from metaseg.errors import DataError
+from metaseg.errors import DataError, UsageError
 from metaseg.inference.logits import Autocast, largest_class, over_cores, predict_logits
 from metaseg.metrics.overlap import joint_histogram, region_counts
 from metaseg.models.card import ModelCard
 from metaseg.models.device import make_fabric
-from metaseg.models.parts import encoder_modules
+from metaseg.models.parts import feature_modules
 from metaseg.runs.networks import LoadedNetwork, load_network
 from metaseg.store.prepare_case import PrepareOptions, UnstoredCase, read_unstored
 from metaseg.store.stored_case import StoredCase, to_space
@@ -239,7 +239,7 @@ class Predictor:
             ``float32``.
 
         Raises:
-            UsageError: It is not known which layers of the network are its encoder.
+            UsageError: It is not known which layers of the network are its encoder, or they are never called.
         """
         passed = threading.local()  # batches are passed side by side in threads
 
@@ -248,10 +248,13 @@ class Predictor:
             passed.layers = [*getattr(passed, "layers", ()), mean, spread]
 
         def finish(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
-            encoded, passed.layers = torch.cat(passed.layers, dim=1), []
+            layers, passed.layers = getattr(passed, "layers", ()), []
+            if not layers:
+                raise UsageError("the network does not pass the modules of its encoder whole")
+            encoded = torch.cat(layers, dim=1)
             return encoded.cpu().numpy(), _confidence(_softmax(logits)).cpu().numpy()
 
-        hooks = [layer.register_forward_hook(keep) for layer in encoder_modules(self.network)]
+        hooks = [layer.register_forward_hook(keep) for layer in feature_modules(self.network)]
         try:
             parts = list(replace(self, tta=False)._over_slices(finish, case, slices))
         finally:

@@ -64,6 +64,21 @@ def encoder_modules(model: nn.Module) -> Modules:
     return _parts(model)[0]
 
 
+def feature_modules(model: nn.Module) -> Modules:
+    """Modules of the encoder whose outputs are its features, depth by depth.
+
+    Those of :func:`encoder_modules`, but for ``fcn-vgg16``, which passes the layers of its features one by one: there
+    the pooling layers.
+
+    Raises:
+        UsageError: The network is of another kind.
+    """
+    net = model.net if isinstance(model, PadToStride) else model
+    if not isinstance(net, FCN8s):
+        return encoder_modules(model)
+    return tuple(layer for layer in net.features if isinstance(layer, nn.MaxPool2d))
+
+
 def modules_beside(model: nn.Module, part: Iterable[nn.Module]) -> Modules:
     """The largest modules of a network that share nothing with a part of it: together, all the rest."""
     inside = {id(module) for top in part for module in top.modules()}

@@ -9,7 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from metaseg.errors import UsageError
 from metaseg.models import SEGMENTERS, build_segmenter
-from metaseg.models.parts import encoder_modules, freeze, head_modules, hold_still, modules_beside
+from metaseg.models.parts import encoder_modules, feature_modules, freeze, head_modules, hold_still, modules_beside
 
 CLASSES = 5
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -65,6 +65,21 @@ def test_encoder_is_all_that_the_deepest_features_are_made_of(network: tuple[str
     above = {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
     assert ids(encoder_modules(model)) == above
     assert ids((BOTTLENECK[name](model.net),)) <= ids(encoder_modules(model))
+
+
+def test_features_pass_on_the_way_to_the_deepest(network: tuple[str, nn.Module]) -> None:
+    name, model = network
+    passed: list[tuple[nn.Module, torch.Size]] = []
+    modules = feature_modules(model)
+    watched = dict.fromkeys((*modules, BOTTLENECK[name](model.net)))
+    hooks = [part.register_forward_hook(lambda own, _, made: passed.append((own, made.shape))) for part in watched]
+    model.eval()(torch.randn(1, 2, 32, 32))
+    for hook in hooks:
+        hook.remove()
+    found = [part for part, _ in passed if part in modules]
+    assert list(dict.fromkeys(found)) == list(modules)
+    sizes = [shape[-1] for part, shape in passed if part in modules]
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_head_goes_from_features_to_classes_and_is_no_encoder(network: tuple[str, nn.Module]) -> None:
