@@ -31,8 +31,7 @@ shared=(--from "$out/runs/pretrained" --data "$out/phantoms/MET" --shots 4 --sli
 run naivetune naive "${shared[@]}"
 run metatune passive "${shared[@]}" --order passive
 run metatune active "${shared[@]}" --order active
-# The default rate is too high for so few steps of so small a network; see docs/results.md.
-run tune recommended "${shared[@]}" --learning-rate 5e-4
+run tune recommended "${shared[@]}" --effort quick
 
 "$metaseg" report "$out"/runs/{naive,passive,active,recommended} --out "$out/report.html"
 "$metaseg" evaluate "$out/runs/active" --data "$out/phantoms/MET" --data "$out/phantoms/HGG" --pictures 2
