@@ -240,9 +240,11 @@ class Choice:
         work = trials * len(self.parts) * self.budget
         told = f"{judges} cases of the source" if judges else "none of the source: what is forgotten is not known"
         left_out = "patients" if len(self.setup.shots) > 2 else "slices"
+        seconds = self._time(trials)
+        self.session.record(seconds_told=round(seconds, 1))
         print_line(
             f"effort {self.config.effort}: {trials} settings by {len(self.parts)} folds over the shots' {left_out} and "
-            f"{told}; {work} slice gradients, then {self.config.budget} to tune; about {duration(self._time(trials))}"
+            f"{told}; {work} slice gradients, then {self.config.budget} to tune; about {duration(seconds)}"
         )
 
     def _time(self, trials: int) -> float:
