@@ -190,7 +190,7 @@ def _choosers(
     drawn_from: Sequence[StoredCase],
 ) -> SliceStore:
     """The source cases by which settings are chosen; see :func:`~metaseg.adapt.domains.source_to_choose_by`."""
-    if config.effort == "none":
+    if config.effort in (None, "none"):
         return SliceStore(())
     if (recorded := inputs.part("val", everything)) is not None:
         return recorded

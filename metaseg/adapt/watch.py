@@ -59,7 +59,7 @@ def begin_session(session: RunSession, setup: AdaptationSetup, *, inherits: bool
             "train": [shot.case for shot in setup.shots],
             "target": setup.target,
             "source": setup.source,
-            **({} if session.config.effort == "none" else {"val": setup.choosers}),
+            **({} if session.config.effort in (None, "none") else {"val": setup.choosers}),
         },
         inherited_rows(network.trained_patients, known=network.patients_known) if inherits else [],
         fingerprint=setup.fingerprint,

@@ -174,20 +174,18 @@ class AdaptOptions(RunOptions, ProcessOptions, DataOptions, MissingOptions):
         alone=LEAVE_ONE_OUT,
     )
     budget: Count = option(4800, "Work to spend, in slice gradient evaluations.", ADAPT, common=True)
-    effort: Effort = option("none", _EFFORT, ADAPT, later=True)
+    effort: Effort | None = option(None, _EFFORT + " By default none.", ADAPT, later=True)
     forget_at_most: Fraction = option(
         0.05,
         "The choice takes the highest target Dice among settings that forget no more of the source's Dice.",
         ADAPT,
         later=True,
-        needs="effort=quick|normal|thorough",
     )
     balance: bool = option(
         False,
         "The choice takes the highest mean of target and source Dice instead.",
         ADAPT,
         later=True,
-        needs="effort=quick|normal|thorough",
     )
     val_part: str = option(
         "val",
@@ -195,7 +193,6 @@ class AdaptOptions(RunOptions, ProcessOptions, DataOptions, MissingOptions):
         "validated the pretraining do.",
         DATA,
         later=True,
-        needs="effort=quick|normal|thorough",
     )
     loss: Loss = option("dice-ce", "Loss; see the loss of pretrain.", ADAPT, later=True)
     recall_weight: Fraction | None = option(
@@ -343,7 +340,7 @@ class TuneConfig(NaivetuneConfig):
     method: Annotated[str, PLAIN_METHODS] = option(
         "rehearse", "Method; 'metaseg methods' describes them.", ADAPT, common=True
     )
-    effort: Effort = option("normal", _EFFORT, ADAPT, common=True, later=True)
+    effort: Effort | None = option(None, _EFFORT + " By default normal.", ADAPT, common=True, later=True)
 
 
 @dataclass(frozen=True, kw_only=True)

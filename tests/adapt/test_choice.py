@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import metaseg
 from metaseg.adapt import choice
 from metaseg.adapt.choice import best_row, judged_parts, read_choice, read_trials, thinned
-from metaseg.adapt.methods.registry import chosen_settings, resolve_defaults
+from metaseg.adapt.methods.registry import chosen_settings, resolve_defaults, stages_of
 from metaseg.adapt.setup import prepare_setup
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, TuneConfig
 from metaseg.errors import TrainingError
@@ -83,6 +83,36 @@ class TestSettings:
         assert (resolved.learning_rate, resolved.recall_weight, resolved.ema) == (0.1, None, 0.99)
         assert resolve_defaults(TuneConfig(effort="none")).recall_weight == 0.7
 
+    def test_nothing_to_choose_is_no_effort(self):
+        settings = {name: value for stage in stages_of(TuneConfig()) for name, value in stage.values[0].items()}
+        assert resolve_defaults(TuneConfig(**settings, interpolation=1.0)).effort == "none"
+        assert resolve_defaults(TuneConfig(**settings)).effort == "normal"
+        assert resolve_defaults(NaivetuneConfig()).effort == "none"
+
+    def test_a_run_of_a_release_that_chose_nothing_goes_on(self, pretrained, source, tmp_path, monkeypatch):
+        settings = {**pretrained, **TINY, "source": source, "marks": 4, "out": tmp_path / "r"}
+        whole = metaseg.tune(**settings | {"out": tmp_path / "whole"}, effort="none")
+        mark = metaseg.adapt.watch.Watch.mark
+
+        def cut_off(self, model, spent, update):
+            if spent > 20:
+                raise KeyboardInterrupt
+            return mark(self, model, spent, update)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(metaseg.adapt.watch.Watch, "mark", cut_off)
+            with pytest.raises(KeyboardInterrupt):
+                metaseg.tune(**settings, effort="none")
+        lines = (tmp_path / "r" / "config.yaml").read_text().splitlines(keepends=True)
+        later = ("effort:", "forget_at_most:", "balance:", "val_part:", "replay_recall_weight:")
+        (tmp_path / "r" / "config.yaml").write_text("".join(line for line in lines if not line.startswith(later)))
+        assert len(lines) - len((tmp_path / "r" / "config.yaml").read_text().splitlines()) == len(later)
+        state = json.loads((tmp_path / "r" / "state.json").read_text())
+        (tmp_path / "r" / "state.json").write_text(json.dumps(state | {"settings": None}))
+        again = metaseg.tune(**settings, resume=True)
+        assert (again.choice, again.after) == (None, whole.after)
+        assert torch.equal(weights(again.run), weights(whole.run))
+
     def test_less_effort_tries_less(self):
         quick, normal = (chosen_settings(TuneConfig(effort=effort)) for effort in ("quick", "normal"))
         assert quick < normal
@@ -92,8 +122,8 @@ class TestSettings:
 
 class TestParts:
     def setup_of(self, pretrained, source, tmp_path, **settings):
-        config = TuneConfig(**{**TINY, **pretrained, "data": (pretrained["data"],), "source": (source,), **settings})
-        return prepare_setup(config, draws_from_source=True)
+        settings = {**TINY, **pretrained, "data": (pretrained["data"],), "source": (source,), **settings}
+        return prepare_setup(TuneConfig(**settings, effort="normal"), draws_from_source=True)
 
     def test_whom_a_part_is_judged_by_it_does_not_see(self, pretrained, source, tmp_path):
         setup = self.setup_of(pretrained, source, tmp_path)

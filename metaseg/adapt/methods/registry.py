@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig
+from metaseg.config.segmentation import Effort, MetatuneConfig, NaivetuneConfig, TuneConfig
 from metaseg.errors import unknown_name
 from metaseg.registry import Registry
 
@@ -111,7 +111,7 @@ def stages_of(config: NaivetuneConfig | MetatuneConfig) -> Iterator[Stage]:
     for stage in find_method(config.method, _family(config)).build.stages:
         open_ = [{name: value for name, value in row.items() if getattr(config, name) is None} for row in stage.values]
         values = tuple(row for place, row in enumerate(open_) if row and row not in open_[:place])
-        if EFFORTS.index(stage.effort) <= EFFORTS.index(config.effort) and values:
+        if EFFORTS.index(stage.effort) <= EFFORTS.index(_effort(config)) and values:
             yield replace(stage, values=values)
 
 
@@ -121,7 +121,7 @@ def chosen_settings(config: NaivetuneConfig | MetatuneConfig) -> frozenset[str]:
     Raises:
         UsageError: There is no such method in the verb's family.
     """
-    if config.effort == "none":
+    if _effort(config) == "none":
         return frozenset()
     way_back = {WAY_BACK} if getattr(config, WAY_BACK) is None else set()
     return frozenset(way_back | {name for stage in stages_of(config) for name in stage.values[0]})
@@ -130,7 +130,8 @@ def chosen_settings(config: NaivetuneConfig | MetatuneConfig) -> frozenset[str]:
 def resolve_defaults(config: C) -> C:
     """The settings with the method's defaults where nothing was given; those that are given stand.
 
-    What ``--effort`` chooses stays None.
+    What ``--effort`` chooses stays None, and the effort is ``none`` where it has nothing to choose, as in runs of
+    releases that chose nothing.
 
     Raises:
         UsageError: There is no such method in the verb's family.
@@ -138,7 +139,12 @@ def resolve_defaults(config: C) -> C:
     defaults = find_method(config.method, _family(config)).build.defaults
     left = chosen_settings(config)
     missing = (name for name in defaults if getattr(config, name) is None and name not in left)
-    return replace(config, **{name: defaults[name] for name in missing})
+    effort = _effort(config) if left else "none"
+    return replace(config, effort=effort, **{name: defaults[name] for name in missing})
+
+
+def _effort(config: NaivetuneConfig | MetatuneConfig) -> Effort:
+    return config.effort or ("normal" if isinstance(config, TuneConfig) else "none")
 
 
 def _family(config: NaivetuneConfig | MetatuneConfig) -> Family:
