@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import metaseg
-from metaseg.adapt import choice
+from metaseg.adapt import choice, folds
 from metaseg.adapt.choice import best_row, judged_parts, read_choice, read_trials, thinned
 from metaseg.adapt.methods.registry import chosen_settings, resolve_defaults, stages_of
 from metaseg.adapt.setup import prepare_setup
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, TuneConfig
 from metaseg.errors import TrainingError
+from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import load_network, read_patients
 
 TINY: dict[str, Any] = {"shots": 3, "slices": 4, "budget": 40, "marks": 1, "pictures": False, "gate": False}
@@ -89,7 +90,7 @@ class TestSettings:
         assert resolve_defaults(TuneConfig(**settings)).effort == "normal"
         assert resolve_defaults(NaivetuneConfig()).effort == "none"
 
-    def test_a_run_of_a_release_that_chose_nothing_goes_on(self, pretrained, source, tmp_path, monkeypatch):
+    def test_a_run_of_a_release_that_chose_nothing_goes_on(self, pretrained, source, tmp_path, monkeypatch, call):
         settings = {**pretrained, **TINY, "source": source, "marks": 4, "out": tmp_path / "r"}
         whole = metaseg.tune(**settings | {"out": tmp_path / "whole"}, effort="none")
         mark = metaseg.adapt.watch.Watch.mark
@@ -109,7 +110,8 @@ class TestSettings:
         assert len(lines) - len((tmp_path / "r" / "config.yaml").read_text().splitlines()) == len(later)
         state = json.loads((tmp_path / "r" / "state.json").read_text())
         (tmp_path / "r" / "state.json").write_text(json.dumps(state | {"settings": None}))
-        again = metaseg.tune(**settings, resume=True)
+        assert call("tune", "--out", tmp_path / "r", "--resume")[0] == 0
+        again = folds.cross_validated_result(RunFolder.open(tmp_path / "r"))
         assert (again.choice, again.after) == (None, whole.after)
         assert torch.equal(weights(again.run), weights(whole.run))
 
