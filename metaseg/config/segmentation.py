@@ -174,7 +174,7 @@ class AdaptOptions(RunOptions, ProcessOptions, DataOptions, MissingOptions):
         alone=LEAVE_ONE_OUT,
     )
     budget: Count = option(4800, "Work to spend, in slice gradient evaluations.", ADAPT, common=True)
-    effort: Effort | None = option(None, _EFFORT + " By default none.", ADAPT, later=True)
+    effort: Effort | None = option("none", _EFFORT, ADAPT, later=True)
     forget_at_most: Fraction = option(
         0.05,
         "The choice takes the highest target Dice among settings that forget no more of the source's Dice.",

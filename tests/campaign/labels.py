@@ -192,7 +192,6 @@ def regions() -> Iterator[Trial]:
 
 
 DESCRIPTIONS: dict[str, tuple[dict[str, object], Change | None]] = {
-    "an ignore label that occurs": ({"background": 0, "necrotic core": 1, "edema": 2, "enhancing tumor": 3, "ignore": 4}, mapped({1: 4})),
     "unfamiliar names": ({"background": 0, "alpha": 1, "beta": 2, "gamma": 3}, None),
     "names in another language": ({"background": 0, "nécrose": 1, "oedème": 2, "prise de contraste": 3}, None),
     "two labels of one meaning": ({"background": 0, "edema": 1, "oedema/edema": 2, "enhancing tumor": 3}, None),

@@ -17,7 +17,7 @@ from metaseg.classify.rounds import read_rounds
 from metaseg.classify.uncertainty import list_file, member_probabilities, read_list, uncertainty_list, write_list
 from metaseg.config.classification import ClassifyActiveConfig
 from metaseg.config.io import load_config
-from metaseg.errors import RunError, UsageError
+from metaseg.errors import DataError, RunError, UsageError
 
 HAO = {
     "acquisition": "committee", "initial": 0.3, "batch": 0.3, "budget": 1, "rounds": 2, "rank": "all", "fit": "reset",
@@ -168,5 +168,5 @@ def test_a_run_without_a_ranking_is_refused(active_config, damaged, tmp_path):
     with pytest.raises(RunError, match="has no ranking of a committee"):
         run_classify_active(active_config(**HAO, ranking_from=damaged))
     shutil.rmtree(damaged)
-    with pytest.raises(RunError, match="there is no such run"):
+    with pytest.raises(DataError, match="what --ranking-from names does not exist"):
         run_classify_active(active_config(**HAO, ranking_from=damaged))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from metaseg.config.segmentation import Effort, MetatuneConfig, NaivetuneConfig, TuneConfig
+from metaseg.config.segmentation import Effort, MetatuneConfig, NaivetuneConfig
 from metaseg.errors import unknown_name
 from metaseg.registry import Registry
 
@@ -144,7 +144,8 @@ def resolve_defaults(config: C) -> C:
 
 
 def _effort(config: NaivetuneConfig | MetatuneConfig) -> Effort:
-    return config.effort or ("normal" if isinstance(config, TuneConfig) else "none")
+    # Only tune's is None where it is not given: what a run of an earlier release had can then be told from it.
+    return config.effort or "normal"
 
 
 def _family(config: NaivetuneConfig | MetatuneConfig) -> Family:

@@ -19,6 +19,7 @@ from metaseg.adapt.engines import InnerLoop, TaskBatch, build_engine
 from metaseg.adapt.metatune import MetaTuning
 from metaseg.adapt.methods import find_method, method_names
 from metaseg.adapt.methods.maml import UNIT, Maml
+from metaseg.adapt.methods.registry import resolve_defaults
 from metaseg.config.segmentation import MetatuneConfig
 from metaseg.errors import RunError, UsageError
 from metaseg.models.device import make_fabric
@@ -190,7 +191,7 @@ class TestLearnableRates:
         model = tiny_net()
         method = build("meta-sgd", model)
         method.step(model, make_tasks(), F.cross_entropy, 0.0)
-        torch.optim.Adam(method.parameters(), lr=MetatuneConfig().outer_learning_rate).step()
+        torch.optim.Adam(method.parameters(), lr=resolve_defaults(MetatuneConfig()).outer_learning_rate).step()
         moved = torch.cat([(rate / RATE - 1).abs().flatten() for rate in method.rates.tables()[0].values()])
         assert moved.max() < 0.01
         assert moved.median() > 0.009

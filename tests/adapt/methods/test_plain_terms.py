@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from metaseg.adapt.methods import find_method
 from metaseg.adapt.methods.penalties import Ewc, diagonal_fisher, distillation, draw_classes
+from metaseg.adapt.methods.registry import resolve_defaults
 from metaseg.adapt.methods.replay import Replay, replayed_slices
 from metaseg.adapt.setup import AdaptationSetup, prepare_setup
 from metaseg.cases.labels import SUBREGIONS
@@ -40,7 +41,7 @@ def batch(size: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def build(method: str, **settings: Any) -> Any:
-    config = NaivetuneConfig(method=method, **settings)
+    config = resolve_defaults(NaivetuneConfig(method=method, **settings))
     setup = SimpleNamespace(space=SUBREGIONS)
     return find_method(method).build(config, setup, make_fabric("cpu", "32-true"))
 
@@ -177,7 +178,7 @@ def test_statistics_of_batch_normalisation_stay_where_layers_are_frozen(method: 
 def parts(pretrained: dict[str, Any]) -> tuple[NaivetuneConfig, AdaptationSetup]:
     given = {name: str(value) for name, value in pretrained.items()}
     settings = {"method": "replay", "shots": 2, "slices": 6, "batch_size": 5, "replay_fraction": 0.4}
-    config = load_config(NaivetuneConfig, None, given | settings)
+    config = resolve_defaults(load_config(NaivetuneConfig, None, given | settings))
     return config, prepare_setup(config, draws_from_source=True)
 
 
