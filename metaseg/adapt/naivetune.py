@@ -75,7 +75,7 @@ def run_naivetune(config: NaivetuneConfig) -> AdaptationResult:
     """
     config, info = resolve_defaults(config), find_method(config.method, "plain")
     draws_from_source = info.needs_source == "always"
-    tune = partial(choose_and_tune, tune=_tune)
+    tune = partial(choose_and_tune, tune=_tune, inherits=info.build.inherits)
     work = partial(cross_validate, tune=tune, inherits=info.build.inherits)
     return run_session(config, lambda: prepare_setup(config, draws_from_source), work, cross_validated_result)
 

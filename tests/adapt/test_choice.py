@@ -249,6 +249,11 @@ class TestRun:
         with pytest.raises(TrainingError, match="every tuning of the choice diverged"):
             metaseg.naivetune(**settings, out=tmp_path / "b")
 
+    def test_from_random_weights_there_is_no_way_back(self, pretrained, tmp_path):
+        run = metaseg.naivetune(**pretrained, **TINY, method="scratch", effort="quick", out=tmp_path / "r")
+        assert "way_back" not in run.choice
+        assert {row["interpolation"] for row in rows(run.run)} == {"1.0"}
+
     def test_meta_tuning_chooses_likewise(self, pretrained, tmp_path):
         settings = {**pretrained, **TINY, "verify_engine": False, "first_order": True, "forget_at_most": 1.0}
         run = metaseg.metatune(**settings, effort="quick", interpolation=0.5, out=tmp_path / "r")

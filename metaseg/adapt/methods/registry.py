@@ -32,7 +32,7 @@ class Stage:
     effort: Literal["quick", "normal", "thorough"] = "quick"
 
 
-EFFORTS = ("none", "quick", "normal", "thorough")
+EFFORT_LEVELS = ("none", "quick", "normal", "thorough")
 WAY_BACK = "interpolation"
 """What every method's effort chooses besides, since it takes no training of its own."""
 
@@ -111,7 +111,7 @@ def stages_of(config: NaivetuneConfig | MetatuneConfig) -> Iterator[Stage]:
     for stage in find_method(config.method, _family(config)).build.stages:
         open_ = [{name: value for name, value in row.items() if getattr(config, name) is None} for row in stage.values]
         values = tuple(row for place, row in enumerate(open_) if row and row not in open_[:place])
-        if EFFORTS.index(stage.effort) <= EFFORTS.index(_effort(config)) and values:
+        if EFFORT_LEVELS.index(stage.effort) <= EFFORT_LEVELS.index(_effort(config)) and values:
             yield replace(stage, values=values)
 
 
