@@ -31,7 +31,8 @@ shared=(--from "$out/runs/pretrained" --data "$out/phantoms/MET" --shots 4 --sli
 run naivetune naive "${shared[@]}"
 run metatune passive "${shared[@]}" --order passive
 run metatune active "${shared[@]}" --order active
-run tune recommended "${shared[@]}" --effort quick
+# The default rate is too high for so few steps of so small a network, and the quick choice does not try others.
+run tune recommended "${shared[@]}" --effort quick --learning-rate 5e-4
 
 "$metaseg" report "$out"/runs/{naive,passive,active,recommended} --out "$out/report.html"
 "$metaseg" evaluate "$out/runs/active" --data "$out/phantoms/MET" --data "$out/phantoms/HGG" --pictures 2
