@@ -30,7 +30,7 @@ from metaseg.adapt.methods.naive import Interpolation
 from metaseg.adapt.methods.registry import WAY_BACK, chosen_settings, resolve_defaults, stages_of
 from metaseg.adapt.setup import AdaptationResult, AdaptationSetup, Shot
 from metaseg.adapt.watch import begin_session, read_timing
-from metaseg.errors import TrainingError
+from metaseg.errors import TrainingError, UsageError
 from metaseg.files import FileKind, finite_metrics, read_frame, write_text
 from metaseg.inference.predictor import Predictor
 from metaseg.models.processes import distributed_map, is_first
@@ -177,6 +177,9 @@ class Choice:
         setup: Network and all shots.
         tune: The verb's work.
         inherits: Whether tuned weights descend from the pretrained ones, so that there is a way back.
+
+    Raises:
+        UsageError: The network has seen all patients of the shots.
     """
 
     session: RunSession
@@ -189,6 +192,12 @@ class Choice:
         self.config, self.open = config, chosen_settings(config)
         effort = EFFORTS[config.effort]
         self.parts = judged_parts(self.setup, effort.folds)
+        if not any(len(part.target) for part in self.parts):
+            raise UsageError(
+                "the network was trained on all patients of the shots: none of them can judge a choice",
+                expected="shots of patients whom the pretraining did not see",
+                remedy="give the settings and --effort none, or pretrain without these patients",
+            )
         self.budget = max(PROBE, round(config.budget * effort.fraction))
         self.ways = WAYS if WAY_BACK in self.open and self.inherits else (config.interpolation or 1.0,)
         self.rows: list[dict[str, Any]] = []

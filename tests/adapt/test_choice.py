@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from metaseg.adapt.choice import best_row, judged_parts, read_choice, read_trial
 from metaseg.adapt.methods.registry import chosen_settings, resolve_defaults, stages_of
 from metaseg.adapt.setup import prepare_setup
 from metaseg.config.segmentation import MetatuneConfig, NaivetuneConfig, TuneConfig
-from metaseg.errors import TrainingError
+from metaseg.errors import TrainingError, UsageError
 from metaseg.runs.folder import RunFolder
 from metaseg.runs.networks import load_network, read_patients
 
@@ -248,6 +249,14 @@ class TestRun:
         diverging = "choice/trial"
         with pytest.raises(TrainingError, match="every tuning of the choice diverged"):
             metaseg.naivetune(**settings, out=tmp_path / "b")
+
+    def test_patients_whom_the_network_knows_judge_nothing(self, pretrained, source, tmp_path):
+        known = tmp_path / "HGG"
+        for row in read_patients(pretrained["from_run"])["train"]:
+            shutil.copytree(source / row.case, known / row.case)
+        settings = {**pretrained, **TINY, "data": known, "source": source, "effort": "quick", "out": tmp_path / "r"}
+        with pytest.warns(UserWarning, match="not watched"), pytest.raises(UsageError, match="none of them can judge"):
+            metaseg.tune(**settings)
 
     def test_from_random_weights_there_is_no_way_back(self, pretrained, tmp_path):
         run = metaseg.naivetune(**pretrained, **TINY, method="scratch", effort="quick", out=tmp_path / "r")
